@@ -67,7 +67,8 @@ struct PrefillOptions {
 struct MemoryPlan {
   int64_t kv_kept = 0;     ///< K/V of the kept prompt tokens, all layers
   int64_t kv_reserve = 0;  ///< K/V room for generated tokens, all layers
-  int64_t kv_scratch = 0;  ///< K/V of one layer in full; 0 where no layer drops anything
+  int64_t kv_scratch = 0;  ///< K/V of one layer in full, of more where layers wait to be settled; 0 where no
+                           ///< layer drops anything
   int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers, had they been kept
   int64_t hidden = 0;      ///< hidden states of all prompt tokens
   int64_t mask = 0;        ///< causal mask of one chunk

@@ -21,13 +21,19 @@ void ModelFlags::add_to(CLI::App& app) {
   group->add_option("--device", device, "auto (a GPU where ggml finds one), cpu, or a ggml device name")
       ->capture_default_str();
   group->add_flag("--no-mmap", no_mmap, "read the weights into memory instead of mapping the file");
+  group
+      ->add_option(
+          "--calibration", calibration,
+          "what each layer needs of the cache (windowkv calibrate): a file, auto (the one beside the "
+          "model), none")
+      ->capture_default_str();
   group->add_option("--chunk", chunk, "prompt tokens that go through a layer at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
 }
 
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {
-  return Model::load(path, {device, threads, !no_mmap, weights});
+  return Model::load(path, {device, threads, !no_mmap, weights, calibration});
 }
 
 void PolicyFlags::add_to(CLI::App& app, bool fixed_policy) {
@@ -49,14 +55,13 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy) {
       ->add_option("--preset", preset,
                    fmt::format("the method's numbers: {}", fmt::join(preset_names(), ", ")))
       ->capture_default_str();
-  group->add_option("--window", numbers.omega, "window size ω, tokens")->type_name("N");
-  group
-      ->add_option("--observe", numbers.alpha, "observation window α: the prompt's last tokens, which choose")
-      ->type_name("N");
-  group->add_option("--group", numbers.gamma, "layers that share one choice, γ")->type_name("N");
-  group->add_option("--lambda", numbers.lambda, "pyramid shape λ")->type_name("N");
-  group->add_option("--pyramid", pyramid,
-                    "budgets by group: code (lower groups more), paper (steeper), flat");
+  for (const auto& setting : selection_settings())
+    group
+        ->add_option_function<std::string>(
+            fmt::format("--{}", setting.name),
+            [this, &setting](const std::string& text) { setting.set(numbers, text); },
+            std::string(setting.help))
+        ->type_name(std::string(setting.value));
 }
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp) const {
@@ -65,10 +70,8 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp) const {
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, const std::string& kv_name,
                                           const std::string& budget_text) const {
-  auto overrides = numbers;
-  if (!pyramid.empty()) overrides.pyramid = parse_pyramid(pyramid);
   return make_policy(
-      kv_name, {Budget::parse(budget_text), make_config(preset, parse_task(task), hp.n_layer, overrides)});
+      kv_name, {Budget::parse(budget_text), make_config(preset, parse_task(task), hp.n_layer, numbers)});
 }
 
 void PromptFlags::add_to(CLI::App& app) {

@@ -15,6 +15,7 @@ struct ModelFlags {
   int threads = 0;
   std::string device = "auto";
   bool no_mmap = false;
+  std::string calibration = "auto";
   int chunk = EngineOptions().chunk;
 
   void add_to(CLI::App& app);
@@ -28,7 +29,6 @@ struct PolicyFlags {
   std::string budget = "12%";
   std::string task = "localization";
   std::string preset = "default";
-  std::string pyramid;
   SelectionOverrides numbers;
 
   /// `fixed_policy`: leave out --kv and --kv-budget, for commands that compare several.

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 
+#include "engine/layer_selection.h"
 #include "engine/state.h"
 
 namespace windowkv {
 
 MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve, int64_t chunk) {
-  const auto selector = policy.start({n, hp.n_layer, hp.n_head, hp.n_head_kv, hp.d_head});
+  const auto selector = policy.start(prompt_shape(hp, n));
   const int64_t row = hp.kv_layer_bytes_per_token();
   const int64_t width = std::min(n, chunk);
   MemoryPlan plan;
@@ -15,7 +16,7 @@ MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64
   for (int layer = 0; layer < hp.n_layer; ++layer) {
     const int64_t kept = selector->capacity(layer);
     plan.kv_kept += kept * row;
-    if (kept < n) plan.kv_scratch = n * row;
+    if (kept < n) plan.kv_scratch = layers_in_flight(*selector, hp.n_layer) * n * row;
     scores = scores || selector->decides(layer);
   }
   plan.kv_reserve = reserve * row * hp.n_layer;

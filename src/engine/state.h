@@ -35,8 +35,6 @@ struct Engine::State {
         prefill_scheduler(*m.backends),
         decode_scheduler(*m.backends, 16384) {}
 
-  PromptShape shape(int64_t n) const { return {n, m.hp.n_layer, m.hp.n_head, m.hp.n_head_kv, m.hp.d_head}; }
-
   LoadedModel& m;
   EngineOptions options;
   Scheduler prefill_scheduler;

@@ -2,20 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
-
 #include "windowkv/error.h"
 
 namespace windowkv::eval {
 
 namespace {
 
-int parse_number(std::string_view spec, std::string_view text) {
-  int value = 0;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size())
-    throw Error(fmt::format("policy \"{}\": \"{}\" is not a number", spec, text));
-  return value;
+void set(std::string_view spec, std::string_view key, std::string_view value, SelectionOverrides& numbers) {
+  std::string names = "preset, task";
+  for (const auto& setting : selection_settings()) {
+    if (setting.name == key) return setting.set(numbers, value);
+    names += fmt::format(", {}", setting.name);
+  }
+  throw Error(fmt::format("policy \"{}\": unknown key \"{}\"; use one of: {}", spec, key, names));
 }
 
 }  // namespace
@@ -35,21 +34,8 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
       preset = value;
     else if (key == "task")
       fixed = parse_task(value);
-    else if (key == "pyramid")
-      numbers.pyramid = parse_pyramid(value);
-    else if (key == "window")
-      numbers.omega = parse_number(spec, value);
-    else if (key == "observe")
-      numbers.alpha = parse_number(spec, value);
-    else if (key == "group")
-      numbers.gamma = parse_number(spec, value);
-    else if (key == "lambda")
-      numbers.lambda = parse_number(spec, value);
     else
-      throw Error(fmt::format(
-          "policy \"{}\": unknown key \"{}\"; use preset, task, window, observe, group, lambda or "
-          "pyramid",
-          spec, key));
+      set(spec, key, value, numbers);
     at = end;
   }
   const auto parsed = Budget::parse(budget);

@@ -25,6 +25,7 @@ ordered_json to_json(std::span<const Contender> contenders, const std::vector<Sa
     rows.push_back({{"policy", contenders[i].name},
                     {"score", m.score},
                     {"kept_share", m.kept_share},
+                    {"kept_bytes", m.kept_bytes},
                     {"steps", m.fidelity.steps},
                     {"mean_kl", m.fidelity.mean_kl},
                     {"top1_agreement", m.fidelity.top1_agreement},
@@ -38,6 +39,7 @@ std::vector<SampleResult> from_json(const ordered_json& rows) {
   for (const auto& r : rows)
     out.push_back({r.at("score"),
                    r.at("kept_share"),
+                   r.at("kept_bytes"),
                    {r.at("steps"), r.at("mean_kl"), r.at("top1_agreement")},
                    r.at("text")});
   return out;
@@ -61,9 +63,7 @@ std::vector<SampleResult> run_sample(Engine& engine, const Model& model, const S
 
   const auto reference =
       reference_answer(engine, model.find_vocab(), sequences[0], logits, sample.max_new_tokens);
-  GenerateOptions generation;
-  generation.max_tokens = sample.max_new_tokens;
-  generation.stop = sample.stop;
+  auto generation = sample_generation(model.vocab(), sample);
   generation.cancelled = options.cancelled;
   std::vector<SampleResult> out;
   for (auto& sequence : sequences) {
@@ -73,6 +73,7 @@ std::vector<SampleResult> run_sample(Engine& engine, const Model& model, const S
     if (answer.reason == StopReason::kCancelled) throw Cancelled();
     m.score = score(sample, answer.text);
     m.kept_share = static_cast<double>(sequence.bytes.kept) / static_cast<double>(sequence.bytes.full);
+    m.kept_bytes = sequence.bytes.kept;
     m.text = std::move(answer.text);
     out.push_back(std::move(m));
   }

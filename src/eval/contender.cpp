@@ -20,6 +20,10 @@ int parse_number(std::string_view spec, std::string_view text) {
 
 }  // namespace
 
+std::string policy_in(const std::string& name) {
+  return name.substr(0, name.rfind(' '));
+}
+
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer) {
   const auto kv = std::string(spec.substr(0, spec.find(':')));
   std::string preset = "default";

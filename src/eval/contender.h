@@ -18,6 +18,9 @@ struct Contender {
   std::function<std::unique_ptr<Policy>(Task)> make;
 };
 
+/// The policy in a contender's name, without its budget.
+std::string policy_in(const std::string& name);
+
 /// From "snapkv", or a policy with numbers of its own, "windowkv:group=1:pyramid=flat". Keys: preset, task
 /// (localization, aggregation; without it the row's), window, observe, group, lambda, pyramid. Throws Error
 /// for anything unknown.

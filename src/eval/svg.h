@@ -15,6 +15,8 @@ std::string escape_xml(std::string_view text);
 /// One grid of a heatmap figure.
 struct HeatmapPanel {
   std::string title;
+  std::string subtitle;  ///< empty in all panels: no line for it
+  bool new_row = false;  ///< stands at the left even where there is room beside the one before
   std::vector<std::vector<double>> values;  ///< [row][column]; NaN: not measured
 };
 

@@ -81,8 +81,23 @@ compare() { "$windowkv" compare -m "$model" --data "$suite" $one --policies wind
 compare --out c.jsonl --json c.json --html c.html --markdown c.md >table || fail "compare"
 grep -q "^snapkv 12%" table && python3 -m json.tool c.json >/dev/null && [[ $(wc -l <c.jsonl) -eq 1 ]] || fail "compare's files"
 compare --out c.jsonl >again 2>/dev/null && cmp -s table again && [[ $(wc -l <c.jsonl) -eq 1 ]] || fail "compare does not go on"
+compare --niah-lengths 300 --niah-depths 2 --niah-haystack "$source/data/haystack" --niah-needle-set minilong \
+  --niah-predict 16 --json cn.json --html cn.html --markdown cn.md --out c.jsonl >table || fail "compare with needles"
+python3 - <<'P' || fail "compare's needles"
+import json
+r = json.load(open("cn.json"))
+assert r["samples"] == 3 and len(r["niah"]["contenders"]) == 3
+for c, n in zip(r["contenders"], r["niah"]["contenders"]):
+    assert c["policy"] == n["policy"] and abs(c["datasets"]["niah"]["mean"] - n["rouge1"]["mean"]) < 1e-9
+P
+[[ $(grep -c "^snapkv 12%" table) -eq 2 && $(grep -c "^| snapkv" cn.md) -eq 2 && $(wc -l <c.jsonl) -eq 3 ]] &&
+  grep -q "needle depth" cn.html || fail "compare's files with needles"
 "$windowkv" longbench -m "$model" --data "$suite" $one --kv full --json l.json >/dev/null && python3 -m json.tool l.json >/dev/null ||
   fail "longbench"
+mkdir longbench
+echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": ["c"], "all_classes": ["c"], "length": 5000}' \
+  >longbench/trec_e.jsonl
+"$windowkv" longbench -m "$model" --data longbench --e --kv full >table && grep -q "4-8k" table || fail "longbench --e"
 { head -1 "$suite/needles.jsonl"; echo '{"_id": 1'; } >broken.jsonl
 "$windowkv" longbench -m "$model" --data broken.jsonl --kv full >/dev/null 2>err
 [[ $? -eq 3 ]] && grep -q "broken.jsonl:2" err || fail "a broken row: $(cat err)"
@@ -149,6 +164,11 @@ refuses "unknown key" compare -m "$model" --data "$suite" --policies windowkv:si
 refuses "missing" compare -m "$model" --data missing
 refuses "budget" compare -m "$model" --data "$suite" --budgets 0%
 refuses "cannot write" compare -m "$model" --data "$suite" --html /nonexistent/c.html
+refuses "nothing to compare on" compare -m "$model"
+hay="--niah-haystack $source/data/haystack"
+refuses "would cut the needles" compare -m "$model" --niah-lengths 1k $hay --max-length 500
+refuses "unknown needle set" compare -m "$model" --niah-lengths 1k $hay --niah-needle-set some
+refuses "run with --e" longbench -m "$model" --data longbench
 refuses "missing" longbench -m "$model" --data missing
 refuses "missing" niah -m "$model" --haystack missing
 refuses "depths" niah -m "$model" --haystack "$suite" --depths x

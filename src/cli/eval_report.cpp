@@ -60,6 +60,7 @@ eval::HtmlTable html_table(Table rows) {
 std::string score_over_kept_svg(const std::vector<KeptScore>& scores, const std::string& title,
                                 const std::string& y_label) {
   eval::LineChart chart{.title = title, .x_label = "kept, % of the full cache", .y_label = y_label};
+  chart.first_color = 1;  // full, the first in bar charts, has no place here
   for (const auto& one : scores) {
     auto series = std::find_if(chart.series.begin(), chart.series.end(),
                                [&](const auto& s) { return s.name == one.policy; });

@@ -30,7 +30,7 @@ struct KeptScore {
   double kept_share = 0;
   eval::Estimate score;
 };
-/// Score against kept bytes, a line a policy.
+/// Score against kept bytes, a line a policy, coloured as in bar charts that begin with full.
 std::string score_over_kept_svg(const std::vector<KeptScore>& scores, const std::string& title,
                                 const std::string& y_label);
 

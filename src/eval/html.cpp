@@ -25,7 +25,7 @@ figcaption{color:var(--dim);font-size:13px;margin-top:4px}
 table{border-collapse:collapse;font-size:14px}
 th,td{padding:5px 12px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{font-weight:600;border-bottom-width:2px;white-space:nowrap}
-td{font-variant-numeric:tabular-nums}
+td{font-variant-numeric:tabular-nums}td:first-child{white-space:nowrap}
 .n{text-align:right;white-space:nowrap}
 tbody tr:nth-child(even){background:var(--band)}
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:4px 20px;margin:12px 0;font-size:14px}

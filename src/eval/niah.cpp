@@ -398,11 +398,13 @@ Heatmap niah_heatmap(const NiahGrid& grid, std::span<const NiahSummary> summarie
     bool first = true;
     for (const auto& s : summaries) {
       if (policy_in(s.name) != policy) continue;
+      const auto& mean = s.overall;
       figure.panels.push_back(
-          {policy,
-           fmt::format("{}mean {:.1f} [{:.1f}, {:.1f}]", s.name == policy ? "" : s.budget + ", ",
-                       s.overall.mean, s.overall.low, s.overall.high),
-           first && most > 1, s.rouge1});
+          {.title = policy,
+           .values = s.rouge1,
+           .subtitle = fmt::format("{}mean {:.1f} [{:.1f}, {:.1f}]", s.name == policy ? "" : s.budget + ", ",
+                                   mean.mean, mean.low, mean.high),
+           .new_row = first && most > 1});
       first = false;
     }
   }

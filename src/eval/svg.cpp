@@ -43,7 +43,7 @@ size_t character_count(std::string_view text) {
 
 /// About how wide text is; the fonts are the reader's, so this errs to the wide side.
 double text_width(std::string_view text, double font = kFont) {
-  const double em = font == kFont ? 0.58 : 0.68;  // titles are bold
+  const double em = font == kFont ? 0.58 : 0.66;  // titles are bold
   return em * font * static_cast<double>(character_count(text));
 }
 
@@ -480,14 +480,15 @@ std::string line_chart_svg(const LineChart& chart) {
   if (xs.empty()) xs = {0, 1};
   if (ys.empty()) ys = {0, 1};
   constexpr double kWidth = 720, kHeight = 300;
+  const auto color = [&](size_t i) { return series_color(chart.first_color + i); };
   Plot plot{.top = 0, .height = kHeight, .y_ticks = Ticks(ys.low, ys.high, 6)};
   plot.left = axis_room(plot.y_ticks);
   plot.width = kWidth - plot.left - kPadding - 8;
   plot.top = draw_title(canvas, chart.title);
   auto key = [&](size_t i, double x, double y) {
-    const auto stroke = fmt::format("stroke=\"{}\" stroke-width=\"2\"", series_color(i));
+    const auto stroke = fmt::format("stroke=\"{}\" stroke-width=\"2\"", color(i));
     canvas.line(x, y, x + 22, y, stroke);
-    canvas.path(marker(i, x + 11, y), fmt::format("fill=\"{}\"", series_color(i)));
+    canvas.path(marker(i, x + 11, y), fmt::format("fill=\"{}\"", color(i)));
   };
   plot.top += draw_legend(canvas, names_of(chart.series), plot.left, plot.top, plot.right(), key);
 
@@ -532,15 +533,15 @@ std::string line_chart_svg(const LineChart& chart) {
       pen_down = there;
     }
     if (!data.empty())
-      canvas.path(data, fmt::format("fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}", series_color(i),
+      canvas.path(data, fmt::format("fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}", color(i),
                                     i < 10 ? "" : " stroke-dasharray=\"5 3\""));
   }
   for (size_t i = 0; i < chart.series.size(); ++i)
     for (const auto& p : chart.series[i].points) {
       if (!std::isfinite(p.y.value)) continue;
       draw_error_bar(canvas, plot, x_of(p.x), p.y,
-                     fmt::format("fill=\"none\" stroke=\"{}\" stroke-width=\"1.2\"", series_color(i)));
-      canvas.path(marker(i, x_of(p.x), plot.y(p.y.value)), fmt::format("fill=\"{}\"", series_color(i)),
+                     fmt::format("fill=\"none\" stroke=\"{}\" stroke-width=\"1.2\"", color(i)));
+      canvas.path(marker(i, x_of(p.x), plot.y(p.y.value)), fmt::format("fill=\"{}\"", color(i)),
                   fmt::format("{}, {}: {}", chart.series[i].name, number_text(p.x), measured_text(p.y)));
     }
   return canvas.svg(kWidth, plot.bottom() + 38 + kPadding, chart.title.empty() ? "line chart" : chart.title);

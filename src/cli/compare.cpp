@@ -67,7 +67,12 @@ void append_needles(const CompareFlags& flags, const Model& model, Needles& need
   const auto prompts = flags.niah.prompts(model, needles.inputs);
   const auto setup = flags.niah.setup(model.vocab(), needles.inputs);
   needles.first = samples.size();
-  for (const auto& point : needles.inputs.grid.points()) {
+  const auto points = needles.inputs.grid.points();
+  Progress progress("needle prompts");
+  for (const auto& point : points) {
+    if (interrupted()) throw Cancelled();
+    progress.update(static_cast<int64_t>(samples.size() - needles.first),
+                    static_cast<int64_t>(points.size()));
     samples.push_back(eval::niah_sample(prompts.make(point), point, prompts.chat(), flags.niah.predict));
     samples.back().id += " " + setup;  // other needles are other samples in the results file
   }

@@ -10,9 +10,9 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "cli/commands.h"
+#include "cli/haystack.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -72,43 +72,6 @@ std::vector<double> parse_depths(const std::string& text) {
   depths.erase(std::unique(depths.begin(), depths.end()), depths.end());
   if (!(depths.front() >= 0 && depths.back() <= 100)) refuse("a depth is not within 0 to 100 %");
   return depths;
-}
-
-/// Where text is looked for without --haystack: beside an installed command, and in the source tree.
-std::string default_haystack() {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  const auto command = fs::read_symlink("/proc/self/exe", ignored);
-  for (const auto& folder :
-       {command.parent_path().parent_path() / "share" / "windowkv" / "haystack", fs::path("data/haystack")})
-    if (fs::is_directory(folder, ignored)) return folder.string();
-  throw Error("no haystack; give text to hide the needle in with --haystack FILE or FOLDER");
-}
-
-std::string read_haystack(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  if (!fs::is_directory(path, ignored)) return read_text_file(path);
-  std::set<std::string> files;
-  for (const auto& entry : fs::directory_iterator(path))
-    if (entry.is_regular_file() && entry.path().extension() == ".txt") files.insert(entry.path().string());
-  if (files.empty()) throw Error(path + ": no .txt file in the folder of --haystack");
-  std::string text;
-  for (const auto& file : files) text += (text.empty() ? "" : "\n\n") + read_text_file(file);
-  return text;
-}
-
-/// Every policy with every budget, in the order given; full has none.
-std::vector<eval::Contender> make_contenders(const NiahFlags& flags, int n_layer) {
-  std::vector<eval::Contender> contenders;
-  for (const auto& policy : flags.policies)
-    for (const auto& budget : flags.budgets) {
-      auto contender = eval::make_contender(policy, budget, n_layer);
-      const bool known = std::any_of(contenders.begin(), contenders.end(),
-                                     [&](const auto& c) { return c.name == contender.name; });
-      if (!known) contenders.push_back(std::move(contender));
-    }
-  return contenders;
 }
 
 /// All that an answer depends on beside policy, length, depth and seed, as a hash for the keys of results.
@@ -229,7 +192,7 @@ void niah(NiahFlags flags) {
   const auto model = flags.model.load();
   const bool chat = !flags.no_chat && model->vocab().has_chat_template();
   const eval::NiahPrompts prompts(model->vocab(), haystack, flags.needle, chat);
-  const auto contenders = make_contenders(flags, model->hparams().n_layer);
+  const auto contenders = eval::make_contenders(flags.policies, flags.budgets, model->hparams().n_layer);
   prompts.make(grid.lengths.front(), 0, 0);  // throws where the shortest has no room
   check_context(model->hparams(), grid.lengths.back());
   const auto model_hash = fnv1a64_of_file(model->path());

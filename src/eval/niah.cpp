@@ -3,15 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <chrono>
 #include <cmath>
 #include <random>
 
 #include "eval/metrics.h"
+#include "eval/prompt_form.h"
+#include "eval/prompt_grid.h"
+#include "eval/sentences.h"
 #include "eval/words.h"
 #include "windowkv/error.h"
-#include "windowkv/generate.h"
 
 namespace windowkv::eval {
 
@@ -27,44 +27,6 @@ std::string_view trim(std::string_view text) {
   while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
   while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
   return text;
-}
-
-/// Takes one of the endings off the text, if it has one.
-bool drop_ending(std::string_view& text, std::span<const std::string_view> endings) {
-  for (auto ending : endings)
-    if (text.ends_with(ending)) {
-      text.remove_suffix(ending.size());
-      return true;
-    }
-  return false;
-}
-
-/// Whether the period that follows the text belongs to its last word: "Mr", "St", "J".
-bool is_abbreviation(std::string_view text) {
-  constexpr std::array<std::string_view, 7> titles = {"Mr", "Mrs", "Ms", "Dr", "St", "Prof", "No"};
-  size_t start = text.size();
-  while (start > 0 && std::isalpha(static_cast<unsigned char>(text[start - 1])) != 0) --start;
-  const auto word = text.substr(start);
-  return (word.size() == 1 && word != "I") || std::find(titles.begin(), titles.end(), word) != titles.end();
-}
-
-/// Whether a sentence or a paragraph ends just before `at`.
-bool ends_sentence(std::string_view text, size_t at) {
-  constexpr std::array<std::string_view, 9> closing = {"\"", "'", ")", "]", "”", "’", "」", "』", "）"};
-  constexpr std::array<std::string_view, 4> western = {"!", "?", "…", "."};
-  constexpr std::array<std::string_view, 3> chinese = {"。", "！", "？"};
-  auto before = text.substr(0, at);
-  const auto after = text.substr(at);
-  if (before.empty() || is_blank(before.back())) return false;
-  if (after.starts_with("\n\n") || after.starts_with("\r\n\r\n")) return true;
-  for (auto mark : closing)
-    if (after.starts_with(mark)) return false;
-  while (drop_ending(before, closing)) {
-  }
-  if (drop_ending(before, chinese)) return true;
-  if (!after.empty() && !is_blank(after.front())) return false;
-  const bool period = before.ends_with('.');
-  return drop_ending(before, western) && !(period && is_abbreviation(before));
 }
 
 bool inside_character(std::string_view text, size_t at) {
@@ -102,73 +64,9 @@ std::string cell_key(const Contender& contender, const NiahPoint& point, const N
                      options.setup);
 }
 
-struct CellTimes {
-  double prefill_ms = 0;  ///< of the prefill that the point's contenders share
-  double decode_ms = 0;
-  size_t sharing = 0;
-};
-
-ordered_json to_json(const std::string& key, const Contender& contender, const NiahPoint& point,
-                     const NiahCell& cell, const CellTimes& times) {
-  return {{"key", key},
-          {"policy", contender.kv == "full" ? "full" : contender.name.substr(0, contender.name.rfind(' '))},
-          {"budget", contender.kv == "full" ? ordered_json() : ordered_json(contender.budget)},
-          {"length", point.length},
-          {"depth", point.depth},
-          {"seed", point.seed},
-          {"answer", cell.answer},
-          {"rouge1", cell.rouge1},
-          {"exact", cell.exact},
-          {"prompt_tokens", cell.prompt_tokens},
-          {"needle_position", cell.needle_position},
-          {"generated_tokens", cell.generated_tokens},
-          {"kept_share", cell.kept_share},
-          {"prefill_ms", times.prefill_ms},
-          {"prefill_shared_by", times.sharing},
-          {"decode_ms", times.decode_ms}};
-}
-
 NiahCell from_json(const ordered_json& row) {
   return {row.at("answer"),          row.at("rouge1"),           row.at("exact"),     row.at("prompt_tokens"),
           row.at("needle_position"), row.at("generated_tokens"), row.at("kept_share")};
-}
-
-/// Answers one point under the contenders, handing each cell over as soon as it is there.
-void run_point(Engine& engine, const Model& model, const NiahPrompts& prompts, const NiahPoint& point,
-               std::span<const Contender* const> contenders, const NiahOptions& options,
-               const std::function<void(int64_t, int64_t)>& prefill_progress,
-               const std::function<void(size_t, NiahCell, const CellTimes&)>& done) {
-  const auto prompt = prompts.make(point.length, point.depth, point.seed);
-  std::vector<std::unique_ptr<Policy>> owned;
-  std::vector<const Policy*> policies;
-  for (const auto* contender : contenders) {
-    owned.push_back(contender->make(Task::kLocalization));
-    policies.push_back(owned.back().get());
-  }
-  PrefillOptions prefill;
-  prefill.reserve = options.max_tokens;
-  prefill.cancelled = options.cancelled;
-  prefill.progress = prefill_progress;
-  std::vector<Sequence> sequences(policies.size());
-  const auto span = engine.prefill(sequences, prompt.tokens, policies, prefill);
-  const std::vector<float> logits(span.begin(), span.end());  // decoding the first sequence overwrites them
-  GenerateOptions generation;
-  generation.max_tokens = options.max_tokens;
-  generation.cancelled = options.cancelled;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    auto& sequence = sequences[i];
-    const auto out = generate(engine, model.find_vocab(), sequence, logits, prompt.tokens, generation);
-    if (out.reason == StopReason::kCancelled) throw Cancelled();
-    NiahCell cell;
-    cell.answer = scored_part(out.text, prompts.chat());
-    cell.rouge1 = needle_rouge1(cell.answer, prompts.needle().answer);
-    cell.exact = needle_found(cell.answer, prompts.needle().answer);
-    cell.prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
-    cell.needle_position = prompt.needle_position;
-    cell.generated_tokens = static_cast<int64_t>(out.tokens.size());
-    cell.kept_share = static_cast<double>(sequence.bytes.kept) / static_cast<double>(sequence.bytes.full);
-    done(i, std::move(cell), {sequence.timing.total, out.decode_ms, sequences.size()});
-  }
 }
 
 double mean(const std::vector<double>& values) {
@@ -236,14 +134,9 @@ NiahPrompts::NiahPrompts(const Vocab& vocab, const std::string& haystack, Needle
     after_ = question + "\nAnswer:";
     return;
   }
-  // The template is applied once, to a mark that stands for the text.
-  constexpr std::string_view kMark = "WINDOWKV-HAYSTACK-TEXT";
-  const auto form = vocab.apply_chat_template({{"user", std::string(kMark) + question}});
-  const auto at = form.find(kMark);
-  if (at == std::string::npos || form.find(kMark, at + 1) != std::string::npos)
-    throw Error("the model's chat template does not repeat a message once, as it is; use --no-chat");
-  before_ = form.substr(0, at);
-  after_ = form.substr(at + kMark.size());
+  const auto form = chat_form(vocab);
+  before_ = form.before;
+  after_ = question + form.after;
 }
 
 NiahPrompt NiahPrompts::build(std::string_view text, double depth) const {
@@ -317,38 +210,33 @@ std::vector<std::vector<NiahCell>> run_niah(Engine& engine, const Model& model, 
                                             std::span<const NiahPoint> points,
                                             std::span<const Contender> contenders,
                                             const NiahOptions& options) {
-  std::vector<std::vector<NiahCell>> cells(contenders.size(), std::vector<NiahCell>(points.size()));
-  std::vector<std::vector<size_t>> missing(points.size());  // contenders still to run, by point
-  int64_t total = 0, done = 0;
-  for (size_t p = 0; p < points.size(); ++p) {
-    for (size_t c = 0; c < contenders.size(); ++c) {
-      const auto key = cell_key(contenders[c], points[p], options);
-      const auto* row = options.log != nullptr ? options.log->find(key) : nullptr;
-      if (row != nullptr)
-        cells[c][p] = from_json(*row);
-      else
-        missing[p].push_back(c);
-    }
-    if (!missing[p].empty()) total += points[p].length;
-  }
-  for (size_t p = 0; p < points.size(); ++p) {
-    if (missing[p].empty()) continue;
-    const auto& point = points[p];
-    std::vector<const Contender*> pending;
-    for (size_t c : missing[p]) pending.push_back(&contenders[c]);
-    auto prefill_progress = [&](int64_t step, int64_t steps) {
-      if (options.progress) options.progress(done + point.length * step / std::max<int64_t>(1, steps), total);
-    };
-    run_point(engine, model, prompts, point, pending, options, prefill_progress,
-              [&](size_t i, NiahCell cell, const CellTimes& times) {
-                const size_t c = missing[p][i];
-                if (options.log != nullptr)
-                  options.log->append(
-                      to_json(cell_key(contenders[c], point, options), contenders[c], point, cell, times));
-                cells[c][p] = std::move(cell);
-              });
-    done += point.length;
-    if (options.progress) options.progress(done, total);
+  int64_t needle_position = 0;  // of the prompt made last
+  PromptGrid grid;
+  grid.prompts = points.size();
+  grid.key = [&](size_t p, const Contender& contender) { return cell_key(contender, points[p], options); };
+  grid.size = [&](size_t p) { return points[p].length; };
+  grid.make = [&](size_t p) -> GridPrompt {
+    auto prompt = prompts.make(points[p].length, points[p].depth, points[p].seed);
+    needle_position = prompt.needle_position;
+    return {std::move(prompt.tokens), options.max_tokens, Task::kLocalization};
+  };
+  grid.row = [&](size_t p, const Answer& answer) -> ordered_json {
+    const auto text = scored_part(answer.text, prompts.chat());
+    return {{"length", points[p].length},
+            {"depth", points[p].depth},
+            {"seed", points[p].seed},
+            {"answer", text},
+            {"rouge1", needle_rouge1(text, prompts.needle().answer)},
+            {"exact", needle_found(text, prompts.needle().answer)},
+            {"needle_position", needle_position}};
+  };
+  grid.log = options.log;
+  grid.cancelled = options.cancelled;
+  grid.progress = options.progress;
+  std::vector<std::vector<NiahCell>> cells;
+  for (const auto& rows : run_grid(engine, model, grid, contenders)) {
+    auto& of_contender = cells.emplace_back();
+    for (const auto& row : rows) of_contender.push_back(from_json(row));
   }
   return cells;
 }

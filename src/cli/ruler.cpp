@@ -47,9 +47,10 @@ struct RulerFlags {
   bool all_tasks() const { return std::find(tasks.begin(), tasks.end(), "all") != tasks.end(); }
 };
 
-/// The tasks to run, in RULER's order. Those whose data is not given are left out with a warning, and refused
-/// where they were asked for by name.
-std::vector<const ruler::TaskInfo*> tasks_of(const RulerFlags& flags, const ruler::Source& source) {
+/// The tasks to run, in RULER's order. Those whose data is not given are left out, which `notes` say, and
+/// refused where they were asked for by name.
+std::vector<const ruler::TaskInfo*> tasks_of(const RulerFlags& flags, const ruler::Source& source,
+                                             std::vector<std::string>& notes) {
   std::set<const ruler::TaskInfo*> wanted;
   for (const auto& name : flags.tasks)
     if (name != "all") wanted.insert(&ruler::find_task(name));
@@ -62,7 +63,7 @@ std::vector<const ruler::TaskInfo*> tasks_of(const RulerFlags& flags, const rule
                                        ? "SQuAD's questions; give its file with --squad FILE"
                                        : "HotpotQA's questions; give its file with --hotpotqa FILE");
       if (wanted.contains(&task)) throw Error(why);
-      fmt::print(stderr, "windowkv: {}; left out\n", why);
+      notes.push_back(why + "; left out");
       continue;
     }
     tasks.push_back(&task);
@@ -70,11 +71,11 @@ std::vector<const ruler::TaskInfo*> tasks_of(const RulerFlags& flags, const rule
   return tasks;
 }
 
-/// The points of tasks and lengths for which at least one sample can be made; warns of the others. Throws
-/// Error where nothing is left.
-std::vector<ruler::Point> usable_points(const ruler::Samples& samples, std::vector<ruler::Point> points,
-                                        int64_t per_cell, bool& left_out) {
-  std::vector<std::string> reasons;
+/// The points of tasks and lengths for which at least one sample can be made; `reasons` receives why others
+/// are left out. Throws Error where nothing is left.
+std::vector<ruler::Point> usable_points(const ruler::Samples& samples,
+                                        const std::vector<ruler::Point>& points, int64_t per_cell,
+                                        std::vector<std::string>& reasons) {
   std::vector<ruler::Point> usable;
   Progress progress("ruler: lengths");
   for (size_t at = 0; at < points.size(); at += static_cast<size_t>(per_cell)) {
@@ -98,8 +99,6 @@ std::vector<ruler::Point> usable_points(const ruler::Samples& samples, std::vect
   }
   progress.clear();
   if (usable.empty()) throw Error(reasons.empty() ? "no task is left to run" : reasons.front());
-  for (const auto& reason : reasons) warn(reason + "; left out");
-  left_out = !reasons.empty();
   return usable;
 }
 
@@ -234,15 +233,19 @@ void ruler_command(RulerFlags flags) {
   ruler::Source source{.essay = ruler::make_essay(haystack)};
   if (!flags.squad.empty()) source.squad = ruler::read_squad(flags.squad);
   if (!flags.hotpotqa.empty()) source.hotpotqa = ruler::read_hotpotqa(flags.hotpotqa);
-  const auto tasks = tasks_of(flags, source);
+  std::vector<std::string> notes;
+  const auto tasks = tasks_of(flags, source, notes);
 
   const auto model = flags.model.load(/*weights=*/samples_file == nullptr);
   const bool chat = !flags.no_chat && model->vocab().has_chat_template();
   const auto contenders = eval::make_contenders(flags.policies, flags.budgets, model->hparams().n_layer);
   const ruler::Samples samples(model->vocab(), std::move(source), chat, flags.seed);
-  bool left_out = false;
+  std::vector<std::string> too_short;
   const auto points = usable_points(samples, ruler::grid_points(tasks, flags.lengths, flags.samples),
-                                    flags.samples, left_out);
+                                    flags.samples, too_short);
+  for (const auto& note : notes) fmt::print(stderr, "windowkv: {}\n", note);
+  for (const auto& reason : too_short) warn(reason + "; left out");
+  bool left_out = !too_short.empty();
   if (samples_file) {
     left_out = write_samples(samples, points, *samples_file) > 0 || left_out;
     if (left_out) throw ExitWith{kLeftOutExit};

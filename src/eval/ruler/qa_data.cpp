@@ -57,6 +57,7 @@ class Documents {
   /// The texts; number() works from then on.
   std::vector<std::string> settle() {
     std::vector<std::string> texts;
+    texts.reserve(numbers_.size());
     for (auto& [text, number] : numbers_) {
       number = texts.size();
       texts.push_back(text);

@@ -59,11 +59,12 @@ std::vector<std::vector<ordered_json>> run_grid(Engine& engine, const Model& mod
     const auto prefilling = [&](int64_t step, int64_t steps) {
       report(done + grid.size(p) * step / std::max<int64_t>(1, steps));
     };
-    answer_each(engine, model, prompt.tokens, policies, options, prefilling, [&](size_t i, const Answer& answer) {
-      const size_t c = missing[p][i];
-      rows[c][p] = row_of(grid, p, contenders[c], answer);
-      if (grid.log != nullptr) grid.log->append(rows[c][p]);
-    });
+    answer_each(engine, model, prompt.tokens, policies, options, prefilling,
+                [&](size_t i, const Answer& answer) {
+                  const size_t c = missing[p][i];
+                  rows[c][p] = row_of(grid, p, contenders[c], answer);
+                  if (grid.log != nullptr) grid.log->append(rows[c][p]);
+                });
   };
   for (size_t p = 0; p < grid.prompts; ++p) {
     if (missing[p].empty()) continue;

@@ -57,7 +57,6 @@ class Documents {
   /// The texts; number() works from then on.
   std::vector<std::string> settle() {
     std::vector<std::string> texts;
-    texts.reserve(numbers_.size());
     for (auto& [text, number] : numbers_) {
       number = texts.size();
       texts.push_back(text);
@@ -81,6 +80,7 @@ QaData squad_of(const json& file) {
   for (const auto& article : articles) {
     const auto paragraphs = article.field("paragraphs").list();
     std::vector<size_t> of_article;
+    of_article.reserve(paragraphs.size());
     for (const auto& paragraph : paragraphs)
       of_article.push_back(documents.number(paragraph.field("context").text()));
     for (size_t p = 0; p < paragraphs.size(); ++p)

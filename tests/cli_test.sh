@@ -104,6 +104,36 @@ echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": [
 "$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 2 --html n.html >/dev/null &&
   grep -q "<svg" n.html || fail "niah"
 
+ruler() { "$windowkv" ruler -m "$model" --haystack "$source/data/haystack" "$@"; }
+two="-l 700,1k --tasks niah_single_1,niah_single_2 --samples 2 --policies full,snapkv"
+ruler $two --out r.jsonl --json r.json >table || fail "ruler"
+grep -q "^niah_single_2 " table && grep -q "^1024 " table && [[ $(wc -l <r.jsonl) -eq 16 ]] || fail "ruler's table"
+python3 - <<'P' || fail "ruler's files"
+import json
+rows = [json.loads(line) for line in open("r.jsonl")]
+summary = json.load(open("r.json"))
+for row in rows:
+    found = sum(o.lower() in row["pred"].lower() for o in row["outputs"]) / len(row["outputs"])
+    assert row["score"] == 100 * found and row["prompt_tokens"] + 128 <= row["length"]
+assert len(summary["scores"]) == 8 and len(summary["averages"]) == 4
+for s in summary["scores"]:
+    name = lambda r: r["policy"] if r["budget"] is None else r["policy"] + " " + r["budget"]
+    mine = [r["score"] for r in rows if (name(r), r["length"], r["task"]) == (s["policy"], s["length"], s["task"])]
+    assert len(mine) == s["samples"] == 2 and sum(mine) / 2 == s["score"]
+P
+sort r.jsonl | cut -d, -f1 >keys
+head -c $(($(head -5 r.jsonl | wc -c) + 30)) r.jsonl >cut.jsonl # killed in the middle of a line
+ruler $two --out cut.jsonl >again || fail "ruler does not go on"
+cmp -s table again && sort cut.jsonl | cut -d, -f1 | cmp -s keys || fail "ruler goes on otherwise"
+ruler -l 600 --samples 1 --generate-only samples.jsonl 2>err
+[[ $? -eq 3 ]] && grep -q "cwe at 600 tokens: too short" err && grep -q "qa_1 needs" err || fail "ruler's short lengths: $(cat err)"
+python3 - <<'P' || fail "ruler --generate-only"
+import json
+rows = [json.loads(line) for line in open("samples.jsonl")]
+assert len(rows) == 9 and {r["task"] for r in rows} >= {"niah_multiquery", "fwe"}, len(rows)
+assert all(r["length"] < r["length_w_model_temp"] <= 600 and r["outputs"] for r in rows)
+P
+
 # Ctrl-C while it generates: the table, and 130.
 "$windowkv" run -m "$model" -p "Once upon a time" --no-chat --ignore-eos -n 100000 >out 2>err &
 pid=$!
@@ -172,6 +202,11 @@ refuses "run with --e" longbench -m "$model" --data longbench
 refuses "missing" longbench -m "$model" --data missing
 refuses "missing" niah -m "$model" --haystack missing
 refuses "depths" niah -m "$model" --haystack "$suite" --depths x
+for case in "unknown task|--tasks niah" "qa_1 needs|--tasks qa_1" "cwe at 256 tokens: too short|--tasks cwe -l 256" \
+  "unknown policy|--policies some" "lengths|-l x" "not JSON|--squad broken.json" "missing|--hotpotqa missing" \
+  "cannot write|--json /nonexistent/r.json" "excludes|--generate-only r.part --out s.part"; do
+  refuses "${case%%|*}" ruler -m "$model" --haystack "$source/data/haystack" ${case#*|}
+done
 python3 -c "print([i % 4000 for i in range(300000)])" >long.json
 "$windowkv" run -m "$model" --tokens long.json -n 0 --chunk 60000 >out 2>err
 grep -q "needs .* are free" err || fail "a prompt larger than memory: $(cat err)"

@@ -12,6 +12,7 @@ void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_longbench(CLI::App& app);
 void add_niah(CLI::App& app);
+void add_ruler(CLI::App& app);
 void add_oracle_check(CLI::App& app);
 
 }  // namespace windowkv::cli

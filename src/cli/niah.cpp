@@ -36,19 +36,6 @@ struct NiahCommand {
   std::string svg;
 };
 
-/// Every policy with every budget, in the order given; full has none.
-std::vector<eval::Contender> make_contenders(const NiahCommand& flags, int n_layer) {
-  std::vector<eval::Contender> contenders;
-  for (const auto& policy : flags.policies)
-    for (const auto& budget : flags.budgets) {
-      auto contender = eval::make_contender(policy, budget, n_layer);
-      const bool known = std::any_of(contenders.begin(), contenders.end(),
-                                     [&](const auto& c) { return c.name == contender.name; });
-      if (!known) contenders.push_back(std::move(contender));
-    }
-  return contenders;
-}
-
 eval::HtmlTable answers_table(const eval::NiahGrid& grid, const std::vector<eval::Contender>& contenders,
                               const eval::NiahCells& cells) {
   eval::HtmlTable table{.header = {"policy", "length", "depth", "seed", "ROUGE-1", "exact", "prompt tokens",
@@ -78,7 +65,7 @@ void niah(const NiahCommand& flags) {
 
   const auto model = flags.model.load();
   const auto& vocab = model->vocab();
-  const auto contenders = make_contenders(flags, model->hparams().n_layer);
+  const auto contenders = eval::make_contenders(flags.policies, flags.budgets, model->hparams().n_layer);
   const auto prompts = flags.test.prompts(*model, inputs);
   const auto model_hash = fnv1a64_of_file(model->path());
   const auto log = open_log(flags.out);

@@ -8,11 +8,10 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <set>
 
+#include "cli/haystack.h"
 #include "cli/options.h"
 #include "cli/provenance.h"
-#include "support/file.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
 
@@ -48,30 +47,6 @@ std::vector<double> parse_depths(const std::string& text) {
   depths.erase(std::unique(depths.begin(), depths.end()), depths.end());
   if (!(depths.front() >= 0 && depths.back() <= 100)) refuse("a depth is not within 0 to 100 %");
   return depths;
-}
-
-/// Where text is looked for without --haystack: beside an installed command, and in the source tree.
-std::string default_haystack() {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  const auto command = fs::read_symlink("/proc/self/exe", ignored);
-  for (const auto& folder :
-       {command.parent_path().parent_path() / "share" / "windowkv" / "haystack", fs::path("data/haystack")})
-    if (fs::is_directory(folder, ignored)) return folder.string();
-  throw Error("no haystack; give text to hide the needle in with --haystack FILE or FOLDER");
-}
-
-std::string read_haystack(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  if (!fs::is_directory(path, ignored)) return read_text_file(path);
-  std::set<std::string> files;
-  for (const auto& entry : fs::directory_iterator(path))
-    if (entry.is_regular_file() && entry.path().extension() == ".txt") files.insert(entry.path().string());
-  if (files.empty()) throw Error(path + ": no .txt file in the folder of --haystack");
-  std::string text;
-  for (const auto& file : files) text += (text.empty() ? "" : "\n\n") + read_text_file(file);
-  return text;
 }
 
 }  // namespace

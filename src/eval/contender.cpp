@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "windowkv/error.h"
@@ -63,6 +64,19 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
       }};
   contender.make(Task::kLocalization);  // so that a bad name or number is known before the first row
   return contender;
+}
+
+std::vector<Contender> make_contenders(std::span<const std::string> specs,
+                                       std::span<const std::string> budgets, int n_layer) {
+  std::vector<Contender> contenders;
+  for (const auto& spec : specs)
+    for (const auto& budget : budgets) {
+      auto contender = make_contender(spec, budget, n_layer);
+      const bool known = std::any_of(contenders.begin(), contenders.end(),
+                                     [&](const auto& c) { return c.name == contender.name; });
+      if (!known) contenders.push_back(std::move(contender));
+    }
+  return contenders;
 }
 
 }  // namespace windowkv::eval

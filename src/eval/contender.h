@@ -2,8 +2,10 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "windowkv/policy.h"
 
@@ -25,5 +27,9 @@ std::string policy_in(const std::string& name);
 /// (localization, aggregation; without it the row's), window, observe, group, lambda, pyramid. Throws Error
 /// for anything unknown.
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer);
+
+/// Every policy with every budget, in the order given, none twice; full has no budget.
+std::vector<Contender> make_contenders(std::span<const std::string> specs,
+                                       std::span<const std::string> budgets, int n_layer);
 
 }  // namespace windowkv::eval

@@ -3,16 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <random>
 
 #include "eval/metrics.h"
+#include "eval/prompt_form.h"
+#include "eval/prompt_grid.h"
+#include "eval/sentences.h"
 #include "eval/words.h"
 #include "windowkv/error.h"
-#include "windowkv/generate.h"
 
 namespace windowkv::eval {
 
@@ -28,44 +28,6 @@ std::string_view trim(std::string_view text) {
   while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
   while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
   return text;
-}
-
-/// Takes one of the endings off the text, if it has one.
-bool drop_ending(std::string_view& text, std::span<const std::string_view> endings) {
-  for (auto ending : endings)
-    if (text.ends_with(ending)) {
-      text.remove_suffix(ending.size());
-      return true;
-    }
-  return false;
-}
-
-/// Whether the period that follows the text belongs to its last word: "Mr", "St", "J".
-bool is_abbreviation(std::string_view text) {
-  constexpr std::array<std::string_view, 7> titles = {"Mr", "Mrs", "Ms", "Dr", "St", "Prof", "No"};
-  size_t start = text.size();
-  while (start > 0 && std::isalpha(static_cast<unsigned char>(text[start - 1])) != 0) --start;
-  const auto word = text.substr(start);
-  return (word.size() == 1 && word != "I") || std::find(titles.begin(), titles.end(), word) != titles.end();
-}
-
-/// Whether a sentence or a paragraph ends just before `at`.
-bool ends_sentence(std::string_view text, size_t at) {
-  constexpr std::array<std::string_view, 9> closing = {"\"", "'", ")", "]", "”", "’", "」", "』", "）"};
-  constexpr std::array<std::string_view, 4> western = {"!", "?", "…", "."};
-  constexpr std::array<std::string_view, 3> chinese = {"。", "！", "？"};
-  auto before = text.substr(0, at);
-  const auto after = text.substr(at);
-  if (before.empty() || is_blank(before.back())) return false;
-  if (after.starts_with("\n\n") || after.starts_with("\r\n\r\n")) return true;
-  for (auto mark : closing)
-    if (after.starts_with(mark)) return false;
-  while (drop_ending(before, closing)) {
-  }
-  if (drop_ending(before, chinese)) return true;
-  if (!after.empty() && !is_blank(after.front())) return false;
-  const bool period = before.ends_with('.');
-  return drop_ending(before, western) && !(period && is_abbreviation(before));
 }
 
 bool inside_character(std::string_view text, size_t at) {
@@ -99,32 +61,11 @@ std::string cell_key(const Contender& contender, const NiahPoint& point, const N
   return fmt::format("{}/{} {}", contender.name, point_name(point), options.setup);
 }
 
-struct CellTimes {
-  double prefill_ms = 0;  ///< of the prefill that the point's contenders share
-  double decode_ms = 0;
-  size_t sharing = 0;
-};
-
-ordered_json to_json(const std::string& key, const Contender& contender, const NiahPoint& point,
-                     const NiahCell& cell, const CellTimes& times) {
-  return {{"key", key},
-          {"policy", policy_in(contender.name)},
-          {"budget", contender.kv == "full" ? ordered_json() : ordered_json(contender.budget)},
-          {"length", point.length},
-          {"depth", point.depth},
-          {"seed", point.seed},
-          {"answer", cell.answer},
-          {"expected", cell.expected},
-          {"rouge1", cell.rouge1},
-          {"exact", cell.exact},
-          {"prompt_tokens", cell.prompt_tokens},
-          {"needle_position", cell.needle_position},
-          {"generated_tokens", cell.generated_tokens},
-          {"kept_share", cell.kept_share},
-          {"kept_bytes", cell.kept_bytes},
-          {"prefill_ms", times.prefill_ms},
-          {"prefill_shared_by", times.sharing},
-          {"decode_ms", times.decode_ms}};
+ordered_json row_of(const NiahPoint& point, int64_t needle_position, const NiahCell& cell) {
+  return {{"length", point.length},    {"depth", point.depth},
+          {"seed", point.seed},        {"answer", cell.answer},
+          {"expected", cell.expected}, {"rouge1", cell.rouge1},
+          {"exact", cell.exact},       {"needle_position", needle_position}};
 }
 
 NiahCell from_json(const ordered_json& row) {
@@ -132,42 +73,6 @@ NiahCell from_json(const ordered_json& row) {
       row.at("answer"),        row.at("expected"),        row.at("rouge1"),           row.at("exact"),
       row.at("prompt_tokens"), row.at("needle_position"), row.at("generated_tokens"), row.at("kept_share"),
       row.at("kept_bytes")};
-}
-
-/// Answers one point under the contenders, handing each cell over as soon as it is there.
-void run_point(Engine& engine, const Model& model, const NiahPrompts& prompts, const NiahPoint& point,
-               std::span<const Contender* const> contenders, const NiahOptions& options,
-               const std::function<void(int64_t, int64_t)>& prefill_progress,
-               const std::function<void(size_t, NiahCell, const CellTimes&)>& done) {
-  const auto prompt = prompts.make(point);
-  const auto sample = niah_sample(prompt, point, prompts.chat(), options.max_tokens);
-  std::vector<std::unique_ptr<Policy>> owned;
-  std::vector<const Policy*> policies;
-  for (const auto* contender : contenders) {
-    owned.push_back(contender->make(Task::kLocalization));
-    policies.push_back(owned.back().get());
-  }
-  PrefillOptions prefill;
-  prefill.reserve = options.max_tokens;
-  prefill.cancelled = options.cancelled;
-  prefill.progress = prefill_progress;
-  std::vector<Sequence> sequences(policies.size());
-  const auto span = engine.prefill(sequences, prompt.tokens, policies, prefill);
-  const std::vector<float> logits(span.begin(), span.end());  // decoding the first sequence overwrites them
-  auto generation = sample_generation(model.vocab(), sample);
-  generation.cancelled = options.cancelled;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    auto& sequence = sequences[i];
-    const auto out = generate(engine, model.find_vocab(), sequence, logits, prompt.tokens, generation);
-    if (out.reason == StopReason::kCancelled) throw Cancelled();
-    auto cell = niah_cell(sample, out.text);
-    cell.prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
-    cell.needle_position = prompt.needle_position;
-    cell.generated_tokens = static_cast<int64_t>(out.tokens.size());
-    cell.kept_share = static_cast<double>(sequence.bytes.kept) / static_cast<double>(sequence.bytes.full);
-    cell.kept_bytes = sequence.bytes.kept;
-    done(i, std::move(cell), {sequence.timing.total, out.decode_ms, sequences.size()});
-  }
 }
 
 double mean(const std::vector<double>& values) {
@@ -246,30 +151,19 @@ NiahCell niah_cell(const Sample& sample, std::string_view generated) {
 NiahPrompts::NiahPrompts(const Vocab& vocab, const std::string& haystack, NeedleSource needles, bool chat)
     : vocab_(vocab), haystack_(trim(haystack)), needles_(std::move(needles)), chat_(chat) {
   if (haystack_.empty()) throw Error("the haystack is empty");
-  if (!chat) {
-    after_ = "\nAnswer:";
-    return;
-  }
-  // The template is applied once, to a mark that stands for the text and the question.
-  constexpr std::string_view kMark = "WINDOWKV-HAYSTACK-TEXT";
-  const auto form = vocab.apply_chat_template({{"user", std::string(kMark)}});
-  const auto at = form.find(kMark);
-  if (at == std::string::npos || form.find(kMark, at + 1) != std::string::npos)
-    throw Error("the model's chat template does not repeat a message once, as it is; use --no-chat");
-  before_ = form.substr(0, at);
-  after_ = form.substr(at + kMark.size());
+  form_ = chat ? chat_form(vocab) : PromptForm{"", "\nAnswer:"};
 }
 
 NiahPrompt NiahPrompts::build(const Needle& needle, std::string_view text, double depth) const {
   const size_t place = needle_place(text, depth);
   const auto rest = text.substr(place);
   NiahPrompt prompt;
-  prompt.text = before_ + std::string(text.substr(0, place));
+  prompt.text = form_.before + std::string(text.substr(0, place));
   const size_t needle_at = prompt.text.size();
   if (place > 0) prompt.text += ' ';
   prompt.text += needle.sentence;
   if (!rest.empty() && !is_blank(rest.front())) prompt.text += ' ';
-  prompt.text += std::string(rest) + "\n\nQuestion: " + needle.question + after_;
+  prompt.text += std::string(rest) + "\n\nQuestion: " + needle.question + form_.after;
   prompt.tokens = vocab_.tokenize(prompt.text);
   prompt.needle_position = static_cast<int64_t>(needle_at);  // bytes, until the text is settled
   return prompt;
@@ -339,38 +233,25 @@ std::vector<NiahPoint> NiahGrid::points() const {
 NiahCells run_niah(Engine& engine, const Model& model, const NiahPrompts& prompts,
                    std::span<const NiahPoint> points, std::span<const Contender> contenders,
                    const NiahOptions& options) {
-  NiahCells cells(contenders.size(), std::vector<std::optional<NiahCell>>(points.size()));
-  std::vector<std::vector<size_t>> missing(points.size());  // contenders still to run, by point
-  int64_t total = 0, done = 0;
-  for (size_t p = 0; p < points.size(); ++p) {
-    for (size_t c = 0; c < contenders.size(); ++c) {
-      const auto key = cell_key(contenders[c], points[p], options);
-      const auto* row = options.log != nullptr ? options.log->find(key) : nullptr;
-      if (row != nullptr)
-        cells[c][p] = from_json(*row);
-      else
-        missing[p].push_back(c);
-    }
-    if (!missing[p].empty()) total += points[p].length;
-  }
-  for (size_t p = 0; p < points.size(); ++p) {
-    if (missing[p].empty()) continue;
-    const auto& point = points[p];
-    std::vector<const Contender*> pending;
-    for (size_t c : missing[p]) pending.push_back(&contenders[c]);
-    auto prefill_progress = [&](int64_t step, int64_t steps) {
-      if (options.progress) options.progress(done + point.length * step / std::max<int64_t>(1, steps), total);
-    };
-    run_point(engine, model, prompts, point, pending, options, prefill_progress,
-              [&](size_t i, NiahCell cell, const CellTimes& times) {
-                const size_t c = missing[p][i];
-                if (options.log != nullptr)
-                  options.log->append(
-                      to_json(cell_key(contenders[c], point, options), contenders[c], point, cell, times));
-                cells[c][p] = std::move(cell);
-              });
-    done += point.length;
-    if (options.progress) options.progress(done, total);
+  PromptGrid grid;
+  grid.prompts = points.size();
+  grid.key = [&](size_t p, const Contender& contender) { return cell_key(contender, points[p], options); };
+  grid.size = [&](size_t p) { return points[p].length; };
+  grid.make = [&](size_t p) -> GridPrompt {
+    auto prompt = prompts.make(points[p]);
+    const auto sample = niah_sample(prompt, points[p], prompts.chat(), options.max_tokens);
+    return {std::move(prompt.tokens), sample.task, sample_generation(model.vocab(), sample),
+            [&point = points[p], sample, at = prompt.needle_position](const Answer& answer) {
+              return row_of(point, at, niah_cell(sample, answer.text));
+            }};
+  };
+  grid.log = options.log;
+  grid.cancelled = options.cancelled;
+  grid.progress = options.progress;
+  NiahCells cells;
+  for (const auto& rows : run_grid(engine, model, grid, contenders)) {
+    auto& of_contender = cells.emplace_back();
+    for (const auto& row : rows) of_contender.push_back(from_json(row));
   }
   return cells;
 }

@@ -10,6 +10,7 @@
 #include "eval/jsonl_log.h"
 #include "eval/longbench.h"
 #include "eval/needles.h"
+#include "eval/prompt_form.h"
 #include "eval/stats.h"
 #include "eval/svg.h"
 #include "windowkv/engine.h"
@@ -58,7 +59,7 @@ class NiahPrompts {
   std::string haystack_;
   NeedleSource needles_;
   bool chat_;
-  std::string before_, after_;  // what stands before the text and after the question
+  PromptForm form_;  // around the text and the question
 };
 
 struct NiahGrid {

@@ -30,6 +30,19 @@ TEST(Contenders, CarryNumbersOfTheirOwn) {
             Task::kLocalization);
 }
 
+TEST(Contenders, AreEveryPolicyWithEveryBudgetOnce) {
+  const std::vector<std::string> policies = {"windowkv", "full", "snapkv", "windowkv"},
+                                 budgets = {"6%", "50"};
+  std::vector<std::string> names, with;
+  for (const auto& c : make_contenders(policies, budgets, 6)) {
+    names.push_back(c.name);
+    with.push_back(c.budget);
+  }
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"windowkv 6%", "windowkv 50", "full", "snapkv 6%", "snapkv 50"}));
+  EXPECT_EQ(with, (std::vector<std::string>{"6%", "50", "100%", "6%", "50"}));
+}
+
 TEST(Contenders, RefuseWhatIsUnknown) {
   for (const char* spec : {"none", "windowkv:", "windowkv:size=3", "windowkv:group=x", "windowkv:group",
                            "snapkv:group=1", "windowkv:pyramid=round", "windowkv:group=0", ""})

@@ -58,8 +58,9 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
     at = end;
   }
   const auto parsed = Budget::parse(budget);
+  const bool full = kv == "full";
   Contender contender{
-      kv == "full" ? kv : fmt::format("{} {}", spec, budget), kv, budget, [=](Task task) {
+      full ? kv : fmt::format("{} {}", spec, budget), kv, full ? "100%" : budget, [=](Task task) {
         return make_policy(kv, {parsed, make_config(preset, fixed.value_or(task), n_layer, numbers)});
       }};
   contender.make(Task::kLocalization);  // so that a bad name or number is known before the first row

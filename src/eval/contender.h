@@ -15,7 +15,7 @@ namespace windowkv::eval {
 struct Contender {
   std::string name;    ///< as reports call it: "windowkv 12%"
   std::string kv;      ///< policy name, as --kv takes it
-  std::string budget;  ///< as --kv-budget takes it
+  std::string budget;  ///< as --kv-budget takes it; "100%" for full
   /// The policy for a row; rows carry a task, and WindowKV scores by it. Policies without tasks ignore it.
   std::function<std::unique_ptr<Policy>(Task)> make;
 };

@@ -249,7 +249,7 @@ const ordered_json* earlier(const JsonlLog* log, const std::string& key) {
 
 ordered_json answer_row(ordered_json row, const Sample& sample, const Answer& answer) {
   row["score"] = score(sample, answer.text);
-  row["kept_share"] = static_cast<double>(answer.kv.kept) / static_cast<double>(answer.kv.full);
+  row["kept_share"] = answer.kept_share();
   row["prediction"] = answer.text;
   row["answers"] = sample.answers;
   row["prompt_tokens"] = answer.prompt_tokens;
@@ -269,8 +269,10 @@ ordered_json run_sample(Engine& engine, const Model& model, const Sample& sample
     auto generation = sample_generation(model.vocab(), sample);
     generation.cancelled = options.cancelled;
     const auto tokens = sample_tokens(model, sample, options.max_length);
+    const std::unique_ptr<Policy> policies[] = {contender.make(task)};
+    auto prefill = prefill_shared(engine, tokens, policies, generation);
     return answer_row(row_of(key, sample, contender, task), sample,
-                      answer(engine, model, tokens, *contender.make(task), generation));
+                      answer(engine, model, tokens, prefill, 0, generation));
   } catch (const Cancelled&) {
     throw;
   } catch (const std::bad_alloc&) {

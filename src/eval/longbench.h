@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "eval/answer.h"
+#include "eval/contender.h"
 #include "eval/jsonl_log.h"
 #include "eval/metrics.h"
 #include "windowkv/engine.h"

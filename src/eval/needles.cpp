@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <random>
 
+#include "eval/random.h"
 #include "windowkv/error.h"
 
 namespace windowkv::eval {
@@ -37,17 +37,14 @@ constexpr std::array kWords = {"river",  "cabinet", "engine",  "garden",  "signa
                                "clock",  "bridge",  "stone",   "paper",   "market", "forest",
                                "silver", "history", "train",   "rope",    "cloud",  "island"};
 
-/// Draws from lists. The remainder of mt19937_64, not a standard distribution: those differ between standard
-/// libraries.
+/// Draws from lists, the same for the same point.
 class Draw {
  public:
-  explicit Draw(const NiahPoint& point) {
-    std::seed_seq seed{static_cast<uint32_t>(point.seed), static_cast<uint32_t>(point.seed >> 32),
-                       static_cast<uint32_t>(point.length),
-                       static_cast<uint32_t>(std::bit_cast<uint64_t>(point.depth) >> 32)};
-    random_.seed(seed);
-  }
-  uint64_t below(uint64_t n) { return random_() % n; }
+  explicit Draw(const NiahPoint& point)
+      : random_({static_cast<uint32_t>(point.seed), static_cast<uint32_t>(point.seed >> 32),
+                 static_cast<uint32_t>(point.length),
+                 static_cast<uint32_t>(std::bit_cast<uint64_t>(point.depth) >> 32)}) {}
+  uint64_t below(uint64_t n) { return random_.below(n); }
   template <size_t N>
   std::string_view of(const std::array<const char*, N>& list) {
     return list[below(N)];
@@ -61,7 +58,7 @@ class Draw {
   std::string name() { return pair(kFirstNames, kLastNames); }
 
  private:
-  std::mt19937_64 random_;
+  Random random_;
 };
 
 Needle ingredient(Draw& draw) {

@@ -19,7 +19,7 @@ ordered_json row_of(std::string key, const Contender& contender, const GridPromp
   row.update(prompt.row(answer));
   row.update({{"prompt_tokens", answer.prompt_tokens},
               {"generated_tokens", answer.generated_tokens},
-              {"kept_share", static_cast<double>(answer.kv.kept) / static_cast<double>(answer.kv.full)},
+              {"kept_share", answer.kept_share()},
               {"kept_bytes", answer.kv.kept},
               {"prefill_ms", answer.prefill_ms},
               {"prefill_shared_by", answer.prefill_shared_by},
@@ -48,23 +48,20 @@ std::vector<std::vector<ordered_json>> run_grid(Engine& engine, const Model& mod
     if (grid.progress) grid.progress(now, total);
   };
   auto run = [&](size_t p, const GridPrompt& prompt) {
-    std::vector<std::unique_ptr<Policy>> owned;
-    std::vector<const Policy*> policies;
-    for (size_t c : missing[p]) {
-      owned.push_back(contenders[c].make(prompt.task));
-      policies.push_back(owned.back().get());
+    std::vector<std::unique_ptr<Policy>> policies;
+    for (size_t c : missing[p]) policies.push_back(contenders[c].make(prompt.task));
+    auto generation = prompt.generation;
+    generation.cancelled = grid.cancelled;
+    auto prefill =
+        prefill_shared(engine, prompt.tokens, policies, generation, [&](int64_t step, int64_t steps) {
+          report(done + grid.size(p) * step / std::max<int64_t>(1, steps));
+        });
+    for (size_t i = 0; i < policies.size(); ++i) {
+      const size_t c = missing[p][i];
+      rows[c][p] = row_of(grid.key(p, contenders[c]), contenders[c], prompt,
+                          answer(engine, model, prompt.tokens, prefill, i, generation));
+      if (grid.log != nullptr) grid.log->append(rows[c][p]);
     }
-    auto options = prompt.generation;
-    options.cancelled = grid.cancelled;
-    const auto prefilling = [&](int64_t step, int64_t steps) {
-      report(done + grid.size(p) * step / std::max<int64_t>(1, steps));
-    };
-    answer_each(engine, model, prompt.tokens, policies, options, prefilling,
-                [&](size_t i, const Answer& answer) {
-                  const size_t c = missing[p][i];
-                  rows[c][p] = row_of(grid.key(p, contenders[c]), contenders[c], prompt, answer);
-                  if (grid.log != nullptr) grid.log->append(rows[c][p]);
-                });
   };
   for (size_t p = 0; p < grid.prompts; ++p) {
     if (missing[p].empty()) continue;

@@ -5,13 +5,11 @@
 #include <cctype>
 #include <span>
 
+#include "eval/words.h"
+
 namespace windowkv::eval {
 
 namespace {
-
-bool is_blank(char c) {
-  return c == ' ' || c == '\n' || c == '\t' || c == '\r';
-}
 
 /// Takes one of the endings off the text, if it has one.
 bool drop_ending(std::string_view& text, std::span<const std::string_view> endings) {

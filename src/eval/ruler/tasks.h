@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "eval/ruler/random.h"
+#include "eval/random.h"
 #include "eval/ruler/source.h"
 #include "windowkv/policy.h"
 
@@ -38,7 +38,8 @@ struct Request {
   uint64_t seed = 0;
   int64_t index = 0;
 
-  /// Draws for one purpose, independent of those for others.
+  /// Draws for one purpose, independent of those for others. RULER's own are Python's; samples of the same
+  /// seed are not the same as its.
   Random random(std::string_view purpose) const;
 };
 

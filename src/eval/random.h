@@ -2,18 +2,23 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <random>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-namespace windowkv::eval::ruler {
+namespace windowkv::eval {
 
 /// Draws that are the same on every machine and with every standard library (the distributions of <random>
-/// are not). RULER's own draws are Python's; samples of the same seed are not the same as its.
+/// are not).
 class Random {
  public:
+  Random(std::initializer_list<uint32_t> seed) {
+    std::seed_seq sequence(seed);
+    engine_.seed(sequence);
+  }
   explicit Random(std::string_view seed) {
     std::seed_seq sequence(seed.begin(), seed.end());
     engine_.seed(sequence);
@@ -61,4 +66,4 @@ class Random {
   std::mt19937_64 engine_;
 };
 
-}  // namespace windowkv::eval::ruler
+}  // namespace windowkv::eval

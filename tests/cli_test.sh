@@ -106,7 +106,8 @@ echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": [
 
 ruler() { "$windowkv" ruler -m "$model" --haystack "$source/data/haystack" "$@"; }
 two="-l 700,1k --tasks niah_single_1,niah_single_2 --samples 2 --policies full,snapkv"
-ruler $two --out r.jsonl --json r.json >table || fail "ruler"
+ruler $two --out r.jsonl --json r.json --markdown r.md >table || fail "ruler"
+[[ $(grep -c "^| .*tokens | full | snapkv 12% |$" r.md) -eq 2 && $(grep -c "^|--|--:|--:|$" r.md) -eq 3 ]] || fail "ruler's Markdown: $(cat r.md)"
 grep -q "^niah_single_2 " table && grep -q "^1024 " table && [[ $(wc -l <r.jsonl) -eq 16 ]] || fail "ruler's table"
 python3 - <<'P' || fail "ruler's files"
 import json

@@ -27,12 +27,8 @@ struct CompareFlags {
   ModelFlags model;
   NiahFlags niah;
   std::vector<std::string> data;
-  std::vector<std::string> policies = {"windowkv", "windowkv:group=1:pyramid=flat",
-                                       "snapkv",   "pyramidkv",
-                                       "chunkkv",  "h2o",
-                                       "tova",     "streaming-llm",
-                                       "random"};
-  std::vector<std::string> budgets = {"12%"};
+  ContenderFlags contenders{.policies = {"windowkv", "windowkv:group=1:pyramid=flat", "snapkv", "pyramidkv",
+                                         "chunkkv", "h2o", "tova", "streaming-llm", "random"}};
   std::vector<std::string> datasets;
   int64_t limit = -1;
   int64_t max_length = 0;
@@ -42,11 +38,12 @@ struct CompareFlags {
   std::string html;
 };
 
+/// Full first, then the policies budget by budget.
 std::vector<eval::Contender> contenders_of(const CompareFlags& flags, int n_layer) {
   std::vector<eval::Contender> list = {eval::make_contender("full", "100%", n_layer)};
-  for (const auto& budget : flags.budgets)
-    for (const auto& policy : flags.policies)
-      if (policy != "full") list.push_back(eval::make_contender(policy, budget, n_layer));
+  for (const auto& budget : flags.contenders.budgets)
+    for (auto& contender : eval::make_contenders(flags.contenders.policies, {&budget, 1}, n_layer))
+      if (contender.kv != "full") list.push_back(std::move(contender));
   return list;
 }
 
@@ -100,8 +97,8 @@ NiahReport niah_report(const CompareFlags& flags, const Model& model, const Need
 /// All that changes the results of a sample, so that a results file is only taken up by the same run.
 std::string setup_of(const CompareFlags& flags, const std::string& model_hash) {
   return fnv1a64(fmt::format("v2 | {} | {} | {} | {} | {}", model_hash, WINDOWKV_VERSION,
-                             fmt::join(flags.policies, ","), fmt::join(flags.budgets, ","),
-                             flags.max_length));
+                             fmt::join(flags.contenders.policies, ","),
+                             fmt::join(flags.contenders.budgets, ","), flags.max_length));
 }
 
 void compare(const CompareFlags& flags) {
@@ -173,12 +170,6 @@ void add_compare(CLI::App& app) {
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Compare");
   group->add_option("--data", flags->data, "folders or files in LongBench's format")->type_name("PATH");
-  group->add_option("--policies", flags->policies, "policies; full is always among them")
-      ->delimiter(',')
-      ->capture_default_str();
-  group->add_option("--budgets", flags->budgets, "budgets, each for every policy: N or P%")
-      ->delimiter(',')
-      ->capture_default_str();
   group->add_option("--datasets", flags->datasets, "only these datasets")->delimiter(',');
   group->add_option("--limit", flags->limit, "rows a dataset, the first; -1: all")->capture_default_str();
   group
@@ -191,6 +182,7 @@ void add_compare(CLI::App& app) {
   group->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
   group->add_option("--html", flags->html, "write one self-contained page with charts")->type_name("FILE");
   group->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
+  flags->contenders.add_to(*command, "; full is always among them");
   flags->niah.depths = "0,25,50,75,100";
   flags->niah.add_to(*command, "niah-");
   command->callback([flags] { compare(*flags); });

@@ -18,14 +18,14 @@ Table compare_table(const CompareReport& report) {
   for (const char* name : {"all", "all, 95 %", "less full, 95 %", "less best rival, 95 %", "KL", "top-1"})
     rows[0].emplace_back(name);
   for (const auto& r : report.results) {
-    std::vector<std::string> row = {r.name, fmt::format("{:.1f} %", 100 * r.kept_share)};
+    std::vector<std::string> row = {r.name, percent(r.kept_share)};
     for (const auto& [dataset, estimate] : r.by_dataset) row.push_back(fmt::format("{:.1f}", estimate.mean));
     row.push_back(fmt::format("{:.1f}", r.overall.mean));
     row.push_back(interval_text(r.overall));
     row.push_back(with_interval(r.over_full));
     row.push_back(r.over_best_rival ? with_interval(*r.over_best_rival) : "");
     row.push_back(fmt::format("{:.3f}", r.mean_kl));
-    row.push_back(fmt::format("{:.1f} %", 100 * r.top1_agreement));
+    row.push_back(percent(r.top1_agreement));
     rows.push_back(std::move(row));
   }
   return rows;

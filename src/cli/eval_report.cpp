@@ -15,6 +15,14 @@ std::string one_digit(double value) {
   return std::isnan(value) ? "-" : fmt::format("{:.1f}", value);
 }
 
+std::string two_digits(const std::optional<double>& value) {
+  return value ? fmt::format("{:.2f}", *value) : "-";
+}
+
+std::string percent(double share) {
+  return std::isnan(share) ? "-" : fmt::format("{:.1f} %", 100 * share);
+}
+
 std::string with_interval(const eval::Estimate& e) {
   return fmt::format("{:.1f} [{:.1f}, {:.1f}]", e.mean, e.low, e.high);
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/eval_report.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -64,27 +65,22 @@ eval::Contender contender_of(const LongbenchFlags& flags, const HParams& hp) {
   return contender;
 }
 
-std::string score_text(const std::optional<double>& score) {
-  return score ? fmt::format("{:.2f}", *score) : "-";
-}
-
 std::string summary_table(const eval::LongbenchSummary& summary) {
   std::vector<std::vector<std::string>> rows = {{"dataset", "group", "rows", "failed", "score", "kept"}};
   auto add_bins = [&](const eval::BinScores& bins) {
     for (const auto& score : bins)
-      if (summary.has_bins()) rows.back().push_back(score_text(score));
+      if (summary.has_bins()) rows.back().push_back(two_digits(score));
   };
   if (summary.has_bins()) rows[0].insert(rows[0].end(), eval::kLengthBins.begin(), eval::kLengthBins.end());
-  auto share = [](double value) { return fmt::format("{:.1f} %", 100 * value); };
   for (const auto& d : summary.datasets) {
     rows.push_back({d.dataset, std::string(to_string(d.task)), fmt::format("{}", d.rows),
-                    fmt::format("{}", d.failed), score_text(d.score), d.score ? share(d.kept_share) : "-"});
+                    fmt::format("{}", d.failed), two_digits(d.score), d.score ? percent(d.kept_share) : "-"});
     add_bins(d.bins);
   }
-  if (summary.localization) rows.push_back({"localization", "", "", "", score_text(summary.localization)});
-  if (summary.aggregation) rows.push_back({"aggregation", "", "", "", score_text(summary.aggregation)});
+  if (summary.localization) rows.push_back({"localization", "", "", "", two_digits(summary.localization)});
+  if (summary.aggregation) rows.push_back({"aggregation", "", "", "", two_digits(summary.aggregation)});
   rows.push_back({"overall", "", fmt::format("{}", summary.rows), fmt::format("{}", summary.failed),
-                  score_text(summary.overall), summary.rows > 0 ? share(summary.kept_share) : "-"});
+                  two_digits(summary.overall), summary.rows > 0 ? percent(summary.kept_share) : "-"});
   add_bins(summary.bins);
   return table_text(rows);
 }

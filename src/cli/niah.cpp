@@ -2,9 +2,7 @@
 #include "eval/niah.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -27,8 +25,7 @@ namespace {
 struct NiahCommand {
   ModelFlags model;
   NiahFlags test;
-  std::vector<std::string> policies = {"full", "windowkv"};
-  std::vector<std::string> budgets = {"12%"};
+  ContenderFlags contenders;
   std::string out;
   std::string json;
   std::string markdown;
@@ -49,7 +46,7 @@ eval::HtmlTable answers_table(const eval::NiahGrid& grid, const std::vector<eval
                             fmt::format("{:g} %", points[p].depth), fmt::format("{}", points[p].seed),
                             one_digit(cell.rouge1), cell.exact ? "yes" : "no",
                             fmt::format("{}", cell.prompt_tokens), fmt::format("{}", cell.needle_position),
-                            one_digit(100 * cell.kept_share) + " %", cell.expected, cell.answer});
+                            percent(cell.kept_share), cell.expected, cell.answer});
     }
   table.folded = fmt::format("All {} answers", table.rows.size());
   return table;
@@ -65,7 +62,8 @@ void niah(const NiahCommand& flags) {
 
   const auto model = flags.model.load();
   const auto& vocab = model->vocab();
-  const auto contenders = eval::make_contenders(flags.policies, flags.budgets, model->hparams().n_layer);
+  const auto contenders =
+      eval::make_contenders(flags.contenders.policies, flags.contenders.budgets, model->hparams().n_layer);
   const auto prompts = flags.test.prompts(*model, inputs);
   const auto model_hash = fnv1a64_of_file(model->path());
   const auto log = open_log(flags.out);
@@ -124,16 +122,7 @@ void add_niah(CLI::App& app) {
   flags->test.lengths = {512, 1024, 2048};
   flags->test.add_to(*command, "");
 
-  auto* caches = command->add_option_group("KV cache");
-  caches
-      ->add_option("--policies", flags->policies,
-                   fmt::format("policies to compare: {}; with settings: windowkv:group=1:pyramid=flat",
-                               fmt::join(policy_names(), ", ")))
-      ->delimiter(',')
-      ->capture_default_str();
-  caches->add_option("-b,--budgets", flags->budgets, "prompt tokens kept, averaged over layers: N or P%")
-      ->delimiter(',')
-      ->capture_default_str();
+  flags->contenders.add_to(*command);
 
   auto* output = command->add_option_group("Output");
   output

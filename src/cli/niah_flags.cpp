@@ -56,17 +56,9 @@ void NiahFlags::add_to(CLI::App& app, const std::string& prefix) {
     return (prefix.empty() ? short_name : "") + ("--" + prefix) + text;
   };
   auto* group = app.add_option_group(prefix.empty() ? "Test" : "Needle in a haystack");
-  CLI::Validator thousands = CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"k", 1024}});
-  auto* lengths_option =
-      group
-          ->add_option(name("lengths", "-l,"), lengths,
-                       fmt::format("tokens of whole prompts, question and template included; 1k is 1,024{}",
-                                   prefix.empty() ? "" : "; without it no needles"))
-          ->delimiter(',')
-          ->transform(thousands.description(""))
-          ->check(CLI::Range(int64_t{1}, int64_t{1} << 28).description(""))
-          ->type_name("N,...");
-  if (!lengths.empty()) lengths_option->capture_default_str();
+  add_lengths(*group, name("lengths", "-l,"), lengths,
+              fmt::format("tokens of whole prompts, question and template included; 1k is 1,024{}",
+                          prefix.empty() ? "" : "; without it no needles"));
   group
       ->add_option(name("depths"), depths,
                    "where the needle is: N depths evenly from 0 to 100 %, or a list of percents")
@@ -114,9 +106,7 @@ NiahInputs NiahFlags::read() const {
   inputs.grid.depths = parse_depths(depths);
   inputs.needles = eval::needle_set(needle_set);
   inputs.haystack_path = haystack.empty() ? default_haystack() : haystack;
-  auto& in_order = inputs.grid.lengths;
-  std::sort(in_order.begin(), in_order.end());
-  in_order.erase(std::unique(in_order.begin(), in_order.end()), in_order.end());
+  sort_unique(inputs.grid.lengths);
   for (int i = 0; i < samples; ++i) inputs.grid.seeds.push_back(seed + static_cast<uint64_t>(i));
   const bool own = std::any_of(own_needle_.begin(), own_needle_.end(),
                                [](const auto* option) { return option->count() > 0; });

@@ -33,7 +33,7 @@ Table niah_table(const NiahReport& report) {
   for (const char* name : {"ROUGE-1", "ROUGE-1, 95 %", "exact", "exact, 95 %"}) rows[0].emplace_back(name);
   for (const auto& s : report.summaries) {
     auto& row = rows.emplace_back();
-    row = {s.name, one_digit(100 * s.kept_share) + " %", bytes_text(std::llround(s.kept_bytes))};
+    row = {s.name, percent(s.kept_share), bytes_text(std::llround(s.kept_bytes))};
     for (double value : s.by_length) row.push_back(one_digit(value));
     for (const auto* score : {&s.overall, &s.exact}) {
       row.push_back(one_digit(score->mean));

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "cli/commands.h"
+#include "cli/eval_report.h"
 #include "cli/haystack.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
@@ -38,10 +39,10 @@ struct RulerFlags {
   std::string squad;
   std::string hotpotqa;
   bool no_chat = false;
-  std::vector<std::string> policies = {"full", "windowkv"};
-  std::vector<std::string> budgets = {"12%"};
+  ContenderFlags contenders;
   std::string out;
   std::string json;
+  std::string markdown;
   std::string generate_only;
 
   bool all_tasks() const { return std::find(tasks.begin(), tasks.end(), "all") != tasks.end(); }
@@ -141,47 +142,50 @@ struct RulerResults {
   }
 };
 
-std::string score_text(const std::optional<ruler::Mean>& mean) {
-  return mean ? fmt::format("{:.2f}", mean->score) : "-";
-}
-
 /// One table a length, tasks down and policies across, and one of the averages.
-std::string tables_text(const RulerResults& r) {
-  std::string text;
-  std::vector<std::string> names;
-  for (const auto& contender : r.contenders) names.push_back(contender.name);
-  auto add_row = [&](std::vector<std::vector<std::string>>& rows, const std::string& title, auto cell) {
-    auto& row = rows.emplace_back(1, title);
+std::vector<Table> tables(const RulerResults& r) {
+  std::vector<Table> all;
+  auto add_row = [&](const std::string& title, auto cell) {
+    auto& row = all.back().emplace_back(1, title);
     for (size_t c = 0; c < r.contenders.size(); ++c) row.push_back(cell(c));
   };
-  auto header = [&](const std::string& title) {
-    std::vector<std::vector<std::string>> rows;
-    add_row(rows, title, [&](size_t c) { return names[c]; });
-    return rows;
+  auto add_table = [&](const std::string& title) {
+    all.emplace_back();
+    add_row(title, [&](size_t c) { return r.contenders[c].name; });
+  };
+  auto score = [](const std::optional<ruler::Mean>& mean) {
+    return two_digits(mean ? std::optional(mean->score) : std::nullopt);
   };
   for (auto length : r.lengths) {
-    auto rows = header(fmt::format("{} tokens", length));
+    add_table(fmt::format("{} tokens", length));
     for (const auto* task : r.tasks)
-      add_row(rows, std::string(task->name), [&](size_t c) { return score_text(r.mean(c, *task, length)); });
-    add_row(rows, "average", [&](size_t c) { return score_text(r.average(c, length)); });
-    add_row(rows, "kept", [&](size_t c) {
+      add_row(std::string(task->name), [&](size_t c) { return score(r.mean(c, *task, length)); });
+    add_row("average", [&](size_t c) { return score(r.average(c, length)); });
+    add_row("kept", [&](size_t c) {
       const auto mean = r.average(c, length);
-      return mean ? fmt::format("{:.1f} %", 100 * mean->kept_share) : "-";
+      return mean ? percent(mean->kept_share) : "-";
     });
-    text += (text.empty() ? "" : "\n") + table_text(rows);
   }
-  if (r.lengths.size() < 2) return text;
-  auto rows = header("average");
+  if (r.lengths.size() < 2) return all;
+  add_table("average");
   for (auto length : r.lengths)
-    add_row(rows, fmt::format("{}", length), [&](size_t c) { return score_text(r.average(c, length)); });
-  return text + "\n" + table_text(rows);
+    add_row(fmt::format("{}", length), [&](size_t c) { return score(r.average(c, length)); });
+  return all;
+}
+
+/// The tables as `form` writes one, empty lines between.
+std::string tables_text(const RulerResults& r, std::string (*form)(const Table&)) {
+  std::string text;
+  for (const auto& table : tables(r)) text += (text.empty() ? "" : "\n") + form(table);
+  return text;
 }
 
 nlohmann::ordered_json summary_json(const RulerResults& r, const Model& model,
                                     const std::string& model_hash) {
   using nlohmann::ordered_json;
-  ordered_json json = {{"samples", r.flags.samples}, {"seed", r.flags.seed}};
-  for (const auto& [name, value] : provenance(model, model_hash)) json["provenance"][name] = value;
+  ordered_json json = {{"provenance", facts_json(provenance(model, model_hash))},
+                       {"samples", r.flags.samples},
+                       {"seed", r.flags.seed}};
   auto row_of = [](const eval::Contender& contender, int64_t length, const ruler::Mean& mean) {
     return ordered_json{{"policy", contender.name},      {"length", length},        {"score", mean.score},
                         {"kept_share", mean.kept_share}, {"samples", mean.samples}, {"nulls", mean.empty}};
@@ -225,9 +229,9 @@ size_t write_samples(const ruler::Samples& samples, const std::vector<ruler::Poi
 
 void ruler_command(RulerFlags flags) {
   catch_interrupts();
-  std::sort(flags.lengths.begin(), flags.lengths.end());
-  flags.lengths.erase(std::unique(flags.lengths.begin(), flags.lengths.end()), flags.lengths.end());
+  sort_unique(flags.lengths);
   const auto json_file = open_output(flags.json);
+  const auto markdown_file = open_output(flags.markdown);
   const auto samples_file = open_output(flags.generate_only);
   const auto haystack = read_haystack(flags.haystack.empty() ? default_haystack() : flags.haystack);
   ruler::Source source{.essay = ruler::make_essay(haystack)};
@@ -238,7 +242,8 @@ void ruler_command(RulerFlags flags) {
 
   const auto model = flags.model.load(/*weights=*/samples_file == nullptr);
   const bool chat = !flags.no_chat && model->vocab().has_chat_template();
-  const auto contenders = eval::make_contenders(flags.policies, flags.budgets, model->hparams().n_layer);
+  const auto contenders =
+      eval::make_contenders(flags.contenders.policies, flags.contenders.budgets, model->hparams().n_layer);
   const ruler::Samples samples(model->vocab(), std::move(source), chat, flags.seed);
   std::vector<std::string> too_short;
   const auto points = usable_points(samples, ruler::grid_points(tasks, flags.lengths, flags.samples),
@@ -270,8 +275,9 @@ void ruler_command(RulerFlags flags) {
   const auto cells = run_resumable(
       progress, flags.out, [&] { return ruler::run(engine, *model, samples, points, contenders, options); });
   const RulerResults results{flags, tasks, flags.lengths, points, contenders, cells};
-  print(tables_text(results));
+  print(tables_text(results, table_text));
   if (json_file) json_file->commit(json_text(summary_json(results, *model, model_hash), 2));
+  if (markdown_file) markdown_file->commit(tables_text(results, markdown_table));
   if (left_out) throw ExitWith{kLeftOutExit};
 }
 
@@ -298,12 +304,8 @@ void add_ruler(CLI::App& app) {
   flags->model.add_to(*command);
 
   auto* test = command->add_option_group("Test");
-  test->add_option("-l,--lengths", flags->lengths,
-                   "tokens of prompt and answer together, the chat template included; 4k is 4096")
-      ->delimiter(',')
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 28))
-      ->capture_default_str();
+  add_lengths(*test, "-l,--lengths", flags->lengths,
+              "tokens of prompt and answer together, the chat template included; 4k is 4,096");
   test->add_option("--tasks", flags->tasks, fmt::format("all, or some of {}", fmt::join(names, ", ")))
       ->delimiter(',')
       ->capture_default_str();
@@ -321,18 +323,7 @@ void add_ruler(CLI::App& app) {
       ->type_name("FILE");
   test->add_flag("--no-chat,--raw", flags->no_chat, "leave the model's chat template out");
 
-  auto* caches = command->add_option_group("KV cache");
-  caches
-      ->add_option("--policies", flags->policies,
-                   fmt::format("policies to compare: {}; with settings: windowkv:group=1:pyramid=flat",
-                               fmt::join(policy_names(), ", ")))
-      ->delimiter(',')
-      ->capture_default_str();
-  caches
-      ->add_option("-b,--budgets,--kv-budget", flags->budgets,
-                   "prompt tokens kept, averaged over layers: N or P%")
-      ->delimiter(',')
-      ->capture_default_str();
+  flags->contenders.add_to(*command);
 
   auto* output = command->add_option_group("Output");
   auto* out = output
@@ -341,11 +332,13 @@ void add_ruler(CLI::App& app) {
                                "file")
                   ->type_name("FILE");
   auto* json = output->add_option("--json", flags->json, "write the tables as JSON")->type_name("FILE");
+  auto* markdown =
+      output->add_option("--markdown", flags->markdown, "write the tables as Markdown")->type_name("FILE");
   output
       ->add_option("--generate-only", flags->generate_only,
                    "run nothing; write the prompts, as JSON lines with RULER's fields")
       ->type_name("FILE")
-      ->excludes(out, json);
+      ->excludes(out, json, markdown);
   command->callback([flags] { ruler_command(*flags); });
 }
 

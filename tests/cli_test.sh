@@ -81,13 +81,59 @@ compare() { "$windowkv" compare -m "$model" --data "$suite" $one --policies wind
 compare --out c.jsonl --json c.json --html c.html --markdown c.md >table || fail "compare"
 grep -q "^snapkv 12%" table && python3 -m json.tool c.json >/dev/null && [[ $(wc -l <c.jsonl) -eq 1 ]] || fail "compare's files"
 compare --out c.jsonl >again 2>/dev/null && cmp -s table again && [[ $(wc -l <c.jsonl) -eq 1 ]] || fail "compare does not go on"
+compare --niah-lengths 300 --niah-depths 2 --niah-haystack "$source/data/haystack" --niah-needle-set minilong \
+  --niah-predict 16 --json cn.json --html cn.html --markdown cn.md --out c.jsonl >table || fail "compare with needles"
+python3 - <<'P' || fail "compare's needles"
+import json
+r = json.load(open("cn.json"))
+assert r["samples"] == 3 and len(r["niah"]["contenders"]) == 3
+for c, n in zip(r["contenders"], r["niah"]["contenders"]):
+    assert c["policy"] == n["policy"] and abs(c["datasets"]["niah"]["mean"] - n["rouge1"]["mean"]) < 1e-9
+P
+[[ $(grep -c "^snapkv 12%" table) -eq 2 && $(grep -c "^| snapkv" cn.md) -eq 2 && $(wc -l <c.jsonl) -eq 3 ]] &&
+  grep -q "needle depth" cn.html || fail "compare's files with needles"
 "$windowkv" longbench -m "$model" --data "$suite" $one --kv full --json l.json >/dev/null && python3 -m json.tool l.json >/dev/null ||
   fail "longbench"
+mkdir longbench
+echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": ["c"], "all_classes": ["c"], "length": 5000}' \
+  >longbench/trec_e.jsonl
+"$windowkv" longbench -m "$model" --data longbench --e --kv full >table && grep -q "4-8k" table || fail "longbench --e"
 { head -1 "$suite/needles.jsonl"; echo '{"_id": 1'; } >broken.jsonl
 "$windowkv" longbench -m "$model" --data broken.jsonl --kv full >/dev/null 2>err
 [[ $? -eq 3 ]] && grep -q "broken.jsonl:2" err || fail "a broken row: $(cat err)"
 "$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 2 --html n.html >/dev/null &&
   grep -q "<svg" n.html || fail "niah"
+
+ruler() { "$windowkv" ruler -m "$model" --haystack "$source/data/haystack" "$@"; }
+two="-l 700,1k --tasks niah_single_1,niah_single_2 --samples 2 --policies full,snapkv"
+ruler $two --out r.jsonl --json r.json --markdown r.md >table || fail "ruler"
+[[ $(grep -c "^| .*tokens | full | snapkv 12% |$" r.md) -eq 2 && $(grep -c "^|--|--:|--:|$" r.md) -eq 3 ]] || fail "ruler's Markdown: $(cat r.md)"
+grep -q "^niah_single_2 " table && grep -q "^1024 " table && [[ $(wc -l <r.jsonl) -eq 16 ]] || fail "ruler's table"
+python3 - <<'P' || fail "ruler's files"
+import json
+rows = [json.loads(line) for line in open("r.jsonl")]
+summary = json.load(open("r.json"))
+for row in rows:
+    found = sum(o.lower() in row["pred"].lower() for o in row["outputs"]) / len(row["outputs"])
+    assert row["score"] == 100 * found and row["prompt_tokens"] + 128 <= row["length"]
+assert len(summary["scores"]) == 8 and len(summary["averages"]) == 4
+for s in summary["scores"]:
+    name = lambda r: r["policy"] if r["budget"] is None else r["policy"] + " " + r["budget"]
+    mine = [r["score"] for r in rows if (name(r), r["length"], r["task"]) == (s["policy"], s["length"], s["task"])]
+    assert len(mine) == s["samples"] == 2 and sum(mine) / 2 == s["score"]
+P
+sort r.jsonl | cut -d, -f1 >keys
+head -c $(($(head -5 r.jsonl | wc -c) + 30)) r.jsonl >cut.jsonl # killed in the middle of a line
+ruler $two --out cut.jsonl >again || fail "ruler does not go on"
+cmp -s table again && sort cut.jsonl | cut -d, -f1 | cmp -s keys || fail "ruler goes on otherwise"
+ruler -l 600 --samples 1 --generate-only samples.jsonl 2>err
+[[ $? -eq 3 ]] && grep -q "cwe at 600 tokens: too short" err && grep -q "qa_1 needs" err || fail "ruler's short lengths: $(cat err)"
+python3 - <<'P' || fail "ruler --generate-only"
+import json
+rows = [json.loads(line) for line in open("samples.jsonl")]
+assert len(rows) == 9 and {r["task"] for r in rows} >= {"niah_multiquery", "fwe"}, len(rows)
+assert all(r["length"] < r["length_w_model_temp"] <= 600 and r["outputs"] for r in rows)
+P
 
 # Ctrl-C while it generates: the table, and 130.
 "$windowkv" run -m "$model" -p "Once upon a time" --no-chat --ignore-eos -n 100000 >out 2>err &
@@ -149,9 +195,19 @@ refuses "unknown key" compare -m "$model" --data "$suite" --policies windowkv:si
 refuses "missing" compare -m "$model" --data missing
 refuses "budget" compare -m "$model" --data "$suite" --budgets 0%
 refuses "cannot write" compare -m "$model" --data "$suite" --html /nonexistent/c.html
+refuses "nothing to compare on" compare -m "$model"
+hay="--niah-haystack $source/data/haystack"
+refuses "would cut the needles" compare -m "$model" --niah-lengths 1k $hay --max-length 500
+refuses "unknown needle set" compare -m "$model" --niah-lengths 1k $hay --niah-needle-set some
+refuses "run with --e" longbench -m "$model" --data longbench
 refuses "missing" longbench -m "$model" --data missing
 refuses "missing" niah -m "$model" --haystack missing
 refuses "depths" niah -m "$model" --haystack "$suite" --depths x
+for case in "unknown task|--tasks niah" "qa_1 needs|--tasks qa_1" "cwe at 256 tokens: too short|--tasks cwe -l 256" \
+  "unknown policy|--policies some" "lengths|-l x" "not JSON|--squad broken.json" "missing|--hotpotqa missing" \
+  "cannot write|--json /nonexistent/r.json" "excludes|--generate-only r.part --out s.part"; do
+  refuses "${case%%|*}" ruler -m "$model" --haystack "$source/data/haystack" ${case#*|}
+done
 python3 -c "print([i % 4000 for i in range(300000)])" >long.json
 "$windowkv" run -m "$model" --tokens long.json -n 0 --chunk 60000 >out 2>err
 grep -q "needs .* are free" err || fail "a prompt larger than memory: $(cat err)"

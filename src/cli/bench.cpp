@@ -161,10 +161,7 @@ void add_bench(CLI::App& app) {
       "  windowkv bench -m model.gguf -l 1024,4096,8192 -b 12%,512,full -r 5 --json bench.json");
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Bench");
-  group->add_option("-l,--lengths", flags->lengths, "prompt lengths, tokens")
-      ->delimiter(',')
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->capture_default_str();
+  add_lengths(*group, "-l,--lengths", flags->lengths, "prompt lengths, tokens; 1k is 1,024");
   group->add_option("-b,--kv-budget", flags->budgets, "budgets: N, P% or full")
       ->delimiter(',')
       ->capture_default_str();

@@ -13,6 +13,7 @@ void add_calibrate(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_longbench(CLI::App& app);
 void add_niah(CLI::App& app);
+void add_ruler(CLI::App& app);
 void add_oracle_check(CLI::App& app);
 
 }  // namespace windowkv::cli

@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   for (auto add : {add_run, add_inspect, add_bench, add_calibrate, add_compare, add_longbench, add_niah,
-                   add_oracle_check})
+                   add_ruler, add_oracle_check})
     add(app);
 
   try {

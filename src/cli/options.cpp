@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "cli/output.h"
@@ -72,6 +73,37 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, const std::string& 
                                           const std::string& budget_text) const {
   return make_policy(
       kv_name, {Budget::parse(budget_text), make_config(preset, parse_task(task), hp.n_layer, numbers)});
+}
+
+void ContenderFlags::add_to(CLI::App& app, const std::string& note) {
+  auto* group = app.add_option_group("KV cache");
+  group
+      ->add_option("--policies", policies,
+                   fmt::format("policies to compare: {}; with settings: windowkv:group=1:pyramid=flat{}",
+                               fmt::join(policy_names(), ", "), note))
+      ->delimiter(',')
+      ->capture_default_str();
+  group
+      ->add_option("-b,--budgets,--kv-budget", budgets,
+                   "prompt tokens kept, averaged over layers, each for every policy: N or P%")
+      ->delimiter(',')
+      ->capture_default_str();
+}
+
+void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& lengths,
+                 const std::string& help) {
+  CLI::Validator thousands = CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"k", 1024}});
+  auto* option = app.add_option(name, lengths, help)
+                     ->delimiter(',')
+                     ->transform(thousands.description(""))
+                     ->check(CLI::Range(int64_t{1}, int64_t{1} << 28).description(""))
+                     ->type_name("N,...");
+  if (!lengths.empty()) option->capture_default_str();
+}
+
+void sort_unique(std::vector<int64_t>& lengths) {
+  std::sort(lengths.begin(), lengths.end());
+  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
 }
 
 void PromptFlags::add_to(CLI::App& app) {

@@ -39,6 +39,15 @@ struct PolicyFlags {
                                const std::string& budget_text) const;
 };
 
+/// --policies and --budgets, of commands that set several side by side.
+struct ContenderFlags {
+  std::vector<std::string> policies = {"full", "windowkv"};
+  std::vector<std::string> budgets = {"12%"};
+
+  /// `note`: what the help of --policies adds.
+  void add_to(CLI::App& app, const std::string& note = "");
+};
+
 /// -p, -f, --tokens and how the text becomes a prompt.
 struct PromptFlags {
   std::string text;
@@ -52,6 +61,12 @@ struct PromptFlags {
   /// Throws Error for no prompt, files that cannot be read, and text that is not UTF-8.
   std::vector<Token> tokens(const Model& model) const;
 };
+
+/// A list of prompt lengths with k for 1,024.
+void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& lengths,
+                 const std::string& help);
+/// In order, none twice.
+void sort_unique(std::vector<int64_t>& lengths);
 
 /// Warns where a prompt is longer than the model was trained for.
 void check_context(const HParams& hp, int64_t n);

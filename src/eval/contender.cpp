@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "windowkv/error.h"
 
 namespace windowkv::eval {
@@ -18,6 +20,10 @@ void set(std::string_view spec, std::string_view key, std::string_view value, Se
 }
 
 }  // namespace
+
+std::string policy_in(const std::string& name) {
+  return name.substr(0, name.rfind(' '));
+}
 
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer) {
   const auto kv = std::string(spec.substr(0, spec.find(':')));
@@ -39,12 +45,26 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
     at = end;
   }
   const auto parsed = Budget::parse(budget);
+  const bool full = kv == "full";
   Contender contender{
-      kv == "full" ? kv : fmt::format("{} {}", spec, budget), kv, budget, [=](Task task) {
+      full ? kv : fmt::format("{} {}", spec, budget), kv, full ? "100%" : budget, [=](Task task) {
         return make_policy(kv, {parsed, make_config(preset, fixed.value_or(task), n_layer, numbers)});
       }};
   contender.make(Task::kLocalization);  // so that a bad name or number is known before the first row
   return contender;
+}
+
+std::vector<Contender> make_contenders(std::span<const std::string> specs,
+                                       std::span<const std::string> budgets, int n_layer) {
+  std::vector<Contender> contenders;
+  for (const auto& spec : specs)
+    for (const auto& budget : budgets) {
+      auto contender = make_contender(spec, budget, n_layer);
+      const bool known = std::any_of(contenders.begin(), contenders.end(),
+                                     [&](const auto& c) { return c.name == contender.name; });
+      if (!known) contenders.push_back(std::move(contender));
+    }
+  return contenders;
 }
 
 }  // namespace windowkv::eval

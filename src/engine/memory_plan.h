@@ -4,7 +4,8 @@
 
 namespace windowkv {
 
-/// What prefilling n tokens takes, from sizes alone; `chunk` as in EngineOptions.
-MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve, int64_t chunk);
+/// What prefilling n tokens takes, from sizes alone.
+MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve,
+                       const EngineOptions& options);
 
 }  // namespace windowkv

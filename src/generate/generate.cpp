@@ -34,14 +34,21 @@ Generation generate(Engine& engine, const Vocab* vocab, Sequence& sequence, std:
       out.reason = StopReason::kCancelled;
       break;
     }
-    if (!out.tokens.empty()) {
-      const auto step = Clock::now();
-      logits = engine.decode(sequence, out.tokens.back());
-      out.decode_ms += ms(Clock::now() - step);
+    Token token = 0;
+    if (out.tokens.empty()) {
+      token = sampler.sample(logits);
+      out.first_token_ms = ms(Clock::now() - start);
+    } else {
+      const Step step{&sequence, out.tokens.back()};
+      const auto step_start = Clock::now();
+      if (sampler.greedy())
+        token = engine.decode_greedy(std::span(&step, 1)).front();
+      else
+        logits = engine.decode(std::span(&step, 1));
+      out.decode_ms += ms(Clock::now() - step_start);
       ++out.decoded;
+      if (!sampler.greedy()) token = sampler.sample(logits);
     }
-    const Token token = sampler.sample(logits);
-    if (out.tokens.empty()) out.first_token_ms = ms(Clock::now() - start);
     out.tokens.push_back(token);
     if (vocab == nullptr) continue;
     if (!options.ignore_end && vocab->is_end(token)) {

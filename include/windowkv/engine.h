@@ -132,6 +132,9 @@ class Engine {
 
   /// Decode graphs built so far; the others were used again.
   int64_t graphs_built() const;
+  /// A second continuation of what the sequence holds: a copy of its caches, with the room they have.
+  Sequence fork(const Sequence& sequence, const KvPool& pool = {});
+
   /// Bytes of compute buffers held for prefill and decode.
   int64_t compute_bytes() const;
 

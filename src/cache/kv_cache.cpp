@@ -61,12 +61,37 @@ KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
   for (size_t i = 0; i < capacities.size(); ++i) layers_.push_back({segment_->layer(static_cast<int>(i)), 0});
 }
 
+KvCache::KvCache(const KvCache& other, std::shared_ptr<KvArena> shared)
+    : KvCache(other.backends_, other.hp_, other.types_, other.capacities(), std::move(shared)) {
+  other.copy_to(*segment_);
+  for (int i = 0; i < layers(); ++i) layer(i).length = other.layer(i).length;
+}
+
+std::vector<int64_t> KvCache::capacities() const {
+  std::vector<int64_t> all;
+  all.reserve(layers_.size());
+  for (const auto& layer : layers_) all.push_back(layer.rows.capacity());
+  return all;
+}
+
 std::unique_ptr<KvSegment> KvCache::make_segment(const std::vector<int64_t>& capacities) {
   auto arena = shared_;
   if (!arena)
     arena = std::make_shared<KvArena>(backends_, hp_, types_,
                                       std::accumulate(capacities.begin(), capacities.end(), int64_t{0}));
   return std::make_unique<KvSegment>(std::move(arena), capacities, *meter_);
+}
+
+void KvCache::copy_to(const KvSegment& segment) const {
+  Graph graph(16 + 8 * layers_.size());
+  for (int i = 0; i < layers(); ++i) {
+    const auto& [rows, length] = layer(i);
+    if (length == 0) continue;
+    for (auto [from, to] : {std::pair{rows.k(), segment.layer(i).k()}, {rows.v(), segment.layer(i).v()}})
+      graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), from, 0, length),
+                         KvRows::slice(graph.ctx(), to, 0, length)));
+  }
+  Scheduler(backends_, 32 + 16 * layers_.size()).run(graph);
 }
 
 void KvCache::forget_masks() {
@@ -81,16 +106,7 @@ void KvCache::ensure_room() {
   capacities.reserve(layers_.size());
   for (const auto& layer : layers_) capacities.push_back(layer.length + growth_);
   auto bigger = make_segment(capacities);
-  Graph graph(16 + 8 * layers_.size());
-  for (int i = 0; i < layers(); ++i) {
-    const auto& from = layer(i);
-    if (from.length == 0) continue;
-    for (auto [source, target] :
-         {std::pair{from.rows.k(), bigger->layer(i).k()}, {from.rows.v(), bigger->layer(i).v()}})
-      graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), source, 0, from.length),
-                         KvRows::slice(graph.ctx(), target, 0, from.length)));
-  }
-  Scheduler(backends_, 32 + 16 * layers_.size()).run(graph);
+  copy_to(*bigger);
   segment_ = std::move(bigger);
   for (int i = 0; i < layers(); ++i) layer(i).rows = segment_->layer(i);
   growth_ *= 2;

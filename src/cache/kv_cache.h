@@ -79,6 +79,9 @@ class KvCache {
   KvCache(const Backends& backends, const HParams& hp, KvTypes types, const std::vector<int64_t>& capacities,
           std::shared_ptr<KvArena> shared = nullptr);
 
+  /// A copy of another, with the same capacities, in memory of `shared` or its own.
+  KvCache(const KvCache& other, std::shared_ptr<KvArena> shared);
+
   int layers() const { return static_cast<int>(layers_.size()); }
   Layer& layer(int index) { return layers_[static_cast<size_t>(index)]; }
   const Layer& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
@@ -96,7 +99,10 @@ class KvCache {
   uint64_t version() const { return version_; }
 
  private:
+  std::vector<int64_t> capacities() const;
   std::unique_ptr<KvSegment> make_segment(const std::vector<int64_t>& capacities);
+  /// Copies the rows in use to a segment that has room for them.
+  void copy_to(const KvSegment& segment) const;
 
   const Backends& backends_;
   const HParams& hp_;

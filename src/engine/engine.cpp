@@ -41,6 +41,19 @@ KvPool Engine::make_pool(int64_t bytes) {
   return KvPool(std::make_shared<KvArena>(*m.backends, m.hp, state_->options.kv, rows));
 }
 
+Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
+  if (!sequence.cache) throw Error("only a prefilled sequence can be forked");
+  Sequence copy;
+  copy.cache = std::make_unique<KvCache>(*sequence.cache, pool.arena());
+  copy.prompt_tokens = sequence.prompt_tokens;
+  copy.position = sequence.position;
+  copy.kept = sequence.kept;
+  copy.groups = sequence.groups;
+  copy.bytes = sequence.bytes;
+  copy.bytes.peak = copy.cache->meter().peak();
+  return copy;
+}
+
 int64_t Engine::compute_bytes() const {
   return state_->prefill_scheduler.buffer_bytes() +
          (state_->decode_scheduler ? state_->decode_scheduler->buffer_bytes() : 0);

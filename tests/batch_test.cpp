@@ -279,6 +279,27 @@ TEST(Batch, DecodesWhileAnotherPromptIsRead) {
   while (!batch[0]->done()) step(engine, batch);
 }
 
+TEST(Batch, ForksContinueOnTheirOwn) {
+  const auto model = load(model_path());
+  Engine engine(*model);
+  const auto c =
+      alone(engine, random_tokens(150, 256, 1), windowkv_policy(Budget::percent(30), windows()), 40);
+  const auto pool = engine.make_pool(1 << 20);
+  std::vector<std::unique_ptr<Running>> batch;
+  batch.push_back(start(engine, c, pool));
+  for (int s = 0; s < 10; ++s) step(engine, batch);
+  batch.push_back(std::make_unique<Running>(Running{&c, engine.fork(batch[0]->sequence, pool), 10}));
+  batch.push_back(std::make_unique<Running>(Running{&c, engine.fork(batch[0]->sequence), 10}));
+  for (int s = 0; s < 20; ++s) step(engine, batch);
+  batch.erase(batch.begin());
+  while (!batch[0]->done()) step(engine, batch);
+  batch[0]->sequence.rewind();
+  EXPECT_EQ(batch[0]->sequence.position, 150);
+  batch[0]->next = 0;
+  step(engine, std::span(batch).first(1));
+  EXPECT_THROW(engine.fork(Sequence{}), Error);
+}
+
 TEST(Batch, RefusesWhatCannotBeBeforeAnyWork) {
   const auto model = load(model_path());
   Engine engine(*model);

@@ -207,9 +207,8 @@ void bench(const BenchFlags& flags) {
   if (beside)
     LlamaTools::require(flags.equal_memory || std::ranges::find(flags.batches, 1) != flags.batches.end(),
                         std::ranges::any_of(flags.batches, [](auto b) { return b > 1; }));
-  flags.model.load(/*weights=*/false);
-  const int64_t program = resident_bytes();
   const auto model = flags.model.load();
+  const auto loaded = memory_after_load(*model);
   const auto& hp = model->hparams();
   Engine engine(*model, flags.model.engine());
 
@@ -218,7 +217,7 @@ void bench(const BenchFlags& flags) {
     for (const auto& budget : flags.budgets) {
       auto& cell = cells.emplace_back(BenchCell{.length = length, .budget = budget});
       for (auto batch : flags.batches) cell.decode.push_back({batch, {}});
-      cell.memory.program = program;
+      cell.memory = loaded;
     }
   LlamaTools llama{flags.model.path, flags.model.threads, flags.model.chunk, flags.predict,
                    flags.model.engine().kv};

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <random>
 #include <string_view>
 
 #include "cli/interrupt.h"
+#include "model/loaded_model.h"
 #include "windowkv/error.h"
 
 namespace windowkv::cli {
@@ -48,8 +50,23 @@ double decode_speed(Engine& engine, std::span<Sequence> sequences, Token first, 
 
 }  // namespace
 
-int64_t resident_bytes() {
-  return status_bytes("VmRSS:");
+PeakMemory memory_after_load(const Model& model) {
+  int64_t resident = 0;
+  for (const auto& buffer : model.loaded().storage.buffers)
+    if (std::string_view(ggml_backend_buffer_name(buffer.get())).find("Mapped") == std::string_view::npos)
+      resident += static_cast<int64_t>(ggml_backend_buffer_get_size(buffer.get()));
+  // Of the mapped ones, what has been touched so far.
+  std::ifstream maps("/proc/self/smaps");
+  const auto path = std::filesystem::absolute(model.path()).lexically_normal().string();
+  bool mapped = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find('-') < line.find(' ')) mapped = line.ends_with(path);
+    if (mapped && line.starts_with("Rss:")) resident += std::stoll(line.substr(4)) * 1024;
+  }
+  PeakMemory memory;
+  memory.program = std::max<int64_t>(0, status_bytes("VmRSS:") - resident);
+  memory.weights = std::max(model.weight_bytes(), resident);
+  return memory;
 }
 
 double median(std::vector<double> values) {
@@ -91,7 +108,6 @@ void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy
       batch.tokens_per_second.push_back(decode_speed(
           engine, std::span(sequences).first(static_cast<size_t>(batch.sequences)), first, predict));
 
-  memory.weights = model.weight_bytes();
   memory.kv = options.pool.bytes() + plan.kv_scratch;
   memory.prompt = plan.hidden + plan.mask;
   memory.compute = engine.compute_bytes();

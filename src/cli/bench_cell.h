@@ -10,8 +10,8 @@ namespace windowkv::cli {
 
 /// Where the bytes of a peak RSS are. Bytes.
 struct PeakMemory {
-  int64_t program = 0;  ///< code, libraries, vocabulary: resident before the weights are
-  int64_t weights = 0;
+  int64_t program = 0;  ///< code, libraries, vocabulary: resident once the model is loaded, less its weights
+  int64_t weights = 0;  ///< copied or mapped; of mapped ones all, whether touched or not
   int64_t kv = 0;       ///< caches of all sequences and one layer in full
   int64_t prompt = 0;   ///< hidden states and causal mask
   int64_t compute = 0;  ///< intermediate results
@@ -44,8 +44,8 @@ struct BenchCell {
   void measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict);
 };
 
-/// Bytes resident now; -1 where the system does not tell.
-int64_t resident_bytes();
+/// What a model that was just loaded takes: `program` and `weights`.
+PeakMemory memory_after_load(const Model& model);
 
 double median(std::vector<double> values);
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <set>
 
 #include "engine/decode_graph.h"
 #include "engine/state.h"
@@ -15,10 +14,11 @@ namespace {
 
 void check(std::span<const Step> steps, const HParams& hp, KvTypes types) {
   if (steps.empty()) throw Error("a decode step needs a sequence");
-  std::set<const Sequence*> seen;
-  for (const auto& [sequence, token] : steps) {
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const auto& [sequence, token] = steps[i];
     if (sequence == nullptr || !sequence->cache) throw Error("decode needs a prefilled sequence");
-    if (!seen.insert(sequence).second) throw Error("a sequence appears twice in one decode step");
+    if (std::ranges::any_of(steps.first(i), [&](const Step& s) { return s.sequence == sequence; }))
+      throw Error("a sequence appears twice in one decode step");
     if (sequence->cache->types() != types)
       throw Error("the sequence was prefilled by an engine of other KV cache types");
     if (token < 0 || token >= hp.n_vocab)
@@ -28,19 +28,18 @@ void check(std::span<const Step> steps, const HParams& hp, KvTypes types) {
 
 }  // namespace
 
-/// Runs one step; afterwards `graph` holds the result, its columns in the order of the return value: indices
-/// of steps.
-std::vector<size_t> Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result) {
+void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result) {
   check(steps, m.hp, options.kv);
   for (const auto& s : steps) s.sequence->cache->ensure_room();
-  std::vector<size_t> order(steps.size());
+  auto& [order, caches, tokens, positions] = columns;
+  order.resize(steps.size());
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
     return DecodeGraph::before(*steps[a].sequence->cache, *steps[b].sequence->cache);
   });
-  std::vector<const KvCache*> caches;
-  std::vector<int32_t> tokens;
-  std::vector<int32_t> positions;
+  caches.clear();
+  tokens.clear();
+  positions.clear();
   for (auto i : order) {
     caches.push_back(steps[i].sequence->cache.get());
     tokens.push_back(steps[i].token);
@@ -63,7 +62,6 @@ std::vector<size_t> Engine::State::step(std::span<const Step> steps, DecodeGraph
     for (int layer = 0; layer < m.hp.n_layer; ++layer) ++s.sequence->cache->layer(layer).length;
     ++s.sequence->position;
   }
-  return order;
 }
 
 std::span<const float> Engine::decode(Sequence& sequence, Token token) {
@@ -72,7 +70,8 @@ std::span<const float> Engine::decode(Sequence& sequence, Token token) {
 }
 
 std::span<const float> Engine::decode(std::span<const Step> steps) {
-  const auto order = state_->step(steps, DecodeGraph::Result::kLogits);
+  state_->step(steps, DecodeGraph::Result::kLogits);
+  const auto& order = state_->columns.order;
   const auto* result = state_->decode_graph->result();
   const auto vocab = static_cast<size_t>(result->ne[0]);
   auto& logits = state_->logits;
@@ -88,11 +87,11 @@ std::span<const float> Engine::decode(std::span<const Step> steps) {
 }
 
 std::span<const Token> Engine::decode_greedy(std::span<const Step> steps) {
-  const auto order = state_->step(steps, DecodeGraph::Result::kGreedy);
-  std::vector<Token> columns(order.size());
-  ggml_backend_tensor_get(state_->decode_graph->result(), columns.data(), 0, columns.size() * sizeof(Token));
+  state_->step(steps, DecodeGraph::Result::kGreedy);
+  auto& [order, caches, ids, positions] = state_->columns;  // the tokens have served
+  ggml_backend_tensor_get(state_->decode_graph->result(), ids.data(), 0, ids.size() * sizeof(Token));
   state_->ids.resize(order.size());
-  for (size_t column = 0; column < order.size(); ++column) state_->ids[order[column]] = columns[column];
+  for (size_t column = 0; column < order.size(); ++column) state_->ids[order[column]] = ids[column];
   return state_->ids;
 }
 

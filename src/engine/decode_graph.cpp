@@ -172,11 +172,11 @@ void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
                              std::span<const int32_t> positions) {
   ggml_backend_tensor_set(tokens_, tokens.data(), 0, ggml_nbytes(tokens_));
   ggml_backend_tensor_set(positions_, positions.data(), 0, ggml_nbytes(positions_));
-  std::vector<int64_t> slots(caches.size());
+  slots_.resize(caches.size());
   for (auto& c : classes_) {
     for (size_t i = 0; i < caches.size(); ++i)
-      slots[i] = c.layout.offsets[i] + caches[i]->layer(c.layer).length;
-    ggml_backend_tensor_set(c.slots, slots.data(), 0, ggml_nbytes(c.slots));
+      slots_[i] = c.layout.offsets[i] + caches[i]->layer(c.layer).length;
+    ggml_backend_tensor_set(c.slots, slots_.data(), 0, ggml_nbytes(c.slots));
     for (size_t r = 0; r < c.layout.runs.size(); ++r) {
       const auto& run = c.layout.runs[r];
       for (size_t i = 0; i < run.count; ++i) {

@@ -78,6 +78,7 @@ class DecodeGraph {
   std::vector<int64_t> starts_;      ///< by layer and column: the cache's first row
   std::vector<size_t> layer_class_;  ///< by layer
   std::vector<LayoutClass> classes_;
+  std::vector<int64_t> slots_;        ///< by column, of one class at a time
   std::vector<uint64_t> versions_;    ///< by column: of the cache the masks were filled for
   ggml_tensor* tokens_ = nullptr;     ///< [caches] I32
   ggml_tensor* positions_ = nullptr;  ///< [caches] I32

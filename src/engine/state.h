@@ -16,7 +16,8 @@ struct Engine::State {
       : m(model.loaded()), options(engine_options), prefill_scheduler(*m.backends) {}
 
   PromptShape shape(int64_t n) const { return {n, m.hp.n_layer, m.hp.n_head, m.hp.n_head_kv, m.hp.d_head}; }
-  std::vector<size_t> step(std::span<const Step> steps, DecodeGraph::Result result);
+  /// Decodes one token of each; decode_graph then holds the result, column c that of steps[columns.order[c]].
+  void step(std::span<const Step> steps, DecodeGraph::Result result);
 
   LoadedModel& m;
   EngineOptions options;
@@ -25,6 +26,13 @@ struct Engine::State {
   std::unique_ptr<Scheduler> decode_scheduler;
   std::unique_ptr<DecodeGraph> decode_graph;  ///< allocated in decode_scheduler
   int64_t graphs_built = 0;
+  /// The step's columns; kept so that a token allocates nothing.
+  struct {
+    std::vector<size_t> order;  ///< indices of steps
+    std::vector<const KvCache*> caches;
+    std::vector<int32_t> tokens;
+    std::vector<int32_t> positions;
+  } columns;
   std::vector<float> logits;
   std::vector<Token> ids;
 };

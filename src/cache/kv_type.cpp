@@ -39,6 +39,7 @@ KvType parse_kv_type(std::string_view text) {
 
 std::vector<std::string> kv_type_names() {
   std::vector<std::string> names;
+  names.reserve(kTypes.size());
   for (const auto& entry : kTypes) names.emplace_back(ggml_type_name(entry.ggml));
   return names;
 }

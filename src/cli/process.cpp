@@ -56,12 +56,13 @@ void require_program(const std::string& name, const std::string& hint) {
   const char* path = std::getenv("PATH");
   std::istringstream folders(path != nullptr ? path : "");
   for (std::string folder; std::getline(folders, folder, ':');)
-    if (access((folder + "/" + name).c_str(), X_OK) == 0) return;
+    if (access(folder.append("/").append(name).c_str(), X_OK) == 0) return;
   throw Error(fmt::format("{} is not on PATH; {}", name, hint));
 }
 
 std::string run_program(const std::vector<std::string>& arguments) {
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (const auto& word : arguments) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
   const File errors(std::tmpfile());

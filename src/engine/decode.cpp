@@ -17,7 +17,8 @@ void check(std::span<const Step> steps, const HParams& hp, KvTypes types) {
   for (size_t i = 0; i < steps.size(); ++i) {
     const auto& [sequence, token] = steps[i];
     if (sequence == nullptr || !sequence->cache) throw Error("decode needs a prefilled sequence");
-    if (std::ranges::any_of(steps.first(i), [&](const Step& s) { return s.sequence == sequence; }))
+    const auto earlier = steps.first(i);
+    if (std::ranges::find(earlier, sequence, &Step::sequence) != earlier.end())
       throw Error("a sequence appears twice in one decode step");
     if (sequence->cache->types() != types)
       throw Error("the sequence was prefilled by an engine of other KV cache types");

@@ -300,6 +300,20 @@ TEST(Batch, ForksContinueOnTheirOwn) {
   EXPECT_THROW(engine.fork(Sequence{}), Error);
 }
 
+TEST(Batch, DeepModelsForkGrowAndDecodeApart) {
+  // As many layers and lone caches as make the largest graphs.
+  RandomModel m;
+  m.n_layer = 40;
+  const auto model = load(random_model_path("deep", m));
+  Engine engine(*model);
+  const auto c = alone(engine, random_tokens(40, 256, 1), full_policy(), 3);
+  std::vector<std::unique_ptr<Running>> batch;
+  batch.push_back(start(engine, c));
+  while (batch.size() < 24)
+    batch.push_back(std::make_unique<Running>(Running{&c, engine.fork(batch[0]->sequence), 0}));
+  while (!batch[0]->done()) step(engine, batch);
+}
+
 TEST(Batch, RefusesWhatCannotBeBeforeAnyWork) {
   const auto model = load(model_path());
   Engine engine(*model);

@@ -49,6 +49,7 @@ class Sequence {
   int64_t position = 0;       ///< of the next token: prompt_tokens, then one more each
   std::vector<int64_t> kept;  ///< prompt tokens kept, by layer
   std::vector<GroupSelection> groups;
+  KvTypes kv_types;  ///< of the caches
   KvBytes bytes;
   PrefillTiming timing;
   std::unique_ptr<KvCache> cache;

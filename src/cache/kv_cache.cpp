@@ -83,7 +83,8 @@ std::unique_ptr<KvSegment> KvCache::make_segment(const std::vector<int64_t>& cap
 }
 
 void KvCache::copy_to(const KvSegment& segment) const {
-  Graph graph(16 + 8 * layers_.size());
+  const size_t nodes = 16 + 16 * layers_.size();
+  Graph graph(nodes);
   for (int i = 0; i < layers(); ++i) {
     const auto& [rows, length] = layer(i);
     if (length == 0) continue;
@@ -91,7 +92,7 @@ void KvCache::copy_to(const KvSegment& segment) const {
       graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), from, 0, length),
                          KvRows::slice(graph.ctx(), to, 0, length)));
   }
-  Scheduler(backends_, 32 + 16 * layers_.size()).run(graph);
+  Scheduler(backends_, 2 * nodes).run(graph);
 }
 
 void KvCache::forget_masks() {

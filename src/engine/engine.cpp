@@ -49,6 +49,7 @@ Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
   copy.position = sequence.position;
   copy.kept = sequence.kept;
   copy.groups = sequence.groups;
+  copy.kv_types = sequence.kv_types;
   copy.bytes = sequence.bytes;
   copy.bytes.peak = copy.cache->meter().peak();
   return copy;

@@ -261,6 +261,7 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
     sequence.prompt_tokens = sequence.position = n;
     sequence.timing = {total, targets[i].selection_ms};
     sequence.groups = selectors[i]->groups();
+    sequence.kv_types = state_->options.kv;
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
       sequence.kept.push_back(sequence.cache->layer(layer).length);
       sequence.bytes.kept += sequence.kept.back() * kv_token_bytes(m.hp, state_->options.kv);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "cli/process.h"
@@ -41,6 +42,9 @@ int64_t LlamaTools::cells(int64_t n) const {
 }
 
 LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
+  // BLAS threads spin against ggml's where that backend is installed; one of them is llama.cpp's best on few
+  // cores.
+  setenv("OPENBLAS_NUM_THREADS", "1", /*overwrite=*/0);
   std::vector<std::string> common = {"-m", model, "-ub", std::to_string(chunk)};
   if (threads > 0) common = with(common, {"-t", std::to_string(threads)});
   if (kv != KvTypes{})

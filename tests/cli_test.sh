@@ -71,8 +71,51 @@ grep -q $'\x1b\\[1m' <<<"$("$windowkv" inspect -m "$model" -f "$source/demo/docu
   fail "inspect -f"
 "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" 2>err | head -1 >/dev/null
 [[ ! -s err ]] || fail "a closed pipe: $(cat err)"
-"$windowkv" bench -m "$model" -l 200 -n 4 -r 1 --json bench.json >/dev/null && python3 -m json.tool bench.json >/dev/null ||
-  fail "bench"
+
+# Measurements
+"$windowkv" bench -m "$model" -l 200 -n 4 -r 1 --batch 1,3 -ctk q8_0 --json bench.json >table || fail "bench"
+python3 - <<'P' || fail "bench --json"
+import json
+b = json.load(open("bench.json"))
+assert b["kv_type"] == {"k": "q8_0", "v": "f16"}
+for r in b["results"]:
+    assert [d["sequences"] for d in r["decode"]] == [1, 3] and all(len(d["tokens_per_second"]) == 1 for d in r["decode"])
+    m = r["memory"]
+    parts = [m[k] for k in ("program", "weights", "kv", "prompt", "compute")]
+    # Sanitizers hold freed memory back, so only the sum's upper end can be checked here.
+    assert min(parts) > 0 and sum(parts) < 1.25 * m["peak_rss"]
+P
+grep -q "measured RSS" table || fail "bench explains no memory"
+[[ $(run --kv full --kv-type q8_0 -q) == mint ]] || fail "--kv-type q8_0"
+
+# llama.cpp's tools, played by scripts that print what theirs do: what is asked of them, and what comes of it.
+mkdir bin
+cat >bin/llama-bench <<'P'
+#!/bin/sh
+echo "llama-bench $*" >>asked
+echo '[{"avg_ts": 1000.0}]'
+P
+cat >bin/llama-batched-bench <<'P'
+#!/bin/sh
+echo "llama-batched-bench $*" >>asked
+echo '{"t_pp": 0.2, "speed_tg": 500.0}'
+P
+chmod +x bin/*
+beside() { PATH=$PWD/bin:$PATH "$windowkv" bench -m "$model" -b 12% --vs llama -t 1 "$@"; }
+beside -l 200 -n 4 -r 2 --batch 1,3 --json vs.json >table || fail "bench --vs"
+grep -q "beside llama.cpp" table || fail "bench --vs prints no table"
+python3 - <<'P' || fail "bench --vs --json"
+import json
+one, three = json.load(open("vs.json"))["results"][0]["llama"]
+assert one["llama_sequences"] == 1 and three["llama_sequences"] == 3
+assert one["llama_prefill_ms"] == [200.0] * 2 and three["llama_tokens_per_second"] == [500.0] * 2
+assert three["llama_kv_bytes"] == 3 * 256 * 2 * 2 * 2 * 64 * 6
+asked = open("asked").read().splitlines()
+assert len(asked) == 6 and all("-t 1" in line for line in asked)
+assert sum("-npp 200 -ntg 4 -npl 3" in line for line in asked) == 2 and sum("-d 200" in line for line in asked) == 2
+P
+beside -l 1000 -n 8 -r 1 --batch 20 --equal-memory >table || fail "bench --equal-memory"
+grep -qE "^1000 +12% +20 +2 " table || fail "sequences of equal memory: $(tail -1 table)"
 
 # Evaluations
 suite=$source/data/minilong-suite
@@ -184,6 +227,17 @@ refuses "top-p" run -m "$model" -p x --top-p 2
 refuses "--threads" run -m "$model" -p x -t=-1
 refuses "--chunk" run -m "$model" -p x --chunk 0
 refuses "--predict" run -m "$model" -p x -n=-7
+refuses "unknown KV cache type" run -m "$model" -p x --kv-type q5_0
+refuses "unknown KV cache type" run -m "$model" -p x -ctv f32
+refuses "--batch" bench -m "$model" --batch 0
+refuses "--vs" bench -m "$model" --vs some
+refuses "--vs" bench -m "$model" --equal-memory
+printf '#!/bin/sh\necho first >&2\necho no such model >&2\nexit 3\n' >bin/llama-bench
+PATH=$PWD/bin:$PATH refuses "llama-bench failed: no such model" bench -m "$model" -l 50 -n 1 -r 1 --vs llama
+printf '#!/bin/sh\necho text\n' >bin/llama-bench
+PATH=$PWD/bin:$PATH refuses "printed no JSON" bench -m "$model" -l 50 -n 1 -r 1 --vs llama
+PATH=/nonexistent "$windowkv" bench -m "$model" --vs llama 2>err && fail "llama-bench that is not there"
+grep -q "llama-bench is not on PATH" err || fail "llama-bench that is not there: $(cat err)"
 refuses "no device" run -m "$model" -p x --device tpu9
 refuses "cannot write" run -m "$model" -p x --trace /nonexistent/trace.json
 refuses "cannot write" bench -m "$model" --json /nonexistent/bench.json

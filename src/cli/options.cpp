@@ -31,6 +31,21 @@ void ModelFlags::add_to(CLI::App& app) {
   group->add_option("--chunk", chunk, "prompt tokens that go through a layer at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
+  group
+      ->add_option("--kv-type", kv_type,
+                   fmt::format("how the KV cache is stored: {}", fmt::join(kv_type_names(), ", ")))
+      ->capture_default_str();
+  group->add_option("--kv-type-k,--cache-type-k", kv_type_k, "the same for K alone; also -ctk")
+      ->type_name("TYPE");
+  group->add_option("--kv-type-v,--cache-type-v", kv_type_v, "the same for V alone; also -ctv")
+      ->type_name("TYPE");
+}
+
+EngineOptions ModelFlags::engine() const {
+  const auto either = parse_kv_type(kv_type);
+  return {chunk,
+          {kv_type_k.empty() ? either : parse_kv_type(kv_type_k),
+           kv_type_v.empty() ? either : parse_kv_type(kv_type_v)}};
 }
 
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {

@@ -17,10 +17,14 @@ struct ModelFlags {
   bool no_mmap = false;
   std::string calibration = "auto";
   int chunk = EngineOptions().chunk;
+  std::string kv_type = "f16";
+  std::string kv_type_k;  ///< empty: as kv_type
+  std::string kv_type_v;
 
   void add_to(CLI::App& app);
   std::unique_ptr<Model> load(bool weights = true) const;
-  EngineOptions engine() const { return {chunk}; }
+  /// Throws Error for unknown types.
+  EngineOptions engine() const;
 };
 
 /// --kv, --kv-budget, --task, --preset and the method's numbers.

@@ -1,6 +1,7 @@
 #include "engine/layer_selection.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace windowkv {
 
@@ -46,17 +47,22 @@ void gather(LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const Kept
   Graph graph(64 + 16 * kept.size());
   auto* ctx = graph.ctx();
   auto* ids = graph.input(GGML_TYPE_I32, count, lists);
+  auto* slots = graph.input(GGML_TYPE_I64, count);
   for (auto [source, target] : {std::pair{rows.k(), to.k()}, {rows.v(), to.v()}})
     for (int64_t h = 0; h < lists; ++h) {
-      const size_t offset = ggml_row_size(source->type, h * part);
-      auto* from = ggml_view_2d(ctx, source, part, source->ne[1], source->nb[1], offset);
+      auto head = [&](ggml_tensor* all) {
+        return ggml_view_2d(ctx, all, part, all->ne[1], all->nb[1], ggml_row_size(all->type, h * part));
+      };
       auto* list = ggml_view_1d(ctx, ids, count, static_cast<size_t>(h) * ids->nb[1]);
-      graph.add(ggml_cpy(ctx, ggml_get_rows(ctx, from, list),
-                         ggml_view_2d(ctx, target, part, count, target->nb[1], offset)));
+      // Not ggml_cpy, which cannot quantize into rows that lie apart.
+      graph.add(ggml_set_rows(ctx, head(target), ggml_get_rows(ctx, head(source), list), slots));
     }
   scheduler.allocate(graph);
   for (size_t h = 0; h < kept.size(); ++h)
     ggml_backend_tensor_set(ids, kept[h].data(), h * ids->nb[1], ids->nb[1]);
+  std::vector<int64_t> numbers(static_cast<size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  ggml_backend_tensor_set(slots, numbers.data(), 0, ggml_nbytes(slots));
   scheduler.compute(graph);
 }
 
@@ -78,7 +84,7 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Prompt& prompt, i
     auto& cache = target.cache->layer(target.waiting);
     const auto kept = selector.choose(target.waiting, picked);
     cache.length = static_cast<int64_t>(kept.front().size());
-    if (cache.length > 0 && cache.rows.get() != &rows) gather(m, scheduler, rows, kept, *cache.rows);
+    if (cache.length > 0 && &cache.rows != &rows) gather(m, scheduler, rows, kept, cache.rows);
   }
 }
 

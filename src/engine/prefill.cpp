@@ -84,13 +84,16 @@ class Prefill {
   }
 
   /// Where the layer's K and V of all tokens go: straight into the cache where there is one and it keeps
-  /// everything, else into the scratch, whose places the layers use in turn.
+  /// everything as it is, else into the scratch, whose places the layers use in turn.
   const KvRows& rows_for(int layer) {
-    if (targets_.size() == 1 && targets_[0].selector->capacity(layer) >= n_)
-      return *targets_[0].cache->layer(layer).rows;
-    auto& rows = scratch_[static_cast<size_t>(layer % in_flight_)];
-    if (!rows) rows = std::make_unique<KvRows>(*m_.backends, m_.hp, n_, targets_[0].cache->meter());
-    return *rows;
+    if (targets_.size() == 1 && targets_[0].selector->capacity(layer) >= n_ &&
+        targets_[0].cache->types() == KvTypes{})
+      return targets_[0].cache->layer(layer).rows;
+    auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
+    if (!place)
+      place = std::make_unique<KvSegment>(std::make_shared<KvArena>(*m_.backends, m_.hp, KvTypes{}, n_),
+                                          std::vector{n_}, targets_[0].cache->meter());
+    return place->layer(0);
   }
 
   template <typename F>
@@ -204,7 +207,7 @@ class Prefill {
   int in_flight_;  ///< layers whose K and V are in full at once
   Prompt prompt_;
   CausalMask mask_;
-  std::vector<std::unique_ptr<KvRows>> scratch_{static_cast<size_t>(in_flight_)};
+  std::vector<std::unique_ptr<KvSegment>> scratch_{static_cast<size_t>(in_flight_)};
   int64_t steps_;
   int64_t done_ = 0;
 };
@@ -237,9 +240,10 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   if (n > INT32_MAX) throw Error("a prompt of over 2^31 tokens");
   MemoryPlan memory;
   for (const auto* policy : policies)
-    memory.add(plan_memory(m.hp, n, *policy, options.reserve, state_->options.chunk));
+    memory.add(plan_memory(m.hp, n, *policy, options.reserve, state_->options));
   const int64_t available = m.backends->free_memory();
-  if (available >= 0 && memory.total() > available)
+  const int64_t set_aside = options.pool.arena() ? memory.kv_kept + memory.kv_reserve : 0;
+  if (available >= 0 && memory.total() - set_aside > available)
     throw Error(fmt::format(
         "a prompt of {} tokens needs {} (KV cache {}, hidden states {}, the rest {}) and {} are free; "
         "use a shorter prompt or a smaller --kv-budget",
@@ -256,7 +260,8 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
     capacities.reserve(static_cast<size_t>(m.hp.n_layer));
     for (int layer = 0; layer < m.hp.n_layer; ++layer)
       capacities.push_back(selectors[i]->capacity(layer) + options.reserve);
-    next[i].cache = std::make_unique<KvCache>(*m.backends, m.hp, capacities);
+    next[i].cache =
+        std::make_unique<KvCache>(*m.backends, m.hp, state_->options.kv, capacities, options.pool.arena());
     targets.push_back({selectors[i].get(), next[i].cache.get()});
   }
   state_->logits =
@@ -268,9 +273,10 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
     sequence.prompt_tokens = sequence.position = n;
     sequence.timing = {total, targets[i].selection_ms};
     sequence.groups = selectors[i]->groups();
+    sequence.kv_types = state_->options.kv;
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
       sequence.kept.push_back(sequence.cache->layer(layer).length);
-      sequence.bytes.kept += sequence.kept.back() * m.hp.kv_layer_bytes_per_token();
+      sequence.bytes.kept += sequence.kept.back() * kv_token_bytes(m.hp, state_->options.kv);
     }
     sequence.bytes.full = n * m.hp.n_layer * m.hp.kv_layer_bytes_per_token();
     sequence.bytes.peak = sequence.cache->meter().peak();

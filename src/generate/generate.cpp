@@ -48,14 +48,20 @@ Generation generate(Engine& engine, const Vocab* vocab, Sequence& sequence, std:
       out.reason = StopReason::kCancelled;
       break;
     }
+    const bool may_end = static_cast<int64_t>(out.tokens.size()) >= options.min_tokens;
+    const bool on_device = !out.tokens.empty() && may_end && sampler.greedy();
+    Token token = 0;
     if (!out.tokens.empty()) {
-      const auto step = Clock::now();
-      logits = engine.decode(sequence, out.tokens.back());
-      out.decode_ms += ms(Clock::now() - step);
+      const Step step{&sequence, out.tokens.back()};
+      const auto step_start = Clock::now();
+      if (on_device)
+        token = engine.decode_greedy(std::span(&step, 1)).front();
+      else
+        logits = engine.decode(std::span(&step, 1));
+      out.decode_ms += ms(Clock::now() - step_start);
       ++out.decoded;
     }
-    const bool may_end = static_cast<int64_t>(out.tokens.size()) >= options.min_tokens;
-    const Token token = sampler.sample(may_end ? logits : mask_ends(logits));
+    if (!on_device) token = sampler.sample(may_end ? logits : mask_ends(logits));
     if (out.tokens.empty()) out.first_token_ms = ms(Clock::now() - start);
     out.tokens.push_back(token);
     if (ends(token)) {

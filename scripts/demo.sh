@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Reads one long document with a question about it three times: with the full KV cache, with WindowKV as published at
-# 12 %, and with WindowKV choosing in every layer at 12 %.
+# Reads one long document with a question about it three times: with the full KV cache, with windowkv at 12 %, and with
+# the rule as it was published at 12 %.
 #   scripts/demo.sh WINDOWKV-BINARY
 set -euo pipefail
 windowkv=$1
@@ -18,13 +18,14 @@ ask() {
 
 echo "The document: a page of Sherlock Holmes. In the middle of it stands: $(grep -o 'The secret ingredient[^.]*\.' demo/document.txt)"
 ask "1. Everything kept" --kv full
-ask "2. WindowKV as published, 12 % kept" --kv windowkv --kv-budget 12%
-ask "3. WindowKV choosing in every layer, the same room in each, 12 % kept" --kv windowkv --kv-budget 12% --group 1 --pyramid flat
+ask "2. windowkv, 12 % kept" --kv-budget 12%
+ask "3. The rule as published (arXiv 2503.17922), 12 % kept" --kv-budget 12% --preset paper
 
 cat <<'T'
 
-What to make of it: the published rule lets the first layer of a group choose for the whole group and gives the upper
-groups little room. In this small model of 6 layers the lower layers do not yet know what is asked, so it loses most
-such needles; choosing in every layer (3) keeps more of them, not all. `windowkv inspect` with the same flags shows
-which text each group kept.
+What to make of it: the default (2) keeps runs of text that begin where the end of the prompt looks, for each KV head and
+each layer, and gives most room to the layers that were measured to need it. The published rule (3) lets the first layer
+of a group choose for the whole group and gives the upper groups little room; in a small model of 6 layers the lower
+layers do not yet know what is asked, so it loses most such needles. docs/selection.md has the figures; `windowkv inspect`
+with the same flags shows which text was kept.
 T

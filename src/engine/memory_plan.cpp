@@ -28,10 +28,10 @@ MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64
   plan.mask = ((n - 1) / width * width + width) * (width + 1) * 2;
   const int64_t activations =
       width * (6 * static_cast<int64_t>(hp.n_embd) + 2 * static_cast<int64_t>(hp.n_ff) + 2 * hp.kv_row()) * 4;
-  // One KV head's keys in float32, its share of the attention, and the sums.
+  // One KV head's keys in float32, its share of the attention, and the scores of all heads.
   const int64_t share = hp.n_head / hp.n_head_kv;
   const int64_t queries = selector->accumulates() ? width : selector->observation();
-  const int64_t scoring = scores ? n * (hp.d_head + (queries + 4) * share) * 4 : 0;
+  const int64_t scoring = scores ? n * (hp.d_head + (queries + 1) * share + 3 * hp.n_head) * 4 : 0;
   plan.compute = std::max(activations, scoring);
   return plan;
 }

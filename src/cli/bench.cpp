@@ -57,10 +57,10 @@ struct Cell {
   double kept = 0;
 };
 
-void measure(Cell& cell, const BenchFlags& flags, const Model& model, Engine& engine) {
+void measure(Cell& cell, const BenchFlags& flags, Task task, const Model& model, Engine& engine) {
   const bool full = cell.budget == "full";
   const auto policy =
-      flags.policy.make(model.hparams(), full ? "full" : "windowkv", full ? "100%" : cell.budget);
+      flags.policy.make(model.hparams(), task, full ? "full" : "windowkv", full ? "100%" : cell.budget);
   std::mt19937 random(42);
   std::vector<Token> prompt(static_cast<size_t>(cell.length));
   for (auto& token : prompt)
@@ -90,6 +90,8 @@ void measure(Cell& cell, const BenchFlags& flags, const Model& model, Engine& en
 void bench(const BenchFlags& flags) {
   catch_interrupts();
   const auto file = open_output(flags.json);
+  // Random tokens ask for nothing.
+  const Task task = flags.policy.task.choice()(kNeutralTask, "").task;
   const auto model = flags.model.load();
   Engine engine(*model, flags.model.engine());
 
@@ -103,13 +105,13 @@ void bench(const BenchFlags& flags) {
   // warm up.
   {
     Cell warm_up{.length = std::min<int64_t>(512, flags.lengths.front()), .budget = flags.budgets.front()};
-    measure(warm_up, flags, *model, engine);
+    measure(warm_up, flags, task, *model, engine);
   }
   Progress progress("bench");
   int64_t done = 0;
   for (int r = 0; r < flags.repetitions; ++r)
     for (auto& cell : cells) {
-      measure(cell, flags, *model, engine);
+      measure(cell, flags, task, *model, engine);
       progress.update(++done, static_cast<int64_t>(cells.size()) * flags.repetitions);
     }
   progress.clear();
@@ -117,13 +119,11 @@ void bench(const BenchFlags& flags) {
   std::vector<std::vector<std::string>> rows = {{"prompt", "budget", "kept", "prefill ms", "prefill t/s",
                                                  "selection ms", "of prefill", "first token ms", "decode t/s",
                                                  "KV kept", "KV full", "KV peak", "RSS peak"}};
-  nlohmann::ordered_json json = {{"model", model->path()},
-                                 {"type", model->weight_type()},
-                                 {"device", model->device_name()},
-                                 {"threads", flags.model.threads},
-                                 {"chunk", flags.model.chunk},
-                                 {"repetitions", flags.repetitions},
-                                 {"results", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json json = {
+      {"model", model->path()},           {"type", model->weight_type()},
+      {"device", model->device_name()},   {"threads", flags.model.threads},
+      {"chunk", flags.model.chunk},       {"task", to_string(task)},
+      {"repetitions", flags.repetitions}, {"results", nlohmann::ordered_json::array()}};
   for (const auto& c : cells) {
     const double prefill = median(c.prefill_ms);
     const double selection = median(c.selection_ms);

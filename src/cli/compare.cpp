@@ -24,6 +24,7 @@ namespace {
 
 struct CompareFlags {
   ModelFlags model;
+  TaskFlags task;
   std::vector<std::string> data;
   std::vector<std::string> policies = {"windowkv", "windowkv:group=1:pyramid=flat",
                                        "snapkv",   "pyramidkv",
@@ -50,9 +51,9 @@ std::vector<eval::Contender> contenders_of(const CompareFlags& flags, int n_laye
 
 /// All that changes the results of a sample, so that a results file is only taken up by the same run.
 std::string setup_of(const CompareFlags& flags, const std::string& model_hash) {
-  return fnv1a64(fmt::format("{} | {} | {} | {} | {}", model_hash, WINDOWKV_VERSION,
-                             fmt::join(flags.policies, ","), fmt::join(flags.budgets, ","),
-                             flags.max_length));
+  return fnv1a64(fmt::format("{} | {} | {} | {} | {} | {}", model_hash, WINDOWKV_VERSION,
+                             fmt::join(flags.policies, ","), fmt::join(flags.budgets, ","), flags.max_length,
+                             flags.task.text()));
 }
 
 void compare(const CompareFlags& flags) {
@@ -61,6 +62,7 @@ void compare(const CompareFlags& flags) {
   const auto markdown_file = open_output(flags.markdown);
   const auto html_file = open_output(flags.html);
   const auto log = open_log(flags.out);
+  const auto task = flags.task.choice();
 
   const auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit});
   for (const auto& row : data.broken) warn(row.text() + "; skipped");
@@ -72,6 +74,7 @@ void compare(const CompareFlags& flags) {
 
   eval::CompareOptions options;
   options.max_length = flags.max_length;
+  options.task = task;
   options.log = log.get();
   options.setup = setup_of(flags, model_hash);
   options.cancelled = interrupted;
@@ -130,6 +133,7 @@ void add_compare(CLI::App& app) {
   group->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
   group->add_option("--html", flags->html, "write one self-contained page with charts")->type_name("FILE");
   group->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
+  flags->task.add_to(*command, /*rows=*/true);
   command->callback([flags] { compare(*flags); });
 }
 

@@ -29,6 +29,7 @@ namespace {
 
 struct NiahFlags {
   ModelFlags model;
+  TaskFlags task;
   std::vector<int64_t> lengths = {512, 1024, 2048};
   std::string depths = "11";
   eval::Needle needle;
@@ -116,7 +117,7 @@ std::string setup_hash(const NiahFlags& flags, const std::string& model_hash, co
                        bool chat) {
   const nlohmann::json all = {
       WINDOWKV_VERSION,    model_hash, fnv1a64(haystack), flags.needle.sentence, flags.needle.question,
-      flags.needle.answer, chat,       flags.predict};
+      flags.needle.answer, chat,       flags.predict,     flags.task.text()};
   return fnv1a64(all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
@@ -226,6 +227,7 @@ void niah(NiahFlags flags) {
   const auto html = open_output(flags.html);
   const auto svg = open_output(flags.svg);
 
+  const auto task = flags.task.choice();
   const auto model = flags.model.load();
   const bool chat = !flags.no_chat && model->vocab().has_chat_template();
   const eval::NiahPrompts prompts(model->vocab(), haystack, flags.needle, chat);
@@ -239,6 +241,7 @@ void niah(NiahFlags flags) {
   Progress progress("niah");
   eval::NiahOptions options;
   options.max_tokens = flags.predict;
+  options.task = task;
   options.log = log.get();
   options.setup = setup_hash(flags, model_hash, haystack, chat);
   options.cancelled = interrupted;
@@ -315,6 +318,8 @@ void add_niah(CLI::App& app) {
   caches->add_option("-b,--budgets", flags->budgets, "prompt tokens kept, averaged over layers: N or P%")
       ->delimiter(',')
       ->capture_default_str();
+
+  flags->task.add_to(*command, /*rows=*/true);
 
   auto* output = command->add_option_group("Output");
   output

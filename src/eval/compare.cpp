@@ -48,8 +48,9 @@ std::vector<SampleResult> run_sample(Engine& engine, const Model& model, const S
   const auto prompt = sample_tokens(model, sample, options.max_length);
   std::vector<std::unique_ptr<Policy>> owned;
   std::vector<const Policy*> policies;
+  const Task task = options.task(sample.task, sample.prompt).task;
   for (const auto& contender : contenders) {
-    owned.push_back(contender.make(sample.task));
+    owned.push_back(policy_for(contender, task, sample.task, sample.prompt));
     policies.push_back(owned.back().get());
   }
   PrefillOptions prefill;

@@ -23,7 +23,7 @@ int parse_number(std::string_view spec, std::string_view text) {
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer) {
   const auto kv = std::string(spec.substr(0, spec.find(':')));
   std::string preset = "default";
-  std::optional<Task> fixed;
+  std::optional<TaskChoice> choice;
   SelectionOverrides numbers;
   for (size_t at = kv.size(); at < spec.size();) {
     const size_t end = std::min(spec.find(':', at + 1), spec.size());
@@ -34,7 +34,7 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
     if (key == "preset")
       preset = value;
     else if (key == "task")
-      fixed = parse_task(value);
+      choice = TaskChoice::parse(value);
     else if (key == "pyramid")
       numbers.pyramid = parse_pyramid(value);
     else if (key == "window")
@@ -53,12 +53,17 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
     at = end;
   }
   const auto parsed = Budget::parse(budget);
-  Contender contender{
-      kv == "full" ? kv : fmt::format("{} {}", spec, budget), kv, budget, [=](Task task) {
-        return make_policy(kv, {parsed, make_config(preset, fixed.value_or(task), n_layer, numbers)});
-      }};
+  Contender contender{kv == "full" ? kv : fmt::format("{} {}", spec, budget), kv, budget, [=](Task task) {
+                        return make_policy(kv, {parsed, make_config(preset, task, n_layer, numbers)});
+                      }};
+  contender.task = choice;
   contender.make(Task::kLocalization);  // so that a bad name or number is known before the first row
   return contender;
+}
+
+std::unique_ptr<Policy> policy_for(const Contender& contender, Task decided, Task given,
+                                   std::string_view prompt) {
+  return contender.make(contender.task ? (*contender.task)(given, prompt).task : decided);
 }
 
 }  // namespace windowkv::eval

@@ -2,9 +2,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "eval/task_choice.h"
 #include "windowkv/policy.h"
 
 namespace windowkv::eval {
@@ -16,11 +18,18 @@ struct Contender {
   std::string budget;  ///< as --kv-budget takes it
   /// The policy for a row; rows carry a task, and WindowKV scores by it. Policies without tasks ignore it.
   std::function<std::unique_ptr<Policy>(Task)> make;
+  /// Its own say on the task, over the evaluation's.
+  std::optional<TaskChoice> task = std::nullopt;
 };
 
 /// From "snapkv", or a policy with numbers of its own, "windowkv:group=1:pyramid=flat". Keys: preset, task
-/// (localization, aggregation; without it the row's), window, observe, group, lambda, pyramid. Throws Error
-/// for anything unknown.
+/// (auto, given, localization, aggregation; without it the evaluation's), window, observe, group, lambda,
+/// pyramid. Throws Error for anything unknown.
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer);
+
+/// The contender's policy for a row that says `given` of itself and whose task the evaluation takes to be
+/// `decided`.
+std::unique_ptr<Policy> policy_for(const Contender& contender, Task decided, Task given,
+                                   std::string_view prompt);
 
 }  // namespace windowkv::eval

@@ -141,8 +141,10 @@ void run_point(Engine& engine, const Model& model, const NiahPrompts& prompts, c
   const auto prompt = prompts.make(point.length, point.depth, point.seed);
   std::vector<std::unique_ptr<Policy>> owned;
   std::vector<const Policy*> policies;
+  constexpr Task kGiven = Task::kLocalization;
+  const Task task = options.task(kGiven, prompt.text).task;
   for (const auto* contender : contenders) {
-    owned.push_back(contender->make(Task::kLocalization));
+    owned.push_back(policy_for(*contender, task, kGiven, prompt.text));
     policies.push_back(owned.back().get());
   }
   PrefillOptions prefill;

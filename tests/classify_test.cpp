@@ -37,7 +37,7 @@ std::string phrasings_path() {
 
 /// A chapter of a novel, cut in the middle.
 const std::string& story() {
-  static const std::string text = data_text("sherlock.txt").substr(2000, 9000);
+  static const std::string text = data_text("sherlock.txt").substr(2000);
   return text;
 }
 
@@ -106,8 +106,8 @@ TEST(Shape, SeesThatLabelsRepeat) {
   };
   std::string shots;
   for (int i = 0; i < 8; ++i) shots += fmt::format("Q: what is {}?\nA: it is {}\n\n", i, i * i);
-  EXPECT_TRUE(facts(shots + "Q: what is 9?\nA:").contains("last label seen 6-12 times"));
-  EXPECT_TRUE(facts(story() + "\n\nQ: what is 9?\nA:").contains("last label seen never"));
+  EXPECT_TRUE(facts(shots + "Q: what is 9?\nA:").contains("last label seen before: 6-12 times"));
+  EXPECT_TRUE(facts(story() + "\n\nQ: what is 9?\nA:").contains("last label seen before: never"));
 }
 
 // --- The built-in weights on hard cases
@@ -122,8 +122,7 @@ std::vector<HardCase> hard_cases() {
   const auto code =
       "def area(radius, scale=2):\n    \"\"\"Area of a circle.\"\"\"\n    return 3.14159 * radius ** "
       "scale\n\n"
-      "class Shape:\n    def __init__(self, name):\n        self.name = name\n\n" +
-      data_text("sherlock.txt").substr(0, 0);
+      "class Shape:\n    def __init__(self, name):\n        self.name = name\n\n";
   std::string source;
   for (int i = 0; i < 30; ++i) source += code;
   std::string faq;
@@ -132,7 +131,7 @@ std::vector<HardCase> hard_cases() {
   std::string shots;
   for (int i = 0; i < 8; ++i)
     shots += fmt::format("Passage:\n{}\nQuestion:\nWho came in?\nAnswer:\nHolmes\n\n",
-                         story().substr(static_cast<size_t>(i) * 900, 700));
+                         story().substr(static_cast<size_t>(i) * 600, 700));
   const auto& text = story();
   return {
       {"a question about code", "What is the default value of scale?\n\n" + source, kLocal},
@@ -209,8 +208,8 @@ TEST(BuiltinClassifier, TakesBinaryJunk) {
 
 TEST(BuiltinClassifier, SaysWhy) {
   const auto reasons =
-      TaskClassifier::builtin().reasons("Give a short summary of this text.\n\n" + story(), 12);
-  ASSERT_EQ(reasons.size(), 12u);
+      TaskClassifier::builtin().reasons("Give a short summary of this text.\n\n" + story(), 40);
+  ASSERT_EQ(reasons.size(), 40u);
   for (size_t i = 1; i < reasons.size(); ++i)
     EXPECT_GE(std::abs(reasons[i - 1].weight), std::abs(reasons[i].weight));
   EXPECT_TRUE(std::any_of(reasons.begin(), reasons.end(), [](const TaskReason& r) {
@@ -253,7 +252,7 @@ TEST(TaskChoices, TakeTheRowOrTheTextOrOneTask) {
 std::vector<TaskRow> toy_rows() {
   std::vector<TaskRow> rows;
   for (int i = 0; i < 24; ++i) {
-    const auto context = story().substr(static_cast<size_t>(i) * 250, 2000);
+    const auto context = story().substr(static_cast<size_t>(i) * 160, 2000);
     for (int source = 0; source < 3; ++source) {
       rows.push_back(
           {fmt::format("Find entry {}.\n\n{}", source, context), kLocal, fmt::format("toy/find{}", source)});
@@ -314,7 +313,7 @@ TEST(Training, WeightsSurviveTheirFile) {
   EXPECT_THROW(LinearTaskModel::from_bytes(bytes.substr(0, bytes.size() - 1), "x"), Error);
   EXPECT_THROW(LinearTaskModel::from_bytes("none", "x"), Error);
   auto infinite = bytes;
-  infinite.replace(12, 4, "\x00\x00\x80\x7f", 4);
+  infinite.replace(16, 4, "\x00\x00\x80\x7f", 4);
   EXPECT_THROW(LinearTaskModel::from_bytes(infinite, "x"), Error);
 }
 

@@ -50,6 +50,7 @@ j = json.load(open("run.json"))
 assert t["tokens"] == j["tokens"] and t["generated"] == j["generated"] and t["text"] == j["text"]
 n = t["prompt_tokens"]
 assert n == len(t["tokens"]) and t["policy"] == "windowkv" and t["task"] == "localization" and t["preset"] == "default"
+assert t["task_decision"]["source"] == "classifier" and 0.6 <= t["task_decision"]["probability"] <= 1
 c = t["config"]
 assert set(c) == {"omega", "alpha", "p", "gamma", "lambda", "pyramid", "budget"} and c["budget"] == n * 12 // 100
 row = 2 * 2 * t["model"]["kv_heads"] * t["model"]["head_size"]
@@ -88,6 +89,48 @@ compare --out c.jsonl >again 2>/dev/null && cmp -s table again && [[ $(wc -l <c.
 [[ $? -eq 3 ]] && grep -q "broken.jsonl:2" err || fail "a broken row: $(cat err)"
 "$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 2 --html n.html >/dev/null &&
   grep -q "<svg" n.html || fail "niah"
+
+# The task: told from the text, given, or neutral
+grep -q "^policy .*localization (classifier, p = " table || fail "the table does not say who chose the task: $(cat table)"
+task_of() { "$windowkv" run -m "$model" "$@" -n 1 --json -q | python3 -c '
+import json, sys; t = json.load(sys.stdin); print(t["task"], t["task_decision"]["source"])'; }
+[[ $(task_of -f "$source/demo/document.txt" -p "Summarize the text above in one paragraph.") == "aggregation classifier" ]] ||
+  fail "--task auto on a summary"
+[[ $(task_of -f "$source/demo/document.txt" -p "$question" --task aggregation) == "aggregation given" ]] || fail "--task aggregation"
+[[ $(task_of -p "$question" --task-threshold 1) == "localization neutral" ]] || fail "--task-threshold"
+[[ $(task_of --tokens ids.json) == "localization classifier" ]] || fail "--task auto on ids"
+classify() { "$windowkv" classify "$@"; }
+[[ $(classify -f "$source/demo/document.txt" -p "$question") == "localization (classifier, p = "* ]] || fail "classify"
+[[ $(echo "Summarize." | classify -f - --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["task"])') == aggregation ]] ||
+  fail "classify --json"
+[[ $(classify -p "$question" --why 3 | wc -l) -eq 4 ]] || fail "classify --why"
+[[ $(classify --jsonl "$source/data/minilong-suite/needles.jsonl" | grep -c '"task":"localization"') -ge 50 ]] || fail "classify --jsonl"
+classify --bench 1 >/dev/null || fail "classify --bench"
+python3 - "$source" <<'P' || fail "unpacking the prompts"
+import lzma, sys
+rows = {}
+for split in ("train", "valid", "test"):
+    rows[split] = lzma.open(f"{sys.argv[1]}/data/task-prompts/{split}.jsonl.xz").read().decode().splitlines(True)
+open("test.jsonl", "w").writelines(rows["test"])
+open("small.jsonl", "w").writelines(rows["train"][::40])
+P
+classify --eval test.jsonl --json | python3 -c '
+import json, sys; s = json.load(sys.stdin)["all"]; assert s["rows"] == 834 and s["accuracy"] >= 0.92, s' || fail "accuracy on unseen phrasings"
+echo "{\"text\": 1}" >rows.jsonl
+echo "{\"text\": \"a\", \"label\": \"aggregation\"}" >one.jsonl
+train() { classify --train small.jsonl --valid test.jsonl --out "$1"; }
+train a.task >/dev/null && train b.task >/dev/null && cmp -s a.task b.task || fail "training does not repeat itself"
+classify -p "$question" --classifier a.task >/dev/null || fail "--classifier"
+refuses "nothing to classify" classify
+refuses "cannot read" classify --classifier missing.task -p x
+refuses "not a GGUF" classify --classifier "$source/README.md" -p x
+refuses "--out" classify --train small.jsonl
+refuses "cannot write" classify --train small.jsonl --out /nonexistent/x.task
+refuses "rows.jsonl:1: " classify --eval rows.jsonl
+refuses "both tasks" classify --train one.jsonl --out x.task
+refuses "BERT family" run -m "$model" -p x --classifier "$model"
+refuses "needs --classifier" run -m "$model" -p x --classifier-labels localization,aggregation
+refuses "--task-threshold" run -m "$model" -p x --task-threshold 0.2
 
 # Ctrl-C while it generates: the table, and 130.
 "$windowkv" run -m "$model" -p "Once upon a time" --no-chat --ignore-eos -n 100000 >out 2>err &

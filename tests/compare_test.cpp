@@ -25,7 +25,7 @@ TEST(Contenders, CarryNumbersOfTheirOwn) {
   EXPECT_EQ(policy->config()->omega, 4);
   EXPECT_EQ(policy->config()->p, 2);
   const auto task_of = [](const char* spec) {
-    return policy_for(make_contender(spec, "6%", 6), Task::kAggregation, Task::kAggregation,
+    return policy_for(make_contender(spec, "6%", 6), TaskChoice::parse("given"), Task::kAggregation,
                       "Question: who wrote the letter?\nAnswer:")
         ->config()
         ->task;

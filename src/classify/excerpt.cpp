@@ -61,6 +61,14 @@ std::string_view trim(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
+std::string_view without_turns(std::string_view text) {
+  for (const auto turn : kTurns) {
+    if (text.starts_with(turn)) text = trim(text.substr(turn.size()));
+    if (text.ends_with(turn)) text = trim(text.substr(0, text.size() - turn.size()));
+  }
+  return text;
+}
+
 bool is_continuation(char c) {
   return (static_cast<uint8_t>(c) & 0xC0) == 0x80;
 }
@@ -121,17 +129,12 @@ void append(std::string& out, char32_t c) {
 }  // namespace
 
 Excerpt take_excerpt(std::string_view text, size_t bytes) {
+  text = without_turns(trim(text));
   const size_t room = 2 * bytes;  // for the marks that go
   const auto head_text = without_marks(text.substr(0, room));
   const auto tail_text = without_marks(text.substr(text.size() - std::min(text.size(), room)));
-  auto head = trim(head_text);
+  auto head = trim(head_text).substr(0, bytes);
   auto tail = trim(tail_text);
-  for (const auto turn : kTurns) {
-    if (head.starts_with(turn)) head.remove_prefix(turn.size());
-    if (tail.ends_with(turn)) tail.remove_suffix(turn.size());
-  }
-  head = trim(head).substr(0, bytes);
-  tail = trim(tail);
   tail = tail.substr(tail.size() - std::min(tail.size(), bytes));
   head.remove_suffix(utf8_incomplete_tail(head));
   while (!tail.empty() && is_continuation(tail.front())) tail.remove_prefix(1);

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "classify/excerpt.h"
 #include "classify/shape.h"
@@ -11,6 +10,31 @@
 namespace windowkv {
 
 namespace {
+
+using Names = std::vector<std::pair<uint32_t, std::string>>;
+
+/// Families of features; the second of a pair is for the end of the prompt.
+enum Kind : uint64_t {
+  kWordAnywhere = 1,
+  kWordAtEnd = 3,
+  kWordNearEnd = 5,
+  kPair = 7,
+  kPairAtEnd = 9,
+  kTriple = 11,
+  kGappedPair = 13,
+  kLetters = 15,
+  kShape = 17,
+  kOpening = 23,
+  kOpeningAtEnd = 24,
+  kOpeningPair = 26,
+  kQuestionOpening = 27,
+};
+
+constexpr float kShapeValue = 2.0f;
+constexpr float kLettersValue = 0.5f;
+constexpr size_t kNear = 24;           // words
+constexpr size_t kOpeningReach = 100;  // words from the end in which openings of sentences count
+constexpr size_t kLongestQuestion = 40;
 
 uint64_t mix(uint64_t x) {  // splitmix64's finalizer
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -24,18 +48,23 @@ uint64_t hash_of(std::string_view text) {  // FNV-1a, 64 bits
   return hash;
 }
 
+uint64_t hash_of(uint64_t first, uint64_t second) {
+  return mix(first * 3 + second);
+}
+
 class Collector {
  public:
-  explicit Collector(std::vector<std::pair<uint32_t, std::string>>* names) : names_(names) {}
+  explicit Collector(Names* names) : names_(names) {}
 
-  /// `kind` tells families of features apart; `describe` is asked for the name only where names are wanted.
-  template <typename Describe>
-  void add(uint64_t kind, uint64_t hash, float value, Describe&& describe) {
+  /// `name` is called only where names are wanted.
+  template <typename Name>
+  void add(uint64_t kind, uint64_t hash, float value, Name&& name) {
     const auto bucket = static_cast<uint32_t>(mix(hash + kind * 0x9e3779b97f4a7c15u) >> (64 - kFeatureBits));
     features_.push_back({bucket, value});
-    if (names_ != nullptr) names_->emplace_back(bucket, describe());
+    if (names_ != nullptr) names_->emplace_back(bucket, name());
   }
 
+  /// Of the features that fall into one bucket the largest.
   std::vector<Feature> take() {
     std::sort(features_.begin(), features_.end(), [](const Feature& a, const Feature& b) {
       return a.bucket < b.bucket || (a.bucket == b.bucket && a.value > b.value);
@@ -48,103 +77,125 @@ class Collector {
 
  private:
   std::vector<Feature> features_;
-  std::vector<std::pair<uint32_t, std::string>>* names_;
+  Names* names_;
 };
 
-}  // namespace
+/// The words of one end and what they are features of.
+class End {
+ public:
+  End(Collector& out, const std::string& text, bool head)
+      : out_(out),
+        words_(split_excerpt(text)),
+        place_(head ? "start" : "end"),
+        which_(head ? 0 : 1),
+        head_(head) {
+    for (const auto& word : words_) hashes_.push_back(hash_of(word.text));
+  }
 
-namespace {
-enum Kind : uint64_t {
-  kAny = 1,
-  kEnd = 3,
-  kNear = 5,
-  kBigram = 7,
-  kEndBigram = 9,
-  kTrigram = 11,
-  kSkip = 13,
-  kChars = 15,
-  kShape = 17,
-  kVeryNear = 19,
-  kEndTri = 21,
-  kFirst = 23
-};
-
-float near_value(size_t distance) {
-  return distance < 48 ? 1.0f : distance < 100 ? 0.6f : 0.35f;
-}
-
-void add_end(Collector& out, const std::vector<Word>& words, bool head) {
-  const size_t n = words.size();
-  const uint64_t end = head ? 0 : 1;
-  const char* name = head ? "start" : "end";
-  std::vector<uint64_t> hashes(n);
-  for (size_t i = 0; i < n; ++i) hashes[i] = hash_of(words[i].text);
-  for (size_t i = 0; i < n; ++i) {
-    const size_t distance = head ? i : n - 1 - i;
-    const float value = near_value(distance);
-    const auto& w = words[i].text;
-    auto join = [&](size_t count) {
-      std::string s;
-      for (size_t k = 0; k < count; ++k)
-        s += (k ? " " : "") + (words[i + k].text == "\n" ? std::string("⏎") : words[i + k].text);
-      return s;
-    };
-    out.add(kAny, hashes[i], value, [&] { return fmt::format("\"{}\"", join(1)); });
-    out.add(kEnd + end, hashes[i], value, [&] { return fmt::format("\"{}\" at the {}", join(1), name); });
-    if (distance < 24)
-      out.add(kNear + end, hashes[i], 1.0f, [&] { return fmt::format("\"{}\" near the {}", join(1), name); });
-    if (i + 1 < n) {
-      const uint64_t two = mix(hashes[i] * 3 + hashes[i + 1]);
-      out.add(kBigram, two, value, [&] { return fmt::format("\"{}\"", join(2)); });
-      out.add(kEndBigram + end, two, value, [&] { return fmt::format("\"{}\" at the {}", join(2), name); });
-    }
-    if (i + 2 < n) {
-      const uint64_t three = mix(mix(hashes[i] * 3 + hashes[i + 1]) * 5 + hashes[i + 2]);
-      out.add(kTrigram, three, value, [&] { return fmt::format("\"{}\"", join(3)); });
-      out.add(kSkip, mix(hashes[i] * 7 + hashes[i + 2]), value,
-              [&] { return fmt::format("\"{} … {}\"", w, words[i + 2].text); });
-    }
-    const bool starts = i == 0 || words[i - 1].kind == Word::Kind::kLineEnd || words[i - 1].text == "." ||
-                        words[i - 1].text == "?" || words[i - 1].text == "!" || words[i - 1].text == ":";
-    if (starts && words[i].kind == Word::Kind::kWord && distance < 100) {
-      out.add(kFirst, hashes[i], 1.0f * value, [&] { return fmt::format("a sentence begins \"{}\"", w); });
-      out.add(kFirst + 1 + end, hashes[i], 1.0f * value,
-              [&] { return fmt::format("a sentence begins \"{}\" at the {}", w, name); });
-      if (i + 1 < n)
-        out.add(kFirst + 3, mix(hashes[i] * 3 + hashes[i + 1]), 1.0f * value,
-                [&] { return fmt::format("a sentence begins \"{}\"", join(2)); });
-      // the question it is
-      for (size_t k = i; k < n && k < i + 40 && words[k].kind != Word::Kind::kLineEnd &&
-                         words[k].text != "." && words[k].text != ":";
-           ++k)
-        if (words[k].text == "?" || words[k].text == "？") {
-          out.add(kFirst + 4, hashes[i], 1.0f * value,
-                  [&] { return fmt::format("a question begins \"{}\"", w); });
-          if (i + 1 < n)
-            out.add(kFirst + 4, mix(hashes[i] * 3 + hashes[i + 1]), 1.0f * value,
-                    [&] { return fmt::format("a question begins \"{}\"", join(2)); });
-          break;
-        }
-    }
-    if (words[i].kind == Word::Kind::kWord && w.size() >= 4) {
-      const std::string padded = "^" + w + "$";
-      for (size_t length = 4; length <= 5; ++length)
-        for (size_t k = 0; k + length <= padded.size(); ++k)
-          out.add(kChars, hash_of(std::string_view(padded).substr(k, length)), 0.5f * value,
-                  [&] { return fmt::format("letters \"{}\"", padded.substr(k, length)); });
+  void add_all() {
+    for (size_t i = 0; i < words_.size(); ++i) {
+      add_runs(i);
+      if (words_[i].kind != Word::Kind::kWord) continue;
+      add_letters(i);
+      if (opens_sentence(i) && distance(i) < kOpeningReach) add_opening(i);
     }
   }
-}
+
+ private:
+  size_t distance(size_t i) const { return head_ ? i : words_.size() - 1 - i; }
+
+  /// Words near the end of the prompt are likelier to be the instruction's.
+  float value(size_t i) const {
+    const size_t d = distance(i);
+    if (d < 48) return 1.0f;
+    return d < 100 ? 0.6f : 0.35f;
+  }
+
+  std::string shown(size_t i) const { return words_[i].kind == Word::Kind::kLineEnd ? "⏎" : words_[i].text; }
+  std::string shown(size_t i, size_t count) const {
+    std::string out = shown(i);
+    for (size_t k = 1; k < count; ++k) out += fmt::format(" {}", shown(i + k));
+    return out;
+  }
+
+  void add_runs(size_t i) {
+    const float v = value(i);
+    const uint64_t one = hashes_[i];
+    out_.add(kWordAnywhere, one, v, [&] { return fmt::format("\"{}\"", shown(i)); });
+    out_.add(kWordAtEnd + which_, one, v, [&] { return fmt::format("\"{}\" at the {}", shown(i), place_); });
+    if (distance(i) < kNear)
+      out_.add(kWordNearEnd + which_, one, 1,
+               [&] { return fmt::format("\"{}\" near the {}", shown(i), place_); });
+    if (i + 1 == words_.size()) return;
+    const uint64_t two = hash_of(one, hashes_[i + 1]);
+    out_.add(kPair, two, v, [&] { return fmt::format("\"{}\"", shown(i, 2)); });
+    out_.add(kPairAtEnd + which_, two, v,
+             [&] { return fmt::format("\"{}\" at the {}", shown(i, 2), place_); });
+    if (i + 2 == words_.size()) return;
+    const uint64_t last = hashes_[i + 2];
+    out_.add(kTriple, hash_of(two, last), v, [&] { return fmt::format("\"{}\"", shown(i, 3)); });
+    out_.add(kGappedPair, hash_of(one, last), v,
+             [&] { return fmt::format("\"{} … {}\"", shown(i), shown(i + 2)); });
+  }
+
+  void add_letters(size_t i) {
+    if (words_[i].text.size() < 4) return;
+    const std::string padded = fmt::format("^{}$", words_[i].text);
+    for (size_t length = 4; length <= 5; ++length)
+      for (size_t k = 0; k + length <= padded.size(); ++k)
+        out_.add(kLetters, hash_of(std::string_view(padded).substr(k, length)), kLettersValue * value(i),
+                 [&] { return fmt::format("letters \"{}\"", padded.substr(k, length)); });
+  }
+
+  bool opens_sentence(size_t i) const {
+    if (i == 0 || words_[i - 1].kind == Word::Kind::kLineEnd) return true;
+    const auto& before = words_[i - 1].text;
+    return before == "." || before == "?" || before == "!" || before == ":";
+  }
+
+  bool asks(size_t first) const {
+    for (size_t i = first; i < words_.size() && i < first + kLongestQuestion; ++i) {
+      const auto& text = words_[i].text;
+      if (text == "?" || text == "？") return true;
+      if (words_[i].kind == Word::Kind::kLineEnd || text == "." || text == ":") return false;
+    }
+    return false;
+  }
+
+  void add_opening(size_t i) {
+    const float v = value(i);
+    const bool pair = i + 1 < words_.size();
+    const uint64_t one = hashes_[i];
+    const uint64_t two = pair ? hash_of(one, hashes_[i + 1]) : 0;
+    out_.add(kOpening, one, v, [&] { return fmt::format("a sentence begins \"{}\"", shown(i)); });
+    out_.add(kOpeningAtEnd + which_, one, v,
+             [&] { return fmt::format("a sentence begins \"{}\" at the {}", shown(i), place_); });
+    if (pair)
+      out_.add(kOpeningPair, two, v, [&] { return fmt::format("a sentence begins \"{}\"", shown(i, 2)); });
+    if (!asks(i)) return;
+    out_.add(kQuestionOpening, one, v, [&] { return fmt::format("a question begins \"{}\"", shown(i)); });
+    if (pair)
+      out_.add(kQuestionOpening, two, v,
+               [&] { return fmt::format("a question begins \"{}\"", shown(i, 2)); });
+  }
+
+  Collector& out_;
+  std::vector<Word> words_;
+  std::vector<uint64_t> hashes_;
+  const char* place_;
+  uint64_t which_;
+  bool head_;
+};
+
 }  // namespace
 
-std::vector<Feature> extract_features(std::string_view text,
-                                      std::vector<std::pair<uint32_t, std::string>>* names) {
+std::vector<Feature> extract_features(std::string_view text, Names* names) {
   Collector out(names);
   const auto excerpt = take_excerpt(text);
-  add_end(out, split_excerpt(excerpt.head), true);
-  add_end(out, split_excerpt(excerpt.tail), false);
+  End(out, excerpt.head, true).add_all();
+  End(out, excerpt.tail, false).add_all();
   for (const auto& fact : describe_shape(text, excerpt))
-    out.add(kShape, hash_of(fact), 2.0f, [&] { return fact; });
+    out.add(kShape, hash_of(fact), kShapeValue, [&] { return fact; });
   return out.take();
 }
 

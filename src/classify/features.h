@@ -8,8 +8,9 @@
 
 namespace windowkv {
 
-/// Buckets that features are hashed into.
-inline constexpr uint32_t kFeatureBits = 18;
+/// Buckets that features are hashed into: so many that a context's chance words rarely fall into one with a
+/// weight.
+inline constexpr uint32_t kFeatureBits = 22;
 inline constexpr uint32_t kFeatureCount = 1u << kFeatureBits;
 
 /// One thing a prompt has: a bucket, and how much it counts.

@@ -17,7 +17,8 @@ static_assert(std::endian::native == std::endian::little, "the weights' file is 
 
 constexpr int8_t kUnused = -128;
 constexpr std::string_view kMagic = "wkvtask1";
-constexpr size_t kHeader = kMagic.size() + sizeof(uint32_t) + 2 * sizeof(float);
+constexpr size_t kHeader = kMagic.size() + 2 * sizeof(uint32_t) + 2 * sizeof(float);
+constexpr size_t kEntry = sizeof(uint32_t) + 1;  // a bucket and its weight
 
 template <typename T>
 T read_at(std::string_view bytes, size_t at) {
@@ -53,26 +54,44 @@ bool LinearTaskModel::recognizes(std::string_view bytes) {
 
 LinearTaskModel LinearTaskModel::from_bytes(std::string_view bytes, const std::string& name) {
   if (!recognizes(bytes)) throw Error(name + ": not a classifier that windowkv classify --train wrote");
-  if (bytes.size() != kHeader + kFeatureCount || read_at<uint32_t>(bytes, kMagic.size()) != kFeatureBits)
-    throw Error(fmt::format("{}: damaged classifier: {} bytes where {} belong; train it again", name,
-                            bytes.size(), kHeader + kFeatureCount));
+  const auto damaged = [&](const char* what) {
+    return Error(fmt::format("{}: damaged classifier: {}; train it again", name, what));
+  };
+  if (bytes.size() < kHeader) throw damaged("its header is cut off");
   LinearTaskModel model;
-  model.scale_ = read_at<float>(bytes, kMagic.size() + sizeof(uint32_t));
-  model.bias_ = read_at<float>(bytes, kMagic.size() + sizeof(uint32_t) + sizeof(float));
-  if (!std::isfinite(model.scale_) || !std::isfinite(model.bias_))
-    throw Error(name + ": damaged classifier: a scale is not a number; train it again");
-  model.weights_.resize(kFeatureCount);
-  std::memcpy(model.weights_.data(), bytes.data() + kHeader, kFeatureCount);
+  size_t at = kMagic.size();
+  const auto next = [&]<typename T>(T& value) {
+    value = read_at<T>(bytes, at);
+    at += sizeof(T);
+  };
+  uint32_t bits = 0, count = 0;
+  next(bits), next(count), next(model.scale_), next(model.bias_);
+  if (bits != kFeatureBits) throw damaged("its features are of another version");
+  if (bytes.size() != kHeader + kEntry * count) throw damaged("its size is not what it says");
+  if (!std::isfinite(model.scale_) || !std::isfinite(model.bias_)) throw damaged("a scale is not a number");
+  model.weights_.assign(kFeatureCount, kUnused);
+  const size_t values = at + sizeof(uint32_t) * count;
+  for (size_t i = 0; i < count; ++i) {
+    const auto bucket = read_at<uint32_t>(bytes, at + sizeof(uint32_t) * i);
+    if (bucket >= kFeatureCount) throw damaged("a weight is of no feature");
+    model.weights_[bucket] = static_cast<int8_t>(bytes[values + i]);
+  }
   return model;
 }
 
 std::string LinearTaskModel::to_bytes() const {
+  std::string buckets, values;
+  for (uint32_t i = 0; i < kFeatureCount; ++i) {
+    if (weights_[i] == kUnused) continue;
+    append(buckets, i);
+    values += static_cast<char>(weights_[i]);
+  }
   std::string out(kMagic);
   append(out, kFeatureBits);
+  append(out, static_cast<uint32_t>(values.size()));
   append(out, scale_);
   append(out, bias_);
-  out.append(reinterpret_cast<const char*>(weights_.data()), weights_.size());
-  return out;
+  return out + buckets + values;
 }
 
 double LinearTaskModel::dot(std::span<const Feature> features) const {

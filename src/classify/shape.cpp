@@ -3,151 +3,162 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 namespace windowkv {
 
 namespace {
+
+constexpr std::string_view kBlank = " \t\r";
 
 std::vector<std::string_view> lines_of(std::string_view text) {
   std::vector<std::string_view> lines;
   for (size_t start = 0; start < text.size();) {
     const size_t end = std::min(text.find('\n', start), text.size());
     auto line = text.substr(start, end - start);
-    while (!line.empty() && (line.back() == ' ' || line.back() == '\r' || line.back() == '\t'))
-      line.remove_suffix(1);
-    while (!line.empty() && (line.front() == ' ' || line.front() == '\t')) line.remove_prefix(1);
-    if (!line.empty()) lines.push_back(line);
     start = end + 1;
+    const size_t first = line.find_first_not_of(kBlank);
+    if (first == std::string_view::npos) continue;
+    lines.push_back(line.substr(first, line.find_last_not_of(kBlank) - first + 1));
   }
   return lines;
 }
 
-/// "Question:" of "Question: who?", "[Q]" of "[Q] who?", a short line as it is; "" where there is none.
+/// The name of the first range that holds the number.
+template <size_t N>
+const char* range_of(size_t number, const std::array<std::pair<size_t, const char*>, N>& ranges,
+                     const char* above) {
+  for (const auto& [last, name] : ranges)
+    if (number <= last) return name;
+  return above;
+}
+
+const char* times(size_t count) {
+  constexpr std::array<std::pair<size_t, const char*>, 5> kRanges = {
+      {{0, "never"}, {1, "once"}, {2, "twice"}, {5, "3-5 times"}, {12, "6-12 times"}}};
+  return range_of(count, kRanges, "over 12 times");
+}
+
+const char* words_in(std::string_view line) {
+  constexpr std::array<std::pair<size_t, const char*>, 5> kRanges = {
+      {{2, "1-2"}, {6, "3-6"}, {12, "7-12"}, {25, "13-25"}, {60, "26-60"}}};
+  const auto words = 1 + static_cast<size_t>(std::count(line.begin(), line.end(), ' '));
+  return range_of(words, kRanges, "over 60");
+}
+
+/// "Question:" of "Question: who?", "[Q]" of "[Q] who?", "Q." of "Q. who?", a short line as it is; else "".
 std::string_view label_of(std::string_view line) {
+  constexpr size_t kLongestLabel = 32, kLongestShort = 24, kLongestDotted = 16;
   if (line.front() == '[') {
-    const size_t close = line.substr(0, 24).find(']');
+    const size_t close = line.substr(0, kLongestShort).find(']');
     if (close != std::string_view::npos) return line.substr(0, close + 1);
   }
-  const size_t colon = line.substr(0, 32).find(':');
+  const size_t colon = line.substr(0, kLongestLabel).find(':');
   if (colon != std::string_view::npos) return line.substr(0, colon + 1);
-  const size_t dot = line.substr(0, 16).find('.');
-  if (dot != std::string_view::npos && dot > 1 && line.substr(0, dot).find(' ') == std::string_view::npos)
-    return line.substr(0, dot + 1);
-  return line.size() <= 24 ? line : std::string_view();
+  const size_t dot = line.substr(0, kLongestDotted).find_first_of(". ");
+  if (dot != std::string_view::npos && dot > 1 && line[dot] == '.') return line.substr(0, dot + 1);
+  return line.size() <= kLongestShort ? line : std::string_view();
 }
 
-const char* range_name(size_t count) {
-  return count == 0    ? "never"
-         : count == 1  ? "once"
-         : count == 2  ? "twice"
-         : count <= 5  ? "3-5 times"
-         : count <= 12 ? "6-12 times"
-                       : "over 12 times";
-}
-
-/// Occurrences of `label` at the start of a line.
-size_t count_label(std::string_view text, std::string_view label) {
+/// How often the label begins a line before its last one; "absent" for what is none.
+std::string seen_before(std::string_view text, std::string_view label) {
+  constexpr size_t kEnough = 20;
+  if (label.size() < 2) return "absent";
   size_t count = 0;
-  for (size_t at = text.find(label); at != std::string_view::npos && count < 20;
+  for (size_t at = text.find(label); at != std::string_view::npos && count < kEnough;
        at = text.find(label, at + label.size())) {
-    size_t b = at;
-    while (b > 0 && (text[b - 1] == ' ' || text[b - 1] == '\t')) --b;
-    if (b == 0 || text[b - 1] == '\n') ++count;
+    const size_t before = at == 0 ? std::string_view::npos : text.find_last_not_of(" \t", at - 1);
+    if (before == std::string_view::npos || text[before] == '\n') ++count;
   }
-  return count;
+  return times(count > 0 ? count - 1 : 0);
 }
 
-const char* size_name(size_t words) {
-  return words <= 2    ? "1-2"
-         : words <= 6  ? "3-6"
-         : words <= 12 ? "7-12"
-         : words <= 25 ? "13-25"
-         : words <= 60 ? "26-60"
-                       : "over 60";
+/// The label above the last line that differs from its own; "" where the four lines above have none.
+std::string_view label_above(const std::vector<std::string_view>& lines) {
+  constexpr size_t kLinesAbove = 4;
+  const auto own = label_of(lines.back());
+  for (size_t back = 2; back <= lines.size() && back < 2 + kLinesAbove; ++back) {
+    const auto label = label_of(lines[lines.size() - back]);
+    if (label.size() >= 2 && label != own) return label;
+  }
+  return {};
 }
 
 std::string end_mark(std::string_view line) {
+  constexpr std::array<std::pair<std::string_view, const char*>, 3> kWide = {
+      {{"？", "?"}, {"：", ":"}, {"。", "."}}};
+  for (const auto& [wide, narrow] : kWide)
+    if (line.ends_with(wide)) return narrow;
   const char c = line.back();
-  if (std::string_view("?:.!;,)}]>\"'_`|").find(c) != std::string_view::npos) return std::string(1, c);
-  if (line.ends_with("？")) return "?";
-  if (line.ends_with("：")) return ":";
-  if (line.ends_with("。")) return ".";
-  return (c >= '0' && c <= '9') ? "digit" : "letter";
+  if (std::string_view("?:.!;,)}]>\"'_`|").find(c) != std::string_view::npos) return {c};
+  return c >= '0' && c <= '9' ? "digit" : "letter";
 }
 
-size_t word_count(std::string_view line) {
-  return 1 + static_cast<size_t>(std::count(line.begin(), line.end(), ' '));
+const char* code_marks(std::string_view text) {
+  const auto marks = std::count_if(text.begin(), text.end(), [](char c) {
+    return std::string_view("{}();=<>[]&*#/\\|+").find(c) != std::string_view::npos;
+  });
+  constexpr std::array<std::pair<size_t, const char*>, 3> kRanges = {
+      {{19, "no"}, {49, "little"}, {99, "some"}}};
+  return range_of(1000 * static_cast<size_t>(marks) / text.size(), kRanges, "much");
 }
 
-const char* share_name(double s) {
-  return s < 0.02 ? "no" : s < 0.05 ? "little" : s < 0.1 ? "some" : "much";
+void add_line_facts(std::vector<std::string>& facts, const char* which, std::string_view line) {
+  facts.push_back(fmt::format("{} line ends with {}", which, end_mark(line)));
+  facts.push_back(fmt::format("{} line of {} words", which, words_in(line)));
+  facts.push_back(fmt::format("{} line of {} words ends with {}", which, words_in(line), end_mark(line)));
 }
 
-double code_share(std::string_view t) {
-  if (t.empty()) return 0;
-  size_t n = 0;
-  for (char c : t) n += std::string_view("{}();=<>[]&*#/\\|+").find(c) != std::string_view::npos;
-  return static_cast<double>(n) / static_cast<double>(t.size());
+/// Examples repeat the words around what differs: how much of the last bytes stands earlier, and how often.
+void add_repetition_facts(std::vector<std::string>& facts, std::string_view text, std::string_view tail,
+                          std::string_view last_line) {
+  constexpr size_t kSpan = 14, kStep = 7, kEnd = 160, kSearched = 32768, kEnough = 14, kOften = 3;
+  const auto searched = text.substr(text.size() - std::min(text.size(), kSearched));
+  size_t most = 0, often = 0, spans = 0;
+  for (size_t at = tail.size() - std::min(tail.size(), kEnd); at + kSpan <= tail.size(); at += kStep) {
+    const auto piece = tail.substr(at, kSpan);
+    size_t count = 0;
+    for (size_t found = searched.find(piece); found != std::string_view::npos && count < kEnough;
+         found = searched.find(piece, found + kSpan))
+      ++count;
+    most = std::max(most, count);
+    often += count >= kOften ? 1 : 0;
+    ++spans;
+  }
+  constexpr std::array<std::pair<size_t, const char*>, 3> kShares = {{{0, "none"}, {2, "some"}, {5, "half"}}};
+  const char* share = range_of(spans == 0 ? 0 : 10 * often / spans, kShares, "most");
+  facts.push_back(fmt::format("{} of the end stands earlier too", share));
+  facts.push_back(
+      fmt::format("{} of the end stands earlier too, and it ends with {}", share, end_mark(last_line)));
+  facts.push_back(fmt::format("a piece of the end stands earlier {}", times(most > 0 ? most - 1 : 0)));
 }
 
 }  // namespace
 
 std::vector<std::string> describe_shape(std::string_view text, const Excerpt& excerpt) {
-  std::vector<std::string> facts;
-  const auto tail = lines_of(excerpt.tail);
   const auto head = lines_of(excerpt.head);
-  if (tail.empty()) return {"nothing to read"};
-  const auto last = tail.back();
-  const auto label = label_of(last);
-  const std::string lr =
-      label.size() < 2 ? "absent" : range_name(std::max<size_t>(1, count_label(text, label)) - 1);
-  facts.push_back("last label seen " + lr);
-  // the label before it
-  std::string pr = "absent";
-  size_t back = 0;
-  for (size_t i = tail.size() - 1; i-- > 0 && back < 4; ++back) {
-    const auto l = label_of(tail[i]);
-    if (l.size() < 2 || l == label) continue;
-    pr = range_name(std::max<size_t>(1, count_label(text, l)) - 1);
-    break;
-  }
-  facts.push_back("label before it seen " + pr);
-  facts.push_back("labels seen " + lr + "/" + pr);
-  facts.push_back("ends with " + end_mark(last));
-  facts.push_back(std::string("last line of words ") + size_name(word_count(last)));
-  facts.push_back(fmt::format("last line {} {}", end_mark(last), size_name(word_count(last))));
-  facts.push_back("first line ends with " + end_mark(head.front()));
-  facts.push_back(std::string("first line of words ") + size_name(word_count(head.front())));
-  facts.push_back(
-      fmt::format("first line {} {}", end_mark(head.front()), size_name(word_count(head.front()))));
-  facts.push_back(std::string("code marks at the end ") + share_name(code_share(excerpt.tail)));
-  facts.push_back(std::string("code marks at the start ") + share_name(code_share(excerpt.head)));
-  // questions near the ends
-  size_t q = 0;
-  for (size_t i = tail.size(); i-- > 0 && tail.size() - i <= 3;) q += tail[i].ends_with('?');
-  size_t p = 0;
-  for (size_t i = 0; i < head.size() && i < 3; ++i) p += head[i].ends_with('?');
-  facts.push_back(fmt::format("questions {} in the last lines, {} in the first", q, p));
-  facts.push_back(fmt::format("a question {} ", q + p > 0));
-  // boilerplate of the end that stands earlier too
-  constexpr size_t kSpan = 14;
-  size_t best = 0, hits = 0, spans = 0;
-  const std::string_view t = excerpt.tail;
-  const size_t from = t.size() > 160 ? t.size() - 160 : 0;
-  const auto body = text.substr(text.size() > 32768 ? text.size() - 32768 : 0);
-  for (size_t at = from; at + kSpan <= t.size(); at += 7) {
-    size_t count = 0;
-    const auto piece = t.substr(at, kSpan);
-    for (size_t f = body.find(piece); f != std::string_view::npos && count < 14;
-         f = body.find(piece, f + kSpan))
-      ++count;
-    best = std::max(best, count), ++spans, hits += count >= 3;
-  }
-  const size_t sh = spans == 0 ? 0 : hits * 10 / spans;
-  const char* hs = sh == 0 ? "none" : sh <= 2 ? "some" : sh <= 5 ? "half" : "most";
-  facts.push_back(fmt::format("of the end, {} stands earlier", hs));
-  facts.push_back(fmt::format("a piece of the end stands earlier {}", range_name(best > 0 ? best - 1 : 0)));
-  facts.push_back(fmt::format("of the end, {} stands earlier, ends with {}", hs, end_mark(last)));
+  const auto tail = lines_of(excerpt.tail);
+  if (head.empty() || tail.empty()) return {};
+  std::vector<std::string> facts;
+  const auto last = seen_before(text, label_of(tail.back()));
+  const auto above = seen_before(text, label_above(tail));
+  facts.push_back("last label seen before: " + last);
+  facts.push_back("label above it seen before: " + above);
+  facts.push_back(fmt::format("last two labels seen before: {}, {}", last, above));
+  add_line_facts(facts, "first", head.front());
+  add_line_facts(facts, "last", tail.back());
+  facts.push_back(fmt::format("{} code marks at the start", code_marks(excerpt.head)));
+  facts.push_back(fmt::format("{} code marks at the end", code_marks(excerpt.tail)));
+  constexpr size_t kLines = 3;
+  const auto asks = [](std::string_view line) { return line.ends_with('?') || line.ends_with("？"); };
+  const auto first_lines = static_cast<std::ptrdiff_t>(std::min(head.size(), kLines));
+  const auto last_lines = static_cast<std::ptrdiff_t>(std::min(tail.size(), kLines));
+  const auto first = std::count_if(head.begin(), head.begin() + first_lines, asks);
+  const auto at_end = std::count_if(tail.end() - last_lines, tail.end(), asks);
+  facts.push_back(fmt::format("{} question lines first, {} last", first, at_end));
+  facts.emplace_back(first + at_end > 0 ? "a question near an end" : "no question near an end");
+  add_repetition_facts(facts, text, excerpt.tail, tail.back());
   return facts;
 }
 

@@ -74,12 +74,11 @@ void show_one(const TaskClassifier& classifier, const ClassifyFlags& flags, cons
   const auto decision = decide_task(classifier, text, flags.classifier.threshold);
   print(fmt::format("{} ({})\n", to_string(decision.task), describe(decision)));
   if (flags.why == 0) return;
-  std::vector<std::vector<std::string>> rows;
-  for (const auto& reason : classifier.reasons(text, flags.why))
-    rows.push_back({fmt::format("{:+.3f}", reason.weight), reason.weight > 0 ? "aggregation" : "localization",
-                    reason.text});
-  if (rows.empty()) throw Error("--why: this classifier cannot say why");
-  print(table_text(rows));
+  const auto reasons = classifier.reasons(text, flags.why);
+  if (reasons.empty()) throw Error("--why: this classifier cannot say why");
+  for (const auto& reason : reasons)
+    print(fmt::format("{:+.2f}  {:<12}  {}\n", reason.weight,
+                      reason.weight > 0 ? "aggregation" : "localization", reason.text));
 }
 
 /// Every line's "text" (or "prompt"), as JSON lines with the line's number.

@@ -48,9 +48,8 @@ std::vector<SampleResult> run_sample(Engine& engine, const Model& model, const S
   const auto prompt = sample_tokens(model, sample, options.max_length);
   std::vector<std::unique_ptr<Policy>> owned;
   std::vector<const Policy*> policies;
-  const Task task = options.task(sample.task, sample.prompt).task;
   for (const auto& contender : contenders) {
-    owned.push_back(policy_for(contender, task, sample.task, sample.prompt));
+    owned.push_back(policy_for(contender, options.task, sample.task, sample.prompt));
     policies.push_back(owned.back().get());
   }
   PrefillOptions prefill;
@@ -110,7 +109,9 @@ std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& 
     try {
       out[i] = run_sample(engine, model, sample, contenders, options);
       if (options.log != nullptr)
-        options.log->append({{"key", key}, {"measured", to_json(contenders, out[i])}});
+        options.log->append({{"key", key},
+                             {"task", to_string(options.task(sample.task, sample.prompt).task)},
+                             {"measured", to_json(contenders, out[i])}});
     } catch (const Cancelled&) {
       throw;
     } catch (const Error& e) {

@@ -23,7 +23,7 @@ int parse_number(std::string_view spec, std::string_view text) {
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer) {
   const auto kv = std::string(spec.substr(0, spec.find(':')));
   std::string preset = "default";
-  std::optional<TaskChoice> choice;
+  std::optional<std::string> task_text;
   SelectionOverrides numbers;
   for (size_t at = kv.size(); at < spec.size();) {
     const size_t end = std::min(spec.find(':', at + 1), spec.size());
@@ -34,7 +34,7 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
     if (key == "preset")
       preset = value;
     else if (key == "task")
-      choice = TaskChoice::parse(value);
+      task_text = value;
     else if (key == "pyramid")
       numbers.pyramid = parse_pyramid(value);
     else if (key == "window")
@@ -56,14 +56,15 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
   Contender contender{kv == "full" ? kv : fmt::format("{} {}", spec, budget), kv, budget, [=](Task task) {
                         return make_policy(kv, {parsed, make_config(preset, task, n_layer, numbers)});
                       }};
-  contender.task = choice;
+  contender.task = task_text;
+  if (contender.task) TaskChoice::parse(*contender.task);
   contender.make(Task::kLocalization);  // so that a bad name or number is known before the first row
   return contender;
 }
 
-std::unique_ptr<Policy> policy_for(const Contender& contender, Task decided, Task given,
+std::unique_ptr<Policy> policy_for(const Contender& contender, const TaskChoice& task, Task given,
                                    std::string_view prompt) {
-  return contender.make(contender.task ? (*contender.task)(given, prompt).task : decided);
+  return contender.make((contender.task ? task.as(*contender.task) : task)(given, prompt).task);
 }
 
 }  // namespace windowkv::eval

@@ -18,8 +18,7 @@ struct Contender {
   std::string budget;  ///< as --kv-budget takes it
   /// The policy for a row; rows carry a task, and WindowKV scores by it. Policies without tasks ignore it.
   std::function<std::unique_ptr<Policy>(Task)> make;
-  /// Its own say on the task, over the evaluation's.
-  std::optional<TaskChoice> task = std::nullopt;
+  std::optional<std::string> task = std::nullopt;  ///< its own --task, over the evaluation's
 };
 
 /// From "snapkv", or a policy with numbers of its own, "windowkv:group=1:pyramid=flat". Keys: preset, task
@@ -27,9 +26,9 @@ struct Contender {
 /// pyramid. Throws Error for anything unknown.
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer);
 
-/// The contender's policy for a row that says `given` of itself and whose task the evaluation takes to be
-/// `decided`.
-std::unique_ptr<Policy> policy_for(const Contender& contender, Task decided, Task given,
+/// The contender's policy for a row that says `given` of itself: under its own task, else under `task`'s
+/// choice.
+std::unique_ptr<Policy> policy_for(const Contender& contender, const TaskChoice& task, Task given,
                                    std::string_view prompt);
 
 }  // namespace windowkv::eval

@@ -249,7 +249,7 @@ ordered_json run_sample(Engine& engine, const Model& model, const Sample& sample
     const auto tokens = sample_tokens(model, sample, options.max_length);
     return answer_row(row_of(key, sample, contender, task), sample,
                       answer(engine, model, tokens,
-                             *policy_for(contender, task.task, sample.task, sample.prompt), generation));
+                             *policy_for(contender, options.task, sample.task, sample.prompt), generation));
   } catch (const Cancelled&) {
     throw;
   } catch (const std::bad_alloc&) {

@@ -142,9 +142,8 @@ void run_point(Engine& engine, const Model& model, const NiahPrompts& prompts, c
   std::vector<std::unique_ptr<Policy>> owned;
   std::vector<const Policy*> policies;
   constexpr Task kGiven = Task::kLocalization;
-  const Task task = options.task(kGiven, prompt.text).task;
   for (const auto* contender : contenders) {
-    owned.push_back(policy_for(*contender, task, kGiven, prompt.text));
+    owned.push_back(policy_for(*contender, options.task, kGiven, prompt.text));
     policies.push_back(owned.back().get());
   }
   PrefillOptions prefill;

@@ -17,6 +17,9 @@ class TaskChoice {
   static TaskChoice parse(std::string_view text, double threshold = kDefaultTaskThreshold,
                           std::shared_ptr<const TaskClassifier> classifier = nullptr);
 
+  /// The same classifier behind another text of parse().
+  TaskChoice as(std::string_view text) const { return parse(text, threshold_, classifier_); }
+
   /// `given` is the row's own task, `prompt` its text before the chat template.
   TaskDecision operator()(Task given, std::string_view prompt) const;
 

@@ -129,9 +129,19 @@ void calibrate(LinearTaskModel& model, std::span<const TaskRow> rows) {
   std::vector<std::pair<double, double>> points;  // logit, target
   for (const auto& row : rows)
     points.emplace_back(model.logit(extract_features(row.text)), row.task == Task::kAggregation ? 1.0 : 0.0);
-  // Newton's method on the log loss of sigmoid(a·z + b), with a weak pull to a = 1, b = 0 for few rows.
+  // Newton's method on the log loss of sigmoid(a·z + b), with a weak pull to a = 1, b = 0 for few rows; steps
+  // that do not lower it are halved.
+  const auto loss = [&](double a, double b) {
+    double sum = ((a - 1) * (a - 1) + b * b) / 2;
+    for (const auto& [z, target] : points) {
+      const double x = (target > 0.5 ? 1 : -1) * (a * z + b);
+      sum += x > 0 ? std::log1p(std::exp(-x)) : std::log1p(std::exp(x)) - x;
+    }
+    return sum;
+  };
+  constexpr int kSteps = 50, kHalvings = 60;
   double a = 1, b = 0;
-  for (int step = 0; step < 50; ++step) {
+  for (int step = 0; step < kSteps; ++step) {
     double ga = a - 1, gb = b, aa = 1, ab = 0, bb = 1;
     for (const auto& [z, target] : points) {
       const double p = sigmoid(a * z + b);
@@ -140,8 +150,10 @@ void calibrate(LinearTaskModel& model, std::span<const TaskRow> rows) {
       aa += v * z * z, ab += v * z, bb += v;
     }
     const double det = aa * bb - ab * ab;
-    a -= (bb * ga - ab * gb) / det;
-    b -= (aa * gb - ab * ga) / det;
+    double da = (bb * ga - ab * gb) / det, db = (aa * gb - ab * ga) / det;
+    const double before = loss(a, b);
+    for (int i = 0; i < kHalvings && !(loss(a - da, b - db) < before); ++i) da /= 2, db /= 2;
+    a -= da, b -= db;
   }
   model.rescale(a, b);
 }

@@ -91,7 +91,8 @@ compare --out c.jsonl >again 2>/dev/null && cmp -s table again && [[ $(wc -l <c.
   grep -q "<svg" n.html || fail "niah"
 
 # The task: told from the text, given, or neutral
-grep -q "^policy .*localization (classifier, p = " table || fail "the table does not say who chose the task: $(cat table)"
+run -n 1 2>chosen >/dev/null
+grep -q "^policy .*localization (classifier, p = " chosen || fail "the table does not say who chose the task: $(cat chosen)"
 task_of() { "$windowkv" run -m "$model" "$@" -n 1 --json -q | python3 -c '
 import json, sys; t = json.load(sys.stdin); print(t["task"], t["task_decision"]["source"])'; }
 [[ $(task_of -f "$source/demo/document.txt" -p "Summarize the text above in one paragraph.") == "aggregation classifier" ]] ||

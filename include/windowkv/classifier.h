@@ -47,8 +47,8 @@ struct TaskReason {
 class TaskClassifier {
  public:
   virtual ~TaskClassifier() = default;
-  /// The one within the library. It reads the first and last 1024 bytes (256 tokens' worth at 4 bytes a token), and
-  /// counts how often the labels of the last lines stand in the whole text.
+  /// The one within the library. It reads the first and last 1024 bytes (256 tokens' worth at 4 bytes a
+  /// token), and counts how often the labels of the last lines stand in the whole text.
   static const TaskClassifier& builtin();
   /// From a file: weights that `windowkv classify --train` wrote, or a GGUF of a BERT family with a
   /// classification head, which libllama runs. A GGUF's labels come from the file

@@ -239,6 +239,7 @@ void train(const ClassifyFlags& flags) {
 
   const auto& judged = held_out.empty() ? valid : held_out;
   std::vector<eval::TaskOutcome> outcomes;
+  outcomes.reserve(judged.size());
   for (const auto& row : judged)
     outcomes.push_back({row.task, sigmoid(model.logit(extract_features(row.text))), row.source});
   print(fmt::format("trained on {} prompts", rows.size()));

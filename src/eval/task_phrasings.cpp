@@ -179,7 +179,7 @@ std::vector<std::string> contexts_of(std::span<const TaskRow> rows) {
 /// A prompt of one phrasing; one without a place for the context stands before it, after it, or at both ends,
 /// in turn.
 std::string prompt_of(const std::string& phrasing, Filler& filler, const std::string& context, int copy) {
-  const auto filled = filler.fill(phrasing);
+  auto filled = filler.fill(phrasing);
   if (phrasing.find("{context}") != std::string::npos) return filled;
   if (copy % 3 == 0) return fmt::format("{}\n\n{}", filled, context);
   return copy % 3 == 1 ? fmt::format("{}\n\n{}", context, filled)

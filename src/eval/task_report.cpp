@@ -65,6 +65,7 @@ std::vector<std::pair<std::string, TaskScores>> score_by_source(std::span<const 
   std::map<std::string, std::vector<TaskOutcome>> groups;
   for (const auto& o : outcomes) groups[families ? source_family(o.source) : o.source].push_back(o);
   std::vector<std::pair<std::string, TaskScores>> out;
+  out.reserve(groups.size());
   for (const auto& [name, group] : groups) out.emplace_back(name, score_tasks(group));
   return out;
 }

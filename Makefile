@@ -26,7 +26,7 @@ asan tsan: setup
 bench: setup
 	@cmake --preset release --log-level=WARNING
 	@cmake --build --preset release
-	@scripts/bench.py $(BUILD)
+	@scripts/bench.sh $(BUILD)
 
 install: build
 	@cmake --install $(BUILD)

@@ -41,15 +41,15 @@ done
   fail "prompt from standard input"
 [[ $(run --temp 0.8 --seed 7 -n 20 -q) == "$(run --temp 0.8 --seed 7 -n 20 -q)" ]] || fail "a seed gives two answers"
 
-# Trace and JSON
-run --kv-budget 12% --trace trace.json --json -q >run.json || fail "--trace --json"
+# Trace and JSON; of the published rule, whose windows are the same for all heads
+run --preset paper --kv-budget 12% --trace trace.json --json -q >run.json || fail "--trace --json"
 python3 - <<'P' || fail "the trace"
 import json
 t = json.load(open("trace.json"))
 j = json.load(open("run.json"))
 assert t["tokens"] == j["tokens"] and t["generated"] == j["generated"] and t["text"] == j["text"]
 n = t["prompt_tokens"]
-assert n == len(t["tokens"]) and t["policy"] == "windowkv" and t["task"] == "localization" and t["preset"] == "default"
+assert n == len(t["tokens"]) and t["policy"] == "windowkv" and t["task"] == "localization" and t["preset"] == "paper"
 assert t["task_decision"]["source"] == "classifier" and 0.6 <= t["task_decision"]["probability"] <= 1
 c = t["config"]
 assert set(c) == {"omega", "alpha", "p", "gamma", "lambda", "pyramid", "budget"} and c["budget"] == n * 12 // 100
@@ -72,8 +72,51 @@ grep -q $'\x1b\\[1m' <<<"$("$windowkv" inspect -m "$model" -f "$source/demo/docu
   fail "inspect -f"
 "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" 2>err | head -1 >/dev/null
 [[ ! -s err ]] || fail "a closed pipe: $(cat err)"
-"$windowkv" bench -m "$model" -l 200 -n 4 -r 1 --json bench.json >/dev/null && python3 -m json.tool bench.json >/dev/null ||
-  fail "bench"
+
+# Measurements
+"$windowkv" bench -m "$model" -l 200 -n 4 -r 1 --batch 1,3 -ctk q8_0 --json bench.json >table || fail "bench"
+python3 - <<'P' || fail "bench --json"
+import json
+b = json.load(open("bench.json"))
+assert b["kv_type"] == {"k": "q8_0", "v": "f16"}
+for r in b["results"]:
+    assert [d["sequences"] for d in r["decode"]] == [1, 3] and all(len(d["tokens_per_second"]) == 1 for d in r["decode"])
+    m = r["memory"]
+    parts = [m[k] for k in ("program", "weights", "kv", "prompt", "compute")]
+    # Sanitizers hold freed memory back, so only the sum's upper end can be checked here.
+    assert min(parts) > 0 and sum(parts) < 1.25 * m["peak_rss"]
+P
+grep -q "measured RSS" table || fail "bench explains no memory"
+[[ $(run --kv full --kv-type q8_0 -q) == mint ]] || fail "--kv-type q8_0"
+
+# llama.cpp's tools, played by scripts that print what theirs do: what is asked of them, and what comes of it.
+mkdir bin
+cat >bin/llama-bench <<'P'
+#!/bin/sh
+echo "llama-bench $*" >>asked
+echo '[{"avg_ts": 1000.0}]'
+P
+cat >bin/llama-batched-bench <<'P'
+#!/bin/sh
+echo "llama-batched-bench $*" >>asked
+echo '{"t_pp": 0.2, "speed_tg": 500.0}'
+P
+chmod +x bin/*
+beside() { PATH=$PWD/bin:$PATH "$windowkv" bench -m "$model" -b 12% --vs llama -t 1 "$@"; }
+beside -l 200 -n 4 -r 2 --batch 1,3 --json vs.json >table || fail "bench --vs"
+grep -q "beside llama.cpp" table || fail "bench --vs prints no table"
+python3 - <<'P' || fail "bench --vs --json"
+import json
+one, three = json.load(open("vs.json"))["results"][0]["llama"]
+assert one["llama_sequences"] == 1 and three["llama_sequences"] == 3
+assert one["llama_prefill_ms"] == [200.0] * 2 and three["llama_tokens_per_second"] == [500.0] * 2
+assert three["llama_kv_bytes"] == 3 * 256 * 2 * 2 * 2 * 64 * 6
+asked = open("asked").read().splitlines()
+assert len(asked) == 6 and all("-t 1" in line for line in asked)
+assert sum("-npp 200 -ntg 4 -npl 3" in line for line in asked) == 2 and sum("-d 200" in line for line in asked) == 2
+P
+beside -l 1000 -n 8 -r 1 --batch 20 --equal-memory >table || fail "bench --equal-memory"
+grep -qE "^1000 +12% +20 +2 " table || fail "sequences of equal memory: $(tail -1 table)"
 
 # Evaluations
 suite=$source/data/minilong-suite
@@ -82,8 +125,23 @@ compare() { "$windowkv" compare -m "$model" --data "$suite" $one --policies wind
 compare --out c.jsonl --json c.json --html c.html --markdown c.md >table || fail "compare"
 grep -q "^snapkv 12%" table && python3 -m json.tool c.json >/dev/null && [[ $(wc -l <c.jsonl) -eq 1 ]] || fail "compare's files"
 compare --out c.jsonl >again 2>/dev/null && cmp -s table again && [[ $(wc -l <c.jsonl) -eq 1 ]] || fail "compare does not go on"
+compare --niah-lengths 300 --niah-depths 2 --niah-haystack "$source/data/haystack" --niah-needle-set minilong \
+  --niah-predict 16 --json cn.json --html cn.html --markdown cn.md --out c.jsonl >table || fail "compare with needles"
+python3 - <<'P' || fail "compare's needles"
+import json
+r = json.load(open("cn.json"))
+assert r["samples"] == 3 and len(r["niah"]["contenders"]) == 3
+for c, n in zip(r["contenders"], r["niah"]["contenders"]):
+    assert c["policy"] == n["policy"] and abs(c["datasets"]["niah"]["mean"] - n["rouge1"]["mean"]) < 1e-9
+P
+[[ $(grep -c "^snapkv 12%" table) -eq 2 && $(grep -c "^| snapkv" cn.md) -eq 2 && $(wc -l <c.jsonl) -eq 3 ]] &&
+  grep -q "needle depth" cn.html || fail "compare's files with needles"
 "$windowkv" longbench -m "$model" --data "$suite" $one --kv full --json l.json >/dev/null && python3 -m json.tool l.json >/dev/null ||
   fail "longbench"
+mkdir longbench
+echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": ["c"], "all_classes": ["c"], "length": 5000}' \
+  >longbench/trec_e.jsonl
+"$windowkv" longbench -m "$model" --data longbench --e --kv full >table && grep -q "4-8k" table || fail "longbench --e"
 { head -1 "$suite/needles.jsonl"; echo '{"_id": 1'; } >broken.jsonl
 "$windowkv" longbench -m "$model" --data broken.jsonl --kv full >/dev/null 2>err
 [[ $? -eq 3 ]] && grep -q "broken.jsonl:2" err || fail "a broken row: $(cat err)"
@@ -132,6 +190,56 @@ refuses "both tasks" classify --train one.jsonl --out x.task
 refuses "BERT family" run -m "$model" -p x --classifier "$model"
 refuses "needs --classifier" run -m "$model" -p x --classifier-labels localization,aggregation
 refuses "--task-threshold" run -m "$model" -p x --task-threshold 0.2
+
+ruler() { "$windowkv" ruler -m "$model" --haystack "$source/data/haystack" "$@"; }
+two="-l 700,1k --tasks niah_single_1,niah_single_2 --samples 2 --policies full,snapkv"
+ruler $two --out r.jsonl --json r.json --markdown r.md >table || fail "ruler"
+[[ $(grep -c "^| .*tokens | full | snapkv 12% |$" r.md) -eq 2 && $(grep -c "^|--|--:|--:|$" r.md) -eq 3 ]] || fail "ruler's Markdown: $(cat r.md)"
+grep -q "^niah_single_2 " table && grep -q "^1024 " table && [[ $(wc -l <r.jsonl) -eq 16 ]] || fail "ruler's table"
+python3 - <<'P' || fail "ruler's files"
+import json
+rows = [json.loads(line) for line in open("r.jsonl")]
+summary = json.load(open("r.json"))
+for row in rows:
+    found = sum(o.lower() in row["pred"].lower() for o in row["outputs"]) / len(row["outputs"])
+    assert row["score"] == 100 * found and row["prompt_tokens"] + 128 <= row["length"]
+assert len(summary["scores"]) == 8 and len(summary["averages"]) == 4
+for s in summary["scores"]:
+    name = lambda r: r["policy"] if r["budget"] is None else r["policy"] + " " + r["budget"]
+    mine = [r["score"] for r in rows if (name(r), r["length"], r["task"]) == (s["policy"], s["length"], s["task"])]
+    assert len(mine) == s["samples"] == 2 and sum(mine) / 2 == s["score"]
+P
+sort r.jsonl | cut -d, -f1 >keys
+head -c $(($(head -5 r.jsonl | wc -c) + 30)) r.jsonl >cut.jsonl # killed in the middle of a line
+ruler $two --out cut.jsonl >again || fail "ruler does not go on"
+cmp -s table again && sort cut.jsonl | cut -d, -f1 | cmp -s keys || fail "ruler goes on otherwise"
+# A task is part of what an answer depends on: rows of another --task are not taken up.
+for task in given aggregation auto; do
+  ruler -l 700 --tasks niah_single_1 --samples 1 --policies windowkv,snapkv --task $task --out t.jsonl >/dev/null || fail "ruler --task $task"
+  "$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 1 --policies windowkv --task $task \
+    --out tn.jsonl >/dev/null || fail "niah --task $task"
+  "$windowkv" compare -m "$model" --data "$source/data/minilong-suite" --datasets minilong_needles --limit 1 --policies windowkv \
+    --task $task --out tc.jsonl >/dev/null || fail "compare --task $task"
+done
+python3 - <<'P' || fail "tasks in the rows"
+import json
+read = lambda name: [json.loads(line) for line in open(name)]
+decided = lambda rows: [(r["task_decision"]["task"], r["task_decision"]["source"]) for r in rows]
+ruler, niah = read("t.jsonl"), read("tn.jsonl")
+assert [r["task_decision"] for r in ruler if r["policy"] == "snapkv"] == [None] * 3
+for rows in ([r for r in ruler if r["policy"] == "windowkv"], niah):
+    assert decided(rows)[:2] == [("localization", "given"), ("aggregation", "given")] and len(rows) == 3, rows
+    assert decided(rows)[2][1] in ("classifier", "neutral") and 0.5 <= rows[2]["task_decision"]["probability"] <= 1, rows
+assert len(read("tc.jsonl")) == 3
+P
+ruler -l 600 --samples 1 --generate-only samples.jsonl 2>err
+[[ $? -eq 3 ]] && grep -q "cwe at 600 tokens: too short" err && grep -q "qa_1 needs" err || fail "ruler's short lengths: $(cat err)"
+python3 - <<'P' || fail "ruler --generate-only"
+import json
+rows = [json.loads(line) for line in open("samples.jsonl")]
+assert len(rows) == 9 and {r["task"] for r in rows} >= {"niah_multiquery", "fwe"}, len(rows)
+assert all(r["length"] < r["length_w_model_temp"] <= 600 and r["outputs"] for r in rows)
+P
 
 # Ctrl-C while it generates: the table, and 130.
 "$windowkv" run -m "$model" -p "Once upon a time" --no-chat --ignore-eos -n 100000 >out 2>err &
@@ -182,6 +290,17 @@ refuses "top-p" run -m "$model" -p x --top-p 2
 refuses "--threads" run -m "$model" -p x -t=-1
 refuses "--chunk" run -m "$model" -p x --chunk 0
 refuses "--predict" run -m "$model" -p x -n=-7
+refuses "unknown KV cache type" run -m "$model" -p x --kv-type q5_0
+refuses "unknown KV cache type" run -m "$model" -p x -ctv f32
+refuses "--batch" bench -m "$model" --batch 0
+refuses "--vs" bench -m "$model" --vs some
+refuses "--vs" bench -m "$model" --equal-memory
+printf '#!/bin/sh\necho first >&2\necho no such model >&2\nexit 3\n' >bin/llama-bench
+PATH=$PWD/bin:$PATH refuses "llama-bench failed: no such model" bench -m "$model" -l 50 -n 1 -r 1 --vs llama
+printf '#!/bin/sh\necho text\n' >bin/llama-bench
+PATH=$PWD/bin:$PATH refuses "printed no JSON" bench -m "$model" -l 50 -n 1 -r 1 --vs llama
+PATH=/nonexistent "$windowkv" bench -m "$model" --vs llama 2>err && fail "llama-bench that is not there"
+grep -q "llama-bench is not on PATH" err || fail "llama-bench that is not there: $(cat err)"
 refuses "no device" run -m "$model" -p x --device tpu9
 refuses "cannot write" run -m "$model" -p x --trace /nonexistent/trace.json
 refuses "cannot write" bench -m "$model" --json /nonexistent/bench.json
@@ -193,9 +312,19 @@ refuses "unknown key" compare -m "$model" --data "$suite" --policies windowkv:si
 refuses "missing" compare -m "$model" --data missing
 refuses "budget" compare -m "$model" --data "$suite" --budgets 0%
 refuses "cannot write" compare -m "$model" --data "$suite" --html /nonexistent/c.html
+refuses "nothing to compare on" compare -m "$model"
+hay="--niah-haystack $source/data/haystack"
+refuses "would cut the needles" compare -m "$model" --niah-lengths 1k $hay --max-length 500
+refuses "unknown needle set" compare -m "$model" --niah-lengths 1k $hay --niah-needle-set some
+refuses "run with --e" longbench -m "$model" --data longbench
 refuses "missing" longbench -m "$model" --data missing
 refuses "missing" niah -m "$model" --haystack missing
 refuses "depths" niah -m "$model" --haystack "$suite" --depths x
+for case in "unknown task|--tasks niah" "qa_1 needs|--tasks qa_1" "cwe at 256 tokens: too short|--tasks cwe -l 256" \
+  "unknown policy|--policies some" "lengths|-l x" "not JSON|--squad broken.json" "missing|--hotpotqa missing" \
+  "cannot write|--json /nonexistent/r.json" "excludes|--generate-only r.part --out s.part"; do
+  refuses "${case%%|*}" ruler -m "$model" --haystack "$source/data/haystack" ${case#*|}
+done
 python3 -c "print([i % 4000 for i in range(300000)])" >long.json
 "$windowkv" run -m "$model" --tokens long.json -n 0 --chunk 60000 >out 2>err
 grep -q "needs .* are free" err || fail "a prompt larger than memory: $(cat err)"

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "eval/niah.h"
+#include "support/files.h"
 #include "support/models.h"
 #include "windowkv/error.h"
 
@@ -25,15 +27,27 @@ TEST(Contenders, CarryNumbersOfTheirOwn) {
   EXPECT_EQ(policy->config()->omega, 4);
   EXPECT_EQ(policy->config()->p, 2);
   const auto task_of = [](const char* spec) {
-    return policy_for(make_contender(spec, "6%", 6), TaskChoice::parse("given"), Task::kAggregation,
-                      "Question: who wrote the letter?\nAnswer:")
-        ->config()
-        ->task;
+    return task_for(make_contender(spec, "6%", 6), TaskChoice::parse("given"), Task::kAggregation,
+                    "Question: who wrote the letter?\nAnswer:")
+        .task;
   };
   EXPECT_EQ(task_of("windowkv"), Task::kAggregation);
   EXPECT_EQ(task_of("windowkv:task=given"), Task::kAggregation);
   EXPECT_EQ(task_of("windowkv:task=localization"), Task::kLocalization);
   EXPECT_EQ(task_of("windowkv:task=auto"), Task::kLocalization);
+}
+
+TEST(Contenders, AreEveryPolicyWithEveryBudgetOnce) {
+  const std::vector<std::string> policies = {"windowkv", "full", "snapkv", "windowkv"},
+                                 budgets = {"6%", "50"};
+  std::vector<std::string> names, with;
+  for (const auto& c : make_contenders(policies, budgets, 6)) {
+    names.push_back(c.name);
+    with.push_back(c.budget);
+  }
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"windowkv 6%", "windowkv 50", "full", "snapkv 6%", "snapkv 50"}));
+  EXPECT_EQ(with, (std::vector<std::string>{"6%", "50", "100%", "6%", "50"}));
 }
 
 TEST(Contenders, RefuseWhatIsUnknown) {
@@ -147,6 +161,28 @@ TEST_F(Compare, AFailingSampleDoesNotEndTheRun) {
   const auto measured = run_compare(engine_, *model_, samples_, contenders_, options);
   EXPECT_EQ(failed, measured[0].empty() ? 1 : 0);
   EXPECT_FALSE(measured[1].empty());
+}
+
+TEST_F(Compare, GivesNeedlesTheScoresThatNiahGivesThem) {
+  const NiahPrompts prompts(model_->vocab(), data_text("sherlock.txt"), needle_set("minilong"), true);
+  const NiahGrid grid{.lengths = {300}, .depths = {0, 100}, .seeds = {0, 1}};
+  const auto points = grid.points();
+  std::vector<Sample> samples;
+  for (const auto& point : points) {
+    samples.push_back(niah_sample(prompts.make(point), point, true, 24));
+    EXPECT_EQ(sample_tokens(*model_, samples.back()), prompts.make(point).tokens);
+  }
+  const auto compared = run_compare(engine_, *model_, samples, contenders_, {});
+  const auto cells = run_niah(engine_, *model_, prompts, points, contenders_, {.max_tokens = 24});
+  for (size_t c = 0; c < contenders_.size(); ++c)
+    for (size_t p = 0; p < points.size(); ++p) {
+      ASSERT_FALSE(compared[p].empty());
+      const auto cell = niah_cell(samples[p], compared[p][c].text);
+      EXPECT_EQ(cell.answer, cells[c][p]->answer);
+      EXPECT_EQ(compared[p][c].score, cells[c][p]->rouge1);
+      EXPECT_EQ(cell.exact, cells[c][p]->exact);
+      EXPECT_EQ(compared[p][c].kept_bytes, cells[c][p]->kept_bytes);
+    }
 }
 
 TEST(Rewind, GivesTheSameContinuationAgain) {

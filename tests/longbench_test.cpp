@@ -190,6 +190,76 @@ TEST(LongbenchLoad, FoldersDatasetsAndLimits) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(LongbenchLoad, LongbenchEIsApart) {
+  const auto folder = test::temp_path("longbench-e-folder");
+  std::filesystem::create_directories(folder);
+  auto put = [&](const std::string& name, const std::vector<json>& rows) {
+    std::ofstream out(folder + "/" + name);
+    for (const auto& row : rows) out << row.dump() << "\n";
+  };
+  auto no_length = official_row("qasper_e", "2");
+  no_length.erase("length");
+  auto bad_length = official_row("qasper_e", "3");
+  bad_length["length"] = "long";
+  auto classified = official_row("trec", "1");  // rows call their dataset by either name
+  classified["all_classes"] = {"Oslo"};
+  put("qasper.jsonl", {official_row("qasper", "1")});
+  put("qasper_e.jsonl", {official_row("qasper_e", "1"), no_length, bad_length});
+  put("trec_e.jsonl", {classified});
+  put("some_e.jsonl", {own_row("1", "p")});  // none of LongBench's
+  auto names = [](const Samples& loaded) {
+    std::string all;
+    for (const auto& s : loaded.samples) {
+      all += s.dataset + s.id;
+      if (s.length) all.append(":").append(std::to_string(*s.length));
+      all += " ";
+    }
+    return all;
+  };
+  EXPECT_EQ(names(load_one(folder)), "qasper1 mine1 ");
+  const auto e = load_one(folder, {.longbench_e = true});
+  EXPECT_EQ(names(e), "qasper_e1:8 trec_e1:8 ");
+  ASSERT_EQ(e.broken.size(), 2u);
+  EXPECT_EQ(e.broken[0].what, "no field \"length\"");
+  EXPECT_EQ(e.broken[1].what, "\"length\" is not a number of words");
+  EXPECT_EQ(e.samples[1].metric, Metric::kClassification);
+  EXPECT_TRUE(e.samples[1].first_line);
+  EXPECT_EQ(names(load_one(folder + "/qasper_e.jsonl")), "qasper_e1:8 ");  // a file is asked for by name
+  for (const char* name : {"qasper.jsonl", "some_e.jsonl"})
+    std::filesystem::remove(std::filesystem::path(folder) / name);
+  EXPECT_EQ(message_of([&] { load_one(folder); }),
+            folder + ": no .jsonl file in this folder but LongBench-E's; they are run with --e");
+  std::filesystem::remove_all(folder);
+}
+
+TEST(LongbenchSummaryTest, LongbenchEByLength) {
+  // The bounds of eval.py's scorer_e: under 4000, under 8000, the rest.
+  const std::vector<std::pair<int64_t, double>> rows = {{0, 10},    {3999, 30}, {4000, 50},
+                                                        {7999, 70}, {8000, 90}, {20000, 40}};
+  std::vector<Sample> samples;
+  std::vector<Outcome> outcomes;
+  auto add = [&](const char* dataset, int64_t length, std::optional<double> score) {
+    Sample sample;
+    sample.dataset = dataset;
+    sample.length = length;
+    samples.push_back(sample);
+    outcomes.push_back({.score = score});
+  };
+  for (const auto& [length, score] : rows) add("qasper_e", length, score);
+  add("trec_e", 100, 100);
+  add("trec_e", 100, std::nullopt);  // failed
+  auto summary = summarize(samples, outcomes);
+  EXPECT_TRUE(summary.has_bins());
+  EXPECT_EQ(summary.datasets[0].bins, (BinScores{20, 60, 65}));
+  EXPECT_EQ(summary.datasets[1].bins, (BinScores{100, std::nullopt, std::nullopt}));
+  EXPECT_EQ(summary.bins, (BinScores{60, 60, 65}));
+  EXPECT_EQ(summary.json()["datasets"][1]["bins"].dump(), R"({"0-4k":100.0,"4-8k":null,"8k+":null})");
+  for (auto& sample : samples) sample.length.reset();
+  summary = summarize(samples, outcomes);
+  EXPECT_FALSE(summary.has_bins());
+  EXPECT_FALSE(summary.json().contains("bins"));
+}
+
 TEST(LongbenchScore, OnlyTheFirstLineCountsWhereTheBenchmarkSaysSo) {
   auto row = official_row("triviaqa", "1");
   const auto first_line = load_one(write_text("first.jsonl", row.dump())).samples.at(0);
@@ -312,6 +382,41 @@ TEST_F(LongbenchRun, AnswersAndScores) {
   EXPECT_DOUBLE_EQ(*summary.localization, *summary.overall);
   EXPECT_FALSE(summary.aggregation);
   EXPECT_GE(*summary.overall, 50);  // MiniLong finds nine needles in ten at this length
+}
+
+TEST_F(LongbenchRun, SamsumEndsAtANewlineButNotAtOnce) {
+  // pred.py, samsum: eos_token_id = [eos, the last token of "\n"], min_length = the prompt's length + 1.
+  const auto loaded = load_one(write_text("samsum.jsonl", official_row("samsum", "1").dump()));
+  const auto& vocab = model_->vocab();
+  auto options = sample_generation(vocab, loaded.samples.at(0));
+  ASSERT_EQ(options.end_tokens.size(), 1u);
+  EXPECT_EQ(vocab.piece(options.end_tokens[0]), "\n");
+  EXPECT_EQ(options.min_tokens, 1);
+  EXPECT_TRUE(options.stop.empty());
+  EXPECT_EQ(options.max_tokens, 128);
+  EXPECT_TRUE(sample_generation(vocab, samples_[0]).end_tokens.empty());
+
+  // The token that the model wants first, made an end token: it ends the answer where it may, and is not
+  // drawn where it may not.
+  const auto prompt = sample_tokens(*model_, samples_[0]);
+  auto generated = [&](const GenerateOptions& how) {
+    Sequence sequence;
+    const auto logits = engine_.prefill(sequence, prompt, *test::full_policy());
+    return generate(engine_, &vocab, sequence, logits, prompt, how);
+  };
+  GenerateOptions how;
+  how.max_tokens = 4;
+  const auto wanted = generated(how).tokens.front();
+  how.end_tokens = {wanted};
+  auto out = generated(how);
+  EXPECT_EQ(out.tokens, std::vector<Token>{wanted});
+  EXPECT_EQ(out.reason, StopReason::kEnd);
+  EXPECT_EQ(out.text, "");
+  how.min_tokens = 1;
+  out = generated(how);
+  EXPECT_NE(out.tokens.front(), wanted);
+  EXPECT_FALSE(vocab.is_end(out.tokens.front()));
+  EXPECT_NE(out.text, "");
 }
 
 TEST_F(LongbenchRun, TheSameTwice) {

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "support/file.h"
@@ -30,7 +32,7 @@ size_t count(std::string_view text, std::string_view what) {
 
 std::string with_needle(const std::string& text, double depth) {
   auto out = text;
-  return out.insert(needle_place(text, depth), "|");
+  return out.insert(needle_place(text, depth), 1, '|');
 }
 
 TEST(NeedlePlace, IsTheNearestEndOfASentence) {
@@ -53,14 +55,119 @@ TEST(NeedlePlace, KnowsQuotesTitlesAndParagraphs) {
   EXPECT_EQ(with_needle("", 50), "|");
 }
 
+NiahCell scored(const std::string& generated, const std::string& expected, bool chat = true) {
+  const NiahPrompt prompt{.needle = {"", "", expected}};
+  return niah_cell(niah_sample(prompt, {512, 50, 0}, chat, 64), generated);
+}
+
 TEST(NeedleScores, AreRouge1AndContainment) {
   const Needle needle;
-  EXPECT_NEAR(needle_rouge1(needle.answer, needle.answer), 100, 1e-9);
-  EXPECT_EQ(needle_rouge1("", needle.answer), 0);
+  EXPECT_NEAR(scored(needle.answer, needle.answer).rouge1, 100, 1e-9);
+  EXPECT_EQ(scored("", needle.answer).rouge1, 0);
   // 2 words of 4 in the answer, of 2 expected: p 1/2, r 1.
-  EXPECT_NEAR(needle_rouge1("go and eat mint", "eat mint"), 100 * 2.0 / 3, 1e-9);
+  EXPECT_NEAR(scored("go and eat mint", "eat mint").rouge1, 100 * 2.0 / 3, 1e-9);
   EXPECT_TRUE(needle_found("You should EAT a\nsandwich.", "eat a sandwich"));
   EXPECT_FALSE(needle_found("eat the sandwich", "eat a sandwich"));
+}
+
+TEST(NeedleScores, CountOnlyTheFirstLineWithoutATemplate) {
+  const std::string generated = "\nmint \nQuestion: and the salt?";
+  const auto plain = scored(generated, "mint", /*chat=*/false);
+  EXPECT_EQ(plain.answer, "mint");
+  EXPECT_NEAR(plain.rouge1, 100, 1e-9);
+  EXPECT_TRUE(plain.exact);
+  // 1 word of 5, of 1 expected.
+  EXPECT_NEAR(scored(generated, "mint").rouge1, 100 * 2.0 / 6, 1e-9);
+  EXPECT_FALSE(scored("parsley\nmint", "mint", false).exact);
+}
+
+TEST(NeedleSets, HoldTheirAnswersAndVary) {
+  const auto haystack = data_text("sherlock.txt");
+  const auto minilong = needle_set("minilong");
+  std::set<std::string> sentences, forms;
+  for (int64_t length : {512, 1024})
+    for (double depth : {0.0, 12.5, 100.0})
+      for (uint64_t seed = 0; seed < 20; ++seed) {
+        const auto needle = minilong({length, depth, seed});
+        EXPECT_EQ(minilong({length, depth, seed}).sentence, needle.sentence);
+        EXPECT_EQ(count(needle.sentence, needle.answer), 1u) << needle.sentence;
+        EXPECT_EQ(count(needle.question, needle.answer), 0u) << needle.question;
+        EXPECT_EQ(count(haystack, needle.sentence), 0u);
+        EXPECT_TRUE(needle.sentence.ends_with('.') && needle.question.ends_with('?'));
+        sentences.insert(needle.sentence);
+        forms.insert(needle.question.substr(0, 11));
+      }
+  EXPECT_GE(sentences.size(), 110u);  // of 120
+  EXPECT_GE(forms.size(), 4u);
+  EXPECT_EQ(needle_set("san-francisco")({512, 0, 3}).sentence, Needle().sentence);
+  EXPECT_THROW(needle_set("other"), Error);
+}
+
+/// Two lengths, two depths and two seeds.
+NiahGrid small_grid() {
+  return {.lengths = {100, 200}, .depths = {0, 50}, .seeds = {0, 1}};
+}
+
+/// Its cells: number p has ROUGE-1 10·p and is exact where p is odd.
+std::vector<std::optional<NiahCell>> small_cells() {
+  std::vector<std::optional<NiahCell>> cells;
+  for (int p = 0; p < 8; ++p) {
+    NiahCell cell;
+    cell.rouge1 = 10.0 * p;
+    cell.exact = p % 2 == 1;
+    cell.kept_share = 0.1;
+    cell.kept_bytes = 1000 + p;
+    cells.emplace_back(cell);
+  }
+  return cells;
+}
+
+TEST(NiahSummary, IsMeansAndIntervals) {
+  const std::vector<Contender> contenders(2, {.name = "snapkv 12%", .kv = "snapkv", .budget = "12%"});
+  auto holes = small_cells();
+  holes[0].reset();
+  holes[4].reset();  // both seeds of length 100, depth 0
+  const auto summaries = summarize_niah(small_grid(), contenders, {small_cells(), holes});
+  const auto& s = summaries.at(0);
+  // points(): seeds outside, then lengths, then depths; cell [depth][length] has points p and p + 4.
+  EXPECT_EQ(s.rouge1, (std::vector<std::vector<double>>{{20, 40}, {30, 50}}));
+  EXPECT_EQ(s.by_length, (std::vector<double>{25, 45}));
+  const auto expected = bootstrap_mean(std::vector<double>{0, 10, 20, 30, 40, 50, 60, 70});
+  EXPECT_DOUBLE_EQ(s.overall.mean, 35);
+  EXPECT_DOUBLE_EQ(s.overall.low, expected.low);
+  EXPECT_DOUBLE_EQ(s.overall.high, expected.high);
+  EXPECT_DOUBLE_EQ(s.exact.mean, 50);
+  EXPECT_DOUBLE_EQ(s.kept_share, 0.1);
+  EXPECT_DOUBLE_EQ(s.kept_bytes, 1003.5);
+  EXPECT_EQ(s.budget, "12%");
+
+  const auto& h = summaries.at(1);
+  EXPECT_TRUE(std::isnan(h.rouge1[0][0]));
+  EXPECT_DOUBLE_EQ(h.rouge1[1][0], 30);
+  EXPECT_DOUBLE_EQ(h.by_length[0], 30);                // of points 1 and 5
+  EXPECT_DOUBLE_EQ(h.overall.mean, (280.0 - 40) / 6);  // less points 0 and 4
+}
+
+TEST(NiahHeatmap, HasAPolicysBudgetsSideBySide) {
+  std::vector<NiahSummary> summaries;
+  for (const char* budget : {"6%", "12%"})
+    for (const char* policy : {"tova", "snapkv"}) {
+      NiahSummary s{.name = fmt::format("{} {}", policy, budget), .budget = budget};
+      s.rouge1 = {{1, 2}, {3, 4}};
+      summaries.push_back(s);
+    }
+  NiahSummary full{.name = "full", .budget = "100%"};
+  full.rouge1 = {{5, 6}, {7, 8}};
+  summaries.insert(summaries.begin(), full);
+  const auto figure = niah_heatmap(small_grid(), summaries);
+  std::string panels;
+  for (const auto& p : figure.panels)
+    panels +=
+        fmt::format("{}{},{}", p.new_row ? "/" : " ", p.title, p.subtitle.substr(0, p.subtitle.find(' ')));
+  EXPECT_EQ(panels, "/full,mean/tova,6%, tova,12%,/snapkv,6%, snapkv,12%,");
+  EXPECT_EQ(figure.panels[0].values, full.rouge1);
+  EXPECT_EQ(figure.columns, (std::vector<std::string>{"100", "200"}));
+  EXPECT_EQ(figure.rows, (std::vector<std::string>{"0 %", "50 %"}));
 }
 
 class Prompts : public testing::Test {
@@ -71,64 +178,68 @@ class Prompts : public testing::Test {
 
 TEST_F(Prompts, HaveTheLengthAskedForAndTheNeedleOnce) {
   for (bool chat : {true, false}) {
-    const NiahPrompts prompts(model_->vocab(), haystack_, {}, chat);
+    const NiahPrompts prompts(model_->vocab(), haystack_, one_needle({}), chat);
     for (int64_t length : {80, 333, 1000, 2048})
       for (double depth : {0.0, 37.5, 50.0, 100.0})
         for (uint64_t seed : {0, 1, 2}) {
           SCOPED_TRACE(fmt::format("chat {} length {} depth {} seed {}", chat, length, depth, seed));
-          const auto prompt = prompts.make(length, depth, seed);
+          const auto prompt = prompts.make({length, depth, seed});
           const auto n = static_cast<int64_t>(prompt.tokens.size());
           EXPECT_LE(n, length);
           EXPECT_GE(n, length - 12);
-          EXPECT_EQ(count(prompt.text, prompts.needle().sentence), 1u);
-          EXPECT_EQ(count(prompt.text, "Question: " + prompts.needle().question), 1u);
+          EXPECT_EQ(count(prompt.text, Needle().sentence), 1u);
+          EXPECT_EQ(count(prompt.text, "Question: " + Needle().question), 1u);
           EXPECT_EQ(model_->vocab().tokenize(prompt.text), prompt.tokens);
         }
   }
 }
 
 TEST_F(Prompts, HaveTheNeedleAtTheDepthAskedFor) {
-  const NiahPrompts prompts(model_->vocab(), haystack_, {}, /*chat=*/false);
+  const NiahPrompts prompts(model_->vocab(), haystack_, one_needle({}), /*chat=*/false);
   const std::string question = "\n\nQuestion: What is the best thing to do in San Francisco?\nAnswer:";
-  const auto first = prompts.make(1000, 0, 0);
-  EXPECT_TRUE(first.text.starts_with(prompts.needle().sentence + " "));
+  const auto first = prompts.make({1000, 0, 0});
+  EXPECT_TRUE(first.text.starts_with(Needle().sentence + " "));
   EXPECT_LE(first.needle_position, 1);  // BOS, where the vocabulary has one
-  const auto last = prompts.make(1000, 100, 0);
-  EXPECT_TRUE(last.text.ends_with(" " + prompts.needle().sentence + question));
+  const auto last = prompts.make({1000, 100, 0});
+  EXPECT_TRUE(last.text.ends_with(" " + Needle().sentence + question));
   for (double depth : {20.0, 50.0, 80.0}) {
-    const auto prompt = prompts.make(2000, depth, 0);
+    const auto prompt = prompts.make({2000, depth, 0});
     // The text of the novel takes about 1,940 tokens; its sentences seldom more than 100.
     EXPECT_NEAR(static_cast<double>(prompt.needle_position), 19.4 * depth, 60) << depth;
-    const auto at = prompt.text.find(prompts.needle().sentence);
+    const auto at = prompt.text.find(Needle().sentence);
     const auto before = prompt.text.substr(0, at - 1);
     EXPECT_TRUE(std::string(".!?\"\x9d\x99").find(before.back()) != std::string::npos) << before;
   }
 }
 
 TEST_F(Prompts, DifferBySeedAndRepeatByIt) {
-  const NiahPrompts prompts(model_->vocab(), haystack_, {}, true);
+  const NiahPrompts prompts(model_->vocab(), haystack_, one_needle({}), true);
   std::set<std::string> texts;
   for (uint64_t seed : {0, 1, 2, 3}) {
-    texts.insert(prompts.make(300, 50, seed).text);
-    EXPECT_EQ(prompts.make(300, 50, seed).tokens, prompts.make(300, 50, seed).tokens);
+    texts.insert(prompts.make({300, 50, seed}).text);
+    EXPECT_EQ(prompts.make({300, 50, seed}).tokens, prompts.make({300, 50, seed}).tokens);
   }
   EXPECT_EQ(texts.size(), 4u);
 }
 
 TEST_F(Prompts, TakeAShortHaystackAgain) {
-  const NiahPrompts prompts(model_->vocab(), "The rain fell. The wind blew.\n", {}, true);
-  const auto prompt = prompts.make(500, 50, 0);
+  const NiahPrompts prompts(model_->vocab(), "The rain fell. The wind blew.\n", one_needle({}), true);
+  const auto prompt = prompts.make({500, 50, 0});
   EXPECT_GE(prompt.tokens.size(), 490u);
   EXPECT_GE(count(prompt.text, "The rain fell."), 10u);
-  EXPECT_EQ(count(prompt.text, prompts.needle().sentence), 1u);
+  EXPECT_EQ(count(prompt.text, Needle().sentence), 1u);
 }
 
 TEST_F(Prompts, RefuseWhatCannotWork) {
   const auto& vocab = model_->vocab();
-  EXPECT_THROW(NiahPrompts(vocab, " \n", {}, true), Error);
-  EXPECT_THROW(NiahPrompts(vocab, "Text. " + Needle().sentence, {}, true), Error);
-  EXPECT_THROW(NiahPrompts(vocab, "Text.", {.question = ""}, true), Error);
-  EXPECT_THROW(NiahPrompts(vocab, haystack_, {}, true).make(20, 50, 0), Error);
+  auto make = [&](const std::string& haystack, const Needle& needle, int64_t length) {
+    return NiahPrompts(vocab, haystack, one_needle(needle), true).make({length, 50, 0});
+  };
+  EXPECT_EQ(make("Text.", {}, 200).needle.sentence, Needle().sentence);
+  EXPECT_THROW(make(" \n", {}, 200), Error);
+  EXPECT_THROW(make("Text. " + Needle().sentence, {}, 200), Error);
+  EXPECT_THROW(make("Text.", {.question = ""}, 200), Error);
+  EXPECT_THROW(make(haystack_, {}, 20), Error);
 }
 
 // The command
@@ -171,7 +282,8 @@ TEST(Command, WritesEverythingAndGoesOnWhereItStopped) {
   EXPECT_NE(first.out.find("\nwindowkv 12% "), std::string::npos);
   const auto rows = read_file(log);
   EXPECT_EQ(count(rows, "\n"), 8u);
-  EXPECT_EQ(count(rows, "\"exact\":true,"), count(rows, "fly a kite in the old town at dusk"));
+  // Every row says what was expected; those that found it also say it in their answer.
+  EXPECT_EQ(8 + count(rows, "\"exact\":true,"), count(rows, "fly a kite in the old town at dusk"));
   EXPECT_GE(count(rows, "\"exact\":true,"), 3u);  // at least the full cache finds it
   const auto page = read_file(html);
   EXPECT_EQ(count(read_file(svg), "<svg"), 1u);
@@ -200,6 +312,36 @@ TEST(Command, WritesEverythingAndGoesOnWhereItStopped) {
   EXPECT_EQ(count(read_file(log), "\n"), 16u);
 }
 
+TEST(Command, ComparesPoliciesAtSeveralBudgets) {
+  const auto json = temp_path("grid.json"), markdown = temp_path("grid.md"), svg = temp_path("grid.svg");
+  const auto ran = run_command(fmt::format(
+      "niah -t 1 -m '{}' --haystack '{}' -l 300,512 --depths 0,100 --needle-set minilong --samples 2 --seed "
+      "3 "
+      "--predict 24 --policies full,windowkv,snapkv -b 12%,50% --json '{}' --markdown '{}' --svg '{}'",
+      minilong_path("q8_0"), write("haystack.txt", data_text("sherlock.txt")), json, markdown, svg));
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const auto report = nlohmann::json::parse(read_file(json));
+  EXPECT_EQ(report["lengths"], nlohmann::json({300, 512}));
+  EXPECT_EQ(report["seeds"], nlohmann::json({3, 4}));
+  std::vector<std::string> names;
+  for (const auto& c : report["contenders"]) {
+    names.push_back(c["policy"]);
+    EXPECT_LE(c["rouge1"]["low"], c["rouge1"]["mean"]);
+    EXPECT_LE(c["rouge1"]["mean"], c["rouge1"]["high"]);
+    EXPECT_GT(c["kept_bytes"], 0);
+    double sum = 0;
+    for (const auto& row : c["rouge1_by_depth_and_length"])
+      for (double value : row) sum += value;
+    EXPECT_NEAR(sum / 4, c["rouge1"]["mean"], 1e-9);
+  }
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"full", "windowkv 12%", "windowkv 50%", "snapkv 12%", "snapkv 50%"}));
+  EXPECT_GE(report["contenders"][0]["exact"]["mean"], 75);  // MiniLong finds nine in ten at this length
+  EXPECT_EQ(count(read_file(markdown), "\n"), 7u);
+  EXPECT_EQ(count(read_file(svg), "ROUGE-1 F1"), 1u);
+  EXPECT_EQ(count(read_file(svg), ">windowkv</text>"), 2u);
+}
+
 TEST(Command, RefusesInOneLine) {
   const auto html = temp_path("refused.html");
   auto refuses = [&](const std::string& arguments, const std::string& expected) {
@@ -215,6 +357,10 @@ TEST(Command, RefusesInOneLine) {
   refuses("--policies nonsense", "nonsense");
   refuses("--budgets 0%", "0%");
   refuses("-l 40", "no room");
+  refuses("-l 1q", "--lengths");
+  refuses("--needle-set other", "unknown needle set \"other\"");
+  refuses("--needle-set minilong", "leave out --needle");
+  refuses("--json /nowhere/x.json", "/nowhere/x.json");
   refuses("--out /nowhere/x.jsonl", "/nowhere/x.jsonl: cannot write");
   const auto no_needle = run_command(fmt::format("niah -m '{}' --haystack '{}' --needle ''",
                                                  minilong_path("q8_0"), write("some.txt", "Some text.")));

@@ -123,6 +123,24 @@ TEST(Heatmap, WritesNumbersWhereTheyFit) {
   EXPECT_EQ(count(heatmap_svg(heatmap(2, 40, 1)), ">13</text>"), 0u);  // narrow cells
 }
 
+TEST(Heatmap, RowsOfPanelsBreakWhereAsked) {
+  auto h = heatmap(2, 2, 3);
+  for (auto& panel : h.panels) panel.title = "short";
+  const auto height = [](const std::string& svg) {
+    const auto at = svg.find(" height=\"") + 9;
+    return std::stoi(svg.substr(at, svg.find('"', at) - at));
+  };
+  const auto flat = heatmap_svg(h);
+  h.panels[1].new_row = true;
+  const auto broken = heatmap_svg(h);
+  EXPECT_GT(height(broken), height(flat));
+  h.panels[2].subtitle = "12%, mean 5";
+  const auto titled = heatmap_svg(h);
+  EXPECT_GT(height(titled), height(broken));
+  EXPECT_EQ(count(titled, ">12%, mean 5</text>"), 1u);
+  EXPECT_EQ(xml_fault(titled), "");
+}
+
 TEST(Heatmap, ColoursFollowTheScale) {
   auto h = heatmap(1, 4, 1);
   h.panels[0].values[0] = {-5, 0, 100, 1e9};  // beyond the ends: the ends' colours
@@ -188,6 +206,12 @@ TEST(HtmlReport, NumbersStandToTheRight) {
   EXPECT_EQ(count(html, "<th class=\"n\">score</th>"), 1u);
   EXPECT_EQ(count(html, "<td class=\"n\">93.1</td>"), 1u);
   EXPECT_EQ(count(html, "<th>policy</th>"), 1u);
+  HtmlReport report("sizes");
+  report.table({{"size", "interval", "range", "word"},
+                {{"258.2 KiB", "1.5 [-1, 2]", "-1.0 to 2.5", "up to 3"}, {"3 B", "2", "-", "4"}},
+                ""});
+  EXPECT_EQ(count(report.html(), "<th class=\"n\">"), 3u);
+  EXPECT_EQ(count(report.html(), "<th>word</th>"), 1u);
 }
 
 }  // namespace

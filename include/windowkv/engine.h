@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "windowkv/kv_pool.h"
+#include "windowkv/kv_type.h"
 #include "windowkv/model.h"
 #include "windowkv/policy.h"
 #include "windowkv/vocab.h"
@@ -16,6 +18,7 @@ class KvCache;
 
 struct EngineOptions {
   int chunk = 512;  ///< prompt tokens that go through a layer at once
+  KvTypes kv;       ///< of the caches; the layer in prefill is held in F16
 };
 
 /// Times of one prefill, milliseconds.
@@ -27,7 +30,7 @@ struct PrefillTiming {
 /// Bytes of K and V, all layers.
 struct KvBytes {
   int64_t kept = 0;  ///< of the kept prompt tokens
-  int64_t full = 0;  ///< of all prompt tokens, had they been kept
+  int64_t full = 0;  ///< of all prompt tokens in F16, had they been kept
   int64_t peak = 0;  ///< most bytes of K/V buffers held at once, measured from the buffers
 };
 
@@ -46,6 +49,7 @@ class Sequence {
   int64_t position = 0;       ///< of the next token: prompt_tokens, then one more each
   std::vector<int64_t> kept;  ///< prompt tokens kept, by layer
   std::vector<GroupSelection> groups;
+  KvTypes kv_types;  ///< of the caches
   KvBytes bytes;
   PrefillTiming timing;
   std::unique_ptr<KvCache> cache;
@@ -54,7 +58,10 @@ class Sequence {
 struct PrefillOptions {
   /// Room in the caches for this many generated tokens before they must grow.
   int64_t reserve = 0;
-  /// Called as chunks pass; done and total count (layer, chunk) steps.
+  /// Where the caches lie; empty: in memory of their own.
+  KvPool pool;
+  /// Called as chunks pass; done and total count (layer, chunk) steps. May decode other sequences, so that
+  /// they need not wait for the whole prompt.
   std::function<void(int64_t done, int64_t total)> progress;
   /// Asked between chunks; true throws Cancelled.
   std::function<bool()> cancelled;
@@ -67,15 +74,22 @@ struct PrefillOptions {
 struct MemoryPlan {
   int64_t kv_kept = 0;     ///< K/V of the kept prompt tokens, all layers
   int64_t kv_reserve = 0;  ///< K/V room for generated tokens, all layers
-  int64_t kv_scratch = 0;  ///< K/V of one layer in full; 0 where no layer drops anything
-  int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers, had they been kept
-  int64_t hidden = 0;      ///< hidden states of all prompt tokens
-  int64_t mask = 0;        ///< causal mask of one chunk
-  int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
+  int64_t kv_scratch = 0;  ///< K/V of one layer in full, F16, of more where layers wait to be settled; 0
+                           ///< where no layer drops or converts anything
+  int64_t kv_full = 0;  ///< K/V of all prompt tokens in all layers in F16, had they been kept
+  int64_t hidden = 0;   ///< hidden states of all prompt tokens
+  int64_t mask = 0;     ///< causal mask of one chunk
+  int64_t compute = 0;  ///< intermediate results of one chunk or of scoring; an estimate
   /// Adds the caches of another policy over the same prompt, computed in the same prefill.
   void add(const MemoryPlan& other);
   int64_t peak_kv() const { return kv_kept + kv_reserve + kv_scratch; }
   int64_t total() const { return peak_kv() + hidden + mask + compute; }
+};
+
+/// One sequence's part of a decode step.
+struct Step {
+  Sequence* sequence = nullptr;
+  Token token = 0;  ///< appended to it
 };
 
 /// Runs a model over per-layer caches. Not thread-safe: one call at a time.
@@ -86,6 +100,12 @@ class Engine {
 
   /// What prefilling n tokens under the policy will take.
   MemoryPlan plan(int64_t n, const Policy& policy, int64_t reserve = 0) const;
+
+  /// How many sequences of n prompt tokens under the policy, each with room for `reserve` generated ones,
+  /// `kv_bytes` of K and V memory hold.
+  PoolPlan plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, int64_t reserve) const;
+  /// Sets aside that much K and V memory. Throws Error where it is not to be had.
+  KvPool make_pool(int64_t bytes);
 
   /// Reads the prompt layer by layer and keeps what the policy chooses. Returns the last position's logits
   /// [n_vocab], valid until the next call. Throws Error before any work where the prompt is empty, holds ids
@@ -102,6 +122,23 @@ class Engine {
   /// Appends one token to every layer and returns the logits [n_vocab] for the one after it, valid until the
   /// next call.
   std::span<const float> decode(Sequence& sequence, Token token);
+
+  /// The same for many sequences at once, each with its own policy and lengths; the weights are read once for
+  /// all. Sequences may join and leave from step to step. Returns [n_vocab] logits a step, in the steps'
+  /// order. Throws Error before any work for a sequence that appears twice or was not prefilled, an id
+  /// outside the vocabulary, and a pool that has no room for a cache that must grow.
+  std::span<const float> decode(std::span<const Step> steps);
+
+  /// decode(), but the most probable tokens, found on the device: one id a step instead of n_vocab logits.
+  std::span<const Token> decode_greedy(std::span<const Step> steps);
+
+  /// Decode graphs built so far; the others were used again.
+  int64_t graphs_built() const;
+  /// A second continuation of what the sequence holds: a copy of its caches, with the room they have.
+  Sequence fork(const Sequence& sequence, const KvPool& pool = {});
+
+  /// Bytes of compute buffers held for prefill and decode.
+  int64_t compute_bytes() const;
 
  private:
   struct State;

@@ -29,6 +29,8 @@ struct SamplingOptions {
 struct GenerateOptions {
   int64_t max_tokens = 256;       ///< most tokens to generate
   bool ignore_end = false;        ///< go on past end-of-generation tokens
+  std::vector<Token> end_tokens;  ///< end generation beside the model's own; no part of the text
+  int64_t min_tokens = 0;         ///< before so many, no token that would end generation is drawn
   std::vector<std::string> stop;  ///< text ends before the first of these
   SamplingOptions sampling;
   /// Receives text as it becomes certain: whole UTF-8 characters, nothing of a stop string.

@@ -32,6 +32,9 @@ struct HParams {
   float rope_ext_factor = 0.0f;
   float rope_attn_factor = 1.0f;
   int rope_n_ctx_orig = 0;
+  /// How much of the cache each layer needs beside the others, measured by a calibration (mean 1); empty: not
+  /// known.
+  std::vector<double> layer_shares;
 
   /// Elements of one token's K (or V) row in one layer.
   int64_t kv_row() const { return static_cast<int64_t>(d_head) * n_head_kv; }
@@ -44,6 +47,8 @@ struct ModelOptions {
   int threads = 0;              ///< CPU threads; 0: as many as cores
   bool mmap = true;             ///< map weights that ggml computes with as they stand in the file
   bool weights = true;          ///< false: metadata and vocabulary only
+  /// Calibration file; "auto": the one beside the model that was made for it, if any; "none".
+  std::string calibration = "auto";
 };
 
 /// A GGUF model, ready to compute. Immutable once loaded; one Engine at a time may use it.
@@ -60,6 +65,8 @@ class Model {
   /// Throws Error where the file carries no vocabulary; find_vocab() gives null instead.
   const Vocab& vocab() const;
   const Vocab* find_vocab() const;
+  /// The calibration that HParams::layer_shares come from; "" without one.
+  const std::string& calibration_path() const;
   int64_t weight_bytes() const;
   /// Type that most weight bytes have, as ggml names it ("q8_0").
   const std::string& weight_type() const;

@@ -23,6 +23,7 @@ struct PromptShape {
   int n_head = 0;
   int n_head_kv = 0;
   int d_head = 0;
+  std::span<const double> layer_shares = {};  ///< the model's, see HParams
 };
 
 /// One layer once the whole prompt has passed through it.
@@ -62,16 +63,23 @@ class Selector {
   /// The most tokens this layer keeps; n means nothing is dropped, and the layer needs no scratch.
   virtual int64_t capacity(int layer) const = 0;
 
-  /// Whether this layer's own attention decides; otherwise it keeps what the layer below it keeps.
+  /// Whether this layer's own attention is asked. Where none of the layers that are settled together is, they
+  /// keep what the layer below them keeps, or what needs no scores.
   virtual bool decides(int layer) const = 0;
+
+  /// The layer, `layer` or one above it, once past which it is known what `layer` keeps. Until then its K and
+  /// V wait in full. Never falls from one layer to the next.
+  virtual int settled_at(int layer) const { return layer; }
 
   /// Whether build() needs LayerView::accumulated, which costs an attention of its own over the whole prompt.
   virtual bool accumulates() const { return false; }
 
-  /// Adds the scoring of a layer that decides to the graph; returns an I32 tensor for choose().
-  virtual ggml_tensor* build(ggml_context* ctx, const LayerView& view) const = 0;
+  /// Adds the scoring of layers that are settled together to the graph: those of them that decide, lowest
+  /// first, one at least. Returns an I32 tensor for choose().
+  virtual ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const = 0;
 
-  /// What `layer` keeps, at most capacity(layer) tokens a head; `picked` is what build()'s tensor held.
+  /// What `layer` keeps, at most capacity(layer) tokens a head; `picked` is what build()'s tensor held, empty
+  /// where no layer decided.
   virtual KeptTokens choose(int layer, std::span<const int32_t> picked) = 0;
 
   /// What was kept, once every layer has been asked.

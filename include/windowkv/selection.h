@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,15 +19,51 @@ enum class Task {
 
 /// How the budget is spread over the groups.
 enum class Pyramid {
-  kCode,   ///< last group B·γ/λ (the released code, and the paper's Appendix A.4)
-  kPaper,  ///< last group B/λ (the paper's Eq. 6)
-  kFlat,   ///< every group B
+  kCode,      ///< last group B·γ/λ (the released code, and the paper's Appendix A.4)
+  kPaper,     ///< last group B/λ (the paper's Eq. 6)
+  kFlat,      ///< every group B
+  kMeasured,  ///< by what each layer was measured to need (HParams::layer_shares); without that kFlat
 };
 
+/// Where windows may lie.
+enum class Windows {
+  kGrid,  ///< the review context cut into ⌈n/ω⌉ windows from its first token on (the paper)
+  kFree,  ///< from a token that is attended to onwards, as far as its score reaches (build_run_scores)
+};
+
+/// How the scores of a layer's query heads become one.
+enum class Heads {
+  kMean,   ///< one choice for all heads, by their mean (the paper)
+  kMax,    ///< one choice for all heads, by the highest
+  kPerKv,  ///< a choice for each KV head, by the mean of its query heads (the paper's A.6); free windows only
+};
+
+/// Which layer's attention chooses for a group.
+enum class Decider {
+  kFirst,  ///< the first (the paper)
+  kLast,   ///< the last; the others' K and V wait for it in full
+  kAll,    ///< the sum over the group; K and V of all of it wait in full
+};
+
+/// How the attention of the observation window's tokens becomes one score.
+enum class Rows {
+  kSum,  ///< their sum (the paper)
+  kMax,  ///< the most that one of them gives, which a longer window does not dilute
+};
+
+// The names flags and files use. parse_* throws Error for any other.
 std::string_view to_string(Task task);
 std::string_view to_string(Pyramid pyramid);
-Task parse_task(std::string_view name);        ///< throws Error for an unknown name
-Pyramid parse_pyramid(std::string_view name);  ///< throws Error for an unknown name
+std::string_view to_string(Windows windows);
+std::string_view to_string(Heads heads);
+std::string_view to_string(Decider decider);
+std::string_view to_string(Rows rows);
+Task parse_task(std::string_view name);
+Pyramid parse_pyramid(std::string_view name);
+Windows parse_windows(std::string_view name);
+Heads parse_heads(std::string_view name);
+Decider parse_decider(std::string_view name);
+Rows parse_rows(std::string_view name);
 
 /// A budget as a user writes it: "512" tokens a layer, or "12%" of the prompt. Counts every kept prompt token
 /// of a layer, the observation window included, averaged over layers.
@@ -47,14 +84,21 @@ class Budget {
 
 /// Every number of the method. Field names follow the paper.
 struct SelectionConfig {
-  std::string preset = "default";
+  std::string preset = "paper";
   Task task = Task::kLocalization;
-  int omega = 8;    ///< window size ω, tokens
+  int omega = 8;    ///< window size ω, tokens; of free windows, half as far as a score reaches onwards
   int alpha = 16;   ///< observation window α, tokens
   int p = 8;        ///< token scores pooled in a window
   int gamma = 1;    ///< layers a group γ
   int lambda = 14;  ///< pyramid shape λ
   Pyramid pyramid = Pyramid::kCode;
+  Windows windows = Windows::kGrid;
+  Heads heads = Heads::kMean;
+  Decider decider = Decider::kFirst;
+  Rows rows = Rows::kSum;
+  // Of free windows: tokens kept whatever their scores. A grid always keeps the observation window.
+  int recent = 8;  ///< the last ones, at most a quarter of the budget
+  int sinks = 4;   ///< the first ones, at most an eighth of the budget
   /// The released code's accounting: the observation window comes on top of the budget, up to ω−1 tokens too
   /// many are kept, and neither spare nor excess budget is moved between groups.
   bool reference = false;
@@ -64,9 +108,24 @@ struct SelectionConfig {
 
 /// Fields the caller sets over a preset's own.
 struct SelectionOverrides {
-  std::optional<int> omega, alpha, gamma, lambda;
+  std::optional<int> omega, alpha, gamma, lambda, recent, sinks;
   std::optional<Pyramid> pyramid;
+  std::optional<Windows> windows;
+  std::optional<Heads> heads;
+  std::optional<Decider> decider;
+  std::optional<Rows> rows;
 };
+
+/// One field of SelectionOverrides as users name it: a flag of the command, a key of a contender.
+struct SelectionSetting {
+  std::string_view name;   ///< "window"
+  std::string_view value;  ///< what it takes: "N", or the names
+  std::string_view help;
+  void (*set)(SelectionOverrides& overrides, std::string_view text);  ///< throws Error for a bad value
+};
+
+/// All of them, in the order help shows them.
+std::span<const SelectionSetting> selection_settings();
 
 /// The names `make_config` takes, in the order help shows them.
 const std::vector<std::string>& preset_names();
@@ -86,12 +145,29 @@ struct Group {
 /// ⌈n_layer/γ⌉ groups; the last may be shorter.
 std::vector<Group> make_groups(int n_layer, int gamma);
 
-/// Tokens of the observation window for a prompt of n tokens: α, or fewer where the prompt or the budget is
-/// shorter, so that the kept tokens never exceed the budget (the `reference` accounting excepted).
+/// Whether the attention of `layer` chooses for its group.
+bool deciding_layer(const SelectionConfig& config, const Group& group, int layer);
+
+/// The layer of the group once past which what `layer` keeps is known.
+int settling_layer(const SelectionConfig& config, const Group& group, int layer);
+
+/// Tokens of the observation window for a prompt of n tokens: α, or fewer where the prompt is shorter, or the
+/// budget of a grid, whose observation window is kept, so that the kept tokens never exceed the budget (the
+/// `reference` accounting excepted).
 int64_t observation_tokens(const SelectionConfig& config, int64_t n, int64_t budget);
 
-/// Review-context tokens a layer may keep, by group, for a prompt of n tokens and a budget of tokens a layer.
-std::vector<int64_t> group_budgets(const SelectionConfig& config, int n_layer, int64_t n, int64_t budget);
+/// Tokens kept whatever their scores.
+struct AlwaysKept {
+  int64_t sinks = 0;   ///< the prompt's first
+  int64_t recent = 0;  ///< its last
+  int64_t total() const { return sinks + recent; }
+};
+AlwaysKept always_kept(const SelectionConfig& config, int64_t n, int64_t budget);
+
+/// Tokens a layer may keep beside those always kept, by group, for a prompt of n tokens and a budget of
+/// tokens a layer. `layer_shares`: see Pyramid::kMeasured.
+std::vector<int64_t> group_budgets(const SelectionConfig& config, int n_layer, int64_t n, int64_t budget,
+                                   std::span<const double> layer_shares = {});
 
 /// Windows the review context of n − observation tokens is cut into: ⌈review/ω⌉.
 int64_t window_count(const SelectionConfig& config, int64_t review);

@@ -1,6 +1,7 @@
 #include "cache/kv_cache.h"
 
 #include <atomic>
+#include <numeric>
 
 namespace windowkv {
 
@@ -13,19 +14,11 @@ uint64_t next_version() {
 
 }  // namespace
 
-KvRows::KvRows(const Backends& backends, const HParams& hp, int64_t capacity, KvMeter& meter)
-    : storage_(backends, "the KV cache", 2), meter_(meter) {
-  if (capacity > 0) {
-    k_ = storage_.add(GGML_TYPE_F16, hp.kv_row(), capacity);
-    v_ = storage_.add(GGML_TYPE_F16, hp.kv_row(), capacity);
-    // Zeroed: attention multiplies rows beyond the length by a weight of 0, which NaN would survive.
-    storage_.allocate(/*clear=*/true);
-  }
-  meter_.add(storage_.bytes());
-}
-
-KvRows::~KvRows() {
-  meter_.add(-storage_.bytes());
+KvRows::KvRows(ggml_context* ctx, const KvArena& arena, int64_t first, int64_t capacity) : first_(first) {
+  if (capacity == 0) return;
+  k_ = slice(ctx, arena.k(), first, capacity);
+  v_ = slice(ctx, arena.v(), first, capacity);
+  for (auto* view : {k_, v_}) ggml_backend_view_init(view);
 }
 
 ggml_tensor* KvRows::by_head(ggml_context* ctx, ggml_tensor* rows, const HParams& hp, int64_t count) {
@@ -37,33 +30,88 @@ ggml_tensor* KvRows::slice(ggml_context* ctx, ggml_tensor* rows, int64_t first, 
   return ggml_view_2d(ctx, rows, rows->ne[0], count, rows->nb[1], static_cast<size_t>(first) * rows->nb[1]);
 }
 
-KvCache::KvCache(const Backends& backends, const HParams& hp, const std::vector<int64_t>& capacities)
-    : backends_(backends), hp_(hp), version_(next_version()) {
-  for (auto capacity : capacities)
-    layers_.push_back({std::make_unique<KvRows>(backends, hp, capacity, meter_), 0});
+KvSegment::KvSegment(std::shared_ptr<KvArena> arena, const std::vector<int64_t>& capacities, KvMeter& meter)
+    : arena_(std::move(arena)),
+      meter_(meter),
+      rows_(std::accumulate(capacities.begin(), capacities.end(), int64_t{0})),
+      first_(arena_->take(rows_)) {
+  views_.reset(ggml_init({2 * capacities.size() * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
+  int64_t first = first_;
+  for (auto capacity : capacities) {
+    layers_.emplace_back(views_.get(), *arena_, first, capacity);
+    first += capacity;
+  }
+  meter_.add(rows_ * arena_->row_bytes());
 }
 
-void KvCache::forget_graphs() {
+KvSegment::~KvSegment() {
+  arena_->give_back(first_, rows_);
+  meter_.add(-rows_ * arena_->row_bytes());
+}
+
+KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
+                 const std::vector<int64_t>& capacities, std::shared_ptr<KvArena> shared)
+    : backends_(backends),
+      hp_(hp),
+      types_(types),
+      shared_(std::move(shared)),
+      meter_(std::make_unique<KvMeter>()),
+      segment_(make_segment(capacities)),
+      version_(next_version()) {
+  for (size_t i = 0; i < capacities.size(); ++i) layers_.push_back({segment_->layer(static_cast<int>(i)), 0});
+}
+
+KvCache::KvCache(const KvCache& other, std::shared_ptr<KvArena> shared)
+    : KvCache(other.backends_, other.hp_, other.types_, other.capacities(), std::move(shared)) {
+  other.copy_to(*segment_);
+  for (int i = 0; i < layers(); ++i) layer(i).length = other.layer(i).length;
+}
+
+std::vector<int64_t> KvCache::capacities() const {
+  std::vector<int64_t> all;
+  all.reserve(layers_.size());
+  for (const auto& layer : layers_) all.push_back(layer.rows.capacity());
+  return all;
+}
+
+std::unique_ptr<KvSegment> KvCache::make_segment(const std::vector<int64_t>& capacities) {
+  auto arena = shared_;
+  if (!arena)
+    arena = std::make_shared<KvArena>(backends_, hp_, types_,
+                                      std::accumulate(capacities.begin(), capacities.end(), int64_t{0}));
+  return std::make_unique<KvSegment>(std::move(arena), capacities, *meter_);
+}
+
+void KvCache::copy_to(const KvSegment& segment) const {
+  const size_t nodes = 16 + 16 * layers_.size();
+  Graph graph(nodes);
+  for (int i = 0; i < layers(); ++i) {
+    const auto& [rows, length] = layer(i);
+    if (length == 0) continue;
+    for (auto [from, to] : {std::pair{rows.k(), segment.layer(i).k()}, {rows.v(), segment.layer(i).v()}})
+      graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), from, 0, length),
+                         KvRows::slice(graph.ctx(), to, 0, length)));
+  }
+  Scheduler(backends_, 2 * nodes).run(graph);
+}
+
+void KvCache::forget_masks() {
   version_ = next_version();
 }
 
 void KvCache::ensure_room() {
   bool full = std::any_of(layers_.begin(), layers_.end(),
-                          [](const Layer& l) { return l.length >= l.rows->capacity(); });
+                          [](const Layer& l) { return l.length >= l.rows.capacity(); });
   if (!full) return;
-  for (auto& layer : layers_) {
-    auto bigger = std::make_unique<KvRows>(backends_, hp_, layer.length + growth_, meter_);
-    if (layer.length > 0) {
-      Graph graph(16);
-      for (auto [from, to] : {std::pair{layer.rows->k(), bigger->k()}, {layer.rows->v(), bigger->v()}})
-        graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), from, 0, layer.length),
-                           KvRows::slice(graph.ctx(), to, 0, layer.length)));
-      Scheduler(backends_, 32).run(graph);
-    }
-    layer.rows = std::move(bigger);
-  }
+  std::vector<int64_t> capacities;
+  capacities.reserve(layers_.size());
+  for (const auto& layer : layers_) capacities.push_back(layer.length + growth_);
+  auto bigger = make_segment(capacities);
+  copy_to(*bigger);
+  segment_ = std::move(bigger);
+  for (int i = 0; i < layers(); ++i) layer(i).rows = segment_->layer(i);
   growth_ *= 2;
-  forget_graphs();
+  version_ = next_version();
 }
 
 }  // namespace windowkv

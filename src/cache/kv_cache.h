@@ -5,12 +5,12 @@
 #include <memory>
 #include <vector>
 
-#include "backend/graph.h"
+#include "cache/kv_arena.h"
 #include "windowkv/model.h"
 
 namespace windowkv {
 
-/// Counts the bytes of K/V buffers held now, and the most ever held.
+/// Counts the bytes of K/V memory held now, and the most ever held.
 class KvMeter {
  public:
   void add(int64_t bytes) { peak_ = std::max(peak_, held_ += bytes); }
@@ -21,19 +21,19 @@ class KvMeter {
   int64_t peak_ = 0;
 };
 
-/// K and V rows of one layer: tensors [d_head·n_head_kv, capacity] F16, a row a token, all KV heads of a
-/// token side by side, RoPE applied to K. So a token is one run of bytes, which gathering and appending copy
-/// whole.
+/// K and V rows of one layer: tensors [d_head·n_head_kv, capacity], RoPE applied to K. A token is one run of
+/// bytes, which gathering and appending copy whole. A view of an arena's memory.
 class KvRows {
  public:
-  KvRows(const Backends& backends, const HParams& hp, int64_t capacity, KvMeter& meter);
-  ~KvRows();
-  KvRows(const KvRows&) = delete;
-  KvRows& operator=(const KvRows&) = delete;
+  KvRows() = default;
+  /// Rows [first, first + capacity) of the arena, as tensors of `ctx`.
+  KvRows(ggml_context* ctx, const KvArena& arena, int64_t first, int64_t capacity);
 
   ggml_tensor* k() const { return k_; }
   ggml_tensor* v() const { return v_; }
   int64_t capacity() const { return k_ != nullptr ? k_->ne[1] : 0; }
+  /// Where they begin in the arena.
+  int64_t first() const { return first_; }
 
   /// Rows [first, first + count) as [d_head, count, n_head_kv], the layout attention reads.
   static ggml_tensor* by_head(ggml_context* ctx, ggml_tensor* rows, const HParams& hp, int64_t count);
@@ -41,35 +41,75 @@ class KvRows {
   static ggml_tensor* slice(ggml_context* ctx, ggml_tensor* rows, int64_t first, int64_t count);
 
  private:
-  Storage storage_;
-  KvMeter& meter_;
   ggml_tensor* k_ = nullptr;
   ggml_tensor* v_ = nullptr;
+  int64_t first_ = 0;
+};
+
+/// A segment of an arena, cut into one run of rows a layer; given back when this goes.
+class KvSegment {
+ public:
+  KvSegment(std::shared_ptr<KvArena> arena, const std::vector<int64_t>& capacities, KvMeter& meter);
+  ~KvSegment();
+  KvSegment(const KvSegment&) = delete;
+  KvSegment& operator=(const KvSegment&) = delete;
+
+  const KvRows& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
+  const KvArena& arena() const { return *arena_; }
+  int64_t first() const { return first_; }
+
+ private:
+  std::shared_ptr<KvArena> arena_;
+  KvMeter& meter_;
+  int64_t rows_ = 0;
+  int64_t first_ = 0;
+  ggml_context_ptr views_;
+  std::vector<KvRows> layers_;
 };
 
 /// The compressed cache of one sequence: every layer its own length and capacity.
 class KvCache {
  public:
   struct Layer {
-    std::unique_ptr<KvRows> rows;
+    KvRows rows;
     int64_t length = 0;  ///< rows in use
   };
 
-  KvCache(const Backends& backends, const HParams& hp, const std::vector<int64_t>& capacities);
+  /// In memory of `shared`, or in its own where that is null. Throws Error where it does not fit.
+  KvCache(const Backends& backends, const HParams& hp, KvTypes types, const std::vector<int64_t>& capacities,
+          std::shared_ptr<KvArena> shared = nullptr);
 
+  /// A copy of another, with the same capacities, in memory of `shared` or its own.
+  KvCache(const KvCache& other, std::shared_ptr<KvArena> shared);
+
+  int layers() const { return static_cast<int>(layers_.size()); }
   Layer& layer(int index) { return layers_[static_cast<size_t>(index)]; }
-  /// Makes room for one more token in every layer, doubling what was reserved beyond the prompt.
+  const Layer& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
+  const KvArena& arena() const { return segment_->arena(); }
+  KvTypes types() const { return arena().types(); }
+  /// Where its segment begins in the arena.
+  int64_t first_row() const { return segment_->first(); }
+  /// Makes room for one more token in every layer, doubling what was reserved beyond the prompt. Throws Error
+  /// where the arena has none.
   void ensure_room();
-  /// Makes graphs over this cache stale, as shortened lengths do: their masks show rows beyond.
-  void forget_graphs();
-  KvMeter& meter() { return meter_; }
-  /// Changes whenever buffers do; never the same for two caches.
+  /// Makes masks over this cache stale, as shortened lengths do: they show rows beyond.
+  void forget_masks();
+  KvMeter& meter() { return *meter_; }
+  /// Changes whenever rows move or lengths shrink; never the same for two caches.
   uint64_t version() const { return version_; }
 
  private:
+  std::vector<int64_t> capacities() const;
+  std::unique_ptr<KvSegment> make_segment(const std::vector<int64_t>& capacities);
+  /// Copies the rows in use to a segment that has room for them.
+  void copy_to(const KvSegment& segment) const;
+
   const Backends& backends_;
   const HParams& hp_;
-  KvMeter meter_;
+  KvTypes types_;
+  std::shared_ptr<KvArena> shared_;
+  std::unique_ptr<KvMeter> meter_;
+  std::unique_ptr<KvSegment> segment_;
   std::vector<Layer> layers_;
   int64_t growth_ = 64;
   uint64_t version_;

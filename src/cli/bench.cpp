@@ -1,90 +1,200 @@
-// windowkv bench: prompt lengths × caches × repetitions, alternating, medians.
+// windowkv bench: prompt lengths × budgets × batches, in rounds, alone or beside llama.cpp's tools; medians.
 #include <fmt/format.h>
-#include <malloc.h>
 
-#include <fstream>
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
-#include <random>
 
+#include "cli/bench_cell.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/llama_tools.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/provenance.h"
 #include "cli/report.h"
 #include "support/file.h"
 #include "windowkv/error.h"
-#include "windowkv/generate.h"
 
 namespace windowkv::cli {
 
 namespace {
+
+using nlohmann::ordered_json;
+using Table = std::vector<std::vector<std::string>>;
 
 struct BenchFlags {
   ModelFlags model;
   PolicyFlags policy;
   std::vector<int64_t> lengths = {1024, 4096};
   std::vector<std::string> budgets = {"12%", "full"};
+  std::vector<int64_t> batches = {1};
   int64_t predict = 64;
   int repetitions = 3;
+  std::string vs;
+  bool equal_memory = false;
   std::string json;
+
+  std::unique_ptr<Policy> make_policy(const HParams& hp, Task task, const std::string& budget) const {
+    const bool full = budget == "full";
+    return policy.make(hp, task, full ? "full" : "windowkv", full ? "100%" : budget);
+  }
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
-/// Most bytes resident since the last reset; -1 where the system does not tell.
-int64_t peak_rss() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
-  return -1;
-}
-
-void reset_peak_rss() {
-  malloc_trim(0);
-  std::ofstream("/proc/self/clear_refs") << "5";
-}
-
-struct Cell {
-  int64_t length = 0;
-  std::string budget;
-  std::vector<double> prefill_ms, selection_ms, first_token_ms, decode_tps;
-  KvBytes kv;
-  int64_t rss = 0;
-  double kept = 0;
+/// One batch of a cell beside llama.cpp.
+struct Rival {
+  const BenchCell* cell;
+  size_t batch;            ///< index into the cell's
+  int64_t sequences;       ///< llama.cpp's
+  int64_t kv_bytes;        ///< ours, one layer in full included
+  int64_t rival_kv_bytes;  ///< llama.cpp's, of the cells it makes
 };
 
-void measure(Cell& cell, const BenchFlags& flags, Task task, const Model& model, Engine& engine) {
-  const bool full = cell.budget == "full";
-  const auto policy =
-      flags.policy.make(model.hparams(), task, full ? "full" : "windowkv", full ? "100%" : cell.budget);
-  std::mt19937 random(42);
-  std::vector<Token> prompt(static_cast<size_t>(cell.length));
-  for (auto& token : prompt)
-    token = static_cast<Token>(random() % static_cast<uint32_t>(model.hparams().n_vocab));
+/// llama.cpp's measurements by prompt length and number of sequences: one serves all budgets.
+using RivalSpeeds = std::map<std::pair<int64_t, int64_t>, std::vector<LlamaTools::Speed>>;
 
-  reset_peak_rss();
-  Sequence sequence;
-  PrefillOptions prefill;
-  prefill.reserve = flags.predict;
-  prefill.cancelled = interrupted;
-  const auto logits = engine.prefill(sequence, prompt, *policy, prefill);
-  GenerateOptions generation;
-  generation.max_tokens = flags.predict + 1;  // the first comes from prefill
-  generation.ignore_end = true;
-  generation.cancelled = interrupted;
-  const auto out = generate(engine, nullptr, sequence, logits, prompt, generation);
-  if (interrupted()) throw Cancelled();
-  cell.prefill_ms.push_back(sequence.timing.total);
-  cell.selection_ms.push_back(sequence.timing.selection);
-  cell.first_token_ms.push_back(sequence.timing.total + out.first_token_ms);
-  if (out.decoded > 0) cell.decode_tps.push_back(static_cast<double>(out.decoded) / out.decode_ms * 1000);
-  cell.kv = sequence.bytes;
-  cell.kept = static_cast<double>(cell.kv.kept) / static_cast<double>(cell.kv.full);
-  cell.rss = std::max(cell.rss, peak_rss());
+std::vector<Rival> rivals_of(const std::vector<BenchCell>& cells, const BenchFlags& flags, Task task,
+                             const Engine& engine, const HParams& hp, const LlamaTools& llama) {
+  std::vector<Rival> out;
+  for (const auto& cell : cells) {
+    const auto plan = engine.plan(cell.length, *flags.make_policy(hp, task, cell.budget), flags.predict);
+    const int64_t theirs = llama.cells(cell.length) * kv_token_bytes(hp, llama.kv) * hp.n_layer;
+    for (size_t i = 0; i < cell.decode.size(); ++i) {
+      const int64_t ours = cell.decode[i].sequences * (plan.kv_kept + plan.kv_reserve);
+      const int64_t sequences =
+          flags.equal_memory ? std::max<int64_t>(1, ours / theirs) : cell.decode[i].sequences;
+      out.push_back({&cell, i, sequences, ours + plan.kv_scratch, sequences * theirs});
+    }
+  }
+  return out;
+}
+
+std::string cell_text(double value, int digits) {
+  return fmt::format("{:.{}f}", value, digits);
+}
+
+/// Round by round a/b as "median (smallest-largest)".
+std::string ratio_text(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) ratios.push_back(a[i] / b[i]);
+  const auto [low, high] = std::minmax_element(ratios.begin(), ratios.end());
+  return fmt::format("{:.2f} ({:.2f}-{:.2f})", median(ratios), *low, *high);
+}
+
+std::string speeds_table(const std::vector<BenchCell>& cells) {
+  Table rows = {{"prompt", "budget", "kept", "prefill ms", "prefill t/s", "selection ms", "of prefill",
+                 "first token ms", "batch", "decode t/s", "ms a step", "KV kept", "KV full", "KV peak"}};
+  for (const auto& c : cells) {
+    const double prefill = median(c.prefill_ms);
+    const double selection = median(c.selection_ms);
+    for (const auto& batch : c.decode) {
+      const auto n = static_cast<double>(batch.sequences);
+      const double speed = median(batch.tokens_per_second);
+      std::vector<std::string> row = {fmt::format("{}", c.length), c.budget};
+      const std::vector<std::string> once = {fmt::format("{:.1f} %", 100 * c.kept),
+                                             cell_text(prefill, 1),
+                                             cell_text(static_cast<double>(c.length) / prefill * 1e3, 0),
+                                             cell_text(selection, 2),
+                                             fmt::format("{:.2f} %", 100 * selection / prefill),
+                                             cell_text(median(c.first_token_ms), 1)};
+      if (&batch == &c.decode.front())
+        row.insert(row.end(), once.begin(), once.end());
+      else
+        row.resize(row.size() + once.size());
+      for (const auto& text :
+           {fmt::format("{}", batch.sequences), cell_text(speed, 1),
+            speed > 0 ? cell_text(n / speed * 1e3, 2) : std::string("-"),
+            bytes_text(c.kv.kept * batch.sequences), bytes_text(c.kv.full * batch.sequences),
+            bytes_text(batch.sequences * (c.plan.kv_kept + c.plan.kv_reserve) + c.plan.kv_scratch)})
+        row.push_back(text);
+      rows.push_back(row);
+    }
+  }
+  return table_text(rows);
+}
+
+std::string memory_table(const std::vector<BenchCell>& cells) {
+  Table rows = {{"peak memory", "budget", "program", "weights", "KV cache", "hidden states, mask", "compute",
+                 "sum", "measured RSS", "unexplained"}};
+  for (const auto& c : cells) {
+    const auto& m = c.memory;
+    rows.push_back({fmt::format("{}", c.length), c.budget, bytes_text(m.program), bytes_text(m.weights),
+                    bytes_text(m.kv), bytes_text(m.prompt), bytes_text(m.compute), bytes_text(m.explained()),
+                    m.rss < 0 ? "-" : bytes_text(m.rss),
+                    m.rss < 0 ? "-"
+                              : fmt::format("{:.1f} %", 100.0 * static_cast<double>(m.rss - m.explained()) /
+                                                            static_cast<double>(m.rss))});
+  }
+  return table_text(rows);
+}
+
+struct RivalValues {
+  std::vector<double> prefill_ms;
+  std::vector<double> decode_tps;
+};
+
+RivalValues values_of(const std::vector<LlamaTools::Speed>& speeds) {
+  RivalValues out;
+  for (const auto& speed : speeds) {
+    out.prefill_ms.push_back(speed.prefill_ms);
+    out.decode_tps.push_back(speed.decode_tps);
+  }
+  return out;
+}
+
+std::string rivals_table(const std::vector<Rival>& rivals, const RivalSpeeds& speeds) {
+  Table rows = {{"beside llama.cpp", "budget", "sequences", "its", "prefill ms", "its", "ratio (spread)",
+                 "decode t/s", "its", "ratio (spread)", "KV peak", "its"}};
+  for (const auto& r : rivals) {
+    const auto its = values_of(speeds.at({r.cell->length, r.sequences}));
+    const auto& ours = r.cell->decode[r.batch];
+    rows.push_back({fmt::format("{}", r.cell->length), r.cell->budget, fmt::format("{}", ours.sequences),
+                    fmt::format("{}", r.sequences), cell_text(median(r.cell->prefill_ms), 1),
+                    cell_text(median(its.prefill_ms), 1), ratio_text(r.cell->prefill_ms, its.prefill_ms),
+                    cell_text(median(ours.tokens_per_second), 1), cell_text(median(its.decode_tps), 1),
+                    ratio_text(ours.tokens_per_second, its.decode_tps), bytes_text(r.kv_bytes),
+                    bytes_text(r.rival_kv_bytes)});
+  }
+  return table_text(rows);
+}
+
+ordered_json results_json(const std::vector<BenchCell>& cells, const std::vector<Rival>& rivals,
+                          const RivalSpeeds& speeds, int64_t predict) {
+  auto results = ordered_json::array();
+  for (const auto& c : cells) {
+    ordered_json decode = ordered_json::array();
+    for (const auto& batch : c.decode)
+      decode.push_back({{"sequences", batch.sequences}, {"tokens_per_second", batch.tokens_per_second}});
+    ordered_json beside = ordered_json::array();
+    for (const auto& r : rivals)
+      if (r.cell == &c) {
+        const auto its = values_of(speeds.at({c.length, r.sequences}));
+        beside.push_back({{"sequences", c.decode[r.batch].sequences},
+                          {"kv_peak_bytes", r.kv_bytes},
+                          {"llama_sequences", r.sequences},
+                          {"llama_kv_bytes", r.rival_kv_bytes},
+                          {"llama_prefill_ms", its.prefill_ms},
+                          {"llama_tokens_per_second", its.decode_tps}});
+      }
+    results.push_back({{"prompt_tokens", c.length},
+                       {"budget", c.budget},
+                       {"kept_share", c.kept},
+                       {"prefill_ms", c.prefill_ms},
+                       {"selection_ms", c.selection_ms},
+                       {"first_token_ms", c.first_token_ms},
+                       {"decode_tokens", predict},
+                       {"decode", decode},
+                       {"kv", {{"bytes", c.kv.kept}, {"bytes_full", c.kv.full}, {"peak_bytes", c.kv.peak}}},
+                       {"memory",
+                        {{"program", c.memory.program},
+                         {"weights", c.memory.weights},
+                         {"kv", c.memory.kv},
+                         {"prompt", c.memory.prompt},
+                         {"compute", c.memory.compute},
+                         {"peak_rss", c.memory.rss}}}});
+    if (!rivals.empty()) results.back()["llama"] = beside;
+  }
+  return results;
 }
 
 void bench(const BenchFlags& flags) {
@@ -92,63 +202,72 @@ void bench(const BenchFlags& flags) {
   const auto file = open_output(flags.json);
   // Random tokens ask for nothing.
   const Task task = flags.policy.task.choice()(kNeutralTask, "").task;
+  for (const auto& budget : flags.budgets)
+    if (budget != "full") Budget::parse(budget);
+  const bool beside = !flags.vs.empty();
+  if (beside && flags.predict < 1) throw Error("--vs compares decode too; give --predict at least 1");
+  if (beside)
+    LlamaTools::require(flags.equal_memory || std::ranges::find(flags.batches, 1) != flags.batches.end(),
+                        std::ranges::any_of(flags.batches, [](auto b) { return b > 1; }));
   const auto model = flags.model.load();
+  const auto loaded = memory_after_load(*model);
+  const auto& hp = model->hparams();
   Engine engine(*model, flags.model.engine());
 
-  std::vector<Cell> cells;
+  std::vector<BenchCell> cells;
   for (auto length : flags.lengths)
     for (const auto& budget : flags.budgets) {
-      if (budget != "full") Budget::parse(budget);
-      cells.push_back({.length = length, .budget = budget});
+      auto& cell = cells.emplace_back(BenchCell{.length = length, .budget = budget});
+      for (auto batch : flags.batches) cell.decode.push_back({batch, {}});
+      cell.memory = loaded;
     }
-  // Repetitions outermost, so that what else the machine does falls on every cell alike; one round first to
-  // warm up.
+  LlamaTools llama{flags.model.path, flags.model.threads, flags.model.chunk, flags.predict,
+                   flags.model.engine().kv};
+  const auto rivals = beside ? rivals_of(cells, flags, task, engine, hp, llama) : std::vector<Rival>{};
+  RivalSpeeds speeds;
+  for (const auto& r : rivals) speeds[{r.cell->length, r.sequences}];
+
+  // One round first to warm up. Then repetitions outermost and llama.cpp after every length, so that what
+  // else the machine does falls on every cell alike.
   {
-    Cell warm_up{.length = std::min<int64_t>(512, flags.lengths.front()), .budget = flags.budgets.front()};
-    measure(warm_up, flags, task, *model, engine);
+    BenchCell warm_up{.length = std::min<int64_t>(512, flags.lengths.front()),
+                      .budget = flags.budgets.front()};
+    warm_up.measure(*model, engine, *flags.make_policy(hp, task, warm_up.budget), flags.predict);
   }
   Progress progress("bench");
   int64_t done = 0;
+  const int64_t total = static_cast<int64_t>(cells.size() + speeds.size()) * flags.repetitions;
   for (int r = 0; r < flags.repetitions; ++r)
-    for (auto& cell : cells) {
-      measure(cell, flags, task, *model, engine);
-      progress.update(++done, static_cast<int64_t>(cells.size()) * flags.repetitions);
+    for (auto length : flags.lengths) {
+      for (auto& cell : cells)
+        if (cell.length == length) {
+          cell.measure(*model, engine, *flags.make_policy(hp, task, cell.budget), flags.predict);
+          progress.update(++done, total);
+        }
+      for (auto& [of, measured] : speeds)
+        if (of.first == length) {
+          measured.push_back(llama.measure(length, of.second));
+          progress.update(++done, total);
+        }
     }
   progress.clear();
 
-  std::vector<std::vector<std::string>> rows = {{"prompt", "budget", "kept", "prefill ms", "prefill t/s",
-                                                 "selection ms", "of prefill", "first token ms", "decode t/s",
-                                                 "KV kept", "KV full", "KV peak", "RSS peak"}};
-  nlohmann::ordered_json json = {
-      {"model", model->path()},           {"type", model->weight_type()},
-      {"device", model->device_name()},   {"threads", flags.model.threads},
-      {"chunk", flags.model.chunk},       {"task", to_string(task)},
-      {"repetitions", flags.repetitions}, {"results", nlohmann::ordered_json::array()}};
-  for (const auto& c : cells) {
-    const double prefill = median(c.prefill_ms);
-    const double selection = median(c.selection_ms);
-    const double first = median(c.first_token_ms);
-    const double decode = c.decode_tps.empty() ? 0 : median(c.decode_tps);
-    rows.push_back({fmt::format("{}", c.length), c.budget, fmt::format("{:.1f} %", 100 * c.kept),
-                    fmt::format("{:.1f}", prefill),
-                    fmt::format("{:.0f}", static_cast<double>(c.length) / prefill * 1e3),
-                    fmt::format("{:.2f}", selection), fmt::format("{:.2f} %", 100 * selection / prefill),
-                    fmt::format("{:.1f}", first), fmt::format("{:.1f}", decode), bytes_text(c.kv.kept),
-                    bytes_text(c.kv.full), bytes_text(c.kv.peak), bytes_text(c.rss)});
-    json["results"].push_back(
-        {{"prompt_tokens", c.length},
-         {"budget", c.budget},
-         {"kept_share", c.kept},
-         {"prefill_ms", c.prefill_ms},
-         {"selection_ms", c.selection_ms},
-         {"first_token_ms", c.first_token_ms},
-         {"decode_tokens", flags.predict},
-         {"decode_tokens_per_second", c.decode_tps},
-         {"kv", {{"bytes", c.kv.kept}, {"bytes_full", c.kv.full}, {"peak_bytes", c.kv.peak}}},
-         {"peak_rss_bytes", c.rss}});
+  print(speeds_table(cells) + "\n" + memory_table(cells));
+  if (beside) print("\n" + rivals_table(rivals, speeds));
+  if (file) {
+    const auto& kv = flags.model.engine().kv;
+    ordered_json json = {{"command", command_line()},
+                         {"model", model->path()},
+                         {"type", model->weight_type()},
+                         {"device", model->device_name()},
+                         {"threads", flags.model.threads},
+                         {"chunk", flags.model.chunk},
+                         {"kv_type", {{"k", to_string(kv.k)}, {"v", to_string(kv.v)}}},
+                         {"task", to_string(task)},
+                         {"repetitions", flags.repetitions},
+                         {"results", results_json(cells, rivals, speeds, flags.predict)}};
+    file->commit(json_text(json, 2));
   }
-  print(table_text(rows));
-  if (file) file->commit(json_text(json, 2));
 }
 
 }  // namespace
@@ -157,23 +276,36 @@ void add_bench(CLI::App& app) {
   auto flags = std::make_shared<BenchFlags>();
   auto* command = app.add_subcommand("bench", "Measure prefill, selection, decode and memory");
   command->footer(
-      "Prompts are random tokens; figures are medians of the repetitions. Example:\n"
-      "  windowkv bench -m model.gguf -l 1024,4096,8192 -b 12%,512,full -r 5 --json bench.json");
+      "Prompts are random tokens; figures are medians of the repetitions. A batch is so many copies of the\n"
+      "prompt's cache decoded together; its tokens/s are those of all. With --vs llama, llama-bench (one\n"
+      "sequence) and llama-batched-bench (more) run in turn with it on the same file, threads and chunk;\n"
+      "ratios are ours over theirs, round by round: median (smallest-largest). Examples:\n"
+      "  windowkv bench -m model.gguf -l 1024,4096,8192 -b 12%,512,full -r 5 --json bench.json\n"
+      "  windowkv bench -m model.gguf -l 4096 -b 12% --batch 1,8,32 -ctk q8_0 -ctv q8_0\n"
+      "  windowkv bench -m model.gguf -l 4096,16384 -b 12% --vs llama -t 2\n"
+      "  windowkv bench -m model.gguf -l 16384 -b 12% --batch 32 --vs llama --equal-memory");
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Bench");
-  group->add_option("-l,--lengths", flags->lengths, "prompt lengths, tokens")
-      ->delimiter(',')
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->capture_default_str();
+  add_lengths(*group, "-l,--lengths", flags->lengths, "prompt lengths, tokens; 1k is 1,024");
   group->add_option("-b,--kv-budget", flags->budgets, "budgets: N, P% or full")
       ->delimiter(',')
       ->capture_default_str();
-  group->add_option("-n,--predict", flags->predict, "tokens to decode")
+  group->add_option("--batch", flags->batches, "sequences decoded together")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{1}, int64_t{4096}))
+      ->capture_default_str();
+  group->add_option("-n,--predict", flags->predict, "tokens to decode, of each sequence")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
   group->add_option("-r,--repetitions", flags->repetitions, "measurements of each, alternating")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  auto* vs = group->add_option("--vs", flags->vs, "run llama.cpp's tools in turn, and print ratios")
+                 ->check(CLI::IsMember({"llama"}));
+  group
+      ->add_flag("--equal-memory", flags->equal_memory,
+                 "give llama.cpp as many sequences as fit in the KV memory that ours take")
+      ->needs(vs);
   group->add_option("--json", flags->json, "write every measurement as JSON")->type_name("FILE");
   flags->policy.add_to(*command, /*fixed_policy=*/true);
   command->callback([flags] { bench(*flags); });

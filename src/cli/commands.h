@@ -9,10 +9,12 @@ namespace windowkv::cli {
 void add_run(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_calibrate(CLI::App& app);
 void add_classify(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_longbench(CLI::App& app);
 void add_niah(CLI::App& app);
+void add_ruler(CLI::App& app);
 void add_oracle_check(CLI::App& app);
 
 }  // namespace windowkv::cli

@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/compare_report.h"
 #include "cli/interrupt.h"
+#include "cli/niah_flags.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/provenance.h"
@@ -25,13 +26,10 @@ namespace {
 struct CompareFlags {
   ModelFlags model;
   TaskFlags task;
+  NiahFlags niah;
   std::vector<std::string> data;
-  std::vector<std::string> policies = {"windowkv", "windowkv:group=1:pyramid=flat",
-                                       "snapkv",   "pyramidkv",
-                                       "chunkkv",  "h2o",
-                                       "tova",     "streaming-llm",
-                                       "random"};
-  std::vector<std::string> budgets = {"12%"};
+  ContenderFlags contenders{.policies = {"windowkv", "windowkv:group=1:pyramid=flat", "snapkv", "pyramidkv",
+                                         "chunkkv", "h2o", "tova", "streaming-llm", "random"}};
   std::vector<std::string> datasets;
   int64_t limit = -1;
   int64_t max_length = 0;
@@ -41,19 +39,67 @@ struct CompareFlags {
   std::string html;
 };
 
+/// Full first, then the policies budget by budget.
 std::vector<eval::Contender> contenders_of(const CompareFlags& flags, int n_layer) {
   std::vector<eval::Contender> list = {eval::make_contender("full", "100%", n_layer)};
-  for (const auto& budget : flags.budgets)
-    for (const auto& policy : flags.policies)
-      if (policy != "full") list.push_back(eval::make_contender(policy, budget, n_layer));
+  for (const auto& budget : flags.contenders.budgets)
+    for (auto& contender : eval::make_contenders(flags.contenders.policies, {&budget, 1}, n_layer))
+      if (contender.kv != "full") list.push_back(std::move(contender));
   return list;
+}
+
+/// The needle grid among the samples compared on.
+struct Needles {
+  NiahInputs inputs;
+  size_t first = 0;  ///< of its samples, which are by point
+};
+
+/// The grid's prompts, behind the samples there are.
+void append_needles(const CompareFlags& flags, const Model& model, Needles& needles,
+                    std::vector<eval::Sample>& samples) {
+  if (flags.max_length > 0 && flags.max_length < needles.inputs.grid.lengths.back())
+    throw Error(
+        fmt::format("--max-length {} would cut the needles out of prompts of {} tokens; raise it, or "
+                    "leave lengths out of --niah-lengths",
+                    flags.max_length, needles.inputs.grid.lengths.back()));
+  const auto prompts = flags.niah.prompts(model, needles.inputs);
+  const auto setup = flags.niah.setup(model.vocab(), needles.inputs);
+  needles.first = samples.size();
+  const auto points = needles.inputs.grid.points();
+  Progress progress("needle prompts");
+  for (const auto& point : points) {
+    if (interrupted()) throw Cancelled();
+    progress.update(static_cast<int64_t>(samples.size() - needles.first),
+                    static_cast<int64_t>(points.size()));
+    samples.push_back(eval::niah_sample(prompts.make(point), point, prompts.chat(), flags.niah.predict));
+    samples.back().id += " " + setup;  // other needles are other samples in the results file
+  }
+}
+
+NiahReport niah_report(const CompareFlags& flags, const Model& model, const Needles& needles,
+                       std::span<const eval::Contender> contenders, std::span<const eval::Sample> samples,
+                       const std::vector<std::vector<eval::SampleResult>>& measured) {
+  const auto& grid = needles.inputs.grid;
+  const size_t points = grid.points().size();
+  eval::NiahCells cells(contenders.size(), std::vector<std::optional<eval::NiahCell>>(points));
+  for (size_t p = 0; p < points; ++p) {
+    const auto& row = measured[needles.first + p];
+    for (size_t c = 0; c < row.size(); ++c) {
+      auto cell = eval::niah_cell(samples[needles.first + p], row[c].text);
+      cell.kept_share = row[c].kept_share;
+      cell.kept_bytes = row[c].kept_bytes;
+      cells[c][p] = std::move(cell);
+    }
+  }
+  return {grid, eval::summarize_niah(grid, contenders, cells),
+          flags.niah.facts(model.vocab(), needles.inputs)};
 }
 
 /// All that changes the results of a sample, so that a results file is only taken up by the same run.
 std::string setup_of(const CompareFlags& flags, const std::string& model_hash) {
-  return fnv1a64(fmt::format("{} | {} | {} | {} | {} | {}", model_hash, WINDOWKV_VERSION,
-                             fmt::join(flags.policies, ","), fmt::join(flags.budgets, ","), flags.max_length,
-                             flags.task.text()));
+  return fnv1a64(fmt::format("v2 | {} | {} | {} | {} | {} | {}", model_hash, WINDOWKV_VERSION,
+                             fmt::join(flags.contenders.policies, ","),
+                             fmt::join(flags.contenders.budgets, ","), flags.max_length, flags.task.text()));
 }
 
 void compare(const CompareFlags& flags) {
@@ -64,12 +110,19 @@ void compare(const CompareFlags& flags) {
   const auto log = open_log(flags.out);
   const auto task = flags.task.choice();
 
-  const auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit});
+  std::optional<Needles> needles;
+  if (!flags.niah.lengths.empty()) needles = Needles{flags.niah.read()};
+  if (flags.data.empty() && !needles)
+    throw Error("nothing to compare on; give samples with --data, or a needle grid with --niah-lengths");
+  auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit});
+  auto& samples = data.samples;
   for (const auto& row : data.broken) warn(row.text() + "; skipped");
-  if (data.samples.empty()) throw Error("no sample to compare on in the files given with --data");
+  if (samples.empty() && !flags.data.empty())
+    throw Error("no sample to compare on in the files given with --data");
   const auto model = flags.model.load();
   const auto model_hash = fnv1a64_of_file(model->path());
   const auto contenders = contenders_of(flags, model->hparams().n_layer);
+  if (needles) append_needles(flags, *model, *needles, samples);
   Engine engine(*model, flags.model.engine());
 
   eval::CompareOptions options;
@@ -86,13 +139,17 @@ void compare(const CompareFlags& flags) {
     warn(fmt::format("{}/{}: {}", sample.dataset, sample.id, error));
     ++failed;
   };
-  const auto measured = run_resumable(progress, flags.out, [&] {
-    return eval::run_compare(engine, *model, data.samples, contenders, options);
-  });
-  if (failed == data.samples.size()) throw Error("every sample failed");
-  const CompareReport report{eval::summarize_compare(data.samples, contenders, measured),
-                             provenance(*model, model_hash), data.samples.size(), failed};
+  const auto measured = run_resumable(
+      progress, flags.out, [&] { return eval::run_compare(engine, *model, samples, contenders, options); });
+  if (failed == samples.size()) throw Error("every sample failed");
+  CompareReport report{eval::summarize_compare(samples, contenders, measured),
+                       provenance(*model, model_hash),
+                       samples.size(),
+                       failed,
+                       {}};
+  if (needles) report.niah = niah_report(flags, *model, *needles, contenders, samples, measured);
   print(table_text(compare_table(report)));
+  if (report.niah) print(fmt::format("\n{}", table_text(niah_table(*report.niah))));
   if (json_file) json_file->commit(json_text(compare_json(report), 2));
   if (markdown_file) markdown_file->commit(compare_markdown(report));
   if (html_file) html_file->commit(compare_html(report));
@@ -109,18 +166,13 @@ void add_compare(CLI::App& app) {
       "the full cache's along its own answer. Intervals are 95 % bootstraps. A policy may carry numbers:\n"
       "  windowkv compare -m model.gguf --data data/minilong-suite --policies "
       "windowkv,windowkv:group=1:pyramid=flat,snapkv\n"
-      "      --budgets 6%,12% --out results.jsonl");
+      "      --budgets 6%,12% --out results.jsonl\n"
+      "With --niah-lengths a needle grid is one dataset more, niah, with a table and heatmaps of its own:\n"
+      "  windowkv compare -m model.gguf --niah-lengths 512,1k,1900 --niah-depths 0,25,50,75,100 --html "
+      "compare.html");
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Compare");
-  group->add_option("--data", flags->data, "folders or files in LongBench's format")
-      ->required()
-      ->type_name("PATH");
-  group->add_option("--policies", flags->policies, "policies; full is always among them")
-      ->delimiter(',')
-      ->capture_default_str();
-  group->add_option("--budgets", flags->budgets, "budgets, each for every policy: N or P%")
-      ->delimiter(',')
-      ->capture_default_str();
+  group->add_option("--data", flags->data, "folders or files in LongBench's format")->type_name("PATH");
   group->add_option("--datasets", flags->datasets, "only these datasets")->delimiter(',');
   group->add_option("--limit", flags->limit, "rows a dataset, the first; -1: all")->capture_default_str();
   group
@@ -134,6 +186,9 @@ void add_compare(CLI::App& app) {
   group->add_option("--html", flags->html, "write one self-contained page with charts")->type_name("FILE");
   group->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
   flags->task.add_to(*command, /*rows=*/true);
+  flags->contenders.add_to(*command, "; full is always among them");
+  flags->niah.depths = "0,25,50,75,100";
+  flags->niah.add_to(*command, "niah-");
   command->callback([flags] { compare(*flags); });
 }
 

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "cli/eval_report.h"
+#include "cli/niah_report.h"
 #include "eval/compare.h"
 
 namespace windowkv::cli {
@@ -12,16 +14,19 @@ namespace windowkv::cli {
 /// What a comparison leaves to tell.
 struct CompareReport {
   std::vector<eval::ContenderResult> results;  ///< the full policy first
-  std::vector<std::pair<std::string, std::string>> provenance;
+  Facts provenance;
   size_t samples = 0;
   size_t failed = 0;
+  std::optional<NiahReport> niah;  ///< where needles were among the samples
 };
 
 /// A header row, then a row a contender.
-std::vector<std::vector<std::string>> compare_table(const CompareReport& report);
+Table compare_table(const CompareReport& report);
+/// The table, and the needle grid's where there is one.
 std::string compare_markdown(const CompareReport& report);
 nlohmann::ordered_json compare_json(const CompareReport& report);
-/// One self-contained page: score against kept bytes, bars by dataset, all figures, where they come from.
+/// One self-contained page: score against kept bytes, bars by dataset, all figures, needle heatmaps, where
+/// they come from.
 std::string compare_html(const CompareReport& report);
 
 }  // namespace windowkv::cli

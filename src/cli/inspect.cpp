@@ -143,9 +143,8 @@ void add_inspect(CLI::App& app) {
       "  windowkv inspect -m model.gguf -f book.txt -p \"Question: who is the killer?\" | less -R");
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Sizes");
-  group->add_option("--lengths", flags->lengths, "prompt lengths, tokens; without them powers of two")
-      ->delimiter(',')
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  add_lengths(*group, "--lengths", flags->lengths,
+              "prompt lengths, tokens; 1k is 1,024; without them powers of two");
   group->add_option("--budgets", flags->budgets, "budgets: N or P%")->delimiter(',')->capture_default_str();
   flags->prompt.add_to(*command);
   command->add_option("--color", flags->color, "mark kept text in colour: auto, always, never")

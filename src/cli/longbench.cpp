@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/eval_report.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -28,6 +29,7 @@ struct LongbenchFlags {
   std::vector<std::string> data;
   std::vector<std::string> datasets;
   int64_t limit = -1;
+  bool longbench_e = false;
   int64_t max_length = 0;
   std::string out;
   std::string json;
@@ -54,20 +56,23 @@ eval::Contender contender_of(const LongbenchFlags& flags, const HParams& hp) {
   return contender;
 }
 
-std::string score_text(const std::optional<double>& score) {
-  return score ? fmt::format("{:.2f}", *score) : "-";
-}
-
 std::string summary_table(const eval::LongbenchSummary& summary) {
   std::vector<std::vector<std::string>> rows = {{"dataset", "group", "rows", "failed", "score", "kept"}};
-  auto share = [](double value) { return fmt::format("{:.1f} %", 100 * value); };
-  for (const auto& d : summary.datasets)
+  auto add_bins = [&](const eval::BinScores& bins) {
+    for (const auto& score : bins)
+      if (summary.has_bins()) rows.back().push_back(two_digits(score));
+  };
+  if (summary.has_bins()) rows[0].insert(rows[0].end(), eval::kLengthBins.begin(), eval::kLengthBins.end());
+  for (const auto& d : summary.datasets) {
     rows.push_back({d.dataset, std::string(to_string(d.task)), fmt::format("{}", d.rows),
-                    fmt::format("{}", d.failed), score_text(d.score), d.score ? share(d.kept_share) : "-"});
-  if (summary.localization) rows.push_back({"localization", "", "", "", score_text(summary.localization)});
-  if (summary.aggregation) rows.push_back({"aggregation", "", "", "", score_text(summary.aggregation)});
+                    fmt::format("{}", d.failed), two_digits(d.score), d.score ? percent(d.kept_share) : "-"});
+    add_bins(d.bins);
+  }
+  if (summary.localization) rows.push_back({"localization", "", "", "", two_digits(summary.localization)});
+  if (summary.aggregation) rows.push_back({"aggregation", "", "", "", two_digits(summary.aggregation)});
   rows.push_back({"overall", "", fmt::format("{}", summary.rows), fmt::format("{}", summary.failed),
-                  score_text(summary.overall), summary.rows > 0 ? share(summary.kept_share) : "-"});
+                  two_digits(summary.overall), summary.rows > 0 ? percent(summary.kept_share) : "-"});
+  add_bins(summary.bins);
   return table_text(rows);
 }
 
@@ -91,7 +96,7 @@ void longbench(const LongbenchFlags& flags) {
   catch_interrupts();
   const auto file = open_output(flags.json);
   const auto task = flags.policy.task.choice();
-  const auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit});
+  const auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit, flags.longbench_e});
   for (const auto& row : data.broken) warn(row.text() + "; row skipped");
   if (data.samples.empty()) throw Error("no usable row in the files of --data");
   const auto model = flags.model.load();
@@ -131,7 +136,9 @@ void add_longbench(CLI::App& app) {
       "Rows are LongBench's own (github.com/THUDM/LongBench), run and scored as it does, or carry prompt,\n"
       "metric, max_new_tokens and task themselves; those prompts are cut only with --max-length. Scores are\n"
       "0 to 100, of the best of a row's answers; averages are over datasets. Chinese text is scored by\n"
-      "characters, not by jieba's words: those scores are not comparable with published ones.\n"
+      "characters, not by jieba's words: those scores are not comparable with published ones. Rows of\n"
+      "LongBench-E (--e) are also averaged by the length of their context: under 4,000 words, under 8,000\n"
+      "and above.\n"
       "Exit code 0: all rows ran; 3: some were broken or failed, and are listed; 130: Ctrl-C.\n"
       "Examples:\n"
       "  windowkv longbench -m model.gguf --data LongBench/data --kv-budget 12% --out results.jsonl\n"
@@ -145,6 +152,8 @@ void add_longbench(CLI::App& app) {
   data->add_option("--datasets", flags->datasets, "only these, by name")
       ->delimiter(',')
       ->type_name("NAME,...");
+  data->add_flag("--e", flags->longbench_e,
+                 "of folders, run LongBench-E's files (qasper_e.jsonl ...) and no others");
   data->add_option("--limit", flags->limit, "rows a dataset, the first; without it all")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->type_name("N");

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <span>
+#include <string_view>
 
 #include "cli/commands.h"
 #include "cli/interrupt.h"
@@ -24,10 +26,21 @@ void spin_briefly(char** argv) {
   execv("/proc/self/exe", argv);
 }
 
+/// llama.cpp's short names of more than one letter, which CLI11 does not know.
+void spell_out(std::span<char*> arguments) {
+  static char k[] = "--cache-type-k";
+  static char v[] = "--cache-type-v";
+  for (auto& argument : arguments) {
+    if (std::string_view(argument) == "-ctk") argument = k;
+    if (std::string_view(argument) == "-ctv") argument = v;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   spin_briefly(argv);
+  spell_out({argv, static_cast<size_t>(argc)});
   using namespace windowkv::cli;
   CLI::App app{
       "windowkv: long prompts through GGUF models with about 12 % of the KV cache.\n"
@@ -37,8 +50,8 @@ int main(int argc, char** argv) {
   app.footer("windowkv COMMAND --help explains a command.");
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
-  for (auto add : {add_run, add_inspect, add_bench, add_classify, add_compare, add_longbench, add_niah,
-                   add_oracle_check})
+  for (auto add : {add_run, add_inspect, add_bench, add_calibrate, add_classify, add_compare, add_longbench,
+                   add_niah, add_ruler, add_oracle_check})
     add(app);
 
   try {

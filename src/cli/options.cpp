@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "cli/output.h"
@@ -22,13 +23,34 @@ void ModelFlags::add_to(CLI::App& app) {
   group->add_option("--device", device, "auto (a GPU where ggml finds one), cpu, or a ggml device name")
       ->capture_default_str();
   group->add_flag("--no-mmap", no_mmap, "read the weights into memory instead of mapping the file");
+  group
+      ->add_option(
+          "--calibration", calibration,
+          "what each layer needs of the cache (windowkv calibrate): a file, auto (the one beside the "
+          "model), none")
+      ->capture_default_str();
   group->add_option("--chunk", chunk, "prompt tokens that go through a layer at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
+  group
+      ->add_option("--kv-type", kv_type,
+                   fmt::format("how the KV cache is stored: {}", fmt::join(kv_type_names(), ", ")))
+      ->capture_default_str();
+  group->add_option("--kv-type-k,--cache-type-k", kv_type_k, "the same for K alone; also -ctk")
+      ->type_name("TYPE");
+  group->add_option("--kv-type-v,--cache-type-v", kv_type_v, "the same for V alone; also -ctv")
+      ->type_name("TYPE");
+}
+
+EngineOptions ModelFlags::engine() const {
+  const auto either = parse_kv_type(kv_type);
+  return {chunk,
+          {kv_type_k.empty() ? either : parse_kv_type(kv_type_k),
+           kv_type_v.empty() ? either : parse_kv_type(kv_type_v)}};
 }
 
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {
-  return Model::load(path, {device, threads, !no_mmap, weights});
+  return Model::load(path, {device, threads, !no_mmap, weights, calibration});
 }
 
 void ClassifierFlags::add_to(CLI::App& group) {
@@ -89,14 +111,13 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
       ->add_option("--preset", preset,
                    fmt::format("the method's numbers: {}", fmt::join(preset_names(), ", ")))
       ->capture_default_str();
-  group->add_option("--window", numbers.omega, "window size ω, tokens")->type_name("N");
-  group
-      ->add_option("--observe", numbers.alpha, "observation window α: the prompt's last tokens, which choose")
-      ->type_name("N");
-  group->add_option("--group", numbers.gamma, "layers that share one choice, γ")->type_name("N");
-  group->add_option("--lambda", numbers.lambda, "pyramid shape λ")->type_name("N");
-  group->add_option("--pyramid", pyramid,
-                    "budgets by group: code (lower groups more), paper (steeper), flat");
+  for (const auto& setting : selection_settings())
+    group
+        ->add_option_function<std::string>(
+            fmt::format("--{}", setting.name),
+            [this, &setting](const std::string& text) { setting.set(numbers, text); },
+            std::string(setting.help))
+        ->type_name(std::string(setting.value));
   task.add_to(app, rows);
 }
 
@@ -106,9 +127,38 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const std::string& kv_name,
                                           const std::string& budget_text) const {
-  auto overrides = numbers;
-  if (!pyramid.empty()) overrides.pyramid = parse_pyramid(pyramid);
-  return make_policy(kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_layer, overrides)});
+  return make_policy(kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_layer, numbers)});
+}
+
+void ContenderFlags::add_to(CLI::App& app, const std::string& note) {
+  auto* group = app.add_option_group("KV cache");
+  group
+      ->add_option("--policies", policies,
+                   fmt::format("policies to compare: {}; with settings: windowkv:group=1:pyramid=flat{}",
+                               fmt::join(policy_names(), ", "), note))
+      ->delimiter(',')
+      ->capture_default_str();
+  group
+      ->add_option("-b,--budgets,--kv-budget", budgets,
+                   "prompt tokens kept, averaged over layers, each for every policy: N or P%")
+      ->delimiter(',')
+      ->capture_default_str();
+}
+
+void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& lengths,
+                 const std::string& help) {
+  CLI::Validator thousands = CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"k", 1024}});
+  auto* option = app.add_option(name, lengths, help)
+                     ->delimiter(',')
+                     ->transform(thousands.description(""))
+                     ->check(CLI::Range(int64_t{1}, int64_t{1} << 28).description(""))
+                     ->type_name("N,...");
+  if (!lengths.empty()) option->capture_default_str();
+}
+
+void sort_unique(std::vector<int64_t>& lengths) {
+  std::sort(lengths.begin(), lengths.end());
+  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
 }
 
 void PromptFlags::add_to(CLI::App& app) {

@@ -16,11 +16,16 @@ struct ModelFlags {
   int threads = 0;
   std::string device = "auto";
   bool no_mmap = false;
+  std::string calibration = "auto";
   int chunk = EngineOptions().chunk;
+  std::string kv_type = "f16";
+  std::string kv_type_k;  ///< empty: as kv_type
+  std::string kv_type_v;
 
   void add_to(CLI::App& app);
   std::unique_ptr<Model> load(bool weights = true) const;
-  EngineOptions engine() const { return {chunk}; }
+  /// Throws Error for unknown types.
+  EngineOptions engine() const;
 };
 
 /// --task-threshold, --classifier and --classifier-labels: what tells tasks apart.
@@ -54,7 +59,6 @@ struct PolicyFlags {
   std::string kv = "windowkv";
   std::string budget = "12%";
   std::string preset = "default";
-  std::string pyramid;
   SelectionOverrides numbers;
 
   TaskFlags task;
@@ -74,6 +78,15 @@ struct Prompt {
   std::string text;
 };
 
+/// --policies and --budgets, of commands that set several side by side.
+struct ContenderFlags {
+  std::vector<std::string> policies = {"full", "windowkv"};
+  std::vector<std::string> budgets = {"12%"};
+
+  /// `note`: what the help of --policies adds.
+  void add_to(CLI::App& app, const std::string& note = "");
+};
+
 /// -p, -f, --tokens and how the text becomes a prompt.
 struct PromptFlags {
   std::string text;
@@ -90,6 +103,12 @@ struct PromptFlags {
  private:
   std::string read_text() const;
 };
+
+/// A list of prompt lengths with k for 1,024.
+void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& lengths,
+                 const std::string& help);
+/// In order, none twice.
+void sort_unique(std::vector<int64_t>& lengths);
 
 /// Warns where a prompt is longer than the model was trained for.
 void check_context(const HParams& hp, int64_t n);

@@ -74,7 +74,12 @@ ordered_json trace_json(const RunReport& r) {
     if (const auto& heads = r.sequence.groups[i].kept_by_head; !heads.empty())
       trace["groups"][i]["kept_by_head"] = heads;
   const auto& bytes = r.sequence.bytes;
-  trace["kv"] = {{"bytes", bytes.kept}, {"bytes_full", bytes.full}, {"peak_bytes", bytes.peak}};
+  const auto& types = r.sequence.kv_types;
+  trace["kv"] = {{"type_k", to_string(types.k)},
+                 {"type_v", to_string(types.v)},
+                 {"bytes", bytes.kept},
+                 {"bytes_full", bytes.full},
+                 {"peak_bytes", bytes.peak}};
   trace["timing_ms"] = {{"load", r.load_ms},
                         {"prefill", r.sequence.timing.total},
                         {"selection", r.sequence.timing.selection},
@@ -108,10 +113,13 @@ std::string summary_text(const RunReport& r) {
   line("prompt", fmt::format("{} tokens", s.prompt_tokens));
   line("kept",
        fmt::format("{:.1f} tokens a layer ({:.1f} %); {}", mean, 100 * mean / n, fmt::join(layers, ", ")));
-  line("KV cache",
-       fmt::format("{} kept of {} ({:.1f} %), peak {}", bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
-                   100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
-                   bytes_text(s.bytes.peak)));
+  line("KV cache", fmt::format("{}{} kept of {} ({:.1f} %), peak {}",
+                               s.kv_types == KvTypes{} ? ""
+                                                       : fmt::format("K {}, V {}; ", to_string(s.kv_types.k),
+                                                                     to_string(s.kv_types.v)),
+                               bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
+                               100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
+                               bytes_text(s.bytes.peak)));
   line("prefill",
        fmt::format("{:.1f} ms, {:.0f} tokens/s; selection {:.1f} ms of it ({:.2f} %)", s.timing.total,
                    rate(n, s.timing.total), s.timing.selection, 100 * s.timing.selection / s.timing.total));

@@ -2,6 +2,18 @@
 
 namespace windowkv {
 
+namespace {
+
+/// q [d_head, t, n_head, s], k and v [d_head, count, n_head_kv, s] → [d_head·n_head, t·s].
+ggml_tensor* flash_attention(ggml_context* ctx, const HParams& hp, ggml_tensor* q, ggml_tensor* k,
+                             ggml_tensor* v, ggml_tensor* mask) {
+  auto* out = ggml_flash_attn_ext(ctx, q, k, v, mask, hp.attention_scale, 0.0f, 0.0f);
+  ggml_prec_set_acc(out, GGML_PREC_F32);
+  return ggml_reshape_2d(ctx, out, static_cast<int64_t>(hp.d_head) * hp.n_head, q->ne[1] * q->ne[3]);
+}
+
+}  // namespace
+
 void store_kv(Graph& graph, const KvRows& rows, int64_t first, const Family::Qkv& qkv) {
   auto* ctx = graph.ctx();
   const int64_t t = qkv.k->ne[2];
@@ -11,12 +23,20 @@ void store_kv(Graph& graph, const KvRows& rows, int64_t first, const Family::Qkv
 
 ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvRows& rows, int64_t count,
                     ggml_tensor* mask) {
-  const int64_t t = q->ne[2];
-  auto* out =
-      ggml_flash_attn_ext(ctx, ggml_permute(ctx, q, 0, 2, 1, 3), KvRows::by_head(ctx, rows.k(), hp, count),
-                          KvRows::by_head(ctx, rows.v(), hp, count), mask, hp.attention_scale, 0.0f, 0.0f);
-  ggml_prec_set_acc(out, GGML_PREC_F32);
-  return ggml_reshape_2d(ctx, out, static_cast<int64_t>(hp.d_head) * hp.n_head, t);
+  return flash_attention(ctx, hp, ggml_permute(ctx, q, 0, 2, 1, 3), KvRows::by_head(ctx, rows.k(), hp, count),
+                         KvRows::by_head(ctx, rows.v(), hp, count), mask);
+}
+
+ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvStack& stack,
+                    ggml_tensor* mask) {
+  auto stacked = [&](ggml_tensor* rows) {
+    return ggml_view_4d(ctx, rows, hp.d_head, stack.visible, hp.n_head_kv, stack.caches, rows->nb[1],
+                        ggml_row_size(rows->type, hp.d_head),
+                        static_cast<size_t>(stack.distance) * rows->nb[1],
+                        static_cast<size_t>(stack.first) * rows->nb[1]);
+  };
+  return flash_attention(ctx, hp, ggml_reshape_4d(ctx, q, hp.d_head, 1, hp.n_head, stack.caches),
+                         stacked(stack.arena->k()), stacked(stack.arena->v()), mask);
 }
 
 }  // namespace windowkv

@@ -15,4 +15,18 @@ void store_kv(Graph& graph, const KvRows& rows, int64_t first, const Family::Qkv
 ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvRows& rows, int64_t count,
                     ggml_tensor* mask);
 
+/// Rows of the same layer of several caches, at equal distances in one arena.
+struct KvStack {
+  const KvArena* arena;
+  int64_t first;     ///< row where the first cache's begin
+  int64_t distance;  ///< rows from one cache's to the next one's; any for a single cache
+  int64_t caches;
+  int64_t visible;  ///< rows of each that attention reads
+};
+
+/// Attention of one token of each cache, q [d_head, n_head, caches], over its own rows: [d_head·n_head,
+/// caches] F32. `mask` [visible, 1, 1, caches] F16.
+ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvStack& stack,
+                    ggml_tensor* mask);
+
 }  // namespace windowkv

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
 #include "engine/prompt_state.h"
@@ -13,12 +15,19 @@ struct Target {
   Selector* selector;
   KvCache* cache;
   double selection_ms = 0;
+  int waiting = 0;  ///< the lowest layer not settled yet
 };
 
-/// Once all of the prompt has passed through `layer`: asks the target's selector what to keep of `rows`, the
-/// layer's K and V of all n tokens, and copies it into the target's cache, unless `rows` are that cache's
-/// own.
-void select_layer(LoadedModel& m, Scheduler& scheduler, const Prompt& prompt, int layer, const KvRows& rows,
-                  Target& target);
+/// Layers whose K and V are in full at once while a selector decides: 1, or more where layers wait for ones
+/// above them.
+int layers_in_flight(const Selector& selector, int n_layer);
+
+/// K and V of all n tokens of a layer.
+using RowsOf = std::function<const KvRows&(int layer)>;
+
+/// Once all of the prompt has passed through `layer`: asks the target's selector what the layers settled by
+/// that keep, and copies it into the target's cache, unless the rows are that cache's own.
+void settle_layers(LoadedModel& m, Scheduler& scheduler, const Prompt& prompt, int layer,
+                   const RowsOf& rows_of, Target& target);
 
 }  // namespace windowkv

@@ -2,24 +2,28 @@
 
 #include <algorithm>
 
+#include "engine/layer_selection.h"
 #include "engine/state.h"
 
 namespace windowkv {
 
-MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve, int64_t chunk) {
-  const auto selector = policy.start({n, hp.n_layer, hp.n_head, hp.n_head_kv, hp.d_head});
-  const int64_t row = hp.kv_layer_bytes_per_token();
-  const int64_t width = std::min(n, chunk);
+MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve,
+                       const EngineOptions& options) {
+  const auto selector = policy.start(prompt_shape(hp, n));
+  const int64_t row = kv_token_bytes(hp, options.kv);
+  const int64_t full_row = hp.kv_layer_bytes_per_token();
+  const int64_t width = std::min<int64_t>(n, options.chunk);
   MemoryPlan plan;
   bool scores = false;
   for (int layer = 0; layer < hp.n_layer; ++layer) {
     const int64_t kept = selector->capacity(layer);
     plan.kv_kept += kept * row;
-    if (kept < n) plan.kv_scratch = n * row;
+    if (kept < n || options.kv != KvTypes{})
+      plan.kv_scratch = layers_in_flight(*selector, hp.n_layer) * n * full_row;
     scores = scores || selector->decides(layer);
   }
   plan.kv_reserve = reserve * row * hp.n_layer;
-  plan.kv_full = n * row * hp.n_layer;
+  plan.kv_full = n * full_row * hp.n_layer;
   plan.hidden = n * (hp.n_embd + (selector->accumulates() ? hp.n_head : 0)) * 4;
   plan.mask = ((n - 1) / width * width + width) * (width + 1) * 2;
   const int64_t activations =
@@ -43,7 +47,16 @@ void MemoryPlan::add(const MemoryPlan& other) {
 }
 
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {
-  return plan_memory(state_->m.hp, n, policy, reserve, state_->options.chunk);
+  return plan_memory(state_->m.hp, n, policy, reserve, state_->options);
+}
+
+PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, int64_t reserve) const {
+  const auto memory = plan(n, policy, reserve);
+  PoolPlan pool;
+  pool.sequence_bytes = memory.kv_kept + memory.kv_reserve;
+  pool.scratch_bytes = memory.kv_scratch;
+  pool.sequences = std::max<int64_t>(0, (kv_bytes - pool.scratch_bytes) / pool.sequence_bytes);
+  return pool;
 }
 
 }  // namespace windowkv

@@ -4,7 +4,13 @@
 
 namespace windowkv {
 
-/// What prefilling n tokens takes, from sizes alone; `chunk` as in EngineOptions.
-MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve, int64_t chunk);
+/// What policies are told of a prompt of n tokens.
+inline PromptShape prompt_shape(const HParams& hp, int64_t n) {
+  return {n, hp.n_layer, hp.n_head, hp.n_head_kv, hp.d_head, hp.layer_shares};
+}
+
+/// What prefilling n tokens takes, from sizes alone.
+MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve,
+                       const EngineOptions& options);
 
 }  // namespace windowkv

@@ -36,7 +36,8 @@ class Prefill {
         tokens_(prompt),
         targets_(targets),
         options_(options),
-        prompt_(*m.backends, m.hp, n_, most_observed(targets), any_accumulates(targets)),
+        in_flight_(most_in_flight(targets, m.hp.n_layer)),
+        prompt_(*m.backends, m.hp, n_, most_observed(targets), in_flight_, any_accumulates(targets)),
         mask_(*m.backends, n_, chunk_),
         steps_((n_ + chunk_ - 1) / chunk_ * m.hp.n_layer) {}
 
@@ -48,7 +49,7 @@ class Prefill {
     for (int layer = 0; layer <= last; ++layer) {
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
                                        [&](const Target& t) { return t.selector->decides(layer); });
-      if (decides && prompt_.observed != nullptr) keep_observed();
+      if (decides && prompt_.observation() > 0) keep_observed(layer);
       if (prompt_.accumulated != nullptr) prompt_.forget_accumulated();
       const KvRows& rows = rows_for(layer);
       const bool advance = layer < last || options_.all_logits;
@@ -56,7 +57,8 @@ class Prefill {
       if (layer == last) logits = options_.all_logits ? report_all() : finish(rows);
       for (auto& target : targets_) {
         const auto start = Clock::now();
-        select_layer(m_, scheduler_, prompt_, layer, rows, target);
+        settle_layers(
+            m_, scheduler_, prompt_, layer, [this](int l) -> const KvRows& { return rows_for(l); }, target);
         target.selection_ms += ms_since(start);
       }
     }
@@ -70,18 +72,28 @@ class Prefill {
     return most;
   }
 
+  static int most_in_flight(std::span<const Target> targets, int n_layer) {
+    int most = 1;
+    for (const auto& target : targets) most = std::max(most, layers_in_flight(*target.selector, n_layer));
+    return most;
+  }
+
   static bool any_accumulates(std::span<const Target> targets) {
     return std::any_of(targets.begin(), targets.end(),
                        [](const Target& t) { return t.selector->accumulates(); });
   }
 
   /// Where the layer's K and V of all tokens go: straight into the cache where there is one and it keeps
-  /// everything, else into the scratch that all layers reuse.
+  /// everything as it is, else into the scratch, whose places the layers use in turn.
   const KvRows& rows_for(int layer) {
-    if (targets_.size() == 1 && targets_[0].selector->capacity(layer) >= n_)
-      return *targets_[0].cache->layer(layer).rows;
-    if (!scratch_) scratch_ = std::make_unique<KvRows>(*m_.backends, m_.hp, n_, targets_[0].cache->meter());
-    return *scratch_;
+    if (targets_.size() == 1 && targets_[0].selector->capacity(layer) >= n_ &&
+        targets_[0].cache->types() == KvTypes{})
+      return targets_[0].cache->layer(layer).rows;
+    auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
+    if (!place)
+      place = std::make_unique<KvSegment>(std::make_shared<KvArena>(*m_.backends, m_.hp, KvTypes{}, n_),
+                                          std::vector{n_}, targets_[0].cache->meter());
+    return place->layer(0);
   }
 
   template <typename F>
@@ -103,10 +115,12 @@ class Prefill {
   }
 
   /// Chunks overwrite the layer's input as they pass; the selection still needs the end of it.
-  void keep_observed() {
+  void keep_observed(int layer) {
     Graph graph(16);
-    const int64_t count = prompt_.observed->ne[1];
-    graph.add(ggml_cpy(graph.ctx(), prompt_.hidden_at(graph.ctx(), n_ - count, count), prompt_.observed));
+    auto* ctx = graph.ctx();
+    const int64_t count = prompt_.observation();
+    graph.add(
+        ggml_cpy(ctx, prompt_.hidden_at(ctx, n_ - count, count), prompt_.observed_last(ctx, layer, count)));
     scheduler_.run(graph);
   }
 
@@ -190,9 +204,10 @@ class Prefill {
   std::span<const Token> tokens_;
   std::span<Target> targets_;
   const PrefillOptions& options_;
+  int in_flight_;  ///< layers whose K and V are in full at once
   Prompt prompt_;
   CausalMask mask_;
-  std::unique_ptr<KvRows> scratch_;
+  std::vector<std::unique_ptr<KvSegment>> scratch_{static_cast<size_t>(in_flight_)};
   int64_t steps_;
   int64_t done_ = 0;
 };
@@ -225,9 +240,10 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   if (n > INT32_MAX) throw Error("a prompt of over 2^31 tokens");
   MemoryPlan memory;
   for (const auto* policy : policies)
-    memory.add(plan_memory(m.hp, n, *policy, options.reserve, state_->options.chunk));
+    memory.add(plan_memory(m.hp, n, *policy, options.reserve, state_->options));
   const int64_t available = m.backends->free_memory();
-  if (available >= 0 && memory.total() > available)
+  const int64_t set_aside = options.pool.arena() ? memory.kv_kept + memory.kv_reserve : 0;
+  if (available >= 0 && memory.total() - set_aside > available)
     throw Error(fmt::format(
         "a prompt of {} tokens needs {} (KV cache {}, hidden states {}, the rest {}) and {} are free; "
         "use a shorter prompt or a smaller --kv-budget",
@@ -239,12 +255,13 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   std::vector<Sequence> next(policies.size());
   std::vector<Target> targets;
   for (size_t i = 0; i < policies.size(); ++i) {
-    selectors.push_back(policies[i]->start(state_->shape(n)));
+    selectors.push_back(policies[i]->start(prompt_shape(m.hp, n)));
     std::vector<int64_t> capacities;
     capacities.reserve(static_cast<size_t>(m.hp.n_layer));
     for (int layer = 0; layer < m.hp.n_layer; ++layer)
       capacities.push_back(selectors[i]->capacity(layer) + options.reserve);
-    next[i].cache = std::make_unique<KvCache>(*m.backends, m.hp, capacities);
+    next[i].cache =
+        std::make_unique<KvCache>(*m.backends, m.hp, state_->options.kv, capacities, options.pool.arena());
     targets.push_back({selectors[i].get(), next[i].cache.get()});
   }
   state_->logits =
@@ -256,9 +273,10 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
     sequence.prompt_tokens = sequence.position = n;
     sequence.timing = {total, targets[i].selection_ms};
     sequence.groups = selectors[i]->groups();
+    sequence.kv_types = state_->options.kv;
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
       sequence.kept.push_back(sequence.cache->layer(layer).length);
-      sequence.bytes.kept += sequence.kept.back() * m.hp.kv_layer_bytes_per_token();
+      sequence.bytes.kept += sequence.kept.back() * kv_token_bytes(m.hp, state_->options.kv);
     }
     sequence.bytes.full = n * m.hp.n_layer * m.hp.kv_layer_bytes_per_token();
     sequence.bytes.peak = sequence.cache->meter().peak();

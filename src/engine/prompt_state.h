@@ -44,12 +44,17 @@ class CausalMask {
 /// What lives as long as one prefill, on the layers' device.
 class Prompt {
  public:
-  /// `observation`: rows kept aside for scoring; `accumulates`: room for the attention of all queries.
-  Prompt(const Backends& backends, const HParams& hp, int64_t n, int64_t observation, bool accumulates)
+  /// `observation`: rows kept aside for scoring, of `in_flight` layers at once; `accumulates`: room for the
+  /// attention of all queries.
+  Prompt(const Backends& backends, const HParams& hp, int64_t n, int64_t observation, int64_t in_flight,
+         bool accumulates)
       : storage_(backends, "the hidden states", 4) {
     hidden = storage_.add(GGML_TYPE_F32, hp.n_embd, n);
     positions_ = storage_.add(GGML_TYPE_I32, n, 1);
-    if (observation > 0) observed = storage_.add(GGML_TYPE_F32, hp.n_embd, observation);
+    if (observation > 0) {
+      observed_ = storage_.add(GGML_TYPE_F32, hp.n_embd, observation * in_flight);
+      observation_ = observation;
+    }
     if (accumulates) accumulated = storage_.add(GGML_TYPE_F32, n, hp.n_head);
     storage_.allocate(/*clear=*/false);
     std::vector<int32_t> numbers(static_cast<size_t>(n));
@@ -66,22 +71,26 @@ class Prompt {
   }
 
   int64_t tokens() const { return hidden->ne[1]; }
-  /// The last `count` rows of `observed`.
-  ggml_tensor* observed_last(ggml_context* ctx, int64_t count) const {
-    return ggml_view_2d(ctx, observed, observed->ne[0], count, observed->nb[1],
-                        static_cast<size_t>(observed->ne[1] - count) * observed->nb[1]);
+  /// Rows kept aside: 0 where no layer observes.
+  int64_t observation() const { return observation_; }
+  /// The last `count` rows of what was kept aside of `layer`'s input; layers share places in turn.
+  ggml_tensor* observed_last(ggml_context* ctx, int layer, int64_t count) const {
+    const int64_t end = (layer % (observed_->ne[1] / observation_) + 1) * observation_;
+    return ggml_view_2d(ctx, observed_, observed_->ne[0], count, observed_->nb[1],
+                        static_cast<size_t>(end - count) * observed_->nb[1]);
   }
   void forget_accumulated() { ggml_backend_tensor_memset(accumulated, 0, 0, ggml_nbytes(accumulated)); }
 
   ggml_tensor* hidden = nullptr;  ///< [n_embd, n] F32: the current layer's input, chunk by chunk its output
-  ggml_tensor* observed =
-      nullptr;  ///< [n_embd, observation] F32: the current layer's input of the last tokens
   ggml_tensor* accumulated =
       nullptr;  ///< [n, n_head] F32: attention received in this layer; null: not asked for
 
  private:
   Storage storage_;
   ggml_tensor* positions_ = nullptr;
+  ggml_tensor* observed_ =
+      nullptr;  ///< [n_embd, observation · layers in flight] F32: inputs of the last tokens
+  int64_t observation_ = 0;
 };
 
 }  // namespace windowkv

@@ -1,48 +1,39 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
+#include "engine/decode_graph.h"
 #include "model/loaded_model.h"
 #include "windowkv/engine.h"
 
 namespace windowkv {
 
-/// The graph that decodes one token of one cache; reused while the padded lengths hold.
-struct DecodeGraph {
-  /// Layers whose caches have the same length share slot and mask.
-  struct LengthClass {
-    int first_layer;    ///< one of them
-    int64_t visible;    ///< cache rows attention reads
-    ggml_tensor* slot;  ///< [1] I64: the row the token's K and V go to
-    ggml_tensor* mask;  ///< [visible, 1] F16
-  };
-  Graph graph{16384};
-  uint64_t cache_version = 0;
-  std::vector<LengthClass> classes;
-  ggml_tensor* token = nullptr;     ///< [1] I32
-  ggml_tensor* position = nullptr;  ///< [1] I32
-  ggml_tensor* logits = nullptr;    ///< [n_vocab] F32
-};
-
 struct Engine::State {
   State(const Model& model, const EngineOptions& engine_options)
-      : m(model.loaded()),
-        options(engine_options),
-        prefill_scheduler(*m.backends),
-        decode_scheduler(*m.backends, 16384) {}
+      : m(model.loaded()), options(engine_options), prefill_scheduler(*m.backends) {}
 
-  PromptShape shape(int64_t n) const { return {n, m.hp.n_layer, m.hp.n_head, m.hp.n_head_kv, m.hp.d_head}; }
+  /// Decodes one token of each; decode_graph then holds the result, column c that of steps[columns.order[c]].
+  void step(std::span<const Step> steps, DecodeGraph::Result result);
 
   LoadedModel& m;
   EngineOptions options;
   Scheduler prefill_scheduler;
-  Scheduler decode_scheduler;
-  std::unique_ptr<DecodeGraph> decode_graph;
+  size_t decode_nodes = 0;  ///< that decode_scheduler takes
+  std::unique_ptr<Scheduler> decode_scheduler;
+  std::unique_ptr<DecodeGraph> decode_graph;  ///< allocated in decode_scheduler
+  int64_t graphs_built = 0;
+  /// The step's columns; kept so that a token allocates nothing.
+  struct {
+    std::vector<size_t> order;  ///< indices of steps
+    std::vector<const KvCache*> caches;
+    std::vector<int32_t> tokens;
+    std::vector<int32_t> positions;
+  } columns;
   std::vector<float> logits;
+  std::vector<Token> ids;
 };
 
 }  // namespace windowkv

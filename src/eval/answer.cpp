@@ -4,21 +4,31 @@
 
 namespace windowkv::eval {
 
-Answer answer(Engine& engine, const Model& model, std::span<const Token> prompt, const Policy& policy,
-              const GenerateOptions& options) {
-  PrefillOptions prefill;
-  prefill.reserve = options.max_tokens;
-  prefill.cancelled = options.cancelled;
-  Sequence sequence;
-  const auto logits = engine.prefill(sequence, prompt, policy, prefill);
-  auto generation = generate(engine, model.find_vocab(), sequence, logits, prompt, options);
-  if (generation.reason == StopReason::kCancelled) throw Cancelled();
-  return {std::move(generation.text),
-          sequence.prompt_tokens,
-          static_cast<int64_t>(generation.tokens.size()),
-          sequence.bytes,
-          sequence.timing.total,
-          generation.decode_ms};
+SharedPrefill prefill_shared(Engine& engine, std::span<const Token> prompt,
+                             std::span<const std::unique_ptr<Policy>> policies,
+                             const GenerateOptions& generation,
+                             const std::function<void(int64_t, int64_t)>& progress) {
+  std::vector<const Policy*> pointers;
+  for (const auto& policy : policies) pointers.push_back(policy.get());
+  PrefillOptions options;
+  options.reserve = generation.max_tokens;
+  options.cancelled = generation.cancelled;
+  options.progress = progress;
+  SharedPrefill out;
+  out.sequences.resize(policies.size());
+  const auto logits = engine.prefill(out.sequences, prompt, pointers, options);
+  out.logits.assign(logits.begin(), logits.end());  // decoding overwrites the engine's
+  return out;
+}
+
+Answer answer(Engine& engine, const Model& model, std::span<const Token> prompt, SharedPrefill& prefill,
+              size_t policy, const GenerateOptions& generation) {
+  auto& sequence = prefill.sequences[policy];
+  auto out = generate(engine, model.find_vocab(), sequence, prefill.logits, prompt, generation);
+  if (out.reason == StopReason::kCancelled) throw Cancelled();
+  return {std::move(out.text), sequence.prompt_tokens, static_cast<int64_t>(out.tokens.size()),
+          sequence.bytes,      sequence.timing.total,  prefill.sequences.size(),
+          out.decode_ms};
 }
 
 std::vector<Token> truncate_middle(std::vector<Token> tokens, int64_t limit) {

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <functional>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "eval/contender.h"
 #include "windowkv/engine.h"
 #include "windowkv/generate.h"
+#include "windowkv/policy.h"
 
 namespace windowkv::eval {
 
@@ -15,14 +18,31 @@ struct Answer {
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
   KvBytes kv;
-  double prefill_ms = 0;
+  double prefill_ms = 0;         ///< of the prefill, which other policies may share
+  size_t prefill_shared_by = 1;  ///< policies that it served
   double decode_ms = 0;
+
+  /// KV bytes kept of those of the whole prompt.
+  double kept_share() const { return static_cast<double>(kv.kept) / static_cast<double>(kv.full); }
 };
 
-/// Prefills the prompt under the policy and generates. Greedy unless `options` say otherwise. Throws
-/// Cancelled where options.cancelled does.
-Answer answer(Engine& engine, const Model& model, std::span<const Token> prompt, const Policy& policy,
-              const GenerateOptions& options);
+/// A prompt prefilled once for several policies.
+struct SharedPrefill {
+  std::vector<Sequence> sequences;  ///< by policy
+  std::vector<float> logits;        ///< [n_vocab] after the prompt, the same for all
+};
+
+/// Makes room for the longest answer that `generation` allows, and throws Cancelled where its `cancelled`
+/// says so. `progress` may be empty.
+SharedPrefill prefill_shared(Engine& engine, std::span<const Token> prompt,
+                             std::span<const std::unique_ptr<Policy>> policies,
+                             const GenerateOptions& generation,
+                             const std::function<void(int64_t done, int64_t total)>& progress = {});
+
+/// Generates behind the prompt under one of the policies, given by its place. Greedy unless `generation` says
+/// otherwise. Throws Cancelled like prefill_shared.
+Answer answer(Engine& engine, const Model& model, std::span<const Token> prompt, SharedPrefill& prefill,
+              size_t policy, const GenerateOptions& generation);
 
 /// LongBench's cut for prompts over the limit: the first and the last half of `limit` tokens are kept.
 std::vector<Token> truncate_middle(std::vector<Token> tokens, int64_t limit);

@@ -25,6 +25,7 @@ ordered_json to_json(std::span<const Contender> contenders, const std::vector<Sa
     rows.push_back({{"policy", contenders[i].name},
                     {"score", m.score},
                     {"kept_share", m.kept_share},
+                    {"kept_bytes", m.kept_bytes},
                     {"steps", m.fidelity.steps},
                     {"mean_kl", m.fidelity.mean_kl},
                     {"top1_agreement", m.fidelity.top1_agreement},
@@ -38,6 +39,7 @@ std::vector<SampleResult> from_json(const ordered_json& rows) {
   for (const auto& r : rows)
     out.push_back({r.at("score"),
                    r.at("kept_share"),
+                   r.at("kept_bytes"),
                    {r.at("steps"), r.at("mean_kl"), r.at("top1_agreement")},
                    r.at("text")});
   return out;
@@ -46,35 +48,20 @@ std::vector<SampleResult> from_json(const ordered_json& rows) {
 std::vector<SampleResult> run_sample(Engine& engine, const Model& model, const Sample& sample,
                                      std::span<const Contender> contenders, const CompareOptions& options) {
   const auto prompt = sample_tokens(model, sample, options.max_length);
-  std::vector<std::unique_ptr<Policy>> owned;
-  std::vector<const Policy*> policies;
-  for (const auto& contender : contenders) {
-    owned.push_back(policy_for(contender, options.task, sample.task, sample.prompt));
-    policies.push_back(owned.back().get());
-  }
-  PrefillOptions prefill;
-  prefill.reserve = sample.max_new_tokens;
-  prefill.cancelled = options.cancelled;
-  std::vector<Sequence> sequences(policies.size());
-  const auto span = engine.prefill(sequences, prompt, policies, prefill);
-  const std::vector<float> logits(span.begin(), span.end());
-
-  const auto reference =
-      reference_answer(engine, model.find_vocab(), sequences[0], logits, sample.max_new_tokens);
-  GenerateOptions generation;
-  generation.max_tokens = sample.max_new_tokens;
-  generation.stop = sample.stop;
+  std::vector<std::unique_ptr<Policy>> policies;
+  for (const auto& contender : contenders)
+    policies.push_back(contender.make(task_for(contender, options.task, sample.task, sample.prompt).task));
+  auto generation = sample_generation(model.vocab(), sample);
   generation.cancelled = options.cancelled;
+  auto prefill = prefill_shared(engine, prompt, policies, generation);
+  const auto reference = reference_answer(engine, model.find_vocab(), prefill.sequences[0], prefill.logits,
+                                          sample.max_new_tokens);
   std::vector<SampleResult> out;
-  for (auto& sequence : sequences) {
-    SampleResult m;
-    m.fidelity = measure_fidelity(engine, sequence, reference);
-    auto answer = generate(engine, model.find_vocab(), sequence, logits, prompt, generation);
-    if (answer.reason == StopReason::kCancelled) throw Cancelled();
-    m.score = score(sample, answer.text);
-    m.kept_share = static_cast<double>(sequence.bytes.kept) / static_cast<double>(sequence.bytes.full);
-    m.text = std::move(answer.text);
-    out.push_back(std::move(m));
+  for (size_t i = 0; i < policies.size(); ++i) {
+    const auto fidelity = measure_fidelity(engine, prefill.sequences[i], reference);
+    auto answered = answer(engine, model, prompt, prefill, i, generation);
+    out.push_back({score(sample, answered.text), answered.kept_share(), answered.kv.kept, fidelity,
+                   std::move(answered.text)});
   }
   return out;
 }

@@ -26,8 +26,9 @@ struct CompareOptions {
 
 /// What one contender made of one sample.
 struct SampleResult {
-  double score = 0;       ///< 0 to 100
-  double kept_share = 0;  ///< KV bytes of those of the whole prompt
+  double score = 0;        ///< 0 to 100
+  double kept_share = 0;   ///< KV bytes kept of those of the whole prompt
+  int64_t kept_bytes = 0;  ///< KV bytes kept
   Fidelity fidelity;
   std::string text;
 };

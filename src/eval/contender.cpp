@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
+#include <algorithm>
 
 #include "windowkv/error.h"
 
@@ -10,15 +10,20 @@ namespace windowkv::eval {
 
 namespace {
 
-int parse_number(std::string_view spec, std::string_view text) {
-  int value = 0;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size())
-    throw Error(fmt::format("policy \"{}\": \"{}\" is not a number", spec, text));
-  return value;
+void set(std::string_view spec, std::string_view key, std::string_view value, SelectionOverrides& numbers) {
+  std::string names = "preset, task";
+  for (const auto& setting : selection_settings()) {
+    if (setting.name == key) return setting.set(numbers, value);
+    names += fmt::format(", {}", setting.name);
+  }
+  throw Error(fmt::format("policy \"{}\": unknown key \"{}\"; use one of: {}", spec, key, names));
 }
 
 }  // namespace
+
+std::string policy_in(const std::string& name) {
+  return name.substr(0, name.rfind(' '));
+}
 
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer) {
   const auto kv = std::string(spec.substr(0, spec.find(':')));
@@ -35,25 +40,14 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
       preset = value;
     else if (key == "task")
       task_text = value;
-    else if (key == "pyramid")
-      numbers.pyramid = parse_pyramid(value);
-    else if (key == "window")
-      numbers.omega = parse_number(spec, value);
-    else if (key == "observe")
-      numbers.alpha = parse_number(spec, value);
-    else if (key == "group")
-      numbers.gamma = parse_number(spec, value);
-    else if (key == "lambda")
-      numbers.lambda = parse_number(spec, value);
     else
-      throw Error(fmt::format(
-          "policy \"{}\": unknown key \"{}\"; use preset, task, window, observe, group, lambda or "
-          "pyramid",
-          spec, key));
+      set(spec, key, value, numbers);
     at = end;
   }
   const auto parsed = Budget::parse(budget);
-  Contender contender{kv == "full" ? kv : fmt::format("{} {}", spec, budget), kv, budget, [=](Task task) {
+  const bool full = kv == "full";
+  Contender contender{full ? kv : fmt::format("{} {}", spec, budget), kv, full ? "100%" : budget,
+                      [=](Task task) {
                         return make_policy(kv, {parsed, make_config(preset, task, n_layer, numbers)});
                       }};
   contender.task = task_text;
@@ -62,9 +56,22 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
   return contender;
 }
 
-std::unique_ptr<Policy> policy_for(const Contender& contender, const TaskChoice& task, Task given,
-                                   std::string_view prompt) {
-  return contender.make((contender.task ? task.as(*contender.task) : task)(given, prompt).task);
+TaskDecision task_for(const Contender& contender, const TaskChoice& task, Task given,
+                      std::string_view prompt) {
+  return (contender.task ? task.as(*contender.task) : task)(given, prompt);
+}
+
+std::vector<Contender> make_contenders(std::span<const std::string> specs,
+                                       std::span<const std::string> budgets, int n_layer) {
+  std::vector<Contender> contenders;
+  for (const auto& spec : specs)
+    for (const auto& budget : budgets) {
+      auto contender = make_contender(spec, budget, n_layer);
+      const bool known = std::any_of(contenders.begin(), contenders.end(),
+                                     [&](const auto& c) { return c.name == contender.name; });
+      if (!known) contenders.push_back(std::move(contender));
+    }
+  return contenders;
 }
 
 }  // namespace windowkv::eval

@@ -15,7 +15,7 @@ constexpr std::string_view kStyle = R"(
 :root{color-scheme:light dark;--paper:#fff;--ink:#1f2328;--dim:#59636e;--line:#d1d9e0;--band:#f6f8fa}
 @media(prefers-color-scheme:dark){:root{--paper:#14181d;--ink:#e6edf3;--dim:#9198a1;--line:#30363d;--band:#1b2027}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1200px;padding:24px 32px 48px;background:var(--paper);color:var(--ink);
+body{margin:0 auto;max-width:1320px;padding:24px 32px 48px;background:var(--paper);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}
 h1{font-size:26px;line-height:1.25;margin:8px 0 16px}h2{font-size:19px;margin:32px 0 10px}
 p{max-width:75ch;margin:8px 0}
@@ -25,7 +25,7 @@ figcaption{color:var(--dim);font-size:13px;margin-top:4px}
 table{border-collapse:collapse;font-size:14px}
 th,td{padding:5px 12px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{font-weight:600;border-bottom-width:2px;white-space:nowrap}
-td{font-variant-numeric:tabular-nums}
+td{font-variant-numeric:tabular-nums}td:first-child{white-space:nowrap}
 .n{text-align:right;white-space:nowrap}
 tbody tr:nth-child(even){background:var(--band)}
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:4px 20px;margin:12px 0;font-size:14px}
@@ -34,8 +34,13 @@ summary{cursor:pointer;margin:12px 0}
 @media(max-width:600px){body{padding:16px}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}
 )";
 
+/// Also intervals and sizes: "1.5", "-3.2 %", "1.5 [1, 2]", "1 to 2", "258.2 KiB".
 bool is_number(std::string_view text) {
-  if (text.empty() || text == "–") return true;
+  if (text.empty() || text == "–" || text == "-") return true;
+  if (const auto to = text.find(" to "); to != std::string_view::npos)
+    return is_number(text.substr(0, to)) && is_number(text.substr(to + 4));
+  for (std::string_view unit : {" B", " KiB", " MiB", " GiB", " TiB"})
+    if (text.ends_with(unit)) return is_number(text.substr(0, text.size() - unit.size()));
   if (text[0] == '-' || text[0] == '+') text.remove_prefix(1);
   return !text.empty() && std::isdigit(static_cast<unsigned char>(text[0])) != 0 &&
          text.find_first_not_of("0123456789.,eE+-± %[]") == std::string_view::npos;

@@ -20,7 +20,16 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-std::vector<std::string> files_of(std::span<const std::string> paths) {
+/// Whether a name, of a dataset or a file without its ending, is one of LongBench-E.
+bool is_longbench_e(std::string_view name) {
+  return name.ends_with("_e") && find_dataset(name) != nullptr;
+}
+
+std::string name_of(const std::string& file) {
+  return std::filesystem::path(file).stem().string();
+}
+
+std::vector<std::string> files_of(std::span<const std::string> paths, bool longbench_e) {
   std::vector<std::string> files;
   for (const auto& path : paths) {
     if (!std::filesystem::is_directory(path)) {
@@ -28,9 +37,19 @@ std::vector<std::string> files_of(std::span<const std::string> paths) {
       continue;
     }
     std::vector<std::string> found;
-    for (const auto& entry : std::filesystem::directory_iterator(path))
-      if (entry.path().extension() == ".jsonl") found.push_back(entry.path().string());
-    if (found.empty()) throw Error(fmt::format("{}: no .jsonl file in this folder", path));
+    bool others = false;
+    for (const auto& entry : std::filesystem::directory_iterator(path)) {
+      const auto file = entry.path().string();
+      if (entry.path().extension() != ".jsonl") continue;
+      if (is_longbench_e(name_of(file)) == longbench_e)
+        found.push_back(file);
+      else
+        others = true;
+    }
+    if (found.empty())
+      throw Error(fmt::format("{}: no .jsonl file{} in this folder{}", path,
+                              longbench_e ? " of LongBench-E" : "",
+                              others && !longbench_e ? " but LongBench-E's; they are run with --e" : ""));
     std::sort(found.begin(), found.end());  // folders list their files in no order
     files.insert(files.end(), found.begin(), found.end());
   }
@@ -88,12 +107,23 @@ void read_own(const json& row, bool known, Sample& sample) {
   if (!sample.prompt.ends_with('\n')) sample.stop = {"\n"};
 }
 
-Sample read_sample(const std::string& line) {
+/// The length that a row of LongBench-E is binned by.
+int64_t length_field(const json& row) {
+  const auto& value = field(row, "length");
+  if (!value.is_number_integer() || value.get<int64_t>() < 0)
+    throw Error("\"length\" is not a number of words");
+  return value.get<int64_t>();
+}
+
+/// `file`: name of the row's file, without its ending.
+Sample read_sample(const std::string& line, std::string_view file) {
   const auto row = json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!row.is_object()) throw Error("not a JSON object");
   Sample sample;
   sample.dataset = text_field(row, "dataset");
   sample.id = text_field(row, "_id");
+  if (is_longbench_e(file) && file == sample.dataset + "_e") sample.dataset = file;
+  if (is_longbench_e(sample.dataset)) sample.length = length_field(row);
   const auto* dataset = find_dataset(sample.dataset);
   if (dataset != nullptr) {
     sample.metric = dataset->metric;
@@ -101,7 +131,7 @@ Sample read_sample(const std::string& line) {
     sample.task = dataset->task;
     sample.chat = dataset->chat;
     sample.first_line = dataset->first_line;
-    if (!dataset->stop.empty()) sample.stop = {std::string(dataset->stop)};
+    sample.newline_ends = dataset->newline_ends;
   }
   if (row.contains("prompt")) {
     read_own(row, dataset != nullptr, sample);
@@ -130,6 +160,7 @@ class Loader {
 
   void read(const std::string& file) {
     const auto content = read_file(file);
+    const auto name = name_of(file);
     size_t number = 0;
     for (size_t start = 0; start < content.size();) {
       const size_t end = std::min(content.find('\n', start), content.size());
@@ -138,7 +169,7 @@ class Loader {
       ++number;
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
       try {
-        add(read_sample(line));
+        add(read_sample(line, name));
       } catch (const Error& e) {
         result_.broken.push_back({file, number, e.what()});
       }
@@ -225,7 +256,7 @@ const ordered_json* earlier(const JsonlLog* log, const std::string& key) {
 
 ordered_json answer_row(ordered_json row, const Sample& sample, const Answer& answer) {
   row["score"] = score(sample, answer.text);
-  row["kept_share"] = static_cast<double>(answer.kv.kept) / static_cast<double>(answer.kv.full);
+  row["kept_share"] = answer.kept_share();
   row["prediction"] = answer.text;
   row["answers"] = sample.answers;
   row["prompt_tokens"] = answer.prompt_tokens;
@@ -239,17 +270,16 @@ ordered_json answer_row(ordered_json row, const Sample& sample, const Answer& an
 /// taken for done, its error.
 ordered_json run_sample(Engine& engine, const Model& model, const Sample& sample, const Contender& contender,
                         const std::string& key, const LongbenchOptions& options) {
-  const auto task = options.task(sample.task, sample.prompt);
+  const auto task = task_for(contender, options.task, sample.task, sample.prompt);
   std::string error;
   try {
-    GenerateOptions generation;
-    generation.max_tokens = sample.max_new_tokens;
-    generation.stop = sample.stop;
+    auto generation = sample_generation(model.vocab(), sample);
     generation.cancelled = options.cancelled;
     const auto tokens = sample_tokens(model, sample, options.max_length);
+    const std::unique_ptr<Policy> policies[] = {contender.make(task.task)};
+    auto prefill = prefill_shared(engine, tokens, policies, generation);
     return answer_row(row_of(key, sample, contender, task), sample,
-                      answer(engine, model, tokens,
-                             *policy_for(contender, options.task, sample.task, sample.prompt), generation));
+                      answer(engine, model, tokens, prefill, 0, generation));
   } catch (const Cancelled&) {
     throw;
   } catch (const std::bad_alloc&) {
@@ -267,6 +297,12 @@ ordered_json number(const std::optional<double>& value) {
   return value ? ordered_json(*value) : ordered_json(nullptr);
 }
 
+ordered_json bins_json(const BinScores& bins) {
+  ordered_json out;
+  for (size_t b = 0; b < bins.size(); ++b) out[std::string(kLengthBins[b])] = number(bins[b]);
+  return out;
+}
+
 std::optional<double> mean(const std::vector<double>& values) {
   if (values.empty()) return std::nullopt;
   double sum = 0;
@@ -282,15 +318,24 @@ std::string BrokenRow::text() const {
 
 Samples load_samples(std::span<const std::string> paths, const LoadOptions& options) {
   Loader loader(options);
-  for (const auto& file : files_of(paths)) loader.read(file);
+  for (const auto& file : files_of(paths, options.longbench_e)) loader.read(file);
   return loader.result();
 }
 
-double score(const Sample& sample, std::string_view prediction) {
-  if (sample.first_line) {
-    prediction.remove_prefix(std::min(prediction.find_first_not_of('\n'), prediction.size()));
-    prediction = prediction.substr(0, prediction.find('\n'));
+GenerateOptions sample_generation(const Vocab& vocab, const Sample& sample) {
+  GenerateOptions options;
+  options.max_tokens = sample.max_new_tokens;
+  options.stop = sample.stop;
+  if (sample.newline_ends) {
+    // As pred.py has it: the last token that the text "\n" is made of, and min_length one above the prompt's.
+    options.end_tokens = {vocab.tokenize("\n").back()};
+    options.min_tokens = 1;
   }
+  return options;
+}
+
+double score(const Sample& sample, std::string_view prediction) {
+  if (sample.first_line) prediction = first_line(prediction);
   return 100 * best_score(sample.metric, prediction, sample.answers, sample.all_classes);
 }
 
@@ -336,6 +381,7 @@ std::vector<Outcome> run_samples(Engine& engine, const Model& model, std::span<c
 LongbenchSummary summarize(std::span<const Sample> samples, std::span<const Outcome> outcomes) {
   struct Values {
     std::vector<double> scores, kept;
+    std::array<std::vector<double>, kLengthBins.size()> bins;
   };
   LongbenchSummary summary;
   std::map<std::string, Values> values;
@@ -343,7 +389,7 @@ LongbenchSummary summarize(std::span<const Sample> samples, std::span<const Outc
   for (size_t i = 0; i < samples.size(); ++i) {
     const auto& name = samples[i].dataset;
     if (!values.contains(name)) summary.datasets.push_back({.dataset = name, .task = samples[i].task});
-    auto& [scores, shares] = values[name];
+    auto& of_dataset = values[name];
     auto& line = *std::find_if(summary.datasets.begin(), summary.datasets.end(),
                                [&](const DatasetScore& d) { return d.dataset == name; });
     if (!outcomes[i].score) {
@@ -351,23 +397,35 @@ LongbenchSummary summarize(std::span<const Sample> samples, std::span<const Outc
       continue;
     }
     ++line.rows, ++summary.rows;
-    scores.push_back(*outcomes[i].score);
-    shares.push_back(outcomes[i].kept_share);
+    of_dataset.scores.push_back(*outcomes[i].score);
+    of_dataset.kept.push_back(outcomes[i].kept_share);
+    if (const auto length = samples[i].length)
+      of_dataset.bins[*length < 4000 ? 0 : *length < 8000 ? 1 : 2].push_back(*outcomes[i].score);
     kept.push_back(outcomes[i].kept_share);
   }
   std::vector<double> all, localization, aggregation;
+  std::array<std::vector<double>, kLengthBins.size()> bins;
   for (auto& line : summary.datasets) {
     line.score = mean(values[line.dataset].scores);
     line.kept_share = mean(values[line.dataset].kept).value_or(0);
     if (!line.score) continue;
     all.push_back(*line.score);
+    for (size_t b = 0; b < bins.size(); ++b) {
+      line.bins[b] = mean(values[line.dataset].bins[b]);
+      if (line.bins[b]) bins[b].push_back(*line.bins[b]);
+    }
     (line.task == Task::kLocalization ? localization : aggregation).push_back(*line.score);
   }
   summary.localization = mean(localization);
   summary.aggregation = mean(aggregation);
   summary.overall = mean(all);
+  for (size_t b = 0; b < bins.size(); ++b) summary.bins[b] = mean(bins[b]);
   summary.kept_share = mean(kept).value_or(0);
   return summary;
+}
+
+bool LongbenchSummary::has_bins() const {
+  return std::any_of(bins.begin(), bins.end(), [](const auto& score) { return score.has_value(); });
 }
 
 ordered_json LongbenchSummary::json() const {
@@ -379,6 +437,10 @@ ordered_json LongbenchSummary::json() const {
                                {"failed", d.failed},
                                {"score", number(d.score)},
                                {"kept_share", d.kept_share}});
+  if (has_bins()) {
+    for (size_t i = 0; i < datasets.size(); ++i) out["datasets"][i]["bins"] = bins_json(datasets[i].bins);
+    out["bins"] = bins_json(bins);
+  }
   out["localization"] = number(localization);
   out["aggregation"] = number(aggregation);
   out["overall"] = number(overall);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "eval/answer.h"
+#include "eval/contender.h"
 #include "eval/jsonl_log.h"
 #include "eval/metrics.h"
 #include "eval/task_choice.h"
@@ -26,14 +28,13 @@ struct Dataset {
   Task task;                ///< the group the WindowKV paper puts it in
   bool chat;                ///< the chat template is applied
   bool first_line;          ///< only the answer's first line is scored
-  std::string_view stop;    ///< generation ends before this; empty: only at the model's own end
+  bool newline_ends;        ///< the newline token ends the answer, but neither it nor an end is the first
   std::string_view prompt;  ///< {context} and {input} stand for the row's
 };
 
 /// The 21 datasets, in the benchmark's order.
 std::span<const Dataset> longbench_datasets();
-/// Null for a name that is none of them. The evenly spread LongBench-E's, "qasper_e", are run as their
-/// namesakes.
+/// Null for a name that is none of them. LongBench-E's, "qasper_e", are run as their namesakes.
 const Dataset* find_dataset(std::string_view name);
 
 /// One question.
@@ -49,7 +50,9 @@ struct Sample {
   bool chat = false;
   bool own_prompt = false;  ///< the row brought the exact prompt; it is cut only where a length is asked for
   bool first_line = false;
+  bool newline_ends = false;  ///< see Dataset
   std::vector<std::string> stop;
+  std::optional<int64_t> length;  ///< LongBench-E's rows only: words of the context, which they are binned by
 };
 
 /// A row that could not be used, and why.
@@ -63,6 +66,7 @@ struct BrokenRow {
 struct LoadOptions {
   std::vector<std::string> datasets;  ///< only these; empty: all
   int64_t limit = -1;                 ///< rows a dataset, the first; -1: all
+  bool longbench_e = false;           ///< of folders, the files of LongBench-E and no others; else those not
 };
 
 struct Samples {
@@ -70,12 +74,16 @@ struct Samples {
   std::vector<BrokenRow> broken;
 };
 
-/// Reads files, and the *.jsonl of folders in the order of their names. Rows are LongBench's (`_id, dataset,
+/// Reads files, and the *.jsonl of folders in the order of their names. A file named "qasper_e.jsonl" is
+/// LongBench-E's, and so are its rows: their dataset is "qasper_e". Rows are LongBench's (`_id, dataset,
 /// context, input, answers, all_classes`), or bring their own `prompt` and, where the dataset is none of
 /// LongBench's, `metric, max_new_tokens, task`. Own prompts are taken as they are, chat marks included; those
 /// that end within a line are completed to the end of that line. Rows that are broken, or repeat an _id of
 /// their dataset, are left out and listed. Throws Error where a path or a wanted dataset is not there.
 Samples load_samples(std::span<const std::string> paths, const LoadOptions& options = {});
+
+/// How the sample's answer is generated: greedily, to its length, with its stop rules.
+GenerateOptions sample_generation(const Vocab& vocab, const Sample& sample);
 
 /// 0 to 100.
 double score(const Sample& sample, std::string_view prediction);
@@ -111,6 +119,10 @@ struct LongbenchOptions {
 std::vector<Outcome> run_samples(Engine& engine, const Model& model, std::span<const Sample> samples,
                                  const Contender& contender, const LongbenchOptions& options = {});
 
+/// The lengths that LongBench-E reports apart: under 4,000 words, under 8,000, and above.
+inline constexpr std::array<std::string_view, 3> kLengthBins = {"0-4k", "4-8k", "8k+"};
+using BinScores = std::array<std::optional<double>, kLengthBins.size()>;
+
 /// One dataset's line of the table.
 struct DatasetScore {
   std::string dataset;
@@ -119,12 +131,16 @@ struct DatasetScore {
   int64_t failed = 0;
   std::optional<double> score;  ///< mean over rows; none where all failed
   double kept_share = 0;        ///< mean over rows
+  BinScores bins;               ///< mean over the rows of a length; none without such rows
 };
 
 /// Averages are over datasets, each counting once, as LongBench's are.
 struct LongbenchSummary {
   std::vector<DatasetScore> datasets;  ///< in the order of the samples
   std::optional<double> localization, aggregation, overall;
+  BinScores bins;  ///< over the datasets that have rows of the length
+
+  bool has_bins() const;  ///< whether there are rows of LongBench-E
   double kept_share = 0;  ///< mean over rows
   int64_t rows = 0, failed = 0;
 

@@ -148,9 +148,7 @@ constexpr Dataset kDatasets[] = {
      .task = kAggregate,
      .chat = false,
      .first_line = true,
-     // Officially a newline is an end token here, and may not be the first. Here it may: an answer that
-     // begins with one is empty.
-     .stop = "\n",
+     .newline_ends = true,
      .prompt = "Summarize the dialogue into a few short sentences. The following are some examples.\n\n"
                "{context}\n\n{input}"},
     {.name = "lsht",

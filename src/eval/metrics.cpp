@@ -16,10 +16,11 @@ namespace windowkv::eval {
 
 namespace {
 
-constexpr std::array<std::pair<Metric, std::string_view>, 11> kNames = {{
+constexpr std::array<std::pair<Metric, std::string_view>, 12> kNames = {{
     {Metric::kQaF1, "qa_f1"},
     {Metric::kQaF1Zh, "qa_f1_zh"},
     {Metric::kRougeL, "rouge_l"},
+    {Metric::kRouge1, "rouge_1"},
     {Metric::kRougeLZh, "rouge_l_zh"},
     {Metric::kClassification, "classification"},
     {Metric::kRetrieval, "retrieval"},
@@ -171,6 +172,8 @@ double score_one(Metric metric, std::string_view prediction, std::string_view re
       return qa_f1_zh(prediction, reference);
     case Metric::kRougeL:
       return rouge_l_f1(prediction, reference);
+    case Metric::kRouge1:
+      return rouge1_f1(prediction, reference);
     case Metric::kRougeLZh:
       return rouge_l_zh_f1(prediction, reference);
     case Metric::kClassification:
@@ -293,6 +296,11 @@ double fuzz_ratio(std::u32string_view first, std::u32string_view second) {
   const auto matches = static_cast<double>(SequenceMatcher(first, second).matches());
   const auto total = static_cast<double>(first.size() + second.size());
   return std::nearbyint(100 * (2.0 * matches / total)) / 100;
+}
+
+std::string_view first_line(std::string_view prediction) {
+  prediction.remove_prefix(std::min(prediction.find_first_not_of('\n'), prediction.size()));
+  return prediction.substr(0, prediction.find('\n'));
 }
 
 double best_score(Metric metric, std::string_view prediction, std::span<const std::string> references,

@@ -20,6 +20,7 @@ enum class Metric {
   kQaF1,
   kQaF1Zh,
   kRougeL,
+  kRouge1,
   kRougeLZh,
   kClassification,
   kRetrieval,
@@ -70,6 +71,9 @@ double list_recall(std::string_view prediction, std::string_view reference);
 /// unless python-Levenshtein is installed, which LongBench does not ask for. Characters that make up more
 /// than 1 % of a `second` of 200 characters or more start no block (difflib's "autojunk").
 double fuzz_ratio(std::u32string_view first, std::u32string_view second);
+
+/// The answer's first line, as LongBench takes it: newlines before it are left out.
+std::string_view first_line(std::string_view prediction);
 
 /// The best score over the references.
 double best_score(Metric metric, std::string_view prediction, std::span<const std::string> references,

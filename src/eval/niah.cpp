@@ -3,15 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <chrono>
 #include <cmath>
+#include <map>
 #include <random>
 
 #include "eval/metrics.h"
+#include "eval/prompt_form.h"
+#include "eval/prompt_grid.h"
+#include "eval/sentences.h"
 #include "eval/words.h"
 #include "windowkv/error.h"
-#include "windowkv/generate.h"
 
 namespace windowkv::eval {
 
@@ -19,52 +20,10 @@ using nlohmann::ordered_json;
 
 namespace {
 
-bool is_blank(char c) {
-  return c == ' ' || c == '\n' || c == '\t' || c == '\r';
-}
-
 std::string_view trim(std::string_view text) {
   while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
   while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
   return text;
-}
-
-/// Takes one of the endings off the text, if it has one.
-bool drop_ending(std::string_view& text, std::span<const std::string_view> endings) {
-  for (auto ending : endings)
-    if (text.ends_with(ending)) {
-      text.remove_suffix(ending.size());
-      return true;
-    }
-  return false;
-}
-
-/// Whether the period that follows the text belongs to its last word: "Mr", "St", "J".
-bool is_abbreviation(std::string_view text) {
-  constexpr std::array<std::string_view, 7> titles = {"Mr", "Mrs", "Ms", "Dr", "St", "Prof", "No"};
-  size_t start = text.size();
-  while (start > 0 && std::isalpha(static_cast<unsigned char>(text[start - 1])) != 0) --start;
-  const auto word = text.substr(start);
-  return (word.size() == 1 && word != "I") || std::find(titles.begin(), titles.end(), word) != titles.end();
-}
-
-/// Whether a sentence or a paragraph ends just before `at`.
-bool ends_sentence(std::string_view text, size_t at) {
-  constexpr std::array<std::string_view, 9> closing = {"\"", "'", ")", "]", "”", "’", "」", "』", "）"};
-  constexpr std::array<std::string_view, 4> western = {"!", "?", "…", "."};
-  constexpr std::array<std::string_view, 3> chinese = {"。", "！", "？"};
-  auto before = text.substr(0, at);
-  const auto after = text.substr(at);
-  if (before.empty() || is_blank(before.back())) return false;
-  if (after.starts_with("\n\n") || after.starts_with("\r\n\r\n")) return true;
-  for (auto mark : closing)
-    if (after.starts_with(mark)) return false;
-  while (drop_ending(before, closing)) {
-  }
-  if (drop_ending(before, chinese)) return true;
-  if (!after.empty() && !is_blank(after.front())) return false;
-  const bool period = before.ends_with('.');
-  return drop_ending(before, western) && !(period && is_abbreviation(before));
 }
 
 bool inside_character(std::string_view text, size_t at) {
@@ -90,117 +49,59 @@ std::u32string normalized(std::string_view text) {
   return out;
 }
 
-/// What a base model says after "Answer:" goes on with other things on the next line.
-std::string scored_part(std::string_view generated, bool chat) {
-  auto text = trim(generated);
-  if (!chat) text = trim(text.substr(0, text.find('\n')));
-  return std::string(text);
+std::string point_name(const NiahPoint& point) {
+  return fmt::format("{} tokens/{:g} %/seed {}", point.length, point.depth, point.seed);
 }
 
 std::string cell_key(const Contender& contender, const NiahPoint& point, const NiahOptions& options) {
-  return fmt::format("{}/{} tokens/{:g} %/seed {} {}", contender.name, point.length, point.depth, point.seed,
-                     options.setup);
+  return fmt::format("{}/{} {}", contender.name, point_name(point), options.setup);
 }
 
-struct CellTimes {
-  double prefill_ms = 0;  ///< of the prefill that the point's contenders share
-  double decode_ms = 0;
-  size_t sharing = 0;
-};
-
-ordered_json to_json(const std::string& key, const Contender& contender, const NiahPoint& point,
-                     const NiahCell& cell, const CellTimes& times) {
-  return {{"key", key},
-          {"policy", contender.kv == "full" ? "full" : contender.name.substr(0, contender.name.rfind(' '))},
-          {"budget", contender.kv == "full" ? ordered_json() : ordered_json(contender.budget)},
-          {"length", point.length},
-          {"depth", point.depth},
-          {"seed", point.seed},
-          {"answer", cell.answer},
-          {"rouge1", cell.rouge1},
-          {"exact", cell.exact},
-          {"prompt_tokens", cell.prompt_tokens},
-          {"needle_position", cell.needle_position},
-          {"generated_tokens", cell.generated_tokens},
-          {"kept_share", cell.kept_share},
-          {"prefill_ms", times.prefill_ms},
-          {"prefill_shared_by", times.sharing},
-          {"decode_ms", times.decode_ms}};
+ordered_json row_of(const NiahPoint& point, int64_t needle_position, const NiahCell& cell) {
+  return {{"length", point.length},    {"depth", point.depth},
+          {"seed", point.seed},        {"answer", cell.answer},
+          {"expected", cell.expected}, {"rouge1", cell.rouge1},
+          {"exact", cell.exact},       {"needle_position", needle_position}};
 }
 
 NiahCell from_json(const ordered_json& row) {
-  return {row.at("answer"),          row.at("rouge1"),           row.at("exact"),     row.at("prompt_tokens"),
-          row.at("needle_position"), row.at("generated_tokens"), row.at("kept_share")};
-}
-
-/// Answers one point under the contenders, handing each cell over as soon as it is there.
-void run_point(Engine& engine, const Model& model, const NiahPrompts& prompts, const NiahPoint& point,
-               std::span<const Contender* const> contenders, const NiahOptions& options,
-               const std::function<void(int64_t, int64_t)>& prefill_progress,
-               const std::function<void(size_t, NiahCell, const CellTimes&)>& done) {
-  const auto prompt = prompts.make(point.length, point.depth, point.seed);
-  std::vector<std::unique_ptr<Policy>> owned;
-  std::vector<const Policy*> policies;
-  constexpr Task kGiven = Task::kLocalization;
-  for (const auto* contender : contenders) {
-    owned.push_back(policy_for(*contender, options.task, kGiven, prompt.text));
-    policies.push_back(owned.back().get());
-  }
-  PrefillOptions prefill;
-  prefill.reserve = options.max_tokens;
-  prefill.cancelled = options.cancelled;
-  prefill.progress = prefill_progress;
-  std::vector<Sequence> sequences(policies.size());
-  const auto span = engine.prefill(sequences, prompt.tokens, policies, prefill);
-  const std::vector<float> logits(span.begin(), span.end());  // decoding the first sequence overwrites them
-  GenerateOptions generation;
-  generation.max_tokens = options.max_tokens;
-  generation.cancelled = options.cancelled;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    auto& sequence = sequences[i];
-    const auto out = generate(engine, model.find_vocab(), sequence, logits, prompt.tokens, generation);
-    if (out.reason == StopReason::kCancelled) throw Cancelled();
-    NiahCell cell;
-    cell.answer = scored_part(out.text, prompts.chat());
-    cell.rouge1 = needle_rouge1(cell.answer, prompts.needle().answer);
-    cell.exact = needle_found(cell.answer, prompts.needle().answer);
-    cell.prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
-    cell.needle_position = prompt.needle_position;
-    cell.generated_tokens = static_cast<int64_t>(out.tokens.size());
-    cell.kept_share = static_cast<double>(sequence.bytes.kept) / static_cast<double>(sequence.bytes.full);
-    done(i, std::move(cell), {sequence.timing.total, out.decode_ms, sequences.size()});
-  }
+  return {
+      row.at("answer"),        row.at("expected"),        row.at("rouge1"),           row.at("exact"),
+      row.at("prompt_tokens"), row.at("needle_position"), row.at("generated_tokens"), row.at("kept_share"),
+      row.at("kept_bytes")};
 }
 
 double mean(const std::vector<double>& values) {
   double sum = 0;
   for (double v : values) sum += v;
-  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+  return values.empty() ? std::nan("") : sum / static_cast<double>(values.size());
 }
 
-NiahSummary summarize(const NiahGrid& grid, const std::string& name, const std::vector<NiahCell>& cells) {
-  NiahSummary out{.name = name};
+NiahSummary summarize(const NiahGrid& grid, const Contender& contender,
+                      const std::vector<std::optional<NiahCell>>& cells) {
+  NiahSummary out{.name = contender.name, .budget = contender.budget};
   const auto points = grid.points();
-  // Means over the points for which `wanted` holds.
-  auto mean_of = [&](auto value, auto wanted) {
+  // Of the points for which `wanted` holds.
+  auto values_of = [&](auto value, auto wanted) {
     std::vector<double> values;
     for (size_t i = 0; i < points.size(); ++i)
-      if (wanted(points[i])) values.push_back(value(cells[i]));
-    return mean(values);
+      if (cells[i] && wanted(points[i])) values.push_back(static_cast<double>(value(*cells[i])));
+    return values;
   };
   auto rouge1 = [](const NiahCell& c) { return c.rouge1; };
   auto all = [](const NiahPoint&) { return true; };
   for (double depth : grid.depths) {
     auto& row = out.rouge1.emplace_back();
     for (auto length : grid.lengths)
-      row.push_back(
-          mean_of(rouge1, [=](const NiahPoint& p) { return p.length == length && p.depth == depth; }));
+      row.push_back(mean(
+          values_of(rouge1, [=](const NiahPoint& p) { return p.length == length && p.depth == depth; })));
   }
   for (auto length : grid.lengths)
-    out.by_length.push_back(mean_of(rouge1, [=](const NiahPoint& p) { return p.length == length; }));
-  out.overall = mean_of(rouge1, all);
-  out.exact = mean_of([](const NiahCell& c) { return c.exact ? 100.0 : 0.0; }, all);
-  out.kept_share = mean_of([](const NiahCell& c) { return c.kept_share; }, all);
+    out.by_length.push_back(mean(values_of(rouge1, [=](const NiahPoint& p) { return p.length == length; })));
+  out.overall = bootstrap_mean(values_of(rouge1, all));
+  out.exact = bootstrap_mean(values_of([](const NiahCell& c) { return c.exact ? 100 : 0; }, all));
+  out.kept_share = mean(values_of([](const NiahCell& c) { return c.kept_share; }, all));
+  out.kept_bytes = mean(values_of([](const NiahCell& c) { return c.kept_bytes; }, all));
   return out;
 }
 
@@ -216,47 +117,49 @@ size_t needle_place(std::string_view text, double depth) {
   return after < text.size() && after - wanted < wanted - before ? after : before;
 }
 
-double needle_rouge1(std::string_view answer, std::string_view expected) {
-  return 100 * rouge1_f1(answer, expected);
-}
-
 bool needle_found(std::string_view answer, std::string_view expected) {
   return normalized(answer).find(normalized(expected)) != std::u32string::npos;
 }
 
-NiahPrompts::NiahPrompts(const Vocab& vocab, const std::string& haystack, Needle needle, bool chat)
-    : vocab_(vocab), haystack_(trim(haystack)), needle_(std::move(needle)), chat_(chat) {
-  if (haystack_.empty()) throw Error("the haystack is empty");
-  for (const auto* part : {&needle_.sentence, &needle_.question, &needle_.answer})
-    if (trim(*part).empty())
-      throw Error("the needle, the question and the expected answer must not be empty");
-  if (haystack_.find(needle_.sentence) != std::string::npos)
-    throw Error("the haystack already holds the needle");
-  const auto question = "\n\nQuestion: " + needle_.question;
-  if (!chat) {
-    after_ = question + "\nAnswer:";
-    return;
-  }
-  // The template is applied once, to a mark that stands for the text.
-  constexpr std::string_view kMark = "WINDOWKV-HAYSTACK-TEXT";
-  const auto form = vocab.apply_chat_template({{"user", std::string(kMark) + question}});
-  const auto at = form.find(kMark);
-  if (at == std::string::npos || form.find(kMark, at + 1) != std::string::npos)
-    throw Error("the model's chat template does not repeat a message once, as it is; use --no-chat");
-  before_ = form.substr(0, at);
-  after_ = form.substr(at + kMark.size());
+Sample niah_sample(const NiahPrompt& prompt, const NiahPoint& point, bool chat, int64_t max_tokens) {
+  Sample sample;
+  sample.dataset = "niah";
+  sample.id = point_name(point);
+  sample.prompt = prompt.text;
+  sample.answers = {prompt.needle.answer};
+  sample.metric = Metric::kRouge1;
+  sample.max_new_tokens = max_tokens;
+  sample.task = Task::kLocalization;
+  sample.own_prompt = true;  // the template is in it
+  sample.first_line = !chat;
+  return sample;
 }
 
-NiahPrompt NiahPrompts::build(std::string_view text, double depth) const {
+NiahCell niah_cell(const Sample& sample, std::string_view generated) {
+  NiahCell cell;
+  cell.answer = trim(sample.first_line ? first_line(generated) : generated);
+  cell.expected = sample.answers.front();
+  cell.rouge1 = score(sample, generated);
+  cell.exact = needle_found(cell.answer, cell.expected);
+  return cell;
+}
+
+NiahPrompts::NiahPrompts(const Vocab& vocab, const std::string& haystack, NeedleSource needles, bool chat)
+    : vocab_(vocab), haystack_(trim(haystack)), needles_(std::move(needles)), chat_(chat) {
+  if (haystack_.empty()) throw Error("the haystack is empty");
+  form_ = chat ? chat_form(vocab) : PromptForm{"", "\nAnswer:"};
+}
+
+NiahPrompt NiahPrompts::build(const Needle& needle, std::string_view text, double depth) const {
   const size_t place = needle_place(text, depth);
   const auto rest = text.substr(place);
   NiahPrompt prompt;
-  prompt.text = before_ + std::string(text.substr(0, place));
+  prompt.text = form_.before + std::string(text.substr(0, place));
   const size_t needle_at = prompt.text.size();
   if (place > 0) prompt.text += ' ';
-  prompt.text += needle_.sentence;
+  prompt.text += needle.sentence;
   if (!rest.empty() && !is_blank(rest.front())) prompt.text += ' ';
-  prompt.text += std::string(rest) + after_;
+  prompt.text += std::string(rest) + "\n\nQuestion: " + needle.question + form_.after;
   prompt.tokens = vocab_.tokenize(prompt.text);
   prompt.needle_position = static_cast<int64_t>(needle_at);  // bytes, until the text is settled
   return prompt;
@@ -277,22 +180,30 @@ size_t NiahPrompts::start_of(uint64_t seed) const {
   return at == haystack_.size() ? 0 : at;
 }
 
-NiahPrompt NiahPrompts::make(int64_t length, double depth, uint64_t seed) const {
+NiahPrompt NiahPrompts::make(const NiahPoint& point) const {
+  const auto length = point.length;
+  const auto needle = needles_(point);
+  for (const auto* part : {&needle.sentence, &needle.question, &needle.answer})
+    if (trim(*part).empty())
+      throw Error("the needle, the question and the expected answer must not be empty");
+  if (haystack_.find(needle.sentence) != std::string::npos)
+    throw Error("the haystack already holds the needle");
+  auto build_from = [&](std::string_view text) { return build(needle, text, point.depth); };
   auto fits = [&](const NiahPrompt& p) { return static_cast<int64_t>(p.tokens.size()) <= length; };
-  auto best = build("", depth);
+  auto best = build_from("");
   if (!fits(best))
     throw Error(fmt::format("a prompt of {} tokens has no room: the needle and the question alone take {}",
                             length, best.tokens.size()));
-  const size_t start = start_of(seed);
+  const size_t start = start_of(point.seed);
   size_t too_long = 4 * static_cast<size_t>(length);  // bytes
   auto text = haystack_from(start, too_long);
-  while (fits(build(text, depth))) {
+  while (fits(build_from(text))) {
     too_long *= 2;
     text = haystack_from(start, too_long);
   }
   for (size_t fitting = 0; too_long - fitting > 1;) {
     const size_t middle = fitting + (too_long - fitting) / 2;
-    auto prompt = build(std::string_view(text).substr(0, word_end(text, middle)), depth);
+    auto prompt = build_from(std::string_view(text).substr(0, word_end(text, middle)));
     if (fits(prompt)) {
       fitting = middle;
       best = std::move(prompt);
@@ -303,6 +214,7 @@ NiahPrompt NiahPrompts::make(int64_t length, double depth, uint64_t seed) const 
   const auto needle_at = static_cast<size_t>(best.needle_position);
   best.needle_position =
       static_cast<int64_t>(vocab_.tokenize(std::string_view(best.text).substr(0, needle_at)).size());
+  best.needle = needle;
   return best;
 }
 
@@ -314,50 +226,37 @@ std::vector<NiahPoint> NiahGrid::points() const {
   return all;
 }
 
-std::vector<std::vector<NiahCell>> run_niah(Engine& engine, const Model& model, const NiahPrompts& prompts,
-                                            std::span<const NiahPoint> points,
-                                            std::span<const Contender> contenders,
-                                            const NiahOptions& options) {
-  std::vector<std::vector<NiahCell>> cells(contenders.size(), std::vector<NiahCell>(points.size()));
-  std::vector<std::vector<size_t>> missing(points.size());  // contenders still to run, by point
-  int64_t total = 0, done = 0;
-  for (size_t p = 0; p < points.size(); ++p) {
-    for (size_t c = 0; c < contenders.size(); ++c) {
-      const auto key = cell_key(contenders[c], points[p], options);
-      const auto* row = options.log != nullptr ? options.log->find(key) : nullptr;
-      if (row != nullptr)
-        cells[c][p] = from_json(*row);
-      else
-        missing[p].push_back(c);
-    }
-    if (!missing[p].empty()) total += points[p].length;
-  }
-  for (size_t p = 0; p < points.size(); ++p) {
-    if (missing[p].empty()) continue;
-    const auto& point = points[p];
-    std::vector<const Contender*> pending;
-    for (size_t c : missing[p]) pending.push_back(&contenders[c]);
-    auto prefill_progress = [&](int64_t step, int64_t steps) {
-      if (options.progress) options.progress(done + point.length * step / std::max<int64_t>(1, steps), total);
-    };
-    run_point(engine, model, prompts, point, pending, options, prefill_progress,
-              [&](size_t i, NiahCell cell, const CellTimes& times) {
-                const size_t c = missing[p][i];
-                if (options.log != nullptr)
-                  options.log->append(
-                      to_json(cell_key(contenders[c], point, options), contenders[c], point, cell, times));
-                cells[c][p] = std::move(cell);
-              });
-    done += point.length;
-    if (options.progress) options.progress(done, total);
+NiahCells run_niah(Engine& engine, const Model& model, const NiahPrompts& prompts,
+                   std::span<const NiahPoint> points, std::span<const Contender> contenders,
+                   const NiahOptions& options) {
+  PromptGrid grid;
+  grid.prompts = points.size();
+  grid.key = [&](size_t p, const Contender& contender) { return cell_key(contender, points[p], options); };
+  grid.size = [&](size_t p) { return points[p].length; };
+  grid.make = [&](size_t p) -> GridPrompt {
+    auto prompt = prompts.make(points[p]);
+    const auto sample = niah_sample(prompt, points[p], prompts.chat(), options.max_tokens);
+    return {std::move(prompt.tokens), sample.prompt, sample.task, sample_generation(model.vocab(), sample),
+            [&point = points[p], sample, at = prompt.needle_position](const Answer& answer) {
+              return row_of(point, at, niah_cell(sample, answer.text));
+            }};
+  };
+  grid.task = options.task;
+  grid.log = options.log;
+  grid.cancelled = options.cancelled;
+  grid.progress = options.progress;
+  NiahCells cells;
+  for (const auto& rows : run_grid(engine, model, grid, contenders)) {
+    auto& of_contender = cells.emplace_back();
+    for (const auto& row : rows) of_contender.push_back(from_json(row));
   }
   return cells;
 }
 
 std::vector<NiahSummary> summarize_niah(const NiahGrid& grid, std::span<const Contender> contenders,
-                                        const std::vector<std::vector<NiahCell>>& cells) {
+                                        const NiahCells& cells) {
   std::vector<NiahSummary> out;
-  for (size_t c = 0; c < contenders.size(); ++c) out.push_back(summarize(grid, contenders[c].name, cells[c]));
+  for (size_t c = 0; c < contenders.size(); ++c) out.push_back(summarize(grid, contenders[c], cells[c]));
   return out;
 }
 
@@ -365,8 +264,28 @@ Heatmap niah_heatmap(const NiahGrid& grid, std::span<const NiahSummary> summarie
   Heatmap figure{.x_label = "prompt tokens", .y_label = "needle depth", .scale_label = "ROUGE-1 F1"};
   for (auto length : grid.lengths) figure.columns.push_back(fmt::format("{}", length));
   for (double depth : grid.depths) figure.rows.push_back(fmt::format("{:g} %", depth));
-  for (const auto& s : summaries)
-    figure.panels.push_back({fmt::format("{}: mean {:.1f}", s.name, s.overall), s.rouge1});
+  std::map<std::string, size_t> budgets;  // by policy
+  std::vector<std::string> policies;
+  size_t most = 0;
+  for (const auto& s : summaries) {
+    const auto policy = policy_in(s.name);
+    if (budgets[policy]++ == 0) policies.push_back(policy);
+    most = std::max(most, budgets[policy]);
+  }
+  for (const auto& policy : policies) {
+    bool first = true;
+    for (const auto& s : summaries) {
+      if (policy_in(s.name) != policy) continue;
+      const auto& mean = s.overall;
+      figure.panels.push_back(
+          {.title = policy,
+           .values = s.rouge1,
+           .subtitle = fmt::format("{}mean {:.1f} [{:.1f}, {:.1f}]", s.name == policy ? "" : s.budget + ", ",
+                                   mean.mean, mean.low, mean.high),
+           .new_row = first && most > 1});
+      first = false;
+    }
+  }
   return figure;
 }
 

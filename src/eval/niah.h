@@ -8,6 +8,10 @@
 
 #include "eval/contender.h"
 #include "eval/jsonl_log.h"
+#include "eval/longbench.h"
+#include "eval/needles.h"
+#include "eval/prompt_form.h"
+#include "eval/stats.h"
 #include "eval/svg.h"
 #include "windowkv/engine.h"
 
@@ -16,62 +20,46 @@
 /// match.
 namespace windowkv::eval {
 
-/// What is hidden, how it is asked for, and what the answer must say. Kamradt's own by default.
-struct Needle {
-  std::string sentence =
-      "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day.";
-  std::string question = "What is the best thing to do in San Francisco?";
-  std::string answer = "eat a sandwich and sit in Dolores Park on a sunny day";
-};
-
 /// Byte offset at which a needle for that depth (0 to 100) goes in: 0 and the end of the text for 0 and 100,
 /// else the end of a sentence or paragraph that is nearest, or 0. (Kamradt backs up to a period; a novel's
 /// long sentences would make that a tenth of a short prompt.)
 size_t needle_place(std::string_view text, double depth);
 
-/// 0 to 100 of a prompt's answer.
-double needle_rouge1(std::string_view answer, std::string_view expected);
 /// Whether the answer contains what is expected; case and the kind of whitespace do not matter.
 bool needle_found(std::string_view answer, std::string_view expected);
 
 struct NiahPrompt {
+  Needle needle;
   std::vector<Token> tokens;
   std::string text;             ///< what was tokenized
   int64_t needle_position = 0;  ///< tokens before the needle
 };
 
-/// Makes prompts of an exact length out of one haystack, needle and prompt form.
+/// Makes prompts of an exact length out of one haystack, set of needles and prompt form.
 class NiahPrompts {
  public:
   /// `chat`: the model's template around "{text}\n\nQuestion: {question}"; else "{text}\n\nQuestion:
-  /// {question} \nAnswer:". Throws Error for a haystack that is empty or holds the needle already.
-  NiahPrompts(const Vocab& vocab, const std::string& haystack, Needle needle, bool chat);
+  /// {question}\nAnswer:". Throws Error for a haystack that is empty.
+  NiahPrompts(const Vocab& vocab, const std::string& haystack, NeedleSource needles, bool chat);
 
-  /// A prompt of at most `length` tokens and as few under it as whole words allow. The haystack starts at its
-  /// beginning for seed 0, else at a sentence that the seed decides, and starts over where it ends. Throws
-  /// Error where the needle and the question alone are longer.
-  NiahPrompt make(int64_t length, double depth, uint64_t seed) const;
+  /// A prompt of at most the point's length and as few tokens under it as whole words allow. The haystack
+  /// starts at its beginning for seed 0, else at a sentence that the seed decides, and starts over where it
+  /// ends. Throws Error where the needle and the question alone are longer, the needle has an empty part, or
+  /// the haystack holds it already.
+  NiahPrompt make(const NiahPoint& point) const;
 
-  const Needle& needle() const { return needle_; }
   bool chat() const { return chat_; }
 
  private:
-  NiahPrompt build(std::string_view text, double depth) const;
+  NiahPrompt build(const Needle& needle, std::string_view text, double depth) const;
   std::string haystack_from(size_t start, size_t bytes) const;
   size_t start_of(uint64_t seed) const;
 
   const Vocab& vocab_;
   std::string haystack_;
-  Needle needle_;
+  NeedleSource needles_;
   bool chat_;
-  std::string before_, after_;  // what stands around the text
-};
-
-/// One prompt of the grid.
-struct NiahPoint {
-  int64_t length = 0;
-  double depth = 0;
-  uint64_t seed = 0;
+  PromptForm form_;  // around the text and the question
 };
 
 struct NiahGrid {
@@ -84,13 +72,26 @@ struct NiahGrid {
 /// What one policy made of one point.
 struct NiahCell {
   std::string answer;
+  std::string expected;
   double rouge1 = 0;  ///< 0 to 100
   bool exact = false;
   int64_t prompt_tokens = 0;
   int64_t needle_position = 0;
   int64_t generated_tokens = 0;
-  double kept_share = 0;  ///< KV bytes kept of those of the whole prompt
+  double kept_share = 0;   ///< KV bytes kept of those of the whole prompt
+  int64_t kept_bytes = 0;  ///< KV bytes kept
 };
+
+/// [contender][point]; none where a prompt failed.
+using NiahCells = std::vector<std::vector<std::optional<NiahCell>>>;
+
+/// A prompt as a sample of a dataset "niah", scored by ROUGE-1.
+Sample niah_sample(const NiahPrompt& prompt, const NiahPoint& point, bool chat, int64_t max_tokens);
+
+/// Scores what was generated for such a sample. Without a chat template, what a model says after "Answer:"
+/// goes on with other things on the next line, and only the first counts. The prompt's own numbers are left
+/// to the caller.
+NiahCell niah_cell(const Sample& sample, std::string_view generated);
 
 struct NiahOptions {
   int64_t max_tokens = 64;
@@ -102,27 +103,29 @@ struct NiahOptions {
   std::function<void(int64_t done, int64_t total)> progress;
 };
 
-/// By contender, each by point. The contenders of a point share one prefill. Throws Cancelled on.
-std::vector<std::vector<NiahCell>> run_niah(Engine& engine, const Model& model, const NiahPrompts& prompts,
-                                            std::span<const NiahPoint> points,
-                                            std::span<const Contender> contenders,
-                                            const NiahOptions& options);
+/// Answers every point under every contender. The contenders of a point share one prefill. Throws Cancelled
+/// on.
+NiahCells run_niah(Engine& engine, const Model& model, const NiahPrompts& prompts,
+                   std::span<const NiahPoint> points, std::span<const Contender> contenders,
+                   const NiahOptions& options);
 
 /// One contender's means, over the seeds and more.
 struct NiahSummary {
   std::string name;
-  std::vector<std::vector<double>> rouge1;  ///< [depth][length]
+  std::string budget;
+  std::vector<std::vector<double>> rouge1;  ///< [depth][length]; NaN where no prompt ran
   std::vector<double> by_length;            ///< ROUGE-1
-  double overall = 0;                       ///< ROUGE-1
-  double exact = 0;                         ///< share of answers, 0 to 100
+  Estimate overall;                         ///< ROUGE-1
+  Estimate exact;                           ///< share of answers that hold what is expected, 0 to 100
   double kept_share = 0;
+  double kept_bytes = 0;  ///< a prompt
 };
 
 /// `cells` as run_niah gives them for the grid's points.
 std::vector<NiahSummary> summarize_niah(const NiahGrid& grid, std::span<const Contender> contenders,
-                                        const std::vector<std::vector<NiahCell>>& cells);
+                                        const NiahCells& cells);
 
-/// The papers' picture: length across, depth down, one panel a contender.
+/// The papers' picture: length across, depth down, one panel a contender; a policy's budgets side by side.
 Heatmap niah_heatmap(const NiahGrid& grid, std::span<const NiahSummary> summaries);
 
 }  // namespace windowkv::eval

@@ -43,7 +43,7 @@ size_t character_count(std::string_view text) {
 
 /// About how wide text is; the fonts are the reader's, so this errs to the wide side.
 double text_width(std::string_view text, double font = kFont) {
-  const double em = font == kFont ? 0.58 : 0.68;  // titles are bold
+  const double em = font == kFont ? 0.58 : 0.66;  // titles are bold
   return em * font * static_cast<double>(character_count(text));
 }
 
@@ -291,7 +291,7 @@ std::vector<std::string> names_of(const std::vector<Series>& series) {
 struct PanelLayout {
   double cell_width = 0, cell_height = 0;
   double left = 0;    ///< of the grid within the panel: row names
-  double top = 0;     ///< title
+  double top = 0;     ///< titles
   double bottom = 0;  ///< column names and label
   double width = 0, height = 0;
   bool turned = false;  ///< column names do not fit side by side
@@ -299,16 +299,19 @@ struct PanelLayout {
   explicit PanelLayout(const Heatmap& figure) {
     const auto columns = static_cast<double>(std::max<size_t>(1, figure.columns.size()));
     const auto rows = static_cast<double>(std::max<size_t>(1, figure.rows.size()));
-    cell_width = std::clamp(std::floor(460 / columns), 16.0, 64.0);
+    // A few panels are drawn larger than many.
+    cell_width = std::clamp(std::floor(460 / columns), 16.0, figure.panels.size() > 3 ? 38.0 : 64.0);
     cell_height = std::clamp(std::floor(300 / rows), 14.0, 34.0);
     const double name_width = widest(figure.columns);
     turned = name_width + 6 > cell_width;
     left = kFont + 10 + widest(figure.rows) + 8;
-    top = kTitleFont + 12;
+    const bool subtitles = std::any_of(figure.panels.begin(), figure.panels.end(),
+                                       [](const auto& panel) { return !panel.subtitle.empty(); });
+    top = kTitleFont + 12 + (subtitles ? kFont + 5 : 0);
     bottom = (turned ? 0.71 * name_width + 16 : 18) + kFont + 10;
     double title_width = 0;
     for (const auto& panel : figure.panels)
-      title_width = std::max(title_width, text_width(panel.title, kTitleFont));
+      title_width = std::max({title_width, text_width(panel.title, kTitleFont), text_width(panel.subtitle)});
     // A turned first name reaches to the left of its column.
     width = std::max(left + columns * cell_width + (turned ? 4 : 12), title_width + 8);
     height = top + rows * cell_height + bottom;
@@ -342,6 +345,8 @@ void draw_panel(Canvas& canvas, const Heatmap& figure, const HeatmapPanel& panel
   const double grid_width = static_cast<double>(figure.columns.size()) * layout.cell_width;
   const double grid_height = static_cast<double>(figure.rows.size()) * layout.cell_height;
   canvas.text(x0, y0 + kTitleFont, panel.title, Anchor::kStart, kTitle);
+  if (!panel.subtitle.empty())
+    canvas.text(x0, y0 + kTitleFont + 5 + kFont, panel.subtitle, Anchor::kStart, kDim);
   for (size_t r = 0; r < figure.rows.size(); ++r) {
     const double y = top + static_cast<double>(r) * layout.cell_height;
     canvas.text(left - 6, y + layout.cell_height / 2 + 4, figure.rows[r], Anchor::kEnd, kDim);
@@ -428,17 +433,30 @@ std::string escape_xml(std::string_view text) {
 std::string heatmap_svg(const Heatmap& figure) {
   Canvas canvas;
   const PanelLayout layout(figure);
-  constexpr double kMostWidth = 1120, kGap = 28;
+  constexpr double kMostWidth = 1240, kGap = 28;
   const auto fitting = static_cast<size_t>(
       std::max(1.0, std::floor((kMostWidth - 2 * kPadding + kGap) / (layout.width + kGap))));
-  const size_t across = std::max<size_t>(1, std::min(figure.panels.size(), fitting));
-  const size_t down = (figure.panels.size() + across - 1) / across;
+  std::vector<std::pair<size_t, size_t>> places;  // row and column, by panel
+  size_t across = 1;
+  for (const auto& panel : figure.panels) {
+    if (places.empty()) {
+      places.emplace_back(0, 0);
+      continue;
+    }
+    const auto [row, column] = places.back();
+    if (panel.new_row || column + 1 == fitting)
+      places.emplace_back(row + 1, 0);
+    else
+      places.emplace_back(row, column + 1);
+    across = std::max(across, places.back().second + 1);
+  }
+  const size_t down = places.empty() ? 0 : places.back().first + 1;
 
   const double top = draw_title(canvas, figure.title);
   for (size_t i = 0; i < figure.panels.size(); ++i) {
-    const size_t row = i / across;
+    const auto [row, column] = places[i];
     draw_panel(canvas, figure, figure.panels[i], layout,
-               kPadding + static_cast<double>(i % across) * (layout.width + kGap),
+               kPadding + static_cast<double>(column) * (layout.width + kGap),
                top + static_cast<double>(row) * (layout.height + kGap));
   }
   const double panels_bottom = top + static_cast<double>(down) * (layout.height + kGap) - kGap;
@@ -462,14 +480,15 @@ std::string line_chart_svg(const LineChart& chart) {
   if (xs.empty()) xs = {0, 1};
   if (ys.empty()) ys = {0, 1};
   constexpr double kWidth = 720, kHeight = 300;
+  const auto color = [&](size_t i) { return series_color(chart.first_color + i); };
   Plot plot{.top = 0, .height = kHeight, .y_ticks = Ticks(ys.low, ys.high, 6)};
   plot.left = axis_room(plot.y_ticks);
   plot.width = kWidth - plot.left - kPadding - 8;
   plot.top = draw_title(canvas, chart.title);
   auto key = [&](size_t i, double x, double y) {
-    const auto stroke = fmt::format("stroke=\"{}\" stroke-width=\"2\"", series_color(i));
+    const auto stroke = fmt::format("stroke=\"{}\" stroke-width=\"2\"", color(i));
     canvas.line(x, y, x + 22, y, stroke);
-    canvas.path(marker(i, x + 11, y), fmt::format("fill=\"{}\"", series_color(i)));
+    canvas.path(marker(i, x + 11, y), fmt::format("fill=\"{}\"", color(i)));
   };
   plot.top += draw_legend(canvas, names_of(chart.series), plot.left, plot.top, plot.right(), key);
 
@@ -514,15 +533,15 @@ std::string line_chart_svg(const LineChart& chart) {
       pen_down = there;
     }
     if (!data.empty())
-      canvas.path(data, fmt::format("fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}", series_color(i),
+      canvas.path(data, fmt::format("fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}", color(i),
                                     i < 10 ? "" : " stroke-dasharray=\"5 3\""));
   }
   for (size_t i = 0; i < chart.series.size(); ++i)
     for (const auto& p : chart.series[i].points) {
       if (!std::isfinite(p.y.value)) continue;
       draw_error_bar(canvas, plot, x_of(p.x), p.y,
-                     fmt::format("fill=\"none\" stroke=\"{}\" stroke-width=\"1.2\"", series_color(i)));
-      canvas.path(marker(i, x_of(p.x), plot.y(p.y.value)), fmt::format("fill=\"{}\"", series_color(i)),
+                     fmt::format("fill=\"none\" stroke=\"{}\" stroke-width=\"1.2\"", color(i)));
+      canvas.path(marker(i, x_of(p.x), plot.y(p.y.value)), fmt::format("fill=\"{}\"", color(i)),
                   fmt::format("{}, {}: {}", chart.series[i].name, number_text(p.x), measured_text(p.y)));
     }
   return canvas.svg(kWidth, plot.bottom() + 38 + kPadding, chart.title.empty() ? "line chart" : chart.title);

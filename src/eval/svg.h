@@ -16,6 +16,8 @@ std::string escape_xml(std::string_view text);
 struct HeatmapPanel {
   std::string title;
   std::vector<std::vector<double>> values;  ///< [row][column]; NaN: not measured
+  std::string subtitle;                     ///< empty in all panels: no line for it
+  bool new_row = false;                     ///< stands at the left even where there is room further right
 };
 
 /// Grids of the same rows and columns over one colour scale.
@@ -47,7 +49,8 @@ struct LineSeries {
 struct LineChart {
   std::string title;  ///< empty: none
   std::string x_label, y_label;
-  bool log_x = false;  ///< ticks at the points' own x then
+  bool log_x = false;      ///< ticks at the points' own x then
+  size_t first_color = 0;  ///< of the first series; bar charts of the same series may have others before it
   std::vector<LineSeries> series;
 };
 std::string line_chart_svg(const LineChart& chart);

@@ -13,6 +13,7 @@ using Words = std::vector<std::u32string>;
 /// Bytes that are not UTF-8 become U+FFFD, one each.
 std::u32string code_points(std::string_view utf8);
 
+bool is_blank(char c);      ///< a space, tab or line break of ASCII
 bool is_space(char32_t c);  ///< str.isspace()
 bool is_digit(char32_t c);  ///< \d, of the Basic Multilingual Plane
 bool is_word(char32_t c);   ///< \w

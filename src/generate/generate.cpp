@@ -1,6 +1,8 @@
 #include "windowkv/generate.h"
 
+#include <algorithm>
 #include <chrono>
+#include <limits>
 
 #include "generate/sampler.h"
 #include "generate/text_stream.h"
@@ -28,26 +30,45 @@ Generation generate(Engine& engine, const Vocab* vocab, Sequence& sequence, std:
   const auto start = Clock::now();
   Sampler sampler(options.sampling, static_cast<int>(logits.size()), prompt);
   TextStream stream(options.stop, options.on_text);
+  auto ends = [&](Token token) {
+    return std::find(options.end_tokens.begin(), options.end_tokens.end(), token) !=
+               options.end_tokens.end() ||
+           (vocab != nullptr && !options.ignore_end && vocab->is_end(token));
+  };
+  std::vector<float> without_ends;
+  auto mask_ends = [&](std::span<const float> all) -> std::span<const float> {
+    without_ends.assign(all.begin(), all.end());
+    for (size_t i = 0; i < without_ends.size(); ++i)
+      if (ends(static_cast<Token>(i))) without_ends[i] = -std::numeric_limits<float>::infinity();
+    return without_ends;
+  };
   Generation out;
   while (static_cast<int64_t>(out.tokens.size()) < options.max_tokens) {
     if (options.cancelled && options.cancelled()) {
       out.reason = StopReason::kCancelled;
       break;
     }
+    const bool may_end = static_cast<int64_t>(out.tokens.size()) >= options.min_tokens;
+    const bool on_device = !out.tokens.empty() && may_end && sampler.greedy();
+    Token token = 0;
     if (!out.tokens.empty()) {
-      const auto step = Clock::now();
-      logits = engine.decode(sequence, out.tokens.back());
-      out.decode_ms += ms(Clock::now() - step);
+      const Step step{&sequence, out.tokens.back()};
+      const auto step_start = Clock::now();
+      if (on_device)
+        token = engine.decode_greedy(std::span(&step, 1)).front();
+      else
+        logits = engine.decode(std::span(&step, 1));
+      out.decode_ms += ms(Clock::now() - step_start);
       ++out.decoded;
     }
-    const Token token = sampler.sample(logits);
+    if (!on_device) token = sampler.sample(may_end ? logits : mask_ends(logits));
     if (out.tokens.empty()) out.first_token_ms = ms(Clock::now() - start);
     out.tokens.push_back(token);
-    if (vocab == nullptr) continue;
-    if (!options.ignore_end && vocab->is_end(token)) {
+    if (ends(token)) {
       out.reason = StopReason::kEnd;
       break;
     }
+    if (vocab == nullptr) continue;
     if (stream.push(vocab->piece(token))) {
       out.reason = StopReason::kStopString;
       break;

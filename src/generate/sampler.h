@@ -17,6 +17,8 @@ class Sampler {
   Sampler(const SamplingOptions& options, int n_vocab, std::span<const Token> prompt);
 
   Token sample(std::span<const float> logits);
+  /// Whether sample() is the most probable token, whatever came before.
+  bool greedy() const { return !chain_; }
 
  private:
   struct Free {

@@ -16,6 +16,7 @@ namespace windowkv {
 struct LoadedModel {
   std::unique_ptr<GgufFile> file;
   HParams hp;
+  std::string calibration_path;
   const Family* family = nullptr;
   std::unique_ptr<Vocab> vocab;
   std::string vocab_error;  ///< why `vocab` is null

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "model/loaded_model.h"
+#include "windowkv/calibration.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -29,6 +30,11 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
   } catch (const Error& e) {
     m->vocab_error = e.what();
   }
+  m->calibration_path = options.calibration == "auto"   ? find_calibration(path, m->hp)
+                        : options.calibration == "none" ? ""
+                                                        : options.calibration;
+  if (!m->calibration_path.empty())
+    m->hp.layer_shares = read_calibration(m->calibration_path, m->hp).layer_shares;
   if (options.weights) m->storage = loader.load(*m->backends, options.mmap);
   return std::unique_ptr<Model>(new Model(std::move(m)));
 }
@@ -47,6 +53,10 @@ const Vocab& Model::vocab() const {
 
 const Vocab* Model::find_vocab() const {
   return loaded_->vocab.get();
+}
+
+const std::string& Model::calibration_path() const {
+  return loaded_->calibration_path;
 }
 
 int64_t Model::weight_bytes() const {

@@ -13,7 +13,7 @@ class FullSelector final : public Selector {
   int64_t observation() const override { return 0; }
   int64_t capacity(int) const override { return shape_.n; }
   bool decides(int) const override { return false; }
-  ggml_tensor* build(ggml_context*, const LayerView&) const override { return nullptr; }
+  ggml_tensor* build(ggml_context*, std::span<const LayerView>) const override { return nullptr; }
   KeptTokens choose(int, std::span<const int32_t>) override {
     std::vector<int32_t> all(static_cast<size_t>(shape_.n));
     std::iota(all.begin(), all.end(), 0);

@@ -3,6 +3,7 @@
 // end of the prompt.
 #include <ggml.h>
 
+#include "policy/head_scores.h"
 #include "policy/policies.h"
 #include "policy/token_selector.h"
 

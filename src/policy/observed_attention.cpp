@@ -22,10 +22,14 @@ ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention) {
   return ggml_reshape_2d(ctx, ggml_repeat_back(ctx, attention, shape), attention->ne[0], attention->ne[2]);
 }
 
-ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, int64_t kv_head) {
-  const int64_t review = view.k->ne[1] - view.q->ne[1];
-  auto* a = build_attention(ctx, view.q, view.k, kv_head, review, view.scale);
-  return build_sum_over_queries(ctx, ggml_view_3d(ctx, a, review, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0));
+ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, int64_t kv_head, int64_t keys,
+                                      Rows rows) {
+  auto* a = build_attention(ctx, view.q, view.k, kv_head, view.k->ne[1] - view.q->ne[1], view.scale);
+  if (rows == Rows::kSum)
+    return build_sum_over_queries(ctx, ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0));
+  const auto queries = static_cast<int>(a->ne[1]);
+  auto* most = ggml_pool_2d(ctx, a, GGML_OP_POOL_MAX, 1, queries, 1, queries, 0, 0);  // [n, 1, share]
+  return ggml_cont(ctx, ggml_view_2d(ctx, most, keys, most->ne[2], most->nb[2], 0));
 }
 
 }  // namespace windowkv

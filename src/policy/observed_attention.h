@@ -5,9 +5,11 @@
 namespace windowkv {
 
 /// Adds the attention of the observation window to the graph, for the query heads of one KV head: softmax
-/// over all keys in float32, causal inside the window, summed over its rows. Returns [n − observation, n_head
-/// / n_head_kv] F32: what each review token received from each query head.
-ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, int64_t kv_head);
+/// over all keys in float32, causal inside the window, summed over its rows, or the most that one row gave.
+/// Returns [keys, n_head / n_head_kv] F32: what each of the prompt's first `keys` tokens received from each
+/// query head.
+ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, int64_t kv_head, int64_t keys,
+                                      Rows rows = Rows::kSum);
 
 /// Softmax attention [keys, t, share] F32 of the queries q [d_head, t, n_head] over k [d_head, keys,
 /// n_head_kv], for the query heads of one KV head. Query i sees keys 0 to `past` + i.

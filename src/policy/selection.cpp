@@ -6,37 +6,86 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <numeric>
+#include <span>
 
 #include "windowkv/error.h"
 
 namespace windowkv {
 
-std::string_view to_string(Task task) {
-  return task == Task::kLocalization ? "localization" : "aggregation";
-}
+namespace {
 
-std::string_view to_string(Pyramid pyramid) {
-  switch (pyramid) {
-    case Pyramid::kCode:
-      return "code";
-    case Pyramid::kPaper:
-      return "paper";
-    case Pyramid::kFlat:
-      return "flat";
+template <class E>
+struct Names {
+  std::string_view what;
+  std::vector<std::pair<E, std::string_view>> names;
+
+  std::string_view text(E value) const {
+    for (const auto& [e, name] : names)
+      if (e == value) return name;
+    return "";
   }
-  return "";
-}
+  E parse(std::string_view text) const {
+    std::vector<std::string_view> all;
+    for (const auto& [e, name] : names) {
+      if (name == text) return e;
+      all.push_back(name);
+    }
+    throw Error(fmt::format("unknown {} \"{}\"; use one of: {}", what, text, fmt::join(all, ", ")));
+  }
+};
 
+const Names<Task> kTasks{"task",
+                         {{Task::kLocalization, "localization"}, {Task::kAggregation, "aggregation"}}};
+const Names<Pyramid> kPyramids{"pyramid",
+                               {{Pyramid::kCode, "code"},
+                                {Pyramid::kPaper, "paper"},
+                                {Pyramid::kFlat, "flat"},
+                                {Pyramid::kMeasured, "measured"}}};
+const Names<Windows> kWindows{"placement of windows", {{Windows::kGrid, "grid"}, {Windows::kFree, "free"}}};
+const Names<Heads> kHeads{"way of heads",
+                          {{Heads::kMean, "mean"}, {Heads::kMax, "max"}, {Heads::kPerKv, "kv"}}};
+const Names<Decider> kDeciders{
+    "deciding layer", {{Decider::kFirst, "first"}, {Decider::kLast, "last"}, {Decider::kAll, "all"}}};
+const Names<Rows> kRows{"way of rows", {{Rows::kSum, "sum"}, {Rows::kMax, "max"}}};
+
+}  // namespace
+
+std::string_view to_string(Task task) {
+  return kTasks.text(task);
+}
+std::string_view to_string(Pyramid pyramid) {
+  return kPyramids.text(pyramid);
+}
+std::string_view to_string(Windows windows) {
+  return kWindows.text(windows);
+}
+std::string_view to_string(Heads heads) {
+  return kHeads.text(heads);
+}
+std::string_view to_string(Decider decider) {
+  return kDeciders.text(decider);
+}
+std::string_view to_string(Rows rows) {
+  return kRows.text(rows);
+}
 Task parse_task(std::string_view name) {
-  for (auto task : {Task::kLocalization, Task::kAggregation})
-    if (name == to_string(task)) return task;
-  throw Error(fmt::format("unknown task \"{}\"; use localization or aggregation", name));
+  return kTasks.parse(name);
 }
-
 Pyramid parse_pyramid(std::string_view name) {
-  for (auto pyramid : {Pyramid::kCode, Pyramid::kPaper, Pyramid::kFlat})
-    if (name == to_string(pyramid)) return pyramid;
-  throw Error(fmt::format("unknown pyramid \"{}\"; use code, paper or flat", name));
+  return kPyramids.parse(name);
+}
+Windows parse_windows(std::string_view name) {
+  return kWindows.parse(name);
+}
+Heads parse_heads(std::string_view name) {
+  return kHeads.parse(name);
+}
+Decider parse_decider(std::string_view name) {
+  return kDeciders.parse(name);
+}
+Rows parse_rows(std::string_view name) {
+  return kRows.parse(name);
 }
 
 Budget Budget::tokens(int64_t count) {
@@ -93,11 +142,15 @@ void SelectionConfig::validate() const {
   check("the group size", gamma, 1, 1024);
   check("lambda", lambda, 1, 1 << 20);
   check("p", p, 1, omega);
+  check("the number of recent tokens", recent, 0, 65536);
+  check("the number of sinks", sinks, 0, 65536);
+  if (heads == Heads::kPerKv && windows == Windows::kGrid)
+    throw Error("a choice for each KV head needs free windows; use heads mean or max, or windows free");
 }
 
 const std::vector<std::string>& preset_names() {
-  static const std::vector<std::string> names = {"default", "llama3-8b", "qwen2.5-1.5b", "reference",
-                                                 "reference-demo"};
+  static const std::vector<std::string> names = {"default",      "paper",     "llama3-8b",
+                                                 "qwen2.5-1.5b", "reference", "reference-demo"};
   return names;
 }
 
@@ -107,29 +160,46 @@ SelectionConfig make_config(std::string_view preset, Task task, int n_layer,
   c.preset = preset;
   c.task = task;
   const bool localization = task == Task::kLocalization;
-  // arXiv 2503.17922, A.3; other models take Llama-3's windows and groups of a quarter of their depth.
-  c.omega = localization ? 8 : 16;
-  c.alpha = localization ? 16 : 32;
-  c.gamma = std::max(1, (n_layer + 2) / 4);
   bool half_for_localization = false;
-  if (preset == "llama3-8b") {
-    c.gamma = 8;
-  } else if (preset == "qwen2.5-1.5b") {
-    c.gamma = 7;
-    c.omega = 32;
-    c.alpha = localization ? 4 : 16;
-  } else if (preset == "reference" || preset == "reference-demo") {
-    c.reference = true;
-    half_for_localization = preset == "reference-demo";
-  } else if (preset != "default") {
-    throw Error(
-        fmt::format("unknown preset \"{}\"; use one of: {}", preset, fmt::join(preset_names(), ", ")));
+  if (preset == "default") {
+    // docs/selection.md says how these were found.
+    c.windows = Windows::kFree;
+    c.heads = Heads::kPerKv;
+    c.rows = Rows::kMax;
+    c.omega = 16;
+    c.alpha = 16;
+    c.gamma = 1;
+    c.pyramid = Pyramid::kMeasured;
+  } else {
+    // arXiv 2503.17922, A.3; other models take Llama-3's windows and groups of a quarter of their depth.
+    c.omega = localization ? 8 : 16;
+    c.alpha = localization ? 16 : 32;
+    c.gamma = std::max(1, (n_layer + 2) / 4);
+    if (preset == "llama3-8b") {
+      c.gamma = 8;
+    } else if (preset == "qwen2.5-1.5b") {
+      c.gamma = 7;
+      c.omega = 32;
+      c.alpha = localization ? 4 : 16;
+    } else if (preset == "reference" || preset == "reference-demo") {
+      c.reference = true;
+      half_for_localization = preset == "reference-demo";
+    } else if (preset != "paper") {
+      throw Error(
+          fmt::format("unknown preset \"{}\"; use one of: {}", preset, fmt::join(preset_names(), ", ")));
+    }
   }
   c.omega = overrides.omega.value_or(c.omega);
   c.alpha = overrides.alpha.value_or(c.alpha);
   c.gamma = overrides.gamma.value_or(c.gamma);
   c.lambda = overrides.lambda.value_or(c.lambda);
+  c.recent = overrides.recent.value_or(c.recent);
+  c.sinks = overrides.sinks.value_or(c.sinks);
   c.pyramid = overrides.pyramid.value_or(c.pyramid);
+  c.windows = overrides.windows.value_or(c.windows);
+  c.heads = overrides.heads.value_or(c.heads);
+  c.decider = overrides.decider.value_or(c.decider);
+  c.rows = overrides.rows.value_or(c.rows);
   c.p = localization != half_for_localization ? c.omega : std::max(1, c.omega / 2);
   c.validate();
   return c;
@@ -142,33 +212,102 @@ std::vector<Group> make_groups(int n_layer, int gamma) {
   return groups;
 }
 
-int64_t observation_tokens(const SelectionConfig& c, int64_t n, int64_t budget) {
-  int64_t alpha = std::min<int64_t>(c.alpha, n);
-  return c.reference ? alpha : std::min(alpha, std::max<int64_t>(budget, 0));
+bool deciding_layer(const SelectionConfig& c, const Group& group, int layer) {
+  switch (c.decider) {
+    case Decider::kFirst:
+      return layer == group.first_layer;
+    case Decider::kLast:
+      return layer == group.last_layer;
+    case Decider::kAll:
+      return true;
+  }
+  return false;
 }
 
-std::vector<int64_t> group_budgets(const SelectionConfig& c, int n_layer, int64_t n, int64_t budget) {
-  const auto groups = make_groups(n_layer, c.gamma);
-  const auto h = static_cast<int64_t>(groups.size());
-  const int64_t observation = observation_tokens(c, n, budget);
-  const int64_t review = n - observation;
-  const int64_t b = std::max<int64_t>(0, budget - (c.reference ? 0 : observation));
+int settling_layer(const SelectionConfig& c, const Group& group, int layer) {
+  return c.decider == Decider::kFirst ? layer : group.last_layer;
+}
 
-  std::vector<int64_t> out(groups.size(), b);
+int64_t observation_tokens(const SelectionConfig& c, int64_t n, int64_t budget) {
+  const int64_t alpha = std::min<int64_t>(c.alpha, n);
+  return c.reference || c.windows == Windows::kFree ? alpha : std::min(alpha, std::max<int64_t>(budget, 0));
+}
+
+AlwaysKept always_kept(const SelectionConfig& c, int64_t n, int64_t budget) {
+  if (c.windows == Windows::kGrid) return {0, observation_tokens(c, n, budget)};
+  budget = std::clamp<int64_t>(budget, 0, n);
+  // The last token stays in any case: what follows continues it.
+  return {std::min<int64_t>(c.sinks, budget / 8),
+          std::min(budget, std::min<int64_t>(c.recent, std::max<int64_t>(1, budget / 4)))};
+}
+
+namespace {
+
+/// B for every group, or falling from the first to the last (the paper's Eq. 5 and 6).
+std::vector<int64_t> pyramid_budgets(const SelectionConfig& c, size_t groups, int64_t b) {
+  std::vector<int64_t> out(groups, b);
+  if (groups == 1 || c.pyramid == Pyramid::kFlat || c.pyramid == Pyramid::kMeasured) return out;
+  const auto h = static_cast<int64_t>(groups);
+  int64_t last = c.pyramid == Pyramid::kCode ? b * c.gamma / c.lambda : b / c.lambda;
+  last = std::min(last, b);
+  const int64_t first = 2 * b - last;
+  for (int64_t i = 0; i < h; ++i) {
+    auto& x = out[static_cast<size_t>(i)];
+    if (!c.reference)
+      x = (first * (h - 1 - i) + last * i) / (h - 1);
+    else
+      x = i == h - 1 ? last : first - i * ((first - last) / (h - 1));
+  }
+  return out;
+}
+
+/// b a layer on average, by the groups' mean shares; what a group cannot use goes to the others.
+std::vector<int64_t> measured_budgets(std::span<const double> layer_shares, std::span<const Group> groups,
+                                      int64_t review, int64_t b) {
+  std::vector<double> share;
+  for (const auto& g : groups)
+    share.push_back(
+        std::accumulate(layer_shares.begin() + g.first_layer, layer_shares.begin() + g.last_layer + 1, 0.0) /
+        g.size());
+  std::vector<int64_t> out(groups.size(), 0);
+  std::vector<bool> full(groups.size(), false);
+  auto room = static_cast<double>(b * (groups.back().last_layer + 1));
+  for (bool again = true; again;) {
+    again = false;
+    double total = 0;
+    for (size_t i = 0; i < out.size(); ++i)
+      if (!full[i]) total += share[i] * groups[i].size();
+    for (size_t i = 0; i < out.size() && total > 0; ++i) {
+      if (full[i]) continue;
+      const double tokens = room * share[i] / total;
+      out[i] = static_cast<int64_t>(std::floor(tokens + 1e-9));
+      if (out[i] < review) continue;
+      out[i] = review;
+      full[i] = again = true;
+    }
+    if (!again) break;
+    room = static_cast<double>(b * (groups.back().last_layer + 1));
+    for (size_t i = 0; i < out.size(); ++i)
+      if (full[i]) room -= static_cast<double>(review * groups[i].size());
+    room = std::max(room, 0.0);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<int64_t> group_budgets(const SelectionConfig& c, int n_layer, int64_t n, int64_t budget,
+                                   std::span<const double> layer_shares) {
+  const auto groups = make_groups(n_layer, c.gamma);
+  const int64_t always = always_kept(c, n, budget).total();
+  const int64_t review = n - always;
+  const int64_t b = std::max<int64_t>(0, budget - (c.reference ? 0 : always));
+
   // Room for everything: rounding the pyramid's steps must not drop a token of it.
   if (!c.reference && budget >= n) return std::vector<int64_t>(groups.size(), review);
-  if (h > 1 && c.pyramid != Pyramid::kFlat) {
-    int64_t last = c.pyramid == Pyramid::kCode ? b * c.gamma / c.lambda : b / c.lambda;
-    last = std::min(last, b);
-    const int64_t first = 2 * b - last;
-    for (int64_t i = 0; i < h; ++i) {
-      auto& x = out[static_cast<size_t>(i)];
-      if (!c.reference)
-        x = (first * (h - 1 - i) + last * i) / (h - 1);
-      else
-        x = i == h - 1 ? last : first - i * ((first - last) / (h - 1));
-    }
-  }
+  if (c.pyramid == Pyramid::kMeasured && !layer_shares.empty())
+    return measured_budgets(layer_shares, groups, review, b);
+  auto out = pyramid_budgets(c, groups.size(), b);
   if (c.reference) return out;
 
   // A shorter last group would let the lower ones take more than the whole budget.

@@ -2,18 +2,30 @@
 // neighbours pulled in by pooling.
 #include <ggml.h>
 
+#include <algorithm>
+
+#include "policy/head_scores.h"
 #include "policy/policies.h"
 #include "policy/snapkv_scores.h"
 
 namespace windowkv {
 
+namespace {
+
+/// The observation window, which is always kept, cut to what the leanest layer may keep.
+TokenSelector::Shape observed_shape(const PromptShape& prompt, std::vector<int64_t> budgets) {
+  const int64_t least = *std::min_element(budgets.begin(), budgets.end());
+  const int64_t window = std::clamp<int64_t>(least, 1, std::min(kSnapKvObservation, prompt.n));
+  return {.budgets = std::move(budgets), .recent = window, .observation = window};
+}
+
+}  // namespace
+
 SnapKvScored::SnapKvScored(const PromptShape& prompt, std::vector<int64_t> budgets)
-    : TokenSelector(
-          prompt,
-          {.budgets = std::move(budgets), .recent = kSnapKvObservation, .observation = kSnapKvObservation}) {}
+    : TokenSelector(prompt, observed_shape(prompt, std::move(budgets))) {}
 
 ggml_tensor* SnapKvScored::build_scores(ggml_context* ctx, const LayerView& view) const {
-  auto* received = build_observed_by_head(ctx, view);
+  auto* received = build_observed_by_head(ctx, view, candidates());
   auto* pooled = ggml_pool_1d(ctx, received, GGML_OP_POOL_MAX, kSnapKvKernel, 1, kSnapKvKernel / 2);
   return build_mean_over_share(ctx, pooled, view.k->ne[2]);
 }

@@ -6,16 +6,17 @@
 
 namespace windowkv {
 
-/// The common part of policies that keep single tokens, every layer by itself: the first `sinks` and the last
-/// `recent` tokens always, and of those between ("candidates") the ones with the highest scores. A policy
-/// gives the scores.
+/// The common part of policies whose scores are of single tokens: the first `sinks` and the last `recent`
+/// tokens always, and of those between ("candidates") the ones with the highest scores. A policy gives the
+/// scores. Layers decide by themselves unless the policy says otherwise; those settled together add up the
+/// scores of the ones that decide.
 class TokenSelector : public Selector {
  public:
   struct Shape {
     std::vector<int64_t> budgets;  ///< kept tokens by layer; cut to n
     int64_t sinks = 0;             ///< sinks and recent are cut to the smallest budget
     int64_t recent = 0;
-    int64_t observation = 0;  ///< rows of Q that the scores need
+    int64_t observation = 0;  ///< rows of Q that the scores need; cut to n
   };
 
   TokenSelector(const PromptShape& prompt, Shape shape);
@@ -23,12 +24,12 @@ class TokenSelector : public Selector {
   int64_t observation() const override { return shape_.observation; }
   int64_t capacity(int layer) const override { return shape_.budgets[static_cast<size_t>(layer)]; }
   bool decides(int layer) const override { return drops(layer); }
-  ggml_tensor* build(ggml_context* ctx, const LayerView& view) const override;
+  ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override;
   KeptTokens choose(int layer, std::span<const int32_t> picked) override;
   std::vector<GroupSelection> groups() const override { return groups_; }
 
  protected:
-  /// Scores of the candidates, [candidates(), 1] for all KV heads or [candidates(), n_head_kv] F32.
+  /// A layer's scores of the candidates, [candidates(), 1] for all KV heads or [candidates(), n_head_kv] F32.
   virtual ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const = 0;
 
   const PromptShape& prompt() const { return prompt_; }
@@ -43,6 +44,7 @@ class TokenSelector : public Selector {
  private:
   PromptShape prompt_;
   Shape shape_;
+  KeptTokens kept_;  ///< of the layers last settled
   std::vector<GroupSelection> groups_;
 };
 
@@ -62,11 +64,5 @@ class BudgetedPolicy : public Policy {
 
 /// `budget` tokens in every layer.
 std::vector<int64_t> flat_budgets(int n_layer, int64_t budget);
-
-/// Mean over the query heads of each KV head: [tokens, n_head] F32 → [tokens, n_head_kv].
-ggml_tensor* build_mean_over_share(ggml_context* ctx, ggml_tensor* scores, int64_t n_head_kv);
-
-/// build_observed_attention of every KV head, side by side: [n − observation, n_head] F32.
-ggml_tensor* build_observed_by_head(ggml_context* ctx, const LayerView& view);
 
 }  // namespace windowkv

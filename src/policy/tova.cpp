@@ -2,6 +2,7 @@
 // heads of the layer. Decided once, at the end of the prompt.
 #include <ggml.h>
 
+#include "policy/head_scores.h"
 #include "policy/policies.h"
 #include "policy/token_selector.h"
 
@@ -17,7 +18,7 @@ class TovaSelector final : public TokenSelector {
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
-    return build_mean_over_share(ctx, build_observed_by_head(ctx, view), 1);
+    return build_mean_over_share(ctx, build_observed_by_head(ctx, view, candidates()), 1);
   }
 };
 

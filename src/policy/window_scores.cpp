@@ -4,14 +4,15 @@
 
 #include <algorithm>
 
+#include "policy/head_scores.h"
 #include "policy/observed_attention.h"
 
 namespace windowkv {
 
 namespace {
 
-/// Sum over t's windows' p largest: t [tokens, heads] → [1, windows] with windows of `size` tokens from
-/// `first` on, summed over heads and divided by p.
+/// Mean of each window's p largest: t [tokens, heads] → [windows, heads], windows of `size` tokens from
+/// `first` on.
 ggml_tensor* pool_windows(ggml_context* ctx, ggml_tensor* t, int64_t first, int64_t windows, int64_t size,
                           int64_t p) {
   const int64_t heads = t->ne[1];
@@ -25,30 +26,28 @@ ggml_tensor* pool_windows(ggml_context* ctx, ggml_tensor* t, int64_t first, int6
     x = ggml_reshape_3d(ctx, ggml_get_rows(ctx, rows, top), p, windows, heads);
   }
   auto* sums = ggml_reshape_2d(ctx, ggml_sum_rows(ctx, x), windows, heads);
-  auto* over_heads = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_transpose(ctx, sums)));  // [1, windows]
-  return ggml_scale(ctx, over_heads, 1.0f / static_cast<float>(p));
+  return ggml_scale(ctx, sums, 1.0f / static_cast<float>(p));
 }
 
 }  // namespace
 
-ggml_tensor* build_window_scores(ggml_context* ctx, const LayerView& view, int64_t omega, int64_t p) {
-  const int64_t heads = view.q->ne[2];
+ggml_tensor* build_window_scores(ggml_context* ctx, const LayerView& view, const SelectionConfig& c) {
   const int64_t review = view.k->ne[1] - view.q->ne[1];
-  const int64_t whole = review / omega;
-  const int64_t rest = review % omega;
+  const int64_t whole = review / c.omega;
+  const int64_t rest = review % c.omega;
 
   ggml_tensor* scores = nullptr;
   // One KV head at a time, so that the attention held at once is that of its query heads and not of all.
   for (int64_t h = 0; h < view.k->ne[2]; ++h) {
-    auto* t = build_observed_attention(ctx, view, h);
-    ggml_tensor* part = whole > 0 ? pool_windows(ctx, t, 0, whole, omega, p) : nullptr;
+    auto* t = build_observed_attention(ctx, view, h, review, c.rows);
+    ggml_tensor* part = whole > 0 ? pool_windows(ctx, t, 0, whole, c.omega, c.p) : nullptr;
     if (rest > 0) {
-      auto* last = pool_windows(ctx, t, whole * omega, 1, rest, p);
-      part = part != nullptr ? ggml_concat(ctx, part, last, 1) : last;
+      auto* last = pool_windows(ctx, t, whole * c.omega, 1, rest, c.p);
+      part = part != nullptr ? ggml_concat(ctx, part, last, 0) : last;
     }
-    scores = scores != nullptr ? ggml_add(ctx, scores, part) : part;
+    scores = scores != nullptr ? ggml_concat(ctx, scores, part, 1) : part;
   }
-  scores = ggml_scale(ctx, scores, 1.0f / static_cast<float>(heads));
+  scores = build_combined_heads(ctx, scores, view.k->ne[2], c.heads);
   return ggml_reshape_1d(ctx, scores, ggml_nelements(scores));
 }
 

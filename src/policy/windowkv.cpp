@@ -1,9 +1,14 @@
-// WindowKV (arXiv 2503.17922): the windows of the review context that the observation window attends to most,
-// chosen by the first layer of each group for all its layers.
+// WindowKV (arXiv 2503.17922): windows of consecutive tokens that the end of the prompt attends to, chosen
+// once for a group of layers. Where windows lie decides between the two selectors.
+#include <ggml.h>
+
 #include <algorithm>
 #include <numeric>
 
+#include "policy/head_scores.h"
 #include "policy/policies.h"
+#include "policy/run_scores.h"
+#include "policy/token_selector.h"
 #include "policy/top_scores.h"
 #include "policy/window_scores.h"
 
@@ -11,14 +16,15 @@ namespace windowkv {
 
 namespace {
 
-class WindowKvSelector final : public Selector {
+/// Windows on a grid, as published.
+class GridSelector final : public Selector {
  public:
-  WindowKvSelector(const SelectionConfig& config, const PromptShape& shape, int64_t budget)
+  GridSelector(const SelectionConfig& config, const PromptShape& shape, int64_t budget)
       : config_(config),
         n_(shape.n),
         observation_(observation_tokens(config, shape.n, budget)),
         review_(shape.n - observation_) {
-    const auto budgets = group_budgets(config, shape.n_layer, shape.n, budget);
+    const auto budgets = group_budgets(config, shape.n_layer, shape.n, budget, shape.layer_shares);
     const auto groups = make_groups(shape.n_layer, config.gamma);
     for (size_t g = 0; g < groups.size(); ++g) groups_.push_back({groups[g], budgets[g], {}, {}, {}});
   }
@@ -31,18 +37,22 @@ class WindowKvSelector final : public Selector {
 
   bool decides(int layer) const override {
     const auto& g = group_of(layer);
-    return layer == g.group.first_layer && keep(g) > 0 && keep(g) < window_count(config_, review_);
+    return deciding_layer(config_, g.group, layer) && drops(g);
   }
 
-  ggml_tensor* build(ggml_context* ctx, const LayerView& view) const override {
-    auto* scores = build_window_scores(ctx, view, config_.omega, config_.p);
-    return build_top_scores(ctx, scores, keep(group_of(view.layer)));
+  int settled_at(int layer) const override { return settling_layer(config_, group_of(layer).group, layer); }
+
+  ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override {
+    auto* scores = build_window_scores(ctx, views.front(), config_);
+    for (const auto& view : views.subspan(1))
+      scores = ggml_add(ctx, scores, build_window_scores(ctx, view, config_));
+    return build_top_scores(ctx, scores, keep(group_of(views.front().layer)));
   }
 
   KeptTokens choose(int layer, std::span<const int32_t> picked) override {
     auto& g = groups_[static_cast<size_t>(layer / config_.gamma)];
     if (layer == g.group.first_layer) {
-      if (decides(layer)) {
+      if (drops(g)) {
         g.windows.assign(picked.begin(), picked.end());
       } else {
         g.windows.resize(static_cast<size_t>(keep(g)));
@@ -65,6 +75,10 @@ class WindowKvSelector final : public Selector {
     return groups_[static_cast<size_t>(layer / config_.gamma)];
   }
   int64_t keep(const GroupSelection& g) const { return windows_kept(config_, review_, g.budget); }
+  /// Whether there is anything to choose.
+  bool drops(const GroupSelection& g) const {
+    return keep(g) > 0 && keep(g) < window_count(config_, review_);
+  }
 
   SelectionConfig config_;
   int64_t n_;
@@ -74,12 +88,54 @@ class WindowKvSelector final : public Selector {
   std::vector<int32_t> positions_;  // of the group last decided
 };
 
+/// Free windows: the tokens with the highest run scores.
+class FreeSelector final : public TokenSelector {
+ public:
+  FreeSelector(const SelectionConfig& config, const PromptShape& prompt, int64_t budget)
+      : TokenSelector(prompt, shape(config, prompt, budget)),
+        config_(config),
+        groups_(make_groups(prompt.n_layer, config.gamma)) {}
+
+  bool decides(int layer) const override {
+    return drops(layer) && deciding_layer(config_, group_of(layer), layer);
+  }
+  int settled_at(int layer) const override { return settling_layer(config_, group_of(layer), layer); }
+
+ protected:
+  ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
+    auto* received = build_observed_by_head(ctx, view, sinks() + candidates(), config_.rows);
+    auto* lists = build_combined_heads(ctx, received, view.k->ne[2], config_.heads);
+    lists = ggml_cont(ctx, ggml_view_2d(ctx, lists, candidates(), lists->ne[1], lists->nb[1],
+                                        static_cast<size_t>(sinks()) * lists->nb[0]));
+    return build_run_scores(ctx, lists, config_.omega);
+  }
+
+ private:
+  static Shape shape(const SelectionConfig& config, const PromptShape& prompt, int64_t budget) {
+    const auto always = always_kept(config, prompt.n, budget);
+    const auto by_group = group_budgets(config, prompt.n_layer, prompt.n, budget, prompt.layer_shares);
+    Shape shape{.sinks = always.sinks,
+                .recent = always.recent,
+                .observation = observation_tokens(config, prompt.n, budget)};
+    for (int layer = 0; layer < prompt.n_layer; ++layer)
+      shape.budgets.push_back(by_group[static_cast<size_t>(layer / config.gamma)] + always.total());
+    return shape;
+  }
+  const Group& group_of(int layer) const { return groups_[static_cast<size_t>(layer / config_.gamma)]; }
+
+  SelectionConfig config_;
+  std::vector<Group> groups_;
+};
+
 class WindowKv final : public Policy {
  public:
   explicit WindowKv(const PolicyOptions& options) : options_(options) { options_.config.validate(); }
   std::string_view name() const override { return "windowkv"; }
   std::unique_ptr<Selector> start(const PromptShape& shape) const override {
-    return std::make_unique<WindowKvSelector>(options_.config, shape, options_.budget.resolve(shape.n));
+    const int64_t budget = options_.budget.resolve(shape.n);
+    if (options_.config.windows == Windows::kGrid)
+      return std::make_unique<GridSelector>(options_.config, shape, budget);
+    return std::make_unique<FreeSelector>(options_.config, shape, budget);
   }
   const SelectionConfig* config() const override { return &options_.config; }
   std::optional<Budget> budget() const override { return options_.budget; }

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace windowkv {
+
+class KvArena;
+
+/// K and V memory set aside for many sequences (Engine::make_pool). A prefill that is given one takes the
+/// sequence's caches from it; they return when the sequence goes. A handle: copies are the same memory. An
+/// empty one means that every sequence has memory of its own.
+class KvPool {
+ public:
+  KvPool() = default;
+  explicit KvPool(std::shared_ptr<KvArena> arena) : arena_(std::move(arena)) {}
+
+  int64_t bytes() const;
+  int64_t free_bytes() const;
+  /// Whether the caches of one more sequence fit now, of so many bytes: MemoryPlan's kv_kept + kv_reserve.
+  bool fits(int64_t bytes) const;
+
+  /// For the engine.
+  const std::shared_ptr<KvArena>& arena() const { return arena_; }
+
+ private:
+  std::shared_ptr<KvArena> arena_;
+};
+
+/// How many sequences a KV memory budget holds.
+struct PoolPlan {
+  int64_t sequences = 0;       ///< at once, one of them in prefill
+  int64_t sequence_bytes = 0;  ///< of one sequence's caches
+  int64_t scratch_bytes = 0;   ///< K and V of one layer in full, while a prompt is read
+  int64_t pool_bytes() const { return sequences * sequence_bytes; }
+};
+
+}  // namespace windowkv

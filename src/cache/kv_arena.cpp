@@ -1,0 +1,77 @@
+#include "cache/kv_arena.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <iterator>
+
+#include "cache/kv_type.h"
+#include "windowkv/error.h"
+
+namespace windowkv {
+
+namespace {
+
+uint64_t next_id() {
+  static std::atomic<uint64_t> last = 0;
+  return ++last;
+}
+
+}  // namespace
+
+KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows)
+    : id_(next_id()),
+      storage_(backends, "the KV cache", 2),
+      types_(types),
+      rows_(rows),
+      row_bytes_(kv_token_bytes(hp, types)) {
+  if (rows == 0) return;
+  k_ = storage_.add(to_ggml(types.k), hp.kv_row(), rows);
+  v_ = storage_.add(to_ggml(types.v), hp.kv_row(), rows);
+  storage_.allocate(/*clear=*/true);
+  free_[0] = rows;
+}
+
+int64_t KvArena::take(int64_t rows) {
+  if (rows == 0) return 0;
+  const auto run = std::find_if(free_.begin(), free_.end(), [&](const auto& r) { return r.second >= rows; });
+  if (run == free_.end())
+    throw Error(
+        fmt::format("the KV memory set aside has {} bytes free in one piece and {} are needed; end another "
+                    "sequence first "
+                    "or set more aside",
+                    longest_free() * row_bytes_, rows * row_bytes_));
+  const auto [first, length] = *run;
+  free_.erase(run);
+  if (length > rows) free_[first + rows] = length - rows;
+  return first;
+}
+
+void KvArena::give_back(int64_t first, int64_t rows) {
+  if (rows == 0) return;
+  auto run = free_.emplace(first, rows).first;
+  if (const auto after = std::next(run); after != free_.end() && after->first == first + rows) {
+    run->second += after->second;
+    free_.erase(after);
+  }
+  if (run == free_.begin()) return;
+  if (const auto before = std::prev(run); before->first + before->second == first) {
+    before->second += run->second;
+    free_.erase(run);
+  }
+}
+
+int64_t KvArena::free_rows() const {
+  int64_t sum = 0;
+  for (const auto& [first, rows] : free_) sum += rows;
+  return sum;
+}
+
+int64_t KvArena::longest_free() const {
+  int64_t longest = 0;
+  for (const auto& [first, rows] : free_) longest = std::max(longest, rows);
+  return longest;
+}
+
+}  // namespace windowkv

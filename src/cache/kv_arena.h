@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+
+#include "backend/graph.h"
+#include "windowkv/kv_type.h"
+
+namespace windowkv {
+
+/// K and V memory that caches take segments of: tensors K and V [d_head·n_head_kv, rows], a row a token of
+/// one layer, all KV heads of a token side by side. A cache's layers lie behind each other in one segment, so
+/// that equal caches taken one after another lie at equal distances, and attention reads them as one tensor
+/// with a dimension more.
+class KvArena {
+ public:
+  /// Zeroed, because attention multiplies rows it must not see by 0, which NaN would survive.
+  KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows);
+
+  ggml_tensor* k() const { return k_; }
+  ggml_tensor* v() const { return v_; }
+  KvTypes types() const { return types_; }
+  int64_t rows() const { return rows_; }
+  /// Never the same for two arenas.
+  uint64_t id() const { return id_; }
+  /// Of one row of K and one of V.
+  int64_t row_bytes() const { return row_bytes_; }
+
+  /// First row of a segment of `rows` that is the caller's until give_back; the lowest that is free. Throws
+  /// Error where no free run is that long.
+  int64_t take(int64_t rows);
+  void give_back(int64_t first, int64_t rows);
+
+  int64_t free_rows() const;
+  int64_t longest_free() const;
+
+ private:
+  uint64_t id_;
+  Storage storage_;
+  KvTypes types_;
+  int64_t rows_;
+  int64_t row_bytes_;
+  ggml_tensor* k_ = nullptr;
+  ggml_tensor* v_ = nullptr;
+  std::map<int64_t, int64_t> free_;  ///< first row → rows, no two adjacent
+};
+
+}  // namespace windowkv

@@ -1,0 +1,60 @@
+#include "cache/kv_type.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+
+#include "windowkv/error.h"
+
+namespace windowkv {
+
+namespace {
+
+struct Entry {
+  KvType type;
+  ggml_type ggml;
+};
+constexpr std::array kTypes = {Entry{KvType::kF16, GGML_TYPE_F16}, Entry{KvType::kBf16, GGML_TYPE_BF16},
+                               Entry{KvType::kQ8_0, GGML_TYPE_Q8_0}, Entry{KvType::kQ4_0, GGML_TYPE_Q4_0}};
+
+}  // namespace
+
+ggml_type to_ggml(KvType type) {
+  for (const auto& entry : kTypes)
+    if (entry.type == type) return entry.ggml;
+  throw Error("no such KV type");
+}
+
+std::string_view to_string(KvType type) {
+  return ggml_type_name(to_ggml(type));
+}
+
+KvType parse_kv_type(std::string_view text) {
+  for (const auto& entry : kTypes)
+    if (text == ggml_type_name(entry.ggml)) return entry.type;
+  throw Error(
+      fmt::format("unknown KV cache type \"{}\"; there are: {}", text, fmt::join(kv_type_names(), ", ")));
+}
+
+std::vector<std::string> kv_type_names() {
+  std::vector<std::string> names;
+  names.reserve(kTypes.size());
+  for (const auto& entry : kTypes) names.emplace_back(ggml_type_name(entry.ggml));
+  return names;
+}
+
+int64_t kv_token_bytes(const HParams& hp, KvTypes types) {
+  return static_cast<int64_t>(ggml_row_size(to_ggml(types.k), hp.kv_row()) +
+                              ggml_row_size(to_ggml(types.v), hp.kv_row()));
+}
+
+void check_kv_types(const HParams& hp, KvTypes types) {
+  for (auto type : {types.k, types.v})
+    if (const int64_t block = ggml_blck_size(to_ggml(type)); hp.d_head % block != 0)
+      throw Error(fmt::format(
+          "a {} KV cache needs heads of a multiple of {} elements, this model's have {}; use f16 or bf16",
+          to_string(type), block, hp.d_head));
+}
+
+}  // namespace windowkv

@@ -1,0 +1,117 @@
+#include "cli/bench_cell.h"
+
+#include <malloc.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <random>
+#include <string_view>
+
+#include "cli/interrupt.h"
+#include "model/loaded_model.h"
+#include "windowkv/error.h"
+
+namespace windowkv::cli {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// A line of /proc/self/status in bytes; -1 where there is none.
+int64_t status_bytes(std::string_view key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key)) return std::stoll(line.substr(key.size())) * 1024;
+  return -1;
+}
+
+void reset_peak_rss() {
+  malloc_trim(0);
+  std::ofstream("/proc/self/clear_refs") << "5";
+}
+
+/// Tokens per second of all sequences together; they are as before afterwards.
+double decode_speed(Engine& engine, std::span<Sequence> sequences, Token first, int64_t predict) {
+  std::vector<Step> steps;
+  for (auto& sequence : sequences) steps.push_back({&sequence, first});
+  const auto start = Clock::now();
+  for (int64_t i = 0; i < predict; ++i) {
+    if (interrupted()) throw Cancelled();
+    const auto ids = engine.decode_greedy(steps);
+    for (size_t s = 0; s < steps.size(); ++s) steps[s].token = ids[s];
+  }
+  const std::chrono::duration<double> time = Clock::now() - start;
+  for (auto& sequence : sequences) sequence.rewind();
+  return static_cast<double>(predict) * static_cast<double>(sequences.size()) / time.count();
+}
+
+}  // namespace
+
+PeakMemory memory_after_load(const Model& model) {
+  int64_t resident = 0;
+  for (const auto& buffer : model.loaded().storage.buffers)
+    if (std::string_view(ggml_backend_buffer_name(buffer.get())).find("Mapped") == std::string_view::npos)
+      resident += static_cast<int64_t>(ggml_backend_buffer_get_size(buffer.get()));
+  // Of the mapped ones, what has been touched so far.
+  std::ifstream maps("/proc/self/smaps");
+  const auto path = std::filesystem::absolute(model.path()).lexically_normal().string();
+  bool mapped = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find('-') < line.find(' ')) mapped = line.ends_with(path);
+    if (mapped && line.starts_with("Rss:")) resident += std::stoll(line.substr(4)) * 1024;
+  }
+  PeakMemory memory;
+  memory.program = std::max<int64_t>(0, status_bytes("VmRSS:") - resident);
+  memory.weights = std::max(model.weight_bytes(), resident);
+  return memory;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict) {
+  std::mt19937 random(42);
+  std::vector<Token> prompt(static_cast<size_t>(length));
+  for (auto& token : prompt)
+    token = static_cast<Token>(random() % static_cast<uint32_t>(model.hparams().n_vocab));
+  int64_t most = 1;
+  for (const auto& batch : decode) most = std::max(most, batch.sequences);
+
+  reset_peak_rss();
+  plan = engine.plan(length, policy, predict);
+  PrefillOptions options;
+  options.reserve = predict;
+  options.cancelled = interrupted;
+  options.pool = engine.make_pool((plan.kv_kept + plan.kv_reserve) * most);
+  std::vector<Sequence> sequences(1);
+  const auto start = Clock::now();
+  const auto logits = engine.prefill(sequences[0], prompt, policy, options);
+  const auto first = static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  first_token_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+  prefill_ms.push_back(sequences[0].timing.total);
+  selection_ms.push_back(sequences[0].timing.selection);
+  kv = sequences[0].bytes;
+  kept = std::accumulate(sequences[0].kept.begin(), sequences[0].kept.end(), 0.0) /
+         static_cast<double>(length * model.hparams().n_layer);
+
+  while (static_cast<int64_t>(sequences.size()) < most)
+    sequences.push_back(engine.fork(sequences[0], options.pool));
+  if (predict > 0)
+    for (auto& batch : decode)
+      batch.tokens_per_second.push_back(decode_speed(
+          engine, std::span(sequences).first(static_cast<size_t>(batch.sequences)), first, predict));
+
+  memory.kv = options.pool.bytes() + plan.kv_scratch;
+  memory.prompt = plan.hidden + plan.mask;
+  memory.compute = engine.compute_bytes();
+  memory.rss = std::max(memory.rss, status_bytes("VmHWM:"));
+}
+
+}  // namespace windowkv::cli

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "windowkv/engine.h"
+
+namespace windowkv::cli {
+
+/// Where the bytes of a peak RSS are. Bytes.
+struct PeakMemory {
+  int64_t program = 0;  ///< code, libraries, vocabulary: resident once the model is loaded, less its weights
+  int64_t weights = 0;  ///< copied or mapped; of mapped ones all, whether touched or not
+  int64_t kv = 0;       ///< caches of all sequences and one layer in full
+  int64_t prompt = 0;   ///< hidden states and causal mask
+  int64_t compute = 0;  ///< intermediate results
+  int64_t rss = -1;     ///< measured; -1 where the system does not tell
+
+  int64_t explained() const { return program + weights + kv + prompt + compute; }
+};
+
+/// Sequences decoded together.
+struct BatchSpeed {
+  int64_t sequences = 0;
+  std::vector<double> tokens_per_second;  ///< of all of them, by repetition
+};
+
+/// A prompt length and a budget, measured some times.
+struct BenchCell {
+  int64_t length = 0;
+  std::string budget;  ///< "full" is the full cache
+  std::vector<double> prefill_ms;
+  std::vector<double> selection_ms;
+  std::vector<double> first_token_ms;
+  std::vector<BatchSpeed> decode;
+  MemoryPlan plan;
+  KvBytes kv;       ///< of one sequence
+  double kept = 0;  ///< share of the prompt's tokens
+  PeakMemory memory;
+
+  /// Measures once more: prefills a prompt of random tokens, then decodes `predict` tokens of each of as many
+  /// copies of its cache as every entry of `decode` says. Throws Cancelled on Ctrl-C.
+  void measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict);
+};
+
+/// What a model that was just loaded takes: `program` and `weights`.
+PeakMemory memory_after_load(const Model& model);
+
+double median(std::vector<double> values);
+
+}  // namespace windowkv::cli

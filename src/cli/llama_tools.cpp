@@ -1,0 +1,75 @@
+#include "cli/llama_tools.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "cli/process.h"
+#include "windowkv/error.h"
+
+namespace windowkv::cli {
+
+namespace {
+
+using nlohmann::json;
+
+std::vector<std::string> with(std::vector<std::string> words, const std::vector<std::string>& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+json run_json(const std::vector<std::string>& arguments) {
+  const auto text = run_program(arguments);
+  try {
+    return json::parse(text);
+  } catch (const json::exception&) {
+    throw Error(fmt::format("{} printed no JSON; is it of llama.cpp's version 0.7?", arguments[0]));
+  }
+}
+
+}  // namespace
+
+void LlamaTools::require(bool single, bool batched) {
+  if (single) require_program("llama-bench", "install llama.cpp's tools (Debian: llama.cpp-tools)");
+  if (batched)
+    require_program("llama-batched-bench",
+                    "install llama.cpp's further tools (Debian: llama.cpp-tools-extra) or leave out --batch");
+}
+
+int64_t LlamaTools::cells(int64_t n) const {
+  return (n + predict + 255) / 256 * 256;  // llama_context pads to 256
+}
+
+LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
+  // BLAS threads spin against ggml's where that backend is installed; one of them is llama.cpp's best on few
+  // cores.
+  setenv("OPENBLAS_NUM_THREADS", "1", /*overwrite=*/0);
+  std::vector<std::string> common = {"-m", model, "-ub", std::to_string(chunk)};
+  if (threads > 0) common = with(common, {"-t", std::to_string(threads)});
+  if (kv != KvTypes{})
+    common = with(common,
+                  {"-fa", "on", "-ctk", std::string(to_string(kv.k)), "-ctv", std::string(to_string(kv.v))});
+  const auto length = std::to_string(n);
+  const auto count = std::to_string(predict);
+  try {
+    if (sequences == 1) {
+      const auto bench = with(with({"llama-bench"}, common), {"-r", "1", "-o", "json"});
+      // It would warm up with a whole prompt; with a long one the first touch of the weights is lost in it.
+      const std::vector<std::string> warm_up =
+          n >= 4096 ? std::vector<std::string>{"--no-warmup"} : std::vector<std::string>{};
+      const auto prefill = run_json(with(with(bench, warm_up), {"-p", length, "-n", "0"}));
+      const auto decode = run_json(with(with(bench, warm_up), {"-p", "0", "-n", count, "-d", length}));
+      return {static_cast<double>(n) * 1e3 / prefill.at(0).at("avg_ts").get<double>(),
+              decode.at(0).at("avg_ts").get<double>()};
+    }
+    const auto row = run_json(with(with({"llama-batched-bench"}, common),
+                                   {"-c", std::to_string(cells(n) * sequences), "-npp", length, "-ntg", count,
+                                    "-npl", std::to_string(sequences), "-pps", "--output-format", "jsonl"}));
+    return {row.at("t_pp").get<double>() * 1e3, row.at("speed_tg").get<double>()};
+  } catch (const json::exception& e) {
+    throw Error(fmt::format("llama.cpp's tools print other fields than those of version 0.7: {}", e.what()));
+  }
+}
+
+}  // namespace windowkv::cli

@@ -1,0 +1,98 @@
+#include "cli/niah_report.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "cli/output.h"
+
+namespace windowkv::cli {
+
+using nlohmann::ordered_json;
+
+namespace {
+
+/// NaN, where no prompt ran, is null.
+ordered_json number(double value) {
+  return std::isnan(value) ? ordered_json(nullptr) : ordered_json(value);
+}
+
+ordered_json numbers(const std::vector<double>& values) {
+  auto json = ordered_json::array();
+  for (double value : values) json.push_back(number(value));
+  return json;
+}
+
+}  // namespace
+
+Table niah_table(const NiahReport& report) {
+  Table rows = {{"policy", "kept", "KV bytes"}};
+  for (auto length : report.grid.lengths) rows[0].push_back(fmt::format("{}", length));
+  for (const char* name : {"ROUGE-1", "ROUGE-1, 95 %", "exact", "exact, 95 %"}) rows[0].emplace_back(name);
+  for (const auto& s : report.summaries) {
+    auto& row = rows.emplace_back();
+    row = {s.name, percent(s.kept_share), bytes_text(std::llround(s.kept_bytes))};
+    for (double value : s.by_length) row.push_back(one_digit(value));
+    for (const auto* score : {&s.overall, &s.exact}) {
+      row.push_back(one_digit(score->mean));
+      row.push_back(interval_text(*score));
+    }
+  }
+  return rows;
+}
+
+ordered_json niah_json(const NiahReport& report) {
+  ordered_json json = {{"test", facts_json(report.facts)},
+                       {"lengths", report.grid.lengths},
+                       {"depths", report.grid.depths},
+                       {"seeds", report.grid.seeds},
+                       {"contenders", ordered_json::array()}};
+  for (const auto& s : report.summaries) {
+    ordered_json row = {{"policy", s.name},
+                        {"budget", s.budget},
+                        {"kept_share", number(s.kept_share)},
+                        {"kept_bytes", number(s.kept_bytes)},
+                        {"rouge1", estimate_json(s.overall)},
+                        {"exact", estimate_json(s.exact)},
+                        {"rouge1_by_length", numbers(s.by_length)},
+                        {"rouge1_by_depth_and_length", ordered_json::array()}};
+    for (const auto& depth : s.rouge1) row["rouge1_by_depth_and_length"].push_back(numbers(depth));
+    json["contenders"].push_back(std::move(row));
+  }
+  return json;
+}
+
+std::string niah_heatmap_svg(const NiahReport& report) {
+  return eval::heatmap_svg(eval::niah_heatmap(report.grid, report.summaries));
+}
+
+void add_niah_section(eval::HtmlReport& page, const NiahReport& report) {
+  page.paragraph(fmt::format(
+      "One sentence is hidden at a depth of a text and asked for at its end; the answer is compared with the "
+      "expected one by ROUGE-1 F1 (0 to 100). {}",
+      report.grid.seeds.size() == 1
+          ? "Each cell is one prompt."
+          : fmt::format("Each cell is the mean of {} prompts, whose texts start at different "
+                        "places of the haystack.",
+                        report.grid.seeds.size())));
+  page.figure(niah_heatmap_svg(report));
+  std::vector<KeptScore> scores;
+  std::set<std::string> budgets;
+  for (const auto& s : report.summaries) {
+    const auto policy = eval::policy_in(s.name);
+    if (policy == s.name) continue;  // full, which has no budget
+    scores.push_back({policy, s.kept_share, s.overall});
+    budgets.insert(s.budget);
+  }
+  if (budgets.size() > 1)
+    page.figure(score_over_kept_svg(scores, "Needles found against kept KV bytes", "ROUGE-1 F1"));
+  page.table(html_table(niah_table(report)));
+  page.paragraph(
+      "Columns of lengths and ROUGE-1: means of F1. Exact: answers of 100 that contain the expected one. "
+      "Intervals are 95 % bootstraps over prompts. Kept: key and value bytes kept of the prompt's.");
+  page.facts(report.facts);
+}
+
+}  // namespace windowkv::cli

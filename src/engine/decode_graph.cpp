@@ -1,0 +1,200 @@
+#include "engine/decode_graph.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace windowkv {
+
+namespace {
+
+// Attention reads rows in steps of this many, the ones past the length masked, so that one graph serves as
+// many tokens.
+constexpr int64_t kLengthStep = 64;
+// A graph whose masks hide more than this beyond the step is not used again, though it could be.
+constexpr int64_t kMostHidden = 4 * kLengthStep;
+
+const ggml_fp16_t kVisible = ggml_fp32_to_fp16(0.0f);
+const ggml_fp16_t kHidden = ggml_fp32_to_fp16(-INFINITY);
+
+int64_t rounded_up(int64_t length) {
+  return (length + kLengthStep) / kLengthStep * kLengthStep;
+}
+
+/// Columns [first, first + count) of x's last dimension.
+ggml_tensor* columns(ggml_context* ctx, ggml_tensor* x, size_t first, size_t count) {
+  if (first == 0 && static_cast<int64_t>(count) == x->ne[2]) return x;
+  return ggml_view_3d(ctx, x, x->ne[0], x->ne[1], static_cast<int64_t>(count), x->nb[1], x->nb[2],
+                      first * x->nb[2]);
+}
+
+}  // namespace
+
+bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
+  return std::pair(a.arena().id(), a.first_row()) < std::pair(b.arena().id(), b.first_row());
+}
+
+size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
+  return 128 + static_cast<size_t>(hp.n_layer) * (64 + 24 * caches);
+}
+
+DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
+    : graph_(node_limit(m.hp, caches.size())), kind_(result), versions_(caches.size(), 0) {
+  auto* ctx = graph_.ctx();
+  const auto count = static_cast<int64_t>(caches.size());
+  for (size_t c = 0; c < caches.size(); ++c) {
+    arena_ids_.push_back(caches[c]->arena().id());
+    arenas_.push_back(c > 0 && arena_ids_[c] == arena_ids_[c - 1] ? arenas_[c - 1] : c);
+  }
+  tokens_ = graph_.input(GGML_TYPE_I32, count);
+  positions_ = graph_.input(GGML_TYPE_I32, count);
+  auto* x = m.family->embed(ctx, m.hp, m.weights, tokens_);
+  for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    for (const auto* cache : caches) starts_.push_back(cache->layer(layer).rows.first());
+    const auto& layout = class_of(caches, layer);
+    const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_, Family::kQkv);
+    store(caches, layer, qkv, layout.slots);
+    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, attention(m.hp, caches, layer, qkv.q, layout));
+  }
+  x = m.family->logits(ctx, m.hp, m.weights, x);
+  result_ = graph_.output(result == Result::kGreedy ? ggml_argmax(ctx, x) : x);
+}
+
+DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer) const {
+  Layout out;
+  for (size_t c = 0; c < caches.size(); ++c) {
+    const auto& [rows, length] = caches[c]->layer(layer);
+    out.offsets.push_back(rows.first() - caches[arenas_[c]]->layer(layer).rows.first());
+    out.lengths.push_back(length);
+    const int64_t left = caches[c]->arena().rows() - rows.first();
+    const int64_t wanted = rounded_up(length);
+    if (!out.runs.empty()) {
+      auto& run = out.runs.back();
+      const int64_t distance = out.offsets[c] - out.offsets[c - 1];
+      const int64_t visible = std::max(run.visible, wanted);
+      // Lengths that are too different would have attention pass over many hidden rows.
+      if (arenas_[c] == arenas_[run.first] && (run.count == 1 || distance == run.distance) &&
+          visible <= std::min(distance, left) && visible <= 2 * std::min(run.visible, wanted)) {
+        run = {run.first, run.count + 1, visible, distance};
+        continue;
+      }
+    }
+    out.runs.push_back({c, 1, std::min(wanted, left), 0});
+  }
+  return out;
+}
+
+const DecodeGraph::LayoutClass& DecodeGraph::class_of(Batch caches, int layer) {
+  auto layout = layout_of(caches, layer);
+  for (size_t i = 0; i < classes_.size(); ++i)
+    if (classes_[i].layout == layout) {
+      layer_class_.push_back(i);
+      return classes_[i];
+    }
+  layer_class_.push_back(classes_.size());
+  auto& c = classes_.emplace_back();
+  c.layer = layer;
+  c.slots = graph_.input(GGML_TYPE_I64, static_cast<int64_t>(caches.size()));
+  c.shown.resize(caches.size(), 0);
+  for (const auto& run : layout.runs) {
+    auto* mask =
+        ggml_new_tensor_4d(graph_.ctx(), GGML_TYPE_F16, run.visible, 1, 1, static_cast<int64_t>(run.count));
+    ggml_set_input(mask);
+    c.masks.push_back(mask);
+    c.contents.emplace_back(static_cast<size_t>(ggml_nelements(mask)), kHidden);
+  }
+  c.layout = std::move(layout);
+  return c;
+}
+
+void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots) {
+  auto* ctx = graph_.ctx();
+  for (size_t first = 0, next; first < caches.size(); first = next) {
+    for (next = first; next < caches.size() && arenas_[next] == first;) ++next;
+    const auto& arena = caches[first]->arena();
+    const int64_t start = caches[first]->layer(layer).rows.first();
+    const auto count = static_cast<int64_t>(next - first);
+    auto* ids = ggml_view_1d(ctx, slots, count, first * slots->nb[0]);
+    for (auto [from, to] : {std::pair{qkv.k, arena.k()}, {qkv.v, arena.v()}})
+      graph_.add(ggml_set_rows(
+          ctx, KvRows::slice(ctx, to, start, arena.rows() - start),
+          ggml_reshape_2d(ctx, columns(ctx, from, first, next - first), to->ne[0], count), ids));
+  }
+}
+
+ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q,
+                                    const LayoutClass& c) {
+  auto* ctx = graph_.ctx();
+  std::vector<ggml_tensor*> parts;
+  for (size_t i = 0; i < c.layout.runs.size(); ++i) {
+    const auto& run = c.layout.runs[i];
+    const auto& cache = *caches[run.first];
+    const KvStack stack{&cache.arena(), cache.layer(layer).rows.first(), run.distance,
+                        static_cast<int64_t>(run.count), run.visible};
+    parts.push_back(attend(ctx, hp, columns(ctx, q, run.first, run.count), stack, c.masks[i]));
+  }
+  // In pairs, so that no column is copied more than log2(runs) times.
+  for (; parts.size() > 1; parts.resize((parts.size() + 1) / 2))
+    for (size_t i = 0; i < parts.size(); i += 2)
+      parts[i / 2] = i + 1 < parts.size() ? ggml_concat(ctx, parts[i], parts[i + 1], 1) : parts[i];
+  return parts.front();
+}
+
+bool DecodeGraph::lies_as_built(Batch caches) const {
+  for (size_t c = 0; c < caches.size(); ++c)
+    if (caches[c]->arena().id() != arena_ids_[c]) return false;
+  for (size_t layer = 0; layer < layer_class_.size(); ++layer) {
+    const int other = classes_[layer_class_[layer]].layer;
+    for (size_t c = 0; c < caches.size(); ++c) {
+      const auto& [rows, length] = caches[c]->layer(static_cast<int>(layer));
+      if (rows.first() != starts_[layer * caches.size() + c] || length != caches[c]->layer(other).length)
+        return false;
+    }
+  }
+  return true;
+}
+
+bool DecodeGraph::serves(Batch caches, Result result) const {
+  if (result != kind_ || caches.size() != versions_.size()) return false;
+  bool same = true;
+  for (size_t c = 0; c < caches.size(); ++c) same = same && caches[c]->version() == versions_[c];
+  if (!same && !lies_as_built(caches)) return false;
+  for (const auto& c : classes_)
+    for (const auto& run : c.layout.runs) {
+      int64_t longest = 0;
+      for (size_t i = run.first; i < run.first + run.count; ++i)
+        longest = std::max(longest, caches[i]->layer(c.layer).length);
+      if (longest >= run.visible || longest + kMostHidden < run.visible) return false;
+    }
+  return true;
+}
+
+void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
+                             std::span<const int32_t> positions) {
+  ggml_backend_tensor_set(tokens_, tokens.data(), 0, ggml_nbytes(tokens_));
+  ggml_backend_tensor_set(positions_, positions.data(), 0, ggml_nbytes(positions_));
+  slots_.resize(caches.size());
+  for (auto& c : classes_) {
+    for (size_t i = 0; i < caches.size(); ++i)
+      slots_[i] = c.layout.offsets[i] + caches[i]->layer(c.layer).length;
+    ggml_backend_tensor_set(c.slots, slots_.data(), 0, ggml_nbytes(c.slots));
+    for (size_t r = 0; r < c.layout.runs.size(); ++r) {
+      const auto& run = c.layout.runs[r];
+      for (size_t i = 0; i < run.count; ++i) {
+        const size_t column = run.first + i;
+        const int64_t length = caches[column]->layer(c.layer).length;
+        auto* mask = c.contents[r].data() + static_cast<int64_t>(i) * run.visible;
+        if (caches[column]->version() == versions_[column] && c.shown[column] == length) {
+          mask[length] = kVisible;
+        } else {
+          std::fill(mask, mask + length + 1, kVisible);
+          std::fill(mask + length + 1, mask + run.visible, kHidden);
+        }
+        c.shown[column] = length + 1;
+      }
+      ggml_backend_tensor_set(c.masks[r], c.contents[r].data(), 0, ggml_nbytes(c.masks[r]));
+    }
+  }
+  for (size_t c = 0; c < caches.size(); ++c) versions_[c] = caches[c]->version();
+}
+
+}  // namespace windowkv

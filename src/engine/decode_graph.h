@@ -1,0 +1,88 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backend/graph.h"
+#include "cache/kv_cache.h"
+#include "engine/attention.h"
+#include "model/loaded_model.h"
+
+namespace windowkv {
+
+/// The graph that decodes one token of each of several caches, the batch. The batch's columns are the caches
+/// in the order of their memory, so that those at equal distances are read by one attention. A graph depends
+/// on where rows lie and on lengths rounded up, not on which sequences they belong to: it serves as many
+/// tokens as the rounding leaves room for, and the sequences that take the place of others.
+class DecodeGraph {
+ public:
+  enum class Result { kLogits, kGreedy };
+
+  /// Orders caches as a batch's columns.
+  static bool before(const KvCache& a, const KvCache& b);
+
+  /// `caches` in that order, with room for one more token each.
+  DecodeGraph(LoadedModel& m, std::span<const KvCache* const> caches, Result result);
+
+  /// Nodes the graph of such a batch may have.
+  static size_t node_limit(const HParams& hp, size_t caches);
+
+  bool serves(std::span<const KvCache* const> caches, Result result) const;
+
+  /// Fills the inputs of one step; once the graph is allocated.
+  void set_inputs(std::span<const KvCache* const> caches, std::span<const int32_t> tokens,
+                  std::span<const int32_t> positions);
+
+  const Graph& graph() const { return graph_; }
+  /// [n_vocab, caches] F32 logits, or [caches] I32 ids.
+  ggml_tensor* result() const { return result_; }
+
+ private:
+  using Batch = std::span<const KvCache* const>;
+
+  /// Columns that one attention reads.
+  struct Run {
+    size_t first;  ///< column
+    size_t count;
+    int64_t visible;   ///< rows of each cache
+    int64_t distance;  ///< rows from cache to cache
+    bool operator==(const Run&) const = default;
+  };
+  /// Where the batch's rows of one layer lie.
+  struct Layout {
+    std::vector<int64_t> offsets;  ///< of each column's rows from those of the first column of its arena
+    std::vector<int64_t> lengths;
+    std::vector<Run> runs;
+    bool operator==(const Layout&) const = default;
+  };
+  /// Layers of equal layout share their inputs.
+  struct LayoutClass {
+    int layer;  ///< one of them
+    Layout layout;
+    ggml_tensor* slots;                              ///< [caches] I64: rows that the tokens' K and V go to
+    std::vector<ggml_tensor*> masks;                 ///< by run: [visible, 1, 1, count] F16
+    std::vector<std::vector<ggml_fp16_t>> contents;  ///< of the masks
+    std::vector<int64_t> shown;                      ///< by column: rows its mask shows
+  };
+
+  Layout layout_of(Batch caches, int layer) const;
+  const LayoutClass& class_of(Batch caches, int layer);
+  void store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots);
+  ggml_tensor* attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q, const LayoutClass& c);
+  bool lies_as_built(Batch caches) const;
+
+  Graph graph_;
+  Result kind_;
+  std::vector<size_t> arenas_;       ///< by column: the first column whose cache lies in the same arena
+  std::vector<uint64_t> arena_ids_;  ///< by column
+  std::vector<int64_t> starts_;      ///< by layer and column: the cache's first row
+  std::vector<size_t> layer_class_;  ///< by layer
+  std::vector<LayoutClass> classes_;
+  std::vector<int64_t> slots_;        ///< by column, of one class at a time
+  std::vector<uint64_t> versions_;    ///< by column: of the cache the masks were filled for
+  ggml_tensor* tokens_ = nullptr;     ///< [caches] I32
+  ggml_tensor* positions_ = nullptr;  ///< [caches] I32
+  ggml_tensor* result_ = nullptr;
+};
+
+}  // namespace windowkv

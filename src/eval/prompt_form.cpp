@@ -1,0 +1,17 @@
+#include "eval/prompt_form.h"
+
+#include "windowkv/error.h"
+
+namespace windowkv::eval {
+
+PromptForm chat_form(const Vocab& vocab) {
+  // The template is applied to a mark that stands for the text.
+  constexpr std::string_view kMark = "WINDOWKV-TEXT";
+  const auto form = vocab.apply_chat_template({{"user", std::string(kMark)}});
+  const auto at = form.find(kMark);
+  if (at == std::string::npos || form.find(kMark, at + 1) != std::string::npos)
+    throw Error("the model's chat template does not repeat a message once, as it is; use --no-chat");
+  return {form.substr(0, at), form.substr(at + kMark.size())};
+}
+
+}  // namespace windowkv::eval

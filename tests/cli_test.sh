@@ -41,15 +41,16 @@ done
   fail "prompt from standard input"
 [[ $(run --temp 0.8 --seed 7 -n 20 -q) == "$(run --temp 0.8 --seed 7 -n 20 -q)" ]] || fail "a seed gives two answers"
 
-# Trace and JSON
-run --kv-budget 12% --trace trace.json --json -q >run.json || fail "--trace --json"
+# Trace and JSON; of the published rule, whose windows are the same for all heads
+run --preset paper --kv-budget 12% --trace trace.json --json -q >run.json || fail "--trace --json"
 python3 - <<'P' || fail "the trace"
 import json
 t = json.load(open("trace.json"))
 j = json.load(open("run.json"))
 assert t["tokens"] == j["tokens"] and t["generated"] == j["generated"] and t["text"] == j["text"]
 n = t["prompt_tokens"]
-assert n == len(t["tokens"]) and t["policy"] == "windowkv" and t["task"] == "localization" and t["preset"] == "default"
+assert n == len(t["tokens"]) and t["policy"] == "windowkv" and t["task"] == "localization" and t["preset"] == "paper"
+assert t["task_decision"]["source"] == "classifier" and 0.6 <= t["task_decision"]["probability"] <= 1
 c = t["config"]
 assert set(c) == {"omega", "alpha", "p", "gamma", "lambda", "pyramid", "budget"} and c["budget"] == n * 12 // 100
 row = 2 * 2 * t["model"]["kv_heads"] * t["model"]["head_size"]
@@ -147,6 +148,49 @@ echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": [
 "$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 2 --html n.html >/dev/null &&
   grep -q "<svg" n.html || fail "niah"
 
+# The task: told from the text, given, or neutral
+run -n 1 2>chosen >/dev/null
+grep -q "^policy .*localization (classifier, p = " chosen || fail "the table does not say who chose the task: $(cat chosen)"
+task_of() { "$windowkv" run -m "$model" "$@" -n 1 --json -q | python3 -c '
+import json, sys; t = json.load(sys.stdin); print(t["task"], t["task_decision"]["source"])'; }
+[[ $(task_of -f "$source/demo/document.txt" -p "Summarize the text above in one paragraph.") == "aggregation classifier" ]] ||
+  fail "--task auto on a summary"
+[[ $(task_of -f "$source/demo/document.txt" -p "$question" --task aggregation) == "aggregation given" ]] || fail "--task aggregation"
+[[ $(task_of -p "$question" --task-threshold 1) == "localization neutral" ]] || fail "--task-threshold"
+[[ $(task_of --tokens ids.json) == "localization classifier" ]] || fail "--task auto on ids"
+classify() { "$windowkv" classify "$@"; }
+[[ $(classify -f "$source/demo/document.txt" -p "$question") == "localization (classifier, p = "* ]] || fail "classify"
+[[ $(echo "Summarize." | classify -f - --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["task"])') == aggregation ]] ||
+  fail "classify --json"
+[[ $(classify -p "$question" --why 3 | wc -l) -eq 4 ]] || fail "classify --why"
+[[ $(classify --jsonl "$source/data/minilong-suite/needles.jsonl" | grep -c '"task":"localization"') -ge 50 ]] || fail "classify --jsonl"
+classify --bench 1 >/dev/null || fail "classify --bench"
+python3 - "$source" <<'P' || fail "unpacking the prompts"
+import lzma, sys
+rows = {}
+for split in ("train", "valid", "test"):
+    rows[split] = lzma.open(f"{sys.argv[1]}/data/task-prompts/{split}.jsonl.xz").read().decode().splitlines(True)
+open("test.jsonl", "w").writelines(rows["test"])
+open("small.jsonl", "w").writelines(rows["train"][::40])
+P
+classify --eval test.jsonl --json | python3 -c '
+import json, sys; s = json.load(sys.stdin)["all"]; assert s["rows"] == 834 and s["accuracy"] >= 0.92, s' || fail "accuracy on unseen phrasings"
+echo "{\"text\": 1}" >rows.jsonl
+echo "{\"text\": \"a\", \"label\": \"aggregation\"}" >one.jsonl
+train() { classify --train small.jsonl --valid test.jsonl --out "$1"; }
+train a.task >/dev/null && train b.task >/dev/null && cmp -s a.task b.task || fail "training does not repeat itself"
+classify -p "$question" --classifier a.task >/dev/null || fail "--classifier"
+refuses "nothing to classify" classify
+refuses "cannot read" classify --classifier missing.task -p x
+refuses "not a GGUF" classify --classifier "$source/README.md" -p x
+refuses "--out" classify --train small.jsonl
+refuses "cannot write" classify --train small.jsonl --out /nonexistent/x.task
+refuses "rows.jsonl:1: " classify --eval rows.jsonl
+refuses "both tasks" classify --train one.jsonl --out x.task
+refuses "BERT family" run -m "$model" -p x --classifier "$model"
+refuses "needs --classifier" run -m "$model" -p x --classifier-labels localization,aggregation
+refuses "--task-threshold" run -m "$model" -p x --task-threshold 0.2
+
 ruler() { "$windowkv" ruler -m "$model" --haystack "$source/data/haystack" "$@"; }
 two="-l 700,1k --tasks niah_single_1,niah_single_2 --samples 2 --policies full,snapkv"
 ruler $two --out r.jsonl --json r.json --markdown r.md >table || fail "ruler"
@@ -169,6 +213,25 @@ sort r.jsonl | cut -d, -f1 >keys
 head -c $(($(head -5 r.jsonl | wc -c) + 30)) r.jsonl >cut.jsonl # killed in the middle of a line
 ruler $two --out cut.jsonl >again || fail "ruler does not go on"
 cmp -s table again && sort cut.jsonl | cut -d, -f1 | cmp -s keys || fail "ruler goes on otherwise"
+# A task is part of what an answer depends on: rows of another --task are not taken up.
+for task in given aggregation auto; do
+  ruler -l 700 --tasks niah_single_1 --samples 1 --policies windowkv,snapkv --task $task --out t.jsonl >/dev/null || fail "ruler --task $task"
+  "$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 1 --policies windowkv --task $task \
+    --out tn.jsonl >/dev/null || fail "niah --task $task"
+  "$windowkv" compare -m "$model" --data "$source/data/minilong-suite" --datasets minilong_needles --limit 1 --policies windowkv \
+    --task $task --out tc.jsonl >/dev/null || fail "compare --task $task"
+done
+python3 - <<'P' || fail "tasks in the rows"
+import json
+read = lambda name: [json.loads(line) for line in open(name)]
+decided = lambda rows: [(r["task_decision"]["task"], r["task_decision"]["source"]) for r in rows]
+ruler, niah = read("t.jsonl"), read("tn.jsonl")
+assert [r["task_decision"] for r in ruler if r["policy"] == "snapkv"] == [None] * 3
+for rows in ([r for r in ruler if r["policy"] == "windowkv"], niah):
+    assert decided(rows)[:2] == [("localization", "given"), ("aggregation", "given")] and len(rows) == 3, rows
+    assert decided(rows)[2][1] in ("classifier", "neutral") and 0.5 <= rows[2]["task_decision"]["probability"] <= 1, rows
+assert len(read("tc.jsonl")) == 3
+P
 ruler -l 600 --samples 1 --generate-only samples.jsonl 2>err
 [[ $? -eq 3 ]] && grep -q "cwe at 600 tokens: too short" err && grep -q "qa_1 needs" err || fail "ruler's short lengths: $(cat err)"
 python3 - <<'P' || fail "ruler --generate-only"

@@ -26,8 +26,15 @@ TEST(Contenders, CarryNumbersOfTheirOwn) {
   EXPECT_EQ(policy->config()->pyramid, Pyramid::kFlat);
   EXPECT_EQ(policy->config()->omega, 4);
   EXPECT_EQ(policy->config()->p, 2);
-  EXPECT_EQ(make_contender("windowkv:task=localization", "6%", 6).make(Task::kAggregation)->config()->task,
-            Task::kLocalization);
+  const auto task_of = [](const char* spec) {
+    return task_for(make_contender(spec, "6%", 6), TaskChoice::parse("given"), Task::kAggregation,
+                    "Question: who wrote the letter?\nAnswer:")
+        .task;
+  };
+  EXPECT_EQ(task_of("windowkv"), Task::kAggregation);
+  EXPECT_EQ(task_of("windowkv:task=given"), Task::kAggregation);
+  EXPECT_EQ(task_of("windowkv:task=localization"), Task::kLocalization);
+  EXPECT_EQ(task_of("windowkv:task=auto"), Task::kLocalization);
 }
 
 TEST(Contenders, AreEveryPolicyWithEveryBudgetOnce) {
@@ -44,8 +51,9 @@ TEST(Contenders, AreEveryPolicyWithEveryBudgetOnce) {
 }
 
 TEST(Contenders, RefuseWhatIsUnknown) {
-  for (const char* spec : {"none", "windowkv:", "windowkv:size=3", "windowkv:group=x", "windowkv:group",
-                           "snapkv:group=1", "windowkv:pyramid=round", "windowkv:group=0", ""})
+  for (const char* spec :
+       {"none", "windowkv:", "windowkv:size=3", "windowkv:group=x", "windowkv:group", "snapkv:group=1",
+        "windowkv:task=guess", "windowkv:pyramid=round", "windowkv:group=0", ""})
     EXPECT_THROW(make_contender(spec, "12%", 6), Error) << spec;
   EXPECT_THROW(make_contender("windowkv", "0%", 6), Error);
 }

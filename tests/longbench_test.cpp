@@ -496,7 +496,7 @@ TEST_F(LongbenchRun, RowsDecideTheTaskUnlessToldOtherwise) {
   samples_[1].task = Task::kAggregation;
   run({}, contender);
   LongbenchOptions options;
-  options.task = Task::kAggregation;
+  options.task = TaskChoice::parse("aggregation");
   run(options, contender);
   EXPECT_EQ(asked, (std::vector<Task>{Task::kLocalization, Task::kAggregation, Task::kAggregation,
                                       Task::kAggregation}));

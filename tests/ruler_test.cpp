@@ -653,6 +653,34 @@ TEST_F(Prompts, AreRulersRows) {
   EXPECT_EQ(row.at("length_w_model_temp"), sample.tokens.size() + 128);
 }
 
+TEST_F(Prompts, RunUnderTheTaskOfTheirKindUnlessToldOtherwise) {
+  const auto model = test::load(minilong_path("q8_0"));
+  Engine engine(*model);
+  const Samples samples(model->vocab(), source(), true, 1);
+  const std::vector<Point> points = {{&find_task("niah_single_2"), 600, 0}, {&find_task("fwe"), 600, 0}};
+  std::vector<Task> asked;
+  Contender contender{.name = "full", .kv = "full", .budget = "100%", .make = {}};
+  contender.make = [&](Task task) {
+    asked.push_back(task);
+    return test::full_policy();
+  };
+  const auto tasks_under = [&](const char* choice) {
+    asked.clear();
+    RunOptions options;
+    options.task = TaskChoice::parse(choice);
+    run(engine, *model, samples, points, {&contender, 1}, options);
+    return asked;
+  };
+  EXPECT_EQ(tasks_under("given"), (std::vector<Task>{Task::kLocalization, Task::kAggregation}));
+  EXPECT_EQ(tasks_under("aggregation"), (std::vector<Task>{Task::kAggregation, Task::kAggregation}));
+  std::vector<Task> told;
+  for (const auto& point : points)
+    told.push_back(decide_task(TaskClassifier::builtin(), samples.make(point).text.input).task);
+  EXPECT_EQ(tasks_under("auto"), told);
+  contender.task = "localization";  // its own goes before the run's
+  EXPECT_EQ(tasks_under("given"), (std::vector<Task>{Task::kLocalization, Task::kLocalization}));
+}
+
 // Scores
 
 TEST(Scores, AreRulers) {

@@ -26,15 +26,6 @@ void keep_errors(ggml_log_level level, const char* text, void*) {
   if (first_error.empty()) first_error = line;
 }
 
-void load_backends_once() {
-  static const bool loaded = [] {
-    capture_ggml_logs();
-    ggml_backend_load_all();
-    return true;
-  }();
-  (void)loaded;
-}
-
 ggml_backend_dev_t find_device(const std::string& name) {
   if (name == "cpu") return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   if (name != "auto") {
@@ -64,6 +55,15 @@ int64_t system_free_memory() {
 
 }  // namespace
 
+void load_backends() {
+  static const bool loaded = [] {
+    capture_ggml_logs();
+    ggml_backend_load_all();
+    return true;
+  }();
+  (void)loaded;
+}
+
 void capture_ggml_logs() {
   ggml_log_set(keep_errors, nullptr);
   llama_log_set(keep_errors, nullptr);
@@ -75,7 +75,7 @@ std::string take_ggml_error() {
 }
 
 Backends::Backends(const std::string& device, int threads) {
-  load_backends_once();
+  load_backends();
   auto* cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   if (cpu == nullptr)
     throw Error("ggml has no CPU backend; install libggml0 or set GGML_BACKEND_PATH to one");

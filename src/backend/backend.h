@@ -33,6 +33,9 @@ class Backends {
   std::vector<ggml_backend_t> all_;
 };
 
+/// Loads ggml's backends where they are not yet; libllama needs them too. Idempotent.
+void load_backends();
+
 /// First line ggml or libllama logged as an error since the previous call; "" if none. Their logs are kept
 /// off stderr.
 std::string take_ggml_error();

@@ -35,9 +35,9 @@ struct BenchFlags {
   bool equal_memory = false;
   std::string json;
 
-  std::unique_ptr<Policy> make_policy(const HParams& hp, const std::string& budget) const {
+  std::unique_ptr<Policy> make_policy(const HParams& hp, Task task, const std::string& budget) const {
     const bool full = budget == "full";
-    return policy.make(hp, full ? "full" : "windowkv", full ? "100%" : budget);
+    return policy.make(hp, task, full ? "full" : "windowkv", full ? "100%" : budget);
   }
 };
 
@@ -53,11 +53,11 @@ struct Rival {
 /// llama.cpp's measurements by prompt length and number of sequences: one serves all budgets.
 using RivalSpeeds = std::map<std::pair<int64_t, int64_t>, std::vector<LlamaTools::Speed>>;
 
-std::vector<Rival> rivals_of(const std::vector<BenchCell>& cells, const BenchFlags& flags,
+std::vector<Rival> rivals_of(const std::vector<BenchCell>& cells, const BenchFlags& flags, Task task,
                              const Engine& engine, const HParams& hp, const LlamaTools& llama) {
   std::vector<Rival> out;
   for (const auto& cell : cells) {
-    const auto plan = engine.plan(cell.length, *flags.make_policy(hp, cell.budget), flags.predict);
+    const auto plan = engine.plan(cell.length, *flags.make_policy(hp, task, cell.budget), flags.predict);
     const int64_t theirs = llama.cells(cell.length) * kv_token_bytes(hp, llama.kv) * hp.n_layer;
     for (size_t i = 0; i < cell.decode.size(); ++i) {
       const int64_t ours = cell.decode[i].sequences * (plan.kv_kept + plan.kv_reserve);
@@ -200,6 +200,8 @@ ordered_json results_json(const std::vector<BenchCell>& cells, const std::vector
 void bench(const BenchFlags& flags) {
   catch_interrupts();
   const auto file = open_output(flags.json);
+  // Random tokens ask for nothing.
+  const Task task = flags.policy.task.choice()(kNeutralTask, "").task;
   for (const auto& budget : flags.budgets)
     if (budget != "full") Budget::parse(budget);
   const bool beside = !flags.vs.empty();
@@ -221,7 +223,7 @@ void bench(const BenchFlags& flags) {
     }
   LlamaTools llama{flags.model.path, flags.model.threads, flags.model.chunk, flags.predict,
                    flags.model.engine().kv};
-  const auto rivals = beside ? rivals_of(cells, flags, engine, hp, llama) : std::vector<Rival>{};
+  const auto rivals = beside ? rivals_of(cells, flags, task, engine, hp, llama) : std::vector<Rival>{};
   RivalSpeeds speeds;
   for (const auto& r : rivals) speeds[{r.cell->length, r.sequences}];
 
@@ -230,7 +232,7 @@ void bench(const BenchFlags& flags) {
   {
     BenchCell warm_up{.length = std::min<int64_t>(512, flags.lengths.front()),
                       .budget = flags.budgets.front()};
-    warm_up.measure(*model, engine, *flags.make_policy(hp, warm_up.budget), flags.predict);
+    warm_up.measure(*model, engine, *flags.make_policy(hp, task, warm_up.budget), flags.predict);
   }
   Progress progress("bench");
   int64_t done = 0;
@@ -239,7 +241,7 @@ void bench(const BenchFlags& flags) {
     for (auto length : flags.lengths) {
       for (auto& cell : cells)
         if (cell.length == length) {
-          cell.measure(*model, engine, *flags.make_policy(hp, cell.budget), flags.predict);
+          cell.measure(*model, engine, *flags.make_policy(hp, task, cell.budget), flags.predict);
           progress.update(++done, total);
         }
       for (auto& [of, measured] : speeds)
@@ -261,6 +263,7 @@ void bench(const BenchFlags& flags) {
                          {"threads", flags.model.threads},
                          {"chunk", flags.model.chunk},
                          {"kv_type", {{"k", to_string(kv.k)}, {"v", to_string(kv.v)}}},
+                         {"task", to_string(task)},
                          {"repetitions", flags.repetitions},
                          {"results", results_json(cells, rivals, speeds, flags.predict)}};
     file->commit(json_text(json, 2));

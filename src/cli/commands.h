@@ -10,6 +10,7 @@ void add_run(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_calibrate(CLI::App& app);
+void add_classify(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_longbench(CLI::App& app);
 void add_niah(CLI::App& app);

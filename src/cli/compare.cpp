@@ -25,6 +25,7 @@ namespace {
 
 struct CompareFlags {
   ModelFlags model;
+  TaskFlags task;
   NiahFlags niah;
   std::vector<std::string> data;
   ContenderFlags contenders{.policies = {"windowkv", "windowkv:group=1:pyramid=flat", "snapkv", "pyramidkv",
@@ -96,9 +97,9 @@ NiahReport niah_report(const CompareFlags& flags, const Model& model, const Need
 
 /// All that changes the results of a sample, so that a results file is only taken up by the same run.
 std::string setup_of(const CompareFlags& flags, const std::string& model_hash) {
-  return fnv1a64(fmt::format("v2 | {} | {} | {} | {} | {}", model_hash, WINDOWKV_VERSION,
+  return fnv1a64(fmt::format("v2 | {} | {} | {} | {} | {} | {}", model_hash, WINDOWKV_VERSION,
                              fmt::join(flags.contenders.policies, ","),
-                             fmt::join(flags.contenders.budgets, ","), flags.max_length));
+                             fmt::join(flags.contenders.budgets, ","), flags.max_length, flags.task.text()));
 }
 
 void compare(const CompareFlags& flags) {
@@ -107,6 +108,7 @@ void compare(const CompareFlags& flags) {
   const auto markdown_file = open_output(flags.markdown);
   const auto html_file = open_output(flags.html);
   const auto log = open_log(flags.out);
+  const auto task = flags.task.choice();
 
   std::optional<Needles> needles;
   if (!flags.niah.lengths.empty()) needles = Needles{flags.niah.read()};
@@ -125,6 +127,7 @@ void compare(const CompareFlags& flags) {
 
   eval::CompareOptions options;
   options.max_length = flags.max_length;
+  options.task = task;
   options.log = log.get();
   options.setup = setup_of(flags, model_hash);
   options.cancelled = interrupted;
@@ -182,6 +185,7 @@ void add_compare(CLI::App& app) {
   group->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
   group->add_option("--html", flags->html, "write one self-contained page with charts")->type_name("FILE");
   group->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
+  flags->task.add_to(*command, /*rows=*/true);
   flags->contenders.add_to(*command, "; full is always among them");
   flags->niah.depths = "0,25,50,75,100";
   flags->niah.add_to(*command, "niah-");

@@ -51,11 +51,13 @@ void show_sizes(const InspectFlags& flags, const Model& model, const Engine& eng
   auto lengths = flags.lengths;
   if (lengths.empty())
     for (int64_t n = 1024; n <= std::max(4096, hp.n_ctx_train) && n <= 131072; n *= 2) lengths.push_back(n);
+  // Without a prompt there is nothing to tell a task from.
+  const Task task = flags.policy.task.choice()(kNeutralTask, "").task;
   std::vector<std::vector<std::string>> rows = {
       {"prompt", "budget", "full cache", "kept", "share", "one layer", "peak", "hidden states"}};
   for (auto n : lengths)
     for (const auto& budget : flags.budgets) {
-      const auto plan = engine.plan(n, *flags.policy.make(hp, "windowkv", budget));
+      const auto plan = engine.plan(n, *flags.policy.make(hp, task, "windowkv", budget));
       rows.push_back({fmt::format("{}", n), budget, bytes_text(plan.kv_full), bytes_text(plan.kv_kept),
                       fmt::format("{:.1f} %", 100.0 * static_cast<double>(plan.kv_kept) /
                                                   static_cast<double>(plan.kv_full)),
@@ -66,8 +68,9 @@ void show_sizes(const InspectFlags& flags, const Model& model, const Engine& eng
 
 /// The prompt as text, runs of tokens marked by the groups that keep them.
 void show_kept(const InspectFlags& flags, const Model& model, Engine& engine) {
-  const auto policy = flags.policy.make(model.hparams());
-  const auto prompt = flags.prompt.tokens(model);
+  const auto [prompt, text] = flags.prompt.read(model);
+  const auto task = flags.policy.task.choice()(kNeutralTask, text);
+  const auto policy = flags.policy.make(model.hparams(), task.task);
   check_context(model.hparams(), static_cast<int64_t>(prompt.size()));
   Sequence sequence;
   PrefillOptions options;
@@ -86,17 +89,18 @@ void show_kept(const InspectFlags& flags, const Model& model, Engine& engine) {
 
   const bool color = flags.color == "always" || (flags.color == "auto" && isatty(STDOUT_FILENO) != 0);
   auto style = [](size_t g) { return fmt::format("\x1b[{}m", 41 + g % 6); };
-  std::string text = "\n";
+  std::string out = "\n";
+  if (policy->config() != nullptr) out += fmt::format("task {} ({})\n", to_string(task.task), describe(task));
   for (size_t g = 0; g < groups.size(); ++g) {
     const auto name =
         fmt::format("group {} (layers {}-{})", g, groups[g].group.first_layer, groups[g].group.last_layer);
-    text += fmt::format("{}{}{}: {} tokens kept\n", color ? style(g) : "", name, color ? "\x1b[0m" : "",
-                        sequence.kept[static_cast<size_t>(groups[g].group.first_layer)]);
+    out += fmt::format("{}{}{}: {} tokens kept\n", color ? style(g) : "", name, color ? "\x1b[0m" : "",
+                       sequence.kept[static_cast<size_t>(groups[g].group.first_layer)]);
   }
-  text += color ? "A token has the colour of the lowest group that keeps it, bold where every group does; "
-                  "dim text is "
-                  "dropped.\n\n"
-                : "Kept text stands in [groups| ]; text outside is dropped.\n\n";
+  out += color ? "A token has the colour of the lowest group that keeps it, bold where every group does; "
+                 "dim text is "
+                 "dropped.\n\n"
+               : "Kept text stands in [groups| ]; text outside is dropped.\n\n";
   const auto& vocab = model.vocab();
   for (size_t i = 0; i < prompt.size();) {
     size_t end = i;
@@ -104,16 +108,16 @@ void show_kept(const InspectFlags& flags, const Model& model, Engine& engine) {
     for (; end < prompt.size() && keepers[end] == keepers[i]; ++end) run += vocab.piece(prompt[end], true);
     if (keepers[i].empty()) {
       if (flags.kept_only) run = " ... ";
-      text += color ? "\x1b[2m" + run + "\x1b[0m" : run;
+      out += color ? "\x1b[2m" + run + "\x1b[0m" : run;
     } else if (color) {
-      text += fmt::format("{}{}{}\x1b[0m", keepers[i].size() == groups.size() ? "\x1b[1m" : "",
-                          style(keepers[i].front()), run);
+      out += fmt::format("{}{}{}\x1b[0m", keepers[i].size() == groups.size() ? "\x1b[1m" : "",
+                         style(keepers[i].front()), run);
     } else {
-      text += fmt::format("[{}|{}]", fmt::join(keepers[i], ","), run);
+      out += fmt::format("[{}|{}]", fmt::join(keepers[i], ","), run);
     }
     i = end;
   }
-  print(text + "\n");
+  print(out + "\n");
 }
 
 void inspect(const InspectFlags& flags) {

@@ -34,11 +34,6 @@ struct LongbenchFlags {
   std::string out;
   std::string json;
   const CLI::App* command = nullptr;
-
-  std::optional<Task> task() const {
-    if (command->get_option("--task")->count() == 0) return std::nullopt;
-    return parse_task(policy.task);
-  }
 };
 
 /// Which results may be taken from an earlier run: a name for people, and a hash of all that an answer
@@ -46,7 +41,7 @@ struct LongbenchFlags {
 std::string setup_text(const LongbenchFlags& flags, const std::string& policy) {
   const auto all = fmt::format("{} {} {} {}", fnv1a64_of_file(flags.model.path),
                                flags.command->get_option_group("KV cache")->config_to_str(true),
-                               flags.task() ? "one task" : "own tasks", flags.max_length);
+                               flags.policy.task.text(), flags.max_length);
   return fmt::format("{} {}", policy, fnv1a64(all));
 }
 
@@ -56,11 +51,7 @@ eval::Contender contender_of(const LongbenchFlags& flags, const HParams& hp) {
                             .kv = flags.policy.kv,
                             .budget = full ? "100%" : flags.policy.budget,
                             .make = {}};
-  contender.make = [policy = flags.policy, hp](Task task) {
-    auto own = policy;
-    own.task = to_string(task);
-    return own.make(hp);
-  };
+  contender.make = [policy = flags.policy, hp](Task task) { return policy.make(hp, task); };
   contender.make(Task::kLocalization);  // throws for settings that make no policy, before any work
   return contender;
 }
@@ -88,12 +79,11 @@ std::string summary_table(const eval::LongbenchSummary& summary) {
 nlohmann::ordered_json summary_json(const LongbenchFlags& flags, const Model& model,
                                     const eval::Contender& contender, const eval::Samples& data,
                                     const eval::LongbenchSummary& summary) {
-  const auto task = flags.task();
   nlohmann::ordered_json json = {{"model", std::filesystem::path(model.path()).filename().string()},
                                  {"type", model.weight_type()},
                                  {"kv", contender.kv},
                                  {"kv_budget", contender.budget},
-                                 {"task", task ? to_string(*task) : "by dataset"},
+                                 {"task", flags.policy.task.task},
                                  {"preset", flags.policy.preset},
                                  {"max_length", flags.max_length}};
   json.update(summary.json());
@@ -105,6 +95,7 @@ nlohmann::ordered_json summary_json(const LongbenchFlags& flags, const Model& mo
 void longbench(const LongbenchFlags& flags) {
   catch_interrupts();
   const auto file = open_output(flags.json);
+  const auto task = flags.policy.task.choice();
   const auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit, flags.longbench_e});
   for (const auto& row : data.broken) warn(row.text() + "; row skipped");
   if (data.samples.empty()) throw Error("no usable row in the files of --data");
@@ -117,7 +108,7 @@ void longbench(const LongbenchFlags& flags) {
   Progress progress("longbench");
   eval::LongbenchOptions options;
   options.max_length = flags.max_length;
-  options.task = flags.task();
+  options.task = task;
   options.log = log.get();
   options.setup = setup_text(flags, contender.name);
   options.cancelled = interrupted;
@@ -171,8 +162,7 @@ void add_longbench(CLI::App& app) {
           "most prompt tokens, longer ones lose their middle; without it what fits the trained context")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 30))
       ->type_name("N");
-  flags->policy.add_to(*command);
-  command->get_option("--task")->default_str("by dataset");
+  flags->policy.add_to(*command, /*fixed_policy=*/false, /*rows=*/true);
   auto* output = command->add_option_group("Output");
   output
       ->add_option("--out", flags->out,

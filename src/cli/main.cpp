@@ -50,8 +50,8 @@ int main(int argc, char** argv) {
   app.footer("windowkv COMMAND --help explains a command.");
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
-  for (auto add : {add_run, add_inspect, add_bench, add_calibrate, add_compare, add_longbench, add_niah,
-                   add_ruler, add_oracle_check})
+  for (auto add : {add_run, add_inspect, add_bench, add_calibrate, add_classify, add_compare, add_longbench,
+                   add_niah, add_ruler, add_oracle_check})
     add(app);
 
   try {

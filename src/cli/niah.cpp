@@ -24,6 +24,7 @@ namespace {
 
 struct NiahCommand {
   ModelFlags model;
+  TaskFlags task;
   NiahFlags test;
   ContenderFlags contenders;
   std::string out;
@@ -60,6 +61,7 @@ void niah(const NiahCommand& flags) {
   const auto html = open_output(flags.html);
   const auto svg = open_output(flags.svg);
 
+  const auto task = flags.task.choice();
   const auto model = flags.model.load();
   const auto& vocab = model->vocab();
   const auto contenders =
@@ -72,9 +74,10 @@ void niah(const NiahCommand& flags) {
   Progress progress("niah");
   eval::NiahOptions options;
   options.max_tokens = flags.test.predict;
+  options.task = task;
   options.log = log.get();
-  options.setup =
-      fnv1a64(fmt::format("{} {} {}", WINDOWKV_VERSION, model_hash, flags.test.setup(vocab, inputs)));
+  options.setup = fnv1a64(fmt::format("{} {} {} {}", WINDOWKV_VERSION, model_hash,
+                                      flags.test.setup(vocab, inputs), flags.task.text()));
   options.cancelled = interrupted;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   const auto cells = run_resumable(progress, flags.out, [&] {
@@ -123,6 +126,7 @@ void add_niah(CLI::App& app) {
   flags->test.add_to(*command, "");
 
   flags->contenders.add_to(*command);
+  flags->task.add_to(*command, /*rows=*/true);
 
   auto* output = command->add_option_group("Output");
   output

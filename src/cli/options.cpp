@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/output.h"
+#include "cli/provenance.h"
 #include "support/file.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
@@ -52,7 +53,50 @@ std::unique_ptr<Model> ModelFlags::load(bool weights) const {
   return Model::load(path, {device, threads, !no_mmap, weights, calibration});
 }
 
-void PolicyFlags::add_to(CLI::App& app, bool fixed_policy) {
+void ClassifierFlags::add_to(CLI::App& group) {
+  group
+      .add_option("--task-threshold", threshold,
+                  fmt::format("the classifier decides where its probability is at least this, else it is {}",
+                              to_string(kNeutralTask)))
+      ->check(CLI::Range(0.5, 1.0))
+      ->capture_default_str();
+  group
+      .add_option("--classifier", path,
+                  "decide with this one: a BERT classifier as GGUF, or what windowkv classify --train wrote")
+      ->type_name("FILE");
+  group
+      .add_option("--classifier-labels", labels,
+                  "what the GGUF's outputs stand for, where it does not say: localization,aggregation or the "
+                  "reverse")
+      ->delimiter(',')
+      ->type_name("A,B");
+}
+
+std::shared_ptr<const TaskClassifier> ClassifierFlags::load() const {
+  if (!path.empty()) return TaskClassifier::load(path, labels);
+  if (!labels.empty()) throw Error("--classifier-labels needs --classifier FILE");
+  return nullptr;
+}
+
+void TaskFlags::add_to(CLI::App& app, bool rows) {
+  auto* group = app.add_option_group("Task", "What kind of question the prompt asks (docs/classifier.md)");
+  group
+      ->add_option("--task", task,
+                   fmt::format("auto (told from the text), {}localization (questions, lookup) or aggregation "
+                               "(summaries, few-shot, counting, code)",
+                               rows ? "given (what the rows say), " : ""))
+      ->capture_default_str();
+  classifier.add_to(*group);
+}
+
+std::string TaskFlags::text() const {
+  if (task != "auto") return task;
+  return fmt::format("auto {} {} {}", classifier.threshold,
+                     classifier.path.empty() ? "" : fnv1a64_of_file(classifier.path),
+                     fmt::join(classifier.labels, ","));
+}
+
+void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
   auto* group = app.add_option_group("KV cache", "What of the prompt the cache keeps (arXiv 2503.17922)");
   if (!fixed_policy) {
     group->add_option("--kv", kv, fmt::format("policy: {}", fmt::join(policy_names(), ", ")))
@@ -64,10 +108,6 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy) {
         ->capture_default_str();
   }
   group
-      ->add_option("--task", task,
-                   "localization (questions, lookup) or aggregation (summaries, few-shot, counting, code)")
-      ->capture_default_str();
-  group
       ->add_option("--preset", preset,
                    fmt::format("the method's numbers: {}", fmt::join(preset_names(), ", ")))
       ->capture_default_str();
@@ -78,16 +118,16 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy) {
             [this, &setting](const std::string& text) { setting.set(numbers, text); },
             std::string(setting.help))
         ->type_name(std::string(setting.value));
+  task.add_to(app, rows);
 }
 
-std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp) const {
-  return make(hp, kv, budget);
+std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {
+  return make(hp, kind, kv, budget);
 }
 
-std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, const std::string& kv_name,
+std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const std::string& kv_name,
                                           const std::string& budget_text) const {
-  return make_policy(
-      kv_name, {Budget::parse(budget_text), make_config(preset, parse_task(task), hp.n_layer, numbers)});
+  return make_policy(kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_layer, numbers)});
 }
 
 void ContenderFlags::add_to(CLI::App& app, const std::string& note) {
@@ -132,15 +172,28 @@ void PromptFlags::add_to(CLI::App& app) {
   group->add_flag("--no-chat", no_chat, "give the text as it is, without the model's chat template");
 }
 
-std::vector<Token> PromptFlags::tokens(const Model& model) const {
-  if (!tokens_file.empty()) {
-    if (!text.empty() || !file.empty()) throw Error("--tokens is the whole prompt; leave out -p and -f");
-    try {
-      return nlohmann::json::parse(read_file(tokens_file)).get<std::vector<Token>>();
-    } catch (const nlohmann::json::exception& e) {
-      throw Error(fmt::format("{}: not a JSON list of token ids: {}", tokens_file, e.what()));
-    }
+namespace {
+
+std::vector<Token> read_ids(const std::string& path) {
+  try {
+    return nlohmann::json::parse(read_file(path)).get<std::vector<Token>>();
+  } catch (const nlohmann::json::exception& e) {
+    throw Error(fmt::format("{}: not a JSON list of token ids: {}", path, e.what()));
   }
+}
+
+/// The text of ids that may be no tokens of the model; "" without a vocabulary.
+std::string text_of(const Model& model, const std::vector<Token>& ids) {
+  const auto* vocab = model.find_vocab();
+  std::string out;
+  for (const auto id : ids)
+    if (vocab != nullptr && id >= 0 && id < vocab->size()) out += vocab->piece(id);
+  return out;
+}
+
+}  // namespace
+
+std::string PromptFlags::read_text() const {
   std::string prompt = file.empty() ? "" : read_text_file(file);
   if (utf8_first_error(text) != std::string::npos) throw Error("the text of -p is not UTF-8");
   if (!prompt.empty() && !text.empty()) prompt += "\n\n";
@@ -148,16 +201,27 @@ std::vector<Token> PromptFlags::tokens(const Model& model) const {
   if (prompt.empty())
     throw Error(given() ? "the prompt is empty"
                         : "no prompt; give one with -p TEXT, -f FILE or --tokens FILE");
+  return prompt;
+}
+
+Prompt PromptFlags::read(const Model& model) const {
+  if (!tokens_file.empty()) {
+    if (!text.empty() || !file.empty()) throw Error("--tokens is the whole prompt; leave out -p and -f");
+    auto ids = read_ids(tokens_file);
+    auto words = text_of(model, ids);
+    return {std::move(ids), std::move(words)};
+  }
+  auto user = read_text();
   const auto& vocab = model.vocab();
   if (!no_chat && vocab.has_chat_template()) {
     std::vector<ChatMessage> messages;
     if (!system.empty()) messages.push_back({"system", system});
-    messages.push_back({"user", prompt});
-    prompt = vocab.apply_chat_template(messages);
-  } else if (!system.empty()) {
-    throw Error("--system needs a chat template; the model has none or --no-chat is given");
+    messages.push_back({"user", user});
+    return {vocab.tokenize(vocab.apply_chat_template(messages)), std::move(user)};
   }
-  return vocab.tokenize(prompt);
+  if (!system.empty())
+    throw Error("--system needs a chat template; the model has none or --no-chat is given");
+  return {vocab.tokenize(user), std::move(user)};
 }
 
 void check_context(const HParams& hp, int64_t n) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "eval/task_choice.h"
 #include "windowkv/engine.h"
 
 namespace windowkv::cli {
@@ -27,20 +28,54 @@ struct ModelFlags {
   EngineOptions engine() const;
 };
 
-/// --kv, --kv-budget, --task, --preset and the method's numbers.
+/// --task-threshold, --classifier and --classifier-labels: what tells tasks apart.
+struct ClassifierFlags {
+  double threshold = kDefaultTaskThreshold;
+  std::string path;
+  std::vector<std::string> labels;
+
+  void add_to(CLI::App& group);
+  /// The classifier of --classifier, null for the built-in one. Throws Error for one that cannot be used.
+  std::shared_ptr<const TaskClassifier> load() const;
+};
+
+/// --task, and the classifier's flags: how a prompt's task is found.
+struct TaskFlags {
+  std::string task = "auto";
+  ClassifierFlags classifier;
+
+  /// `rows`: for commands whose rows carry a task, which --task given takes.
+  void add_to(CLI::App& app, bool rows = false);
+  /// Loads the classifier. Throws Error for values that make no choice.
+  eval::TaskChoice choice() const {
+    return eval::TaskChoice::parse(task, classifier.threshold, classifier.load());
+  }
+  /// For results files: all that a decision depends on.
+  std::string text() const;
+};
+
+/// --kv, --kv-budget, the task's flags, --preset and the method's numbers.
 struct PolicyFlags {
   std::string kv = "windowkv";
   std::string budget = "12%";
-  std::string task = "localization";
   std::string preset = "default";
   SelectionOverrides numbers;
 
-  /// `fixed_policy`: leave out --kv and --kv-budget, for commands that compare several.
-  void add_to(CLI::App& app, bool fixed_policy = false);
+  TaskFlags task;
+
+  /// `fixed_policy`: leave out --kv and --kv-budget, for commands that compare several. `rows`: see
+  /// TaskFlags.
+  void add_to(CLI::App& app, bool fixed_policy = false, bool rows = false);
   /// Throws Error for values that make no policy.
-  std::unique_ptr<Policy> make(const HParams& hp) const;
-  std::unique_ptr<Policy> make(const HParams& hp, const std::string& kv_name,
+  std::unique_ptr<Policy> make(const HParams& hp, Task kind) const;
+  std::unique_ptr<Policy> make(const HParams& hp, Task kind, const std::string& kv_name,
                                const std::string& budget_text) const;
+};
+
+/// What is prefilled, and what the user wrote: the text before the chat template, or what the ids stand for.
+struct Prompt {
+  std::vector<Token> tokens;
+  std::string text;
 };
 
 /// --policies and --budgets, of commands that set several side by side.
@@ -63,7 +98,10 @@ struct PromptFlags {
   void add_to(CLI::App& app);
   bool given() const { return !text.empty() || !file.empty() || !tokens_file.empty(); }
   /// Throws Error for no prompt, files that cannot be read, and text that is not UTF-8.
-  std::vector<Token> tokens(const Model& model) const;
+  Prompt read(const Model& model) const;
+
+ private:
+  std::string read_text() const;
 };
 
 /// A list of prompt lengths with k for 1,024.

@@ -44,6 +44,7 @@ ordered_json trace_json(const RunReport& r) {
   trace["policy"] = r.policy.name();
   if (const auto* c = r.policy.config()) {
     trace["task"] = to_string(c->task);
+    trace["task_decision"] = {{"source", to_string(r.task.source)}, {"probability", r.task.probability}};
     trace["preset"] = c->preset;
     trace["config"] = {{"omega", c->omega},
                        {"alpha", c->alpha},
@@ -54,6 +55,7 @@ ordered_json trace_json(const RunReport& r) {
                        {"budget", r.policy.budget()->resolve(r.sequence.prompt_tokens)}};
   } else {
     trace["task"] = nullptr;
+    trace["task_decision"] = nullptr;
     trace["preset"] = nullptr;
     trace["config"] = nullptr;
     if (const auto budget = r.policy.budget())
@@ -105,7 +107,7 @@ std::string summary_text(const RunReport& r) {
   };
   std::string policy(r.policy.name());
   if (const auto* c = r.policy.config())
-    policy += fmt::format(", {}, preset {}", to_string(c->task), c->preset);
+    policy += fmt::format(", {} ({}), preset {}", to_string(c->task), describe(r.task), c->preset);
   if (const auto budget = r.policy.budget()) policy += ", budget " + budget->text();
   line("policy", policy);
   line("prompt", fmt::format("{} tokens", s.prompt_tokens));

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "windowkv/classifier.h"
 #include "windowkv/engine.h"
 #include "windowkv/generate.h"
 
@@ -17,6 +18,7 @@ struct RunReport {
   std::span<const Token> prompt;
   const Sequence& sequence;
   const Generation& generation;
+  TaskDecision task;
   double load_ms = 0;
 
   double first_token_ms() const { return sequence.timing.total + generation.first_token_ms; }

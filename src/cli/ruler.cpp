@@ -31,6 +31,7 @@ constexpr int kLeftOutExit = 3;
 
 struct RulerFlags {
   ModelFlags model;
+  TaskFlags task;
   std::vector<int64_t> lengths = {4096};
   std::vector<std::string> tasks = {"all"};
   int64_t samples = 20;
@@ -107,8 +108,8 @@ std::vector<ruler::Point> usable_points(const ruler::Samples& samples,
 std::string setup_hash(const RulerFlags& flags, const std::string& model_hash, const std::string& haystack,
                        bool chat) {
   auto hash_of = [](const std::string& path) { return path.empty() ? "" : fnv1a64_of_file(path); };
-  return fnv1a64(fmt::format("{} {} {} {} {} {} {}", WINDOWKV_VERSION, model_hash, fnv1a64(haystack), chat,
-                             flags.seed, hash_of(flags.squad), hash_of(flags.hotpotqa)));
+  return fnv1a64(fmt::format("{} {} {} {} {} {} {} {}", WINDOWKV_VERSION, model_hash, fnv1a64(haystack), chat,
+                             flags.seed, hash_of(flags.squad), hash_of(flags.hotpotqa), flags.task.text()));
 }
 
 /// Everything a report is made from.
@@ -185,7 +186,8 @@ nlohmann::ordered_json summary_json(const RulerResults& r, const Model& model,
   using nlohmann::ordered_json;
   ordered_json json = {{"provenance", facts_json(provenance(model, model_hash))},
                        {"samples", r.flags.samples},
-                       {"seed", r.flags.seed}};
+                       {"seed", r.flags.seed},
+                       {"task", r.flags.task.task}};
   auto row_of = [](const eval::Contender& contender, int64_t length, const ruler::Mean& mean) {
     return ordered_json{{"policy", contender.name},      {"length", length},        {"score", mean.score},
                         {"kept_share", mean.kept_share}, {"samples", mean.samples}, {"nulls", mean.empty}};
@@ -237,6 +239,7 @@ void ruler_command(RulerFlags flags) {
   ruler::Source source{.essay = ruler::make_essay(haystack)};
   if (!flags.squad.empty()) source.squad = ruler::read_squad(flags.squad);
   if (!flags.hotpotqa.empty()) source.hotpotqa = ruler::read_hotpotqa(flags.hotpotqa);
+  const auto task = flags.task.choice();
   std::vector<std::string> notes;
   const auto tasks = tasks_of(flags, source, notes);
 
@@ -263,6 +266,7 @@ void ruler_command(RulerFlags flags) {
   Engine engine(*model, flags.model.engine());
   Progress progress("ruler");
   ruler::RunOptions options;
+  options.task = task;
   options.log = log.get();
   options.setup = setup_hash(flags, model_hash, haystack, chat);
   options.cancelled = interrupted;
@@ -324,6 +328,7 @@ void add_ruler(CLI::App& app) {
   test->add_flag("--no-chat,--raw", flags->no_chat, "leave the model's chat template out");
 
   flags->contenders.add_to(*command);
+  flags->task.add_to(*command, /*rows=*/true);
 
   auto* output = command->add_option_group("Output");
   auto* out = output

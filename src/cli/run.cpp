@@ -50,11 +50,13 @@ void run(const RunFlags& flags) {
   flags.generate.sampling.validate();
   const auto trace = open_output(flags.trace);
 
+  const auto task_choice = flags.policy.task.choice();
   const auto start = std::chrono::steady_clock::now();
   const auto model = flags.model.load();
   const double load_ms = ms_since(start);
-  const auto policy = flags.policy.make(model->hparams());
-  const auto prompt = flags.prompt.tokens(*model);
+  const auto [prompt, text] = flags.prompt.read(*model);
+  const auto task = task_choice(kNeutralTask, text);
+  const auto policy = flags.policy.make(model->hparams(), task.task);
   const auto n = static_cast<int64_t>(prompt.size());
   check_context(model->hparams(), n);
 
@@ -77,7 +79,7 @@ void run(const RunFlags& flags) {
   progress.clear();
   const auto generation = generate(engine, model->find_vocab(), sequence, logits, prompt, generate_options);
 
-  const RunReport report{*model, *policy, prompt, sequence, generation, load_ms};
+  const RunReport report{*model, *policy, prompt, sequence, generation, task, load_ms};
   if (flags.json) {
     print(json_text(trace_json(report), 2));
   } else if (!generation.text.empty() && !generation.text.ends_with('\n')) {

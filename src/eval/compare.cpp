@@ -49,7 +49,8 @@ std::vector<SampleResult> run_sample(Engine& engine, const Model& model, const S
                                      std::span<const Contender> contenders, const CompareOptions& options) {
   const auto prompt = sample_tokens(model, sample, options.max_length);
   std::vector<std::unique_ptr<Policy>> policies;
-  for (const auto& contender : contenders) policies.push_back(contender.make(sample.task));
+  for (const auto& contender : contenders)
+    policies.push_back(contender.make(task_for(contender, options.task, sample.task, sample.prompt).task));
   auto generation = sample_generation(model.vocab(), sample);
   generation.cancelled = options.cancelled;
   auto prefill = prefill_shared(engine, prompt, policies, generation);
@@ -95,7 +96,9 @@ std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& 
     try {
       out[i] = run_sample(engine, model, sample, contenders, options);
       if (options.log != nullptr)
-        options.log->append({{"key", key}, {"measured", to_json(contenders, out[i])}});
+        options.log->append({{"key", key},
+                             {"task", to_string(options.task(sample.task, sample.prompt).task)},
+                             {"measured", to_json(contenders, out[i])}});
     } catch (const Cancelled&) {
       throw;
     } catch (const Error& e) {

@@ -15,9 +15,10 @@
 namespace windowkv::eval {
 
 struct CompareOptions {
-  int64_t max_length = 0;   ///< as sample_tokens takes it
-  JsonlLog* log = nullptr;  ///< one row a sample; samples it has are not run again
-  std::string setup;        ///< tells runs under other settings apart
+  TaskChoice task = TaskChoice::parse("given");  ///< what is given is the row's
+  int64_t max_length = 0;                        ///< as sample_tokens takes it
+  JsonlLog* log = nullptr;                       ///< one row a sample; samples it has are not run again
+  std::string setup;                             ///< tells runs under other settings apart
   std::function<bool()> cancelled;
   std::function<void(int64_t done, int64_t total)> progress;
   std::function<void(const Sample& sample, const std::string& error)> failed;

@@ -28,7 +28,7 @@ std::string policy_in(const std::string& name) {
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer) {
   const auto kv = std::string(spec.substr(0, spec.find(':')));
   std::string preset = "default";
-  std::optional<Task> fixed;
+  std::optional<std::string> task_text;
   SelectionOverrides numbers;
   for (size_t at = kv.size(); at < spec.size();) {
     const size_t end = std::min(spec.find(':', at + 1), spec.size());
@@ -39,19 +39,26 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
     if (key == "preset")
       preset = value;
     else if (key == "task")
-      fixed = parse_task(value);
+      task_text = value;
     else
       set(spec, key, value, numbers);
     at = end;
   }
   const auto parsed = Budget::parse(budget);
   const bool full = kv == "full";
-  Contender contender{
-      full ? kv : fmt::format("{} {}", spec, budget), kv, full ? "100%" : budget, [=](Task task) {
-        return make_policy(kv, {parsed, make_config(preset, fixed.value_or(task), n_layer, numbers)});
-      }};
+  Contender contender{full ? kv : fmt::format("{} {}", spec, budget), kv, full ? "100%" : budget,
+                      [=](Task task) {
+                        return make_policy(kv, {parsed, make_config(preset, task, n_layer, numbers)});
+                      }};
+  contender.task = task_text;
+  if (contender.task) TaskChoice::parse(*contender.task);
   contender.make(Task::kLocalization);  // so that a bad name or number is known before the first row
   return contender;
+}
+
+TaskDecision task_for(const Contender& contender, const TaskChoice& task, Task given,
+                      std::string_view prompt) {
+  return (contender.task ? task.as(*contender.task) : task)(given, prompt);
 }
 
 std::vector<Contender> make_contenders(std::span<const std::string> specs,

@@ -2,11 +2,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "eval/task_choice.h"
 #include "windowkv/policy.h"
 
 namespace windowkv::eval {
@@ -18,15 +20,20 @@ struct Contender {
   std::string budget;  ///< as --kv-budget takes it; "100%" for full
   /// The policy for a row; rows carry a task, and WindowKV scores by it. Policies without tasks ignore it.
   std::function<std::unique_ptr<Policy>(Task)> make;
+  std::optional<std::string> task = std::nullopt;  ///< its own --task, over the evaluation's
 };
 
 /// The policy in a contender's name, without its budget.
 std::string policy_in(const std::string& name);
 
 /// From "snapkv", or a policy with numbers of its own, "windowkv:group=1:pyramid=flat". Keys: preset, task
-/// (localization, aggregation; without it the row's), window, observe, group, lambda, pyramid. Throws Error
-/// for anything unknown.
+/// (auto, given, localization, aggregation; without it the evaluation's), window, observe, group, lambda,
+/// pyramid. Throws Error for anything unknown.
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer);
+
+/// The task that the contender runs a row under that says `given` of itself: its own, else `task`'s choice.
+TaskDecision task_for(const Contender& contender, const TaskChoice& task, Task given,
+                      std::string_view prompt);
 
 /// Every policy with every budget, in the order given, none twice; full has no budget.
 std::vector<Contender> make_contenders(std::span<const std::string> specs,

@@ -237,9 +237,16 @@ Outcome outcome_of(const ordered_json& row) {
   return {.score = row.at("score").get<double>(), .kept_share = row.at("kept_share").get<double>()};
 }
 
-ordered_json row_of(const std::string& key, const Sample& sample, const Contender& contender, Task task) {
-  return {{"key", key},         {"dataset", sample.dataset},     {"_id", sample.id},
-          {"kv", contender.kv}, {"kv_budget", contender.budget}, {"task", to_string(task)}};
+ordered_json row_of(const std::string& key, const Sample& sample, const Contender& contender,
+                    const TaskDecision& task) {
+  return {{"key", key},
+          {"dataset", sample.dataset},
+          {"_id", sample.id},
+          {"kv", contender.kv},
+          {"kv_budget", contender.budget},
+          {"task", to_string(task.task)},
+          {"task_source", to_string(task.source)},
+          {"task_probability", task.probability}};
 }
 
 /// The result of an earlier run; null where there is none.
@@ -263,13 +270,13 @@ ordered_json answer_row(ordered_json row, const Sample& sample, const Answer& an
 /// taken for done, its error.
 ordered_json run_sample(Engine& engine, const Model& model, const Sample& sample, const Contender& contender,
                         const std::string& key, const LongbenchOptions& options) {
-  const Task task = options.task.value_or(sample.task);
+  const auto task = task_for(contender, options.task, sample.task, sample.prompt);
   std::string error;
   try {
     auto generation = sample_generation(model.vocab(), sample);
     generation.cancelled = options.cancelled;
     const auto tokens = sample_tokens(model, sample, options.max_length);
-    const std::unique_ptr<Policy> policies[] = {contender.make(task)};
+    const std::unique_ptr<Policy> policies[] = {contender.make(task.task)};
     auto prefill = prefill_shared(engine, tokens, policies, generation);
     return answer_row(row_of(key, sample, contender, task), sample,
                       answer(engine, model, tokens, prefill, 0, generation));

@@ -13,6 +13,7 @@
 #include "eval/contender.h"
 #include "eval/jsonl_log.h"
 #include "eval/metrics.h"
+#include "eval/task_choice.h"
 #include "windowkv/engine.h"
 
 /// LongBench (Bai et al., 2024) and suites in its format: JSON lines of questions over long texts.
@@ -101,8 +102,8 @@ struct Outcome {
 };
 
 struct LongbenchOptions {
-  int64_t max_length = 0;    ///< see sample_tokens
-  std::optional<Task> task;  ///< for all rows, in place of the dataset's
+  int64_t max_length = 0;                        ///< see sample_tokens
+  TaskChoice task = TaskChoice::parse("given");  ///< what is given is the row's or its dataset's
   /// Where results go as they come, and those of earlier runs are taken from. Its keys are
   /// "dataset/_id setup"; failed samples are recorded, and tried again by the next run.
   JsonlLog* log = nullptr;

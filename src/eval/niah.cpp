@@ -236,11 +236,12 @@ NiahCells run_niah(Engine& engine, const Model& model, const NiahPrompts& prompt
   grid.make = [&](size_t p) -> GridPrompt {
     auto prompt = prompts.make(points[p]);
     const auto sample = niah_sample(prompt, points[p], prompts.chat(), options.max_tokens);
-    return {std::move(prompt.tokens), sample.task, sample_generation(model.vocab(), sample),
+    return {std::move(prompt.tokens), sample.prompt, sample.task, sample_generation(model.vocab(), sample),
             [&point = points[p], sample, at = prompt.needle_position](const Answer& answer) {
               return row_of(point, at, niah_cell(sample, answer.text));
             }};
   };
+  grid.task = options.task;
   grid.log = options.log;
   grid.cancelled = options.cancelled;
   grid.progress = options.progress;

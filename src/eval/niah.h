@@ -95,8 +95,9 @@ NiahCell niah_cell(const Sample& sample, std::string_view generated);
 
 struct NiahOptions {
   int64_t max_tokens = 64;
-  JsonlLog* log = nullptr;  ///< one row a cell; cells that it has are not run again
-  std::string setup;        ///< tells runs with other models, needles or haystacks apart
+  TaskChoice task = TaskChoice::parse("given");  ///< what is given is localization
+  JsonlLog* log = nullptr;                       ///< one row a cell; cells that it has are not run again
+  std::string setup;                             ///< tells runs with other models, needles or haystacks apart
   std::function<bool()> cancelled;
   /// Work in prompt tokens; cells of earlier runs are not part of it.
   std::function<void(int64_t done, int64_t total)> progress;

@@ -11,13 +11,26 @@ using nlohmann::ordered_json;
 
 namespace {
 
-ordered_json row_of(std::string key, const Contender& contender, const GridPrompt& prompt,
+/// A contender at a prompt.
+struct Entry {
+  size_t contender;
+  TaskDecision task;
+  bool by_task;  ///< its policy depends on the task
+};
+
+ordered_json to_json(const TaskDecision& task) {
+  return {
+      {"task", to_string(task.task)}, {"source", to_string(task.source)}, {"probability", task.probability}};
+}
+
+ordered_json row_of(std::string key, const Contender& contender, const Entry& entry, const GridPrompt& prompt,
                     const Answer& answer) {
   ordered_json row = {{"key", std::move(key)},
                       {"policy", policy_in(contender.name)},
                       {"budget", contender.kv == "full" ? ordered_json() : ordered_json(contender.budget)}};
   row.update(prompt.row(answer));
-  row.update({{"prompt_tokens", answer.prompt_tokens},
+  row.update({{"task_decision", entry.by_task ? to_json(entry.task) : ordered_json()},
+              {"prompt_tokens", answer.prompt_tokens},
               {"generated_tokens", answer.generated_tokens},
               {"kept_share", answer.kept_share()},
               {"kept_bytes", answer.kv.kept},
@@ -49,7 +62,12 @@ std::vector<std::vector<ordered_json>> run_grid(Engine& engine, const Model& mod
   };
   auto run = [&](size_t p, const GridPrompt& prompt) {
     std::vector<std::unique_ptr<Policy>> policies;
-    for (size_t c : missing[p]) policies.push_back(contenders[c].make(prompt.task));
+    std::vector<Entry> entries;
+    for (size_t c : missing[p]) {
+      const auto task = task_for(contenders[c], grid.task, prompt.task, prompt.text);
+      policies.push_back(contenders[c].make(task.task));
+      entries.push_back({c, task, policies.back()->config() != nullptr});
+    }
     auto generation = prompt.generation;
     generation.cancelled = grid.cancelled;
     auto prefill =
@@ -57,8 +75,8 @@ std::vector<std::vector<ordered_json>> run_grid(Engine& engine, const Model& mod
           report(done + grid.size(p) * step / std::max<int64_t>(1, steps));
         });
     for (size_t i = 0; i < policies.size(); ++i) {
-      const size_t c = missing[p][i];
-      rows[c][p] = row_of(grid.key(p, contenders[c]), contenders[c], prompt,
+      const size_t c = entries[i].contender;
+      rows[c][p] = row_of(grid.key(p, contenders[c]), contenders[c], entries[i], prompt,
                           answer(engine, model, prompt.tokens, prefill, i, generation));
       if (grid.log != nullptr) grid.log->append(rows[c][p]);
     }

@@ -14,9 +14,10 @@ namespace windowkv::eval {
 
 struct GridPrompt {
   std::vector<Token> tokens;
-  Task task = Task::kLocalization;
-  GenerateOptions generation;  ///< how it is answered; the grid adds its `cancelled`
-  /// What a result says beside key, policy, budget, counts of tokens, kept bytes and times.
+  std::string text;                 ///< what the task is told from, chat template or not
+  Task task = Task::kLocalization;  ///< what is given
+  GenerateOptions generation;       ///< how it is answered; the grid adds its `cancelled`
+  /// What a result says beside key, policy, budget, task decision, counts of tokens, kept bytes and times.
   std::function<nlohmann::ordered_json(const Answer& answer)> row;
 };
 
@@ -27,6 +28,7 @@ struct PromptGrid {
   std::function<int64_t(size_t prompt)> size;  ///< about how many tokens it has; for the progress
   std::function<GridPrompt(size_t prompt)> make;
 
+  TaskChoice task = TaskChoice::parse("given");
   JsonlLog* log = nullptr;  ///< results it has are not made again
   std::function<bool()> cancelled;
   /// Work in prompt tokens; results of earlier runs are not part of it.

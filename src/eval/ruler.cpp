@@ -126,11 +126,13 @@ std::vector<std::vector<std::optional<Cell>>> run(Engine& engine, const Model& m
     auto sample = samples.make(points[p]);
     GenerateOptions generation;
     generation.max_tokens = points[p].task->tokens_to_generate;
-    return {std::move(sample.tokens), points[p].task->task, std::move(generation),
+    return {std::move(sample.tokens), std::move(sample.text.input), points[p].task->task,
+            std::move(generation),
             [&point = points[p], expected = std::move(sample.text.outputs)](const Answer& answer) {
               return row_of(point, expected, postprocess(answer.text));
             }};
   };
+  grid.task = options.task;
   grid.log = options.log;
   grid.cancelled = options.cancelled;
   grid.progress = options.progress;

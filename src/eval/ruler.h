@@ -76,8 +76,9 @@ struct Cell {
 };
 
 struct RunOptions {
-  JsonlLog* log = nullptr;  ///< one row a cell; cells that it has are not run again
-  std::string setup;        ///< tells runs with other models, sources or seeds apart
+  TaskChoice task = TaskChoice::parse("given");  ///< what is given is the RULER task's; told from the input
+  JsonlLog* log = nullptr;                       ///< one row a cell; cells that it has are not run again
+  std::string setup;                             ///< tells runs with other models, sources or seeds apart
   std::function<bool()> cancelled;
   /// Work in prompt tokens; cells of earlier runs are not part of it.
   std::function<void(int64_t done, int64_t total)> progress;

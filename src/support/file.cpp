@@ -27,6 +27,16 @@ std::string read_file(const std::string& path) {
   return content;
 }
 
+std::string read_file_start(const std::string& path, size_t count) {
+  if (std::filesystem::is_directory(path)) throw Error(path + ": is a folder, not a file");
+  std::FILE* file = std::fopen(path.c_str(), "rb");
+  if (file == nullptr) throw Error(fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
+  std::string content(count, '\0');
+  content.resize(std::fread(content.data(), 1, count, file));
+  std::fclose(file);
+  return content;
+}
+
 std::string read_text_file(const std::string& path) {
   auto content = read_file(path);
   if (auto at = utf8_first_error(content); at != std::string::npos)

@@ -9,6 +9,9 @@ namespace windowkv {
 /// The whole of a file; "-" is standard input. Throws Error for one that cannot be read.
 std::string read_file(const std::string& path);
 
+/// The first `count` bytes of a file, or all it has. Throws Error for one that cannot be read.
+std::string read_file_start(const std::string& path, size_t count);
+
 /// As read_file, and throws Error, with the byte's offset, for one that is not UTF-8.
 std::string read_text_file(const std::string& path);
 

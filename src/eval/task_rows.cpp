@@ -1,0 +1,53 @@
+#include "eval/task_rows.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "support/file.h"
+#include "windowkv/error.h"
+
+namespace windowkv::eval {
+
+namespace {
+
+TaskRow read_row(const std::string& line) {
+  const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!row.is_object()) throw Error("not a JSON object");
+  for (const char* field : {"text", "label"})
+    if (!row.contains(field) || !row[field].is_string())
+      throw Error(fmt::format("no text \"{}\"; a row is {{\"text\", \"label\", \"source\"}}", field));
+  TaskRow out{row["text"].get<std::string>(), parse_task(row["label"].get<std::string>()), "unknown"};
+  if (row.contains("source") && row["source"].is_string()) out.source = row["source"].get<std::string>();
+  return out;
+}
+
+}  // namespace
+
+std::vector<TaskRow> load_task_rows(std::span<const std::string> paths) {
+  std::vector<TaskRow> rows;
+  for (const auto& path : paths) {
+    const auto content = read_file(path);
+    size_t number = 0;
+    for (size_t start = 0; start < content.size();) {
+      const size_t end = std::min(content.find('\n', start), content.size());
+      const auto line = content.substr(start, end - start);
+      start = end + 1;
+      ++number;
+      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+      try {
+        rows.push_back(read_row(line));
+      } catch (const Error& e) {
+        throw Error(fmt::format("{}:{}: {}", path, number, e.what()));
+      }
+    }
+  }
+  return rows;
+}
+
+std::string source_family(const std::string& source) {
+  return source.substr(0, source.find('/'));
+}
+
+}  // namespace windowkv::eval

@@ -271,7 +271,7 @@ TEST(Presets, NumbersOfThePaper) {
   check("llama3-8b", Task::kAggregation, 16, 32, 8, 8);
   check("qwen2.5-1.5b", Task::kLocalization, 32, 4, 32, 7);
   check("qwen2.5-1.5b", Task::kAggregation, 32, 16, 16, 7);
-  check("default", Task::kLocalization, 8, 16, 8, 8);
+  check("paper", Task::kLocalization, 8, 16, 8, 8);
   EXPECT_TRUE(make_config("reference", Task::kLocalization, 32).reference);
   EXPECT_EQ(make_config("reference", Task::kLocalization, 32).p, 8);
   // The demo's reversal: top half for localization, the mean for aggregation.
@@ -289,14 +289,14 @@ TEST(Presets, OverridesAndErrors) {
   SelectionOverrides o;
   o.omega = 10;
   o.gamma = 3;
-  auto c = make_config("default", Task::kAggregation, 12, o);
+  auto c = make_config("paper", Task::kAggregation, 12, o);
   EXPECT_EQ(c.omega, 10);
   EXPECT_EQ(c.p, 5);
   EXPECT_EQ(c.gamma, 3);
   o.omega = 1;
-  EXPECT_EQ(make_config("default", Task::kAggregation, 12, o).p, 1);
+  EXPECT_EQ(make_config("paper", Task::kAggregation, 12, o).p, 1);
   o.omega = 0;
-  EXPECT_THROW(make_config("default", Task::kAggregation, 12, o), Error);
+  EXPECT_THROW(make_config("paper", Task::kAggregation, 12, o), Error);
   EXPECT_THROW(make_config("nonsense", Task::kAggregation, 12), Error);
   EXPECT_THROW(parse_task("qa"), Error);
   EXPECT_THROW(parse_pyramid(""), Error);

@@ -19,8 +19,8 @@ struct Contender {
 };
 
 /// From "snapkv", or a policy with numbers of its own, "windowkv:group=1:pyramid=flat". Keys: preset, task
-/// (localization, aggregation; without it the row's), window, observe, group, lambda, pyramid. Throws Error
-/// for anything unknown.
+/// (localization, aggregation; without it the row's), and the names of selection_settings(). Throws Error for
+/// anything unknown.
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer);
 
 }  // namespace windowkv::eval

@@ -181,6 +181,10 @@ class Calibrate : public testing::Test {
     return eval::calibrate(engine, *model_, prompts_, options_);
   }
 
+  static double total(const eval::CalibrationResult& r) {
+    return std::accumulate(r.layer_shares.begin(), r.layer_shares.end(), 0.0);
+  }
+
   std::unique_ptr<Model> model_;
   std::vector<std::vector<Token>> prompts_;
   eval::CalibrateOptions options_;
@@ -194,7 +198,7 @@ TEST_F(Calibrate, SharesHaveTheMeanOneAndAreTheSameEveryTime) {
   };
   const auto r = run();
   ASSERT_EQ(r.layer_shares.size(), static_cast<size_t>(kLayers));
-  EXPECT_NEAR(std::accumulate(r.layer_shares.begin(), r.layer_shares.end(), 0.0), kLayers, 1e-9);
+  EXPECT_NEAR(total(r), kLayers, 1e-9);
   for (double share : r.layer_shares) {
     EXPECT_GE(share, r.factors.front());
     EXPECT_LE(share, r.factors.back());
@@ -245,14 +249,14 @@ TEST_F(Calibrate, SmallAndWholeBudgetsAndShortPromptsWork) {
   for (double percent : {0.1, 1.0, 100.0}) {
     options_.percent = percent;
     const auto r = run();
-    EXPECT_NEAR(std::accumulate(r.layer_shares.begin(), r.layer_shares.end(), 0.0), kLayers, 1e-9) << percent;
+    EXPECT_NEAR(total(r), kLayers, 1e-9) << percent;
     if (percent == 100.0) {
       for (const auto& layer : r.kl) EXPECT_NEAR(layer[2], 0, 1e-9);  // nothing is dropped
     }
   }
   options_.percent = 12;
   prompts_ = {random_tokens(1, 256), random_tokens(3, 256)};
-  EXPECT_NEAR(std::accumulate(run().layer_shares.begin(), run().layer_shares.end(), 0.0), kLayers, 1e-9);
+  EXPECT_NEAR(total(run()), kLayers, 1e-9);
 }
 
 TEST_F(Calibrate, WithoutAUsablePromptThereIsNothingToMeasure) {

@@ -275,7 +275,7 @@ TEST(Rivals, TheSameBudgetMeansTheSameKeptBytes) {
       if (name == "full") continue;
       EXPECT_LE(total, budget * kLayers) << name << " " << budget;
       // Policies of whole windows may leave part of one unused in each layer.
-      const int64_t slack = name == "windowkv" || name == "chunkkv" ? 10 : 1;
+      const int64_t slack = name == "chunkkv" ? 10 : 1;
       EXPECT_GE(total, (budget - slack) * kLayers) << name << " " << budget;
     }
   }

@@ -279,6 +279,27 @@ TEST(Presets, NumbersOfThePaper) {
   EXPECT_EQ(make_config("reference-demo", Task::kAggregation, 32).p, 16);
 }
 
+TEST(Presets, DefaultIsFreeWindowsByHeadAndPaperIsAsPublished) {
+  for (auto task : {Task::kLocalization, Task::kAggregation}) {
+    const auto c = make_config("default", task, 32);
+    EXPECT_EQ(c.windows, Windows::kFree);
+    EXPECT_EQ(c.heads, Heads::kPerKv);
+    EXPECT_EQ(c.decider, Decider::kFirst);
+    EXPECT_EQ(c.rows, Rows::kMax);
+    EXPECT_EQ(c.pyramid, Pyramid::kMeasured);
+    EXPECT_EQ(c.gamma, 1);
+    for (const auto& preset : preset_names()) {
+      if (preset == "default") continue;
+      const auto published = make_config(preset, task, 32);
+      EXPECT_EQ(published.windows, Windows::kGrid) << preset;
+      EXPECT_EQ(published.heads, Heads::kMean) << preset;
+      EXPECT_EQ(published.decider, Decider::kFirst) << preset;
+      EXPECT_EQ(published.rows, Rows::kSum) << preset;
+      EXPECT_EQ(published.pyramid, Pyramid::kCode) << preset;
+    }
+  }
+}
+
 TEST(Presets, EveryPresetFitsEveryDepth) {
   for (const auto& preset : preset_names())
     for (int layers = 1; layers <= 100; ++layers)
@@ -300,6 +321,10 @@ TEST(Presets, OverridesAndErrors) {
   EXPECT_THROW(make_config("nonsense", Task::kAggregation, 12), Error);
   EXPECT_THROW(parse_task("qa"), Error);
   EXPECT_THROW(parse_pyramid(""), Error);
+  EXPECT_THROW(parse_windows("fixed"), Error);
+  EXPECT_THROW(parse_heads("min"), Error);
+  EXPECT_THROW(parse_decider("middle"), Error);
+  EXPECT_THROW(parse_rows("mean"), Error);
   EXPECT_THROW(make_policy("nonsense", {}), Error);
   SelectionConfig bad;
   bad.p = bad.omega + 1;

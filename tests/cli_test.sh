@@ -52,7 +52,7 @@ n = t["prompt_tokens"]
 assert n == len(t["tokens"]) and t["policy"] == "windowkv" and t["task"] == "localization" and t["preset"] == "paper"
 assert t["task_decision"]["source"] == "classifier" and 0.6 <= t["task_decision"]["probability"] <= 1
 c = t["config"]
-assert set(c) == {"omega", "alpha", "p", "gamma", "lambda", "pyramid", "budget"} and c["budget"] == n * 12 // 100
+assert set(c) >= {"omega", "alpha", "p", "gamma", "lambda", "pyramid", "budget"} and c["budget"] == n * 12 // 100
 row = 2 * 2 * t["model"]["kv_heads"] * t["model"]["head_size"]
 total = 0
 for g in t["groups"]:
@@ -65,6 +65,25 @@ assert t["kv"]["bytes"] == total * row <= 0.12 * t["kv"]["bytes_full"]
 assert t["kv"]["bytes_full"] == n * row * t["model"]["layers"]
 assert set(t["timing_ms"]) == {"load", "prefill", "selection", "first_token", "decode"}
 json.dump(t["tokens"], open("ids.json", "w"))
+P
+run --kv-budget 12% --trace free.json -q >/dev/null || fail "--trace of the default"
+python3 - <<'P' || fail "the trace of free windows"
+import json
+t = json.load(open("free.json"))
+n, m, c = t["prompt_tokens"], t["model"], t["config"]
+assert t["preset"] == "default" and c["budget"] == n * 12 // 100
+layers, total = [], 0
+for g in t["groups"]:
+    assert g["windows"] == [] and len(g["kept_by_head"]) == m["kv_heads"]
+    heads = [[i for a, b in runs for i in range(a, b)] for runs in g["kept_by_head"]]
+    for head in heads:
+        assert head == sorted(set(head)) and head[-1] == n - 1 and len(head) == len(heads[0])
+    assert [i for a, b in g["kept"] for i in range(a, b)] == sorted(set(sum(heads, [])))
+    layers += range(g["first_layer"], g["last_layer"] + 1)
+    total += len(heads[0]) * (g["last_layer"] - g["first_layer"] + 1)
+assert layers == list(range(m["layers"]))
+assert (c["budget"] - 1) * m["layers"] <= total <= c["budget"] * m["layers"]
+assert t["kv"]["bytes"] == total * 2 * 2 * m["kv_heads"] * m["head_size"]
 P
 [[ $("$windowkv" run -m "$model" --tokens ids.json --kv full -q) == mint ]] || fail "--tokens"
 grep -q "KV cache .*3.0 KiB a token" <<<"$("$windowkv" inspect -m "$model")" || fail "inspect"
@@ -241,6 +260,51 @@ assert len(rows) == 9 and {r["task"] for r in rows} >= {"niah_multiquery", "fwe"
 assert all(r["length"] < r["length_w_model_temp"] <= 600 and r["outputs"] for r in rows)
 P
 
+# Calibration: measured into a file that is found beside the model, by name and depth.
+mkdir -p here && cp "$model" here/m.gguf
+head -2 "$suite/needles.jsonl" >needles.jsonl
+"$windowkv" calibrate -m here/m.gguf --data needles.jsonl -n 4 -o here/m.calibration.json >table 2>err || fail "calibrate: $(cat err)"
+[[ $(wc -l <table) -eq 7 ]] && grep -q "KL at 4x *share" table || fail "calibrate's table: $(cat table)"
+python3 - <<'P' || fail "the calibration"
+import json
+c = json.load(open("here/m.calibration.json"))
+assert c["model"] == "MiniLong" and c["prompts"] == 2 and c["budget_percent"] == 12
+assert len(c["layer_shares"]) == 6 and abs(sum(c["layer_shares"]) - 6) < 1e-9 and min(c["layer_shares"]) > 0
+P
+kept() { "$windowkv" run -m here/m.gguf -f "$source/demo/document.txt" -n 1 "$@" 2>&1 >/dev/null | grep "^kept"; }
+even=$(kept --calibration none)
+grep -q "layers 0-5" <<<"$even" || fail "--calibration none: $even"
+[[ $(kept) != "$even" ]] || fail "the calibration beside the model is not used"
+[[ $(kept) == "$(kept --calibration here/m.calibration.json)" ]] || fail "--calibration FILE"
+mv here/m.calibration.json right.json
+[[ $(kept) == "$even" ]] || fail "a calibration where there is none"
+sed 's/MiniLong/Other/' right.json >here/other.calibration.json
+[[ $(kept) == "$even" ]] || fail "another model's calibration is used"
+refuses 'made for "Other" of 6 layers' run -m here/m.gguf -p x --calibration here/other.calibration.json
+echo '{"model": "MiniLong"' >here/other.calibration.json
+refuses "here/other.calibration.json: not a calibration" run -m here/m.gguf -p x
+rm here/other.calibration.json
+refuses "not a calibration" run -m here/m.gguf -p x --calibration needles.jsonl
+echo '{"model": "MiniLong", "layer_shares": [0, 1, 1, 1, 1, 2]}' >zero.json
+refuses "above 0" run -m here/m.gguf -p x --calibration zero.json
+refuses "missing.json" run -m here/m.gguf -p x --calibration missing.json
+refuses "missing" calibrate -m here/m.gguf --data missing
+refuses "--data is required" calibrate -m here/m.gguf
+refuses "cannot write" calibrate -m here/m.gguf --data needles.jsonl -o /nonexistent/c.json
+refuses "--percent" calibrate -m here/m.gguf --data needles.jsonl --percent 0
+refuses "--predict" calibrate -m here/m.gguf --data needles.jsonl -n 1
+refuses "--limit" calibrate -m here/m.gguf --data needles.jsonl --limit 0
+: >empty.jsonl
+refuses "no usable row" calibrate -m here/m.gguf --data empty.jsonl -o here/none.calibration.json
+"$windowkv" calibrate -m here/m.gguf --data "$suite" -o here/cut.calibration.json >out 2>err &
+pid=$!
+sleep 1
+kill -INT $pid
+wait $pid
+code=$?
+[[ $code -eq 130 && ! -s out ]] && grep -q "interrupted" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
+[[ -z $(find here -name '*calibration*') ]] || fail "calibrate leaves a file after Ctrl-C: $(ls here)"
+
 # Ctrl-C while it generates: the table, and 130.
 "$windowkv" run -m "$model" -p "Once upon a time" --no-chat --ignore-eos -n 100000 >out 2>err &
 pid=$!
@@ -282,6 +346,16 @@ for budget in 0 0% 101% -5 x 12%% 1e99; do refuses "budget" run -m "$model" -p x
 refuses "unknown task" run -m "$model" -p x --task guess
 refuses "unknown preset" run -m "$model" -p x --preset guess
 refuses "unknown pyramid" run -m "$model" -p x --pyramid guess
+refuses "unknown placement of windows" run -m "$model" -p x --windows guess
+refuses "unknown way of heads" run -m "$model" -p x --heads guess
+refuses "unknown deciding layer" run -m "$model" -p x --decide guess
+refuses "unknown way of rows" run -m "$model" -p x --rows guess
+refuses "needs free windows" run -m "$model" -p x --windows grid
+for flag in window observe group lambda recent sinks; do
+  for value in x 1.5 99999999999; do refuses "$flag \"$value\"" run -m "$model" -p x --$flag $value; done
+done
+refuses "recent tokens is -1" run -m "$model" -p x --recent=-1
+refuses "sinks is 70000" run -m "$model" -p x --sinks 70000
 refuses "window size" run -m "$model" -p x --window 0
 refuses "observation window" run -m "$model" -p x --observe=-3
 refuses "group size" run -m "$model" -p x --group 0
@@ -309,6 +383,9 @@ refuses "see windowkv --help" frobnicate
 refuses "selection cases" oracle-check broken.json
 refuses "unknown policy" compare -m "$model" --data "$suite" --policies some
 refuses "unknown key" compare -m "$model" --data "$suite" --policies windowkv:size=3
+refuses "unknown way of heads" compare -m "$model" --data "$suite" --policies windowkv:heads=most
+refuses 'recent "x"' compare -m "$model" --data "$suite" --policies windowkv:recent=x
+refuses "needs free windows" compare -m "$model" --data "$suite" --policies windowkv:preset=paper:heads=kv
 refuses "missing" compare -m "$model" --data missing
 refuses "budget" compare -m "$model" --data "$suite" --budgets 0%
 refuses "cannot write" compare -m "$model" --data "$suite" --html /nonexistent/c.html

@@ -271,12 +271,33 @@ TEST(Presets, NumbersOfThePaper) {
   check("llama3-8b", Task::kAggregation, 16, 32, 8, 8);
   check("qwen2.5-1.5b", Task::kLocalization, 32, 4, 32, 7);
   check("qwen2.5-1.5b", Task::kAggregation, 32, 16, 16, 7);
-  check("default", Task::kLocalization, 8, 16, 8, 8);
+  check("paper", Task::kLocalization, 8, 16, 8, 8);
   EXPECT_TRUE(make_config("reference", Task::kLocalization, 32).reference);
   EXPECT_EQ(make_config("reference", Task::kLocalization, 32).p, 8);
   // The demo's reversal: top half for localization, the mean for aggregation.
   EXPECT_EQ(make_config("reference-demo", Task::kLocalization, 32).p, 4);
   EXPECT_EQ(make_config("reference-demo", Task::kAggregation, 32).p, 16);
+}
+
+TEST(Presets, DefaultIsFreeWindowsByHeadAndPaperIsAsPublished) {
+  for (auto task : {Task::kLocalization, Task::kAggregation}) {
+    const auto c = make_config("default", task, 32);
+    EXPECT_EQ(c.windows, Windows::kFree);
+    EXPECT_EQ(c.heads, Heads::kPerKv);
+    EXPECT_EQ(c.decider, Decider::kFirst);
+    EXPECT_EQ(c.rows, Rows::kMax);
+    EXPECT_EQ(c.pyramid, Pyramid::kMeasured);
+    EXPECT_EQ(c.gamma, 1);
+    for (const auto& preset : preset_names()) {
+      if (preset == "default") continue;
+      const auto published = make_config(preset, task, 32);
+      EXPECT_EQ(published.windows, Windows::kGrid) << preset;
+      EXPECT_EQ(published.heads, Heads::kMean) << preset;
+      EXPECT_EQ(published.decider, Decider::kFirst) << preset;
+      EXPECT_EQ(published.rows, Rows::kSum) << preset;
+      EXPECT_EQ(published.pyramid, Pyramid::kCode) << preset;
+    }
+  }
 }
 
 TEST(Presets, EveryPresetFitsEveryDepth) {
@@ -289,17 +310,21 @@ TEST(Presets, OverridesAndErrors) {
   SelectionOverrides o;
   o.omega = 10;
   o.gamma = 3;
-  auto c = make_config("default", Task::kAggregation, 12, o);
+  auto c = make_config("paper", Task::kAggregation, 12, o);
   EXPECT_EQ(c.omega, 10);
   EXPECT_EQ(c.p, 5);
   EXPECT_EQ(c.gamma, 3);
   o.omega = 1;
-  EXPECT_EQ(make_config("default", Task::kAggregation, 12, o).p, 1);
+  EXPECT_EQ(make_config("paper", Task::kAggregation, 12, o).p, 1);
   o.omega = 0;
-  EXPECT_THROW(make_config("default", Task::kAggregation, 12, o), Error);
+  EXPECT_THROW(make_config("paper", Task::kAggregation, 12, o), Error);
   EXPECT_THROW(make_config("nonsense", Task::kAggregation, 12), Error);
   EXPECT_THROW(parse_task("qa"), Error);
   EXPECT_THROW(parse_pyramid(""), Error);
+  EXPECT_THROW(parse_windows("fixed"), Error);
+  EXPECT_THROW(parse_heads("min"), Error);
+  EXPECT_THROW(parse_decider("middle"), Error);
+  EXPECT_THROW(parse_rows("mean"), Error);
   EXPECT_THROW(make_policy("nonsense", {}), Error);
   SelectionConfig bad;
   bad.p = bad.omega + 1;

@@ -98,7 +98,10 @@ class Runner {
     view.q = ggml_reshape_3d(ctx, q, c.d, c.alpha, c.heads);
     view.k = ggml_view_3d(ctx, k, c.d, c.n, c.kv_heads, k->nb[1], ggml_row_size(type, c.d), 0);
     view.scale = 1.0f / std::sqrt(static_cast<float>(c.d));
-    auto* out = graph.output(build_window_scores(ctx, view, c.omega, c.p));
+    SelectionConfig config;
+    config.omega = static_cast<int>(c.omega);
+    config.p = static_cast<int>(c.p);
+    auto* out = graph.output(build_window_scores(ctx, view, config));
     scheduler_.allocate(graph);
     ggml_backend_tensor_set(q, in.q.data(), 0, ggml_nbytes(q));
     if (type == GGML_TYPE_F32) {

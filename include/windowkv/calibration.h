@@ -18,7 +18,7 @@ struct Calibration {
 Calibration read_calibration(const std::string& path, const HParams& hp);
 
 /// The `*.calibration.json` in the model's folder that was made for a model of this name and depth; "" where
-/// there is none.
+/// there is none, or the model has no name. Throws Error where such a file is no calibration.
 std::string find_calibration(const std::string& model_path, const HParams& hp);
 
 }  // namespace windowkv

@@ -22,7 +22,8 @@ ggml_tensor* Graph::input(ggml_type type, int64_t ne0, int64_t ne1) {
   return tensor;
 }
 
-Scheduler::Scheduler(const Backends& backends, size_t max_nodes) : backends_(backends) {
+Scheduler::Scheduler(const Backends& backends, size_t max_nodes)
+    : backends_(backends), max_nodes_(max_nodes) {
   auto list = backends.all();
   sched_.reset(ggml_backend_sched_new(list.data(), nullptr, static_cast<int>(list.size()), max_nodes,
                                       /*parallel=*/false, /*op_offload=*/true));

@@ -43,11 +43,14 @@ class Scheduler {
   /// allocate + compute, for graphs without inputs of their own.
   void run(const Graph& graph);
 
+  /// The most nodes of a graph it takes.
+  size_t max_nodes() const { return max_nodes_; }
   /// Bytes of compute buffers held.
   int64_t buffer_bytes() const;
 
  private:
   const Backends& backends_;
+  size_t max_nodes_;
   ggml_backend_sched_ptr sched_;
 };
 

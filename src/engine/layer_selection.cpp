@@ -2,16 +2,24 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 namespace windowkv {
 
 namespace {
 
+/// No fewer tensors than the scoring of one layer has: of every KV head its attention, of every query head
+/// its part of a maximum, and a step of runs for each power of two that a window size may reach.
+size_t scoring_nodes(const HParams& hp) {
+  return 512 + 24 * static_cast<size_t>(hp.n_head_kv) + 16 * static_cast<size_t>(hp.n_head);
+}
+
 /// Runs the selector's scoring graph over the layers from `first` to `last` that decide; returns what it
 /// picked.
 std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Prompt& prompt, int first, int last,
                            const RowsOf& rows_of, const Selector& selector) {
-  Graph graph(4096);
+  const size_t nodes = static_cast<size_t>(last - first + 1) * scoring_nodes(m.hp) + 256;
+  Graph graph(nodes);
   auto* ctx = graph.ctx();
   const int64_t n = prompt.tokens();
   std::vector<LayerView> views;
@@ -32,7 +40,9 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Prompt& p
   }
   if (views.empty()) return {};
   auto* picked = graph.output(selector.build(ctx, views));
-  scheduler.run(graph);
+  // Only large groups of which every layer decides need more than the prefill's scheduler holds.
+  std::optional<Scheduler> larger;
+  (nodes <= scheduler.max_nodes() ? scheduler : larger.emplace(*m.backends, nodes)).run(graph);
   std::vector<int32_t> values(static_cast<size_t>(ggml_nelements(picked)));
   ggml_backend_tensor_get(picked, values.data(), 0, ggml_nbytes(picked));
   return values;

@@ -45,11 +45,13 @@ Calibration read_calibration(const std::string& path, const HParams& hp) {
 
 std::string find_calibration(const std::string& model_path, const HParams& hp) {
   namespace fs = std::filesystem;
+  if (hp.name.empty()) return "";  // it would be that of any model without a name
   std::vector<std::string> found;
   std::error_code ignored;
   const auto folder = fs::path(model_path).parent_path();
   for (const auto& entry : fs::directory_iterator(folder.empty() ? "." : folder, ignored))
-    if (const auto path = entry.path().string(); path.ends_with(".calibration.json") && fits(parse(path), hp))
+    if (const auto path = entry.path().string();
+        path.ends_with(".calibration.json") && entry.is_regular_file(ignored) && fits(parse(path), hp))
       found.push_back(path);
   // The same one whatever order the folder lists them in.
   return found.empty() ? "" : *std::min_element(found.begin(), found.end());

@@ -10,21 +10,24 @@ namespace windowkv {
 
 namespace {
 
-template <std::optional<int> SelectionOverrides::*field>
-void set_number(SelectionOverrides& overrides, std::string_view text) {
+/// Throws Error naming the setting for text that is no number.
+int number(std::string_view setting, std::string_view text) {
   int value = 0;
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size())
-    throw Error(fmt::format("\"{}\" is not a number", text));
-  overrides.*field = value;
+    throw Error(fmt::format("{} \"{}\": give a whole number", setting, text));
+  return value;
 }
 
 constexpr SelectionSetting kSettings[] = {
-    {"window", "N", "window size ω, tokens", set_number<&SelectionOverrides::omega>},
+    {"window", "N", "window size ω, tokens",
+     [](SelectionOverrides& o, std::string_view text) { o.omega = number("window", text); }},
     {"observe", "N", "observation window α: the prompt's last tokens, which choose",
-     set_number<&SelectionOverrides::alpha>},
-    {"group", "N", "layers that share one choice, γ", set_number<&SelectionOverrides::gamma>},
-    {"lambda", "N", "pyramid shape λ", set_number<&SelectionOverrides::lambda>},
+     [](SelectionOverrides& o, std::string_view text) { o.alpha = number("observe", text); }},
+    {"group", "N", "layers that share one choice, γ",
+     [](SelectionOverrides& o, std::string_view text) { o.gamma = number("group", text); }},
+    {"lambda", "N", "pyramid shape λ",
+     [](SelectionOverrides& o, std::string_view text) { o.lambda = number("lambda", text); }},
     {"pyramid", "NAME",
      "budgets by group: code (lower groups more), paper (steeper), flat, measured (by the calibration)",
      [](SelectionOverrides& o, std::string_view text) { o.pyramid = parse_pyramid(text); }},
@@ -37,8 +40,10 @@ constexpr SelectionSetting kSettings[] = {
      [](SelectionOverrides& o, std::string_view text) { o.decider = parse_decider(text); }},
     {"rows", "NAME", "attention of the observation window's tokens: their sum, or max",
      [](SelectionOverrides& o, std::string_view text) { o.rows = parse_rows(text); }},
-    {"recent", "N", "last tokens always kept; free windows only", set_number<&SelectionOverrides::recent>},
-    {"sinks", "N", "first tokens always kept; free windows only", set_number<&SelectionOverrides::sinks>},
+    {"recent", "N", "last tokens always kept; free windows only",
+     [](SelectionOverrides& o, std::string_view text) { o.recent = number("recent", text); }},
+    {"sinks", "N", "first tokens always kept; free windows only",
+     [](SelectionOverrides& o, std::string_view text) { o.sinks = number("sinks", text); }},
 };
 
 }  // namespace

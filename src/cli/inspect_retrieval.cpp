@@ -190,6 +190,7 @@ void inspect_retrieval(const RetrievalFlags& flags, const PolicyFlags& policy, c
   const auto file = open_output(flags.json);
   const auto rules = rules_of(policy, model.hparams());
   std::vector<eval::Contender> contenders;
+  contenders.reserve(rules.size());
   for (const auto& rule : rules) contenders.push_back(rule.contender);
   const auto prompts = read_prompts(flags, policy, prompt, model);
 

@@ -305,6 +305,26 @@ code=$?
 [[ $code -eq 130 && ! -s out ]] && grep -q "interrupted" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
 [[ -z $(find here -name '*calibration*') ]] || fail "calibrate leaves a file after Ctrl-C: $(ls here)"
 
+# Which layers know: at 100 % a rule holds all of the mass; heads and JSON say the same as the table.
+retrieval() { "$windowkv" inspect -m "$model" --retrieval "$@"; }
+retrieval -f "$source/demo/document.txt" -p "$question" --kv full --heads-detail --json r.json >table || fail "inspect --retrieval"
+[[ $(grep -cE "^[0-5] +(all|[0-3]) .* 100.0 %" table) -eq 30 ]] || fail "the full cache loses mass: $(cat table)"
+grep -q "keeps half of the mass or more in every layer" table || fail "what the retrieval table says"
+python3 - <<'P' || fail "inspect --retrieval --json"
+import json
+r = json.load(open("r.json"))
+assert r["prompts"] == 1 and len(r["layers"]) == 6 and set(r["rules"]) == {"current", "leader", "snapkv", "paper"}
+for layer in r["layers"]:
+    heads = layer["heads"]
+    assert len(heads) == 4 and abs(layer["mass"] - sum(h["mass"] for h in heads) / 4) < 1e-9
+    for name in r["rules"]:
+        whole = sum(h["kept"][name] * h["mass"] for h in heads) / sum(h["mass"] for h in heads)
+        assert abs(layer["kept"][name] - whole) < 1e-6 and 0 <= whole <= 1 + 1e-9
+    assert layer["kept"]["current"] == 1
+P
+retrieval --data "$suite" --datasets minilong_needles,minilong_bios --limit 1 >table && grep -q "^2 prompts" table ||
+  fail "inspect --retrieval --data"
+
 # Ctrl-C while it generates: the table, and 130.
 "$windowkv" run -m "$model" -p "Once upon a time" --no-chat --ignore-eos -n 100000 >out 2>err &
 pid=$!
@@ -394,6 +414,12 @@ hay="--niah-haystack $source/data/haystack"
 refuses "would cut the needles" compare -m "$model" --niah-lengths 1k $hay --max-length 500
 refuses "unknown needle set" compare -m "$model" --niah-lengths 1k $hay --niah-needle-set some
 refuses "run with --e" longbench -m "$model" --data longbench
+refuses "no prompt" inspect -m "$model" --retrieval
+refuses "leave out -p" inspect -m "$model" --retrieval --data "$suite" -p x
+refuses "missing" inspect -m "$model" --retrieval --data missing
+refuses "cannot be measured" inspect -m "$model" --retrieval -p x
+refuses "requires --retrieval" inspect -m "$model" -p x --json r2.json
+refuses "cannot write" inspect -m "$model" --retrieval -p x --json /nonexistent/r.json
 refuses "missing" longbench -m "$model" --data missing
 refuses "missing" niah -m "$model" --haystack missing
 refuses "depths" niah -m "$model" --haystack "$suite" --depths x

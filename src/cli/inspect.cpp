@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/inspect_retrieval.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -20,6 +21,7 @@ struct InspectFlags {
   ModelFlags model;
   PolicyFlags policy;
   PromptFlags prompt;
+  RetrievalFlags retrieval;
   std::vector<int64_t> lengths;
   std::vector<std::string> budgets = {"6%", "12%", "25%"};
   std::string color = "auto";
@@ -124,6 +126,10 @@ void inspect(const InspectFlags& flags) {
   catch_interrupts();
   const auto model = flags.model.load();
   Engine engine(*model, flags.model.engine());
+  if (flags.retrieval.wanted) {
+    inspect_retrieval(flags.retrieval, flags.policy, flags.prompt, *model, engine);
+    return;
+  }
   show_model(*model);
   if (flags.prompt.given())
     show_kept(flags, *model, engine);
@@ -140,7 +146,8 @@ void add_inspect(CLI::App& app) {
   command->footer(
       "Examples:\n"
       "  windowkv inspect -m model.gguf --lengths 8192,32768 --budgets 12%,2048\n"
-      "  windowkv inspect -m model.gguf -f book.txt -p \"Question: who is the killer?\" | less -R");
+      "  windowkv inspect -m model.gguf -f book.txt -p \"Question: who is the killer?\" | less -R\n"
+      "  windowkv inspect -m model.gguf --retrieval -f book.txt -p \"Question: who is the killer?\"");
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Sizes");
   add_lengths(*group, "--lengths", flags->lengths,
@@ -152,6 +159,7 @@ void add_inspect(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--kept-only", flags->kept_only, "leave dropped text out");
   flags->policy.add_to(*command);
+  flags->retrieval.add_to(*command);
   command->callback([flags] { inspect(*flags); });
 }
 

@@ -1,0 +1,25 @@
+#pragma once
+
+#include "cli/options.h"
+
+namespace windowkv::cli {
+
+/// `inspect --retrieval`: which layers and heads know where the answer is.
+struct RetrievalFlags {
+  bool wanted = false;
+  std::vector<std::string> data;
+  std::vector<std::string> datasets;
+  int64_t limit = -1;
+  int64_t max_tokens = 48;
+  bool heads_detail = false;
+  std::string json;
+  const CLI::App* command = nullptr;
+
+  void add_to(CLI::App& app);
+};
+
+/// Measures the prompt, or the rows of --data, and shows the table.
+void inspect_retrieval(const RetrievalFlags& flags, const PolicyFlags& policy, const PromptFlags& prompt,
+                       const Model& model, Engine& engine);
+
+}  // namespace windowkv::cli

@@ -98,9 +98,10 @@ Shape random_shape(std::mt19937_64& random) {
   s.config.recent = static_cast<int>(below(40));
   s.config.pyramid = std::array{Pyramid::kCode, Pyramid::kPaper, Pyramid::kFlat,
                                 Pyramid::kMeasured}[static_cast<size_t>(below(4))];
-  if (below(4) != 0)
-    for (int i = 0; i < s.n_layer; ++i)
-      s.shares.push_back(std::exp2(static_cast<double>(below(1200)) / 100 - 6));
+  if (below(4) != 0) {
+    s.shares.resize(static_cast<size_t>(s.n_layer));
+    for (auto& share : s.shares) share = std::exp2(static_cast<double>(below(1200)) / 100 - 6);
+  }
   return s;
 }
 

@@ -212,6 +212,7 @@ TEST(Deciders, OnePrefillForAllGivesWhatSeparateOnesGive) {
   for (const auto& c : all_configs())
     if (c.rows == Rows::kMax) owned.push_back(windowkv_policy(Budget::tokens(50), c));
   std::vector<const Policy*> policies;
+  policies.reserve(owned.size());
   for (const auto& policy : owned) policies.push_back(policy.get());
   std::vector<Sequence> together(policies.size());
   engine.prefill(together, prompt(), policies);

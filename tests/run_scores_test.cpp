@@ -71,7 +71,8 @@ TEST(RunScores, EqualThePlainLoops) {
     for (int64_t tokens : {1, 2, 3, 7, 8, 9, 16, 33, 500})
       for (int64_t lists : {1, 3}) {
         SCOPED_TRACE(fmt::format("ω {} tokens {} lists {}", omega, tokens, lists));
-        const auto in = random_lists(lists, tokens, static_cast<uint64_t>(omega * 1000 + tokens));
+        const auto in =
+            random_lists(lists, tokens, static_cast<uint64_t>(omega) * 1000 + static_cast<uint64_t>(tokens));
         const auto out = runner.run(in, [&](auto* ctx, auto* t) { return build_run_scores(ctx, t, omega); });
         ASSERT_EQ(out.size(), in.size());
         for (size_t l = 0; l < in.size(); ++l) {

@@ -27,11 +27,7 @@ struct Rule {
 
 eval::Contender contender_of(const char* name, const PolicyFlags& flags, const HParams& hp) {
   eval::Contender contender{.name = name, .kv = flags.kv, .budget = flags.budget, .make = {}};
-  contender.make = [flags, hp](Task task) {
-    auto own = flags;
-    own.task = to_string(task);
-    return own.make(hp);
-  };
+  contender.make = [flags, hp](Task task) { return flags.make(hp, task); };
   contender.make(Task::kLocalization);  // throws for settings that make no policy, before any work
   return contender;
 }
@@ -60,21 +56,22 @@ std::vector<Rule> rules_of(const PolicyFlags& flags, const HParams& hp) {
 
 std::vector<eval::RetrievalPrompt> read_prompts(const RetrievalFlags& flags, const PolicyFlags& policy,
                                                 const PromptFlags& prompt, const Model& model) {
-  const auto task = parse_task(policy.task);
+  const auto choice = policy.task.choice();
   if (flags.data.empty()) {
-    auto tokens = prompt.tokens(model);
+    auto [tokens, text] = prompt.read(model);
     check_context(model.hparams(), static_cast<int64_t>(tokens.size()));
-    return {{.tokens = std::move(tokens), .task = task, .max_tokens = flags.max_tokens}};
+    return {{.tokens = std::move(tokens),
+             .task = choice(kNeutralTask, text).task,
+             .max_tokens = flags.max_tokens}};
   }
   if (prompt.given()) throw Error("--data brings the prompts; leave out -p, -f and --tokens");
   const auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit});
   for (const auto& row : data.broken) warn(row.text() + "; row skipped");
   if (data.samples.empty()) throw Error("no usable row in the files of --data");
-  const bool own_task = flags.command->get_option("--task")->count() == 0;
   std::vector<eval::RetrievalPrompt> prompts;
   for (const auto& sample : data.samples)
     prompts.push_back({.tokens = eval::sample_tokens(model, sample),
-                       .task = own_task ? sample.task : task,
+                       .task = choice(sample.task, sample.prompt).task,
                        .max_tokens = std::min(flags.max_tokens, sample.max_new_tokens),
                        .stop = sample.stop});
   return prompts;
@@ -156,7 +153,6 @@ nlohmann::ordered_json result_json(const PolicyFlags& policy, const Model& model
 }  // namespace
 
 void RetrievalFlags::add_to(CLI::App& app) {
-  command = &app;
   auto* group = app.add_option_group(
       "Retrieval", "Which layers and heads know where the answer is, and what of that each rule keeps");
   auto* retrieval =

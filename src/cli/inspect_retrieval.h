@@ -13,7 +13,6 @@ struct RetrievalFlags {
   int64_t max_tokens = 48;
   bool heads_detail = false;
   std::string json;
-  const CLI::App* command = nullptr;
 
   void add_to(CLI::App& app);
 };

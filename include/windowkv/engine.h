@@ -76,10 +76,10 @@ struct MemoryPlan {
   int64_t kv_reserve = 0;  ///< K/V room for generated tokens, all layers
   int64_t kv_scratch = 0;  ///< K/V of one layer in full, F16, of more where layers wait to be settled; 0
                            ///< where no layer drops or converts anything
-  int64_t kv_full = 0;  ///< K/V of all prompt tokens in all layers in F16, had they been kept
-  int64_t hidden = 0;   ///< hidden states of all prompt tokens
-  int64_t mask = 0;     ///< causal mask of one chunk
-  int64_t compute = 0;  ///< intermediate results of one chunk or of scoring; an estimate
+  int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers in F16, had they been kept
+  int64_t hidden = 0;      ///< hidden states of all prompt tokens
+  int64_t mask = 0;        ///< causal mask of one chunk
+  int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
   /// Adds the caches of another policy over the same prompt, computed in the same prefill.
   void add(const MemoryPlan& other);
   int64_t peak_kv() const { return kv_kept + kv_reserve + kv_scratch; }

@@ -40,7 +40,8 @@ ordered_json trace_json(const RunReport& r) {
                     {"head_size", hp.d_head},
                     {"embedding", hp.n_embd},
                     {"vocabulary", hp.n_vocab},
-                    {"trained_context", hp.n_ctx_train}};
+                    {"trained_context", hp.n_ctx_train},
+                    {"calibration", r.model.calibration_path()}};
   trace["policy"] = r.policy.name();
   if (const auto* c = r.policy.config()) {
     trace["task"] = to_string(c->task);
@@ -52,6 +53,12 @@ ordered_json trace_json(const RunReport& r) {
                        {"gamma", c->gamma},
                        {"lambda", c->lambda},
                        {"pyramid", to_string(c->pyramid)},
+                       {"windows", to_string(c->windows)},
+                       {"heads", to_string(c->heads)},
+                       {"decide", to_string(c->decider)},
+                       {"rows", to_string(c->rows)},
+                       {"recent", c->recent},
+                       {"sinks", c->sinks},
                        {"budget", r.policy.budget()->resolve(r.sequence.prompt_tokens)}};
   } else {
     trace["task"] = nullptr;

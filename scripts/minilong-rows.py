@@ -4,17 +4,20 @@
     scripts/minilong-rows.py TEXT... --seed 1 --rows 40 --out DIR      one DIR/FAMILY.jsonl a family
 
 For choosing settings on rows that the shipped suite (data/minilong-suite) does not hold. Families, forms of
-prompts and metrics are the suite's; names, words and facts are drawn by the seed, filler from the text. Lengths
-are about 500, 1,000 and 1,900 tokens in turn, by an estimate of 3.6 characters a token.
+prompts and metrics are the suite's; names, words and facts are drawn by the seed, filler from the text: plain
+text, or the prose paragraphs of prompts (data/task-prompts/*.jsonl.xz). Lengths are about 500, 1,000 and 1,900
+tokens in turn, by an estimate of characters a token.
 """
 import argparse
 import json
+import lzma
 import pathlib
 import random
 import re
 import sys
 
 CHARS_PER_TOKEN = 3.3
+MOST_TEXT = 700000  # characters
 FIRST = "Nora Ivan Clara Hugo Mona Felix Celia Umar Paula Noah Elsa Oscar Vera Kofi Thea Adam Rosa Leo Julia Frank".split()
 LAST = "Haddad Gibson Ellis Torres Keller Lawson Weber Novak Price Larsen Holm Okafor Ito Reed Varga Kim Moreau".split()
 CITIES = "Lisbon Oslo Kyoto Havana Denver Rome Perth Cardiff Taipei Bergen Delhi Quito Riga Lyon Porto Basel Cairo Leeds".split()
@@ -230,6 +233,22 @@ class Maker:
 FAMILIES = ["bios", "cloze", "common", "fewshot", "keypoints", "keyvalue", "multivalue", "needles"]
 
 
+def prose(path):
+    """The text of a file; of prompts, its paragraphs that read as prose, each once."""
+    if path.suffix != ".xz":
+        return path.read_text(encoding="utf-8").split("\n\n")
+    paragraphs = {}
+    with lzma.open(path, "rt", encoding="utf-8") as rows:
+        for row in rows:
+            for text in json.loads(row)["text"].split("\n\n"):
+                text = text.replace("\n", " ").strip()
+                marks = re.findall(r"[{}<>|_=#@\[\]\\/*]", text)
+                if (250 <= len(text) <= 3000 and len(marks) <= 2 and sum(c.isdigit() for c in text) <= 6 and
+                        len(re.findall(r"[.!?] ", text)) >= 3 and ":" not in text[:40]):
+                    paragraphs[text] = None
+    return list(paragraphs)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", nargs="+", type=pathlib.Path, help="plain text the filler is taken from")
@@ -237,7 +256,7 @@ def main():
     parser.add_argument("--rows", type=int, default=60, help="a family")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder; made if absent")
     args = parser.parse_args()
-    text = "\n\n".join(p.read_text(encoding="utf-8") for p in args.text)
+    text = "\n\n".join(p for path in args.text for p in prose(path))[:MOST_TEXT]
     if len(text) < 20000:
         sys.exit(f"minilong-rows: {len(text)} characters of text are too few; give 20,000 or more")
     args.out.mkdir(parents=True, exist_ok=True)

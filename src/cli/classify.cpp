@@ -84,13 +84,7 @@ void show_one(const TaskClassifier& classifier, const ClassifyFlags& flags, cons
 /// Every line's "text" (or "prompt"), as JSON lines with the line's number.
 void show_lines(const TaskClassifier& classifier, const ClassifyFlags& flags) {
   const auto content = read_file(flags.jsonl);
-  size_t number = 0;
-  for (size_t start = 0; start < content.size();) {
-    const size_t end = std::min(content.find('\n', start), content.size());
-    const auto line = content.substr(start, end - start);
-    start = end + 1;
-    ++number;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+  for (const auto& [number, line] : lines_of(content)) {
     if (interrupted()) throw Cancelled();
     const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     const char* field = row.is_object() && row.contains("text") ? "text" : "prompt";

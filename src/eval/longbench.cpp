@@ -116,7 +116,7 @@ int64_t length_field(const json& row) {
 }
 
 /// `file`: name of the row's file, without its ending.
-Sample read_sample(const std::string& line, std::string_view file) {
+Sample read_sample(std::string_view line, std::string_view file) {
   const auto row = json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!row.is_object()) throw Error("not a JSON object");
   Sample sample;
@@ -161,13 +161,7 @@ class Loader {
   void read(const std::string& file) {
     const auto content = read_file(file);
     const auto name = name_of(file);
-    size_t number = 0;
-    for (size_t start = 0; start < content.size();) {
-      const size_t end = std::min(content.find('\n', start), content.size());
-      const auto line = content.substr(start, end - start);
-      start = end + 1;
-      ++number;
-      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    for (const auto& [number, line] : lines_of(content)) {
       try {
         add(read_sample(line, name));
       } catch (const Error& e) {

@@ -34,13 +34,8 @@ Phrasings read_phrasings(const std::string& path) {
   const auto content = read_text_file(path);
   Phrasings lists;
   std::string section;
-  size_t number = 0;
-  for (size_t start = 0; start < content.size();) {
-    const size_t end = std::min(content.find('\n', start), content.size());
-    const auto line = content.substr(start, end - start);
-    start = end + 1;
-    ++number;
-    if (line.empty() || line.starts_with("# ")) continue;
+  for (const auto& [number, line] : lines_of(content)) {
+    if (line.starts_with("# ")) continue;
     if (line.front() == '[' && line.back() == ']' &&
         std::find(kSections.begin(), kSections.end(), line.substr(1, line.size() - 2)) != kSections.end()) {
       section = line.substr(1, line.size() - 2);

@@ -12,7 +12,7 @@ namespace windowkv::eval {
 
 namespace {
 
-TaskRow read_row(const std::string& line) {
+TaskRow read_row(std::string_view line) {
   const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!row.is_object()) throw Error("not a JSON object");
   for (const char* field : {"text", "label"})
@@ -29,13 +29,7 @@ std::vector<TaskRow> load_task_rows(std::span<const std::string> paths) {
   std::vector<TaskRow> rows;
   for (const auto& path : paths) {
     const auto content = read_file(path);
-    size_t number = 0;
-    for (size_t start = 0; start < content.size();) {
-      const size_t end = std::min(content.find('\n', start), content.size());
-      const auto line = content.substr(start, end - start);
-      start = end + 1;
-      ++number;
-      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    for (const auto& [number, line] : lines_of(content)) {
       try {
         rows.push_back(read_row(line));
       } catch (const Error& e) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -43,6 +44,19 @@ std::string read_text_file(const std::string& path) {
     throw Error(fmt::format("{}: not UTF-8 text (byte {}); convert it first, for example with iconv",
                             path == "-" ? "standard input" : path, at));
   return content;
+}
+
+std::vector<NumberedLine> lines_of(std::string_view content) {
+  std::vector<NumberedLine> lines;
+  size_t number = 0;
+  for (size_t start = 0; start < content.size();) {
+    const size_t end = std::min(content.find('\n', start), content.size());
+    const auto line = content.substr(start, end - start);
+    start = end + 1;
+    ++number;
+    if (line.find_first_not_of(" \t\r") != std::string_view::npos) lines.push_back({number, line});
+  }
+  return lines;
 }
 
 AtomicFile::AtomicFile(const std::string& path) : path_(path) {

@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace windowkv {
 
@@ -14,6 +16,15 @@ std::string read_file_start(const std::string& path, size_t count);
 
 /// As read_file, and throws Error, with the byte's offset, for one that is not UTF-8.
 std::string read_text_file(const std::string& path);
+
+/// A line of a text, without its end; numbers count from 1.
+struct NumberedLine {
+  size_t number;
+  std::string_view text;
+};
+
+/// The lines that are not blank; views of `content`.
+std::vector<NumberedLine> lines_of(std::string_view content);
 
 /// A file that appears under its name only once it is complete; until then it is beside it, and goes when
 /// this object does. Made before long work, so that a path that cannot be written is known first.

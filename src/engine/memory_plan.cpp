@@ -31,7 +31,7 @@ MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64
   // One KV head's keys in float32, its share of the attention, and the scores of all heads.
   const int64_t share = hp.n_head / hp.n_head_kv;
   const int64_t queries = selector->accumulates() ? width : selector->observation();
-  const int64_t scoring = scores ? n * (hp.d_head + (queries + 1) * share + 3 * hp.n_head) * 4 : 0;
+  const int64_t scoring = scores ? n * (hp.d_head + (queries + 1) * share + int64_t{3} * hp.n_head) * 4 : 0;
   plan.compute = std::max(activations, scoring);
   return plan;
 }

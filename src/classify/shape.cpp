@@ -6,20 +6,17 @@
 #include <array>
 #include <utility>
 
+#include "support/file.h"
+
 namespace windowkv {
 
 namespace {
 
-constexpr std::string_view kBlank = " \t\r";
-
-std::vector<std::string_view> lines_of(std::string_view text) {
+std::vector<std::string_view> trimmed_lines(std::string_view text) {
+  constexpr std::string_view kBlank = " \t\r";
   std::vector<std::string_view> lines;
-  for (size_t start = 0; start < text.size();) {
-    const size_t end = std::min(text.find('\n', start), text.size());
-    auto line = text.substr(start, end - start);
-    start = end + 1;
+  for (const auto& [number, line] : lines_of(text)) {
     const size_t first = line.find_first_not_of(kBlank);
-    if (first == std::string_view::npos) continue;
     lines.push_back(line.substr(first, line.find_last_not_of(kBlank) - first + 1));
   }
   return lines;
@@ -137,8 +134,8 @@ void add_repetition_facts(std::vector<std::string>& facts, std::string_view text
 }  // namespace
 
 std::vector<std::string> describe_shape(std::string_view text, const Excerpt& excerpt) {
-  const auto head = lines_of(excerpt.head);
-  const auto tail = lines_of(excerpt.tail);
+  const auto head = trimmed_lines(excerpt.head);
+  const auto tail = trimmed_lines(excerpt.tail);
   if (head.empty() || tail.empty()) return {};
   std::vector<std::string> facts;
   const auto last = seen_before(text, label_of(tail.back()));

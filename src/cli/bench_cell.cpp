@@ -12,13 +12,12 @@
 
 #include "cli/interrupt.h"
 #include "model/loaded_model.h"
+#include "support/clock.h"
 #include "windowkv/error.h"
 
 namespace windowkv::cli {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 /// A line of /proc/self/status in bytes; -1 where there is none.
 int64_t status_bytes(std::string_view key) {
@@ -94,7 +93,7 @@ void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy
   const auto start = Clock::now();
   const auto logits = engine.prefill(sequences[0], prompt, policy, options);
   const auto first = static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  first_token_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+  first_token_ms.push_back(ms_since(start));
   prefill_ms.push_back(sequences[0].timing.total);
   selection_ms.push_back(sequences[0].timing.selection);
   kv = sequences[0].bytes;

@@ -1,7 +1,6 @@
 // windowkv classify: which task a prompt asks for; how good a classifier is; training one.
 #include <fmt/format.h>
 
-#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -13,6 +12,7 @@
 #include "eval/task_report.h"
 #include "eval/task_rows.h"
 #include "eval/task_trainer.h"
+#include "support/clock.h"
 #include "support/file.h"
 #include "windowkv/error.h"
 
@@ -191,10 +191,9 @@ void bench(const TaskClassifier& classifier, int rounds) {
     text += "\n\nQuestion: where is the lamp?\nAnswer:";
     std::vector<double> times;
     for (int i = 0; i < rounds && !interrupted(); ++i) {
-      const auto start = std::chrono::steady_clock::now();
+      const auto start = Clock::now();
       classifier.aggregation_probability(text);
-      times.push_back(
-          std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+      times.push_back(ms_since(start));
     }
     if (times.empty()) throw Cancelled();
     std::sort(times.begin(), times.end());

@@ -25,15 +25,8 @@ struct Rule {
   std::string about;
 };
 
-eval::Contender contender_of(const char* name, const PolicyFlags& flags, const HParams& hp) {
-  eval::Contender contender{.name = name, .kv = flags.kv, .budget = flags.budget, .make = {}};
-  contender.make = [flags, hp](Task task) { return flags.make(hp, task); };
-  contender.make(Task::kLocalization);  // throws for settings that make no policy, before any work
-  return contender;
-}
-
-eval::Contender contender_of(const char* name, std::string_view spec, const PolicyFlags& flags,
-                             const HParams& hp) {
+eval::Contender spec_contender(const char* name, std::string_view spec, const PolicyFlags& flags,
+                               const HParams& hp) {
   auto contender = eval::make_contender(spec, flags.budget, hp.n_layer);
   contender.name = name;
   return contender;
@@ -50,8 +43,8 @@ std::vector<Rule> rules_of(const PolicyFlags& flags, const HParams& hp) {
       {contender_of("current", flags, hp), fmt::format("what is set now: {}{}", flags.kv, budget)},
       {contender_of("leader", leader, hp),
        fmt::format("windowkv as set now, in groups of {} whose first layer chooses", gamma)},
-      {contender_of("snapkv", "snapkv", flags, hp), "SnapKV: each layer for itself, each KV head its own"},
-      {contender_of("paper", "windowkv:preset=paper", flags, hp), "the published rule (--preset paper)"}};
+      {spec_contender("snapkv", "snapkv", flags, hp), "SnapKV: each layer for itself, each KV head its own"},
+      {spec_contender("paper", "windowkv:preset=paper", flags, hp), "the published rule (--preset paper)"}};
 }
 
 std::vector<eval::RetrievalPrompt> read_prompts(const RetrievalFlags& flags, const PolicyFlags& policy,

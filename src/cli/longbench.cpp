@@ -45,17 +45,6 @@ std::string setup_text(const LongbenchFlags& flags, const std::string& policy) {
   return fmt::format("{} {}", policy, fnv1a64(all));
 }
 
-eval::Contender contender_of(const LongbenchFlags& flags, const HParams& hp) {
-  const bool full = flags.policy.kv == "full";
-  eval::Contender contender{.name = full ? "full" : flags.policy.kv + " " + flags.policy.budget,
-                            .kv = flags.policy.kv,
-                            .budget = full ? "100%" : flags.policy.budget,
-                            .make = {}};
-  contender.make = [policy = flags.policy, hp](Task task) { return policy.make(hp, task); };
-  contender.make(Task::kLocalization);  // throws for settings that make no policy, before any work
-  return contender;
-}
-
 std::string summary_table(const eval::LongbenchSummary& summary) {
   std::vector<std::vector<std::string>> rows = {{"dataset", "group", "rows", "failed", "score", "kept"}};
   auto add_bins = [&](const eval::BinScores& bins) {
@@ -101,7 +90,9 @@ void longbench(const LongbenchFlags& flags) {
   if (data.samples.empty()) throw Error("no usable row in the files of --data");
   const auto model = flags.model.load();
   model->vocab();  // throws where there is none
-  const auto contender = contender_of(flags, model->hparams());
+  const bool full = flags.policy.kv == "full";
+  const auto contender = contender_of(full ? "full" : flags.policy.kv + " " + flags.policy.budget,
+                                      flags.policy, model->hparams());
   const auto log = open_log(flags.out);
 
   Engine engine(*model, flags.model.engine());

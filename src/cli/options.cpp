@@ -130,6 +130,15 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const st
   return make_policy(kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_layer, numbers)});
 }
 
+eval::Contender contender_of(std::string name, const PolicyFlags& flags, const HParams& hp) {
+  eval::Contender contender{.name = std::move(name),
+                            .kv = flags.kv,
+                            .budget = flags.kv == "full" ? "100%" : flags.budget,
+                            .make = [flags, hp](Task task) { return flags.make(hp, task); }};
+  contender.make(Task::kLocalization);
+  return contender;
+}
+
 void ContenderFlags::add_to(CLI::App& app, const std::string& note) {
   auto* group = app.add_option_group("KV cache");
   group

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "eval/contender.h"
 #include "eval/task_choice.h"
 #include "windowkv/engine.h"
 
@@ -77,6 +78,10 @@ struct Prompt {
   std::vector<Token> tokens;
   std::string text;
 };
+
+/// The policy that the flags name as a contender called `name`. Throws Error for values that make no policy,
+/// before any work.
+eval::Contender contender_of(std::string name, const PolicyFlags& flags, const HParams& hp);
 
 /// --policies and --budgets, of commands that set several side by side.
 struct ContenderFlags {

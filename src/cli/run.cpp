@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -11,6 +10,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/report.h"
+#include "support/clock.h"
 #include "support/file.h"
 
 namespace windowkv::cli {
@@ -27,10 +27,6 @@ struct RunFlags {
   bool quiet = false;
   std::string trace;
 };
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
 
 void describe(const Model& model, const MemoryPlan& plan) {
   const auto& hp = model.hparams();
@@ -51,7 +47,7 @@ void run(const RunFlags& flags) {
   const auto trace = open_output(flags.trace);
 
   const auto task_choice = flags.policy.task.choice();
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   const auto model = flags.model.load();
   const double load_ms = ms_since(start);
   const auto [prompt, text] = flags.prompt.read(*model);

@@ -15,11 +15,11 @@ MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64
   const int64_t width = std::min<int64_t>(n, options.chunk);
   MemoryPlan plan;
   bool scores = false;
+  const int64_t in_flight = layers_in_flight(*selector, hp.n_layer);
   for (int layer = 0; layer < hp.n_layer; ++layer) {
     const int64_t kept = selector->capacity(layer);
     plan.kv_kept += kept * row;
-    if (kept < n || options.kv != KvTypes{})
-      plan.kv_scratch = layers_in_flight(*selector, hp.n_layer) * n * full_row;
+    if (kept < n || options.kv != KvTypes{}) plan.kv_scratch = in_flight * n * full_row;
     scores = scores || selector->decides(layer);
   }
   plan.kv_reserve = reserve * row * hp.n_layer;

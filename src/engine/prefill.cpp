@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "engine/attention.h"
@@ -12,17 +11,12 @@
 #include "engine/prompt_state.h"
 #include "engine/state.h"
 #include "policy/observed_attention.h"
+#include "support/clock.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double ms_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 /// One prefill under way.
 class Prefill {

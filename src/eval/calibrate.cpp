@@ -12,6 +12,7 @@ namespace windowkv::eval {
 namespace {
 
 constexpr double kFactors[] = {0.25, 0.5, 1, 2, 4};
+constexpr size_t kUnchanged = 2;
 
 /// The default settings with one layer's budget changed: each layer by itself, so that budgets need not add
 /// up.
@@ -79,6 +80,7 @@ std::vector<double> convex(std::span<const double> kl) {
 /// with the most gain a token is taken next, the last one in part.
 std::vector<double> share_out(const std::vector<std::vector<double>>& kl) {
   std::vector<std::vector<double>> hulls;
+  hulls.reserve(kl.size());
   for (const auto& layer : kl) hulls.push_back(convex(layer));
   std::vector<size_t> at(kl.size(), 0);
   std::vector<double> shares(kl.size(), kFactors[0]);
@@ -110,6 +112,7 @@ CalibrationResult calibrate(Engine& engine, const Model& model, std::span<const 
   const int layers = model.hparams().n_layer;
   const auto config = flat_config(layers);
   const auto full = make_policy("full", {Budget::percent(100), config});
+  const auto unchanged = make_policy("windowkv", {Budget::percent(options.percent), config});
   CalibrationResult result;
   result.factors.assign(std::begin(kFactors), std::end(kFactors));
   result.kl.assign(static_cast<size_t>(layers), std::vector<double>(std::size(kFactors), 0.0));
@@ -120,27 +123,34 @@ CalibrationResult calibrate(Engine& engine, const Model& model, std::span<const 
   const auto total = static_cast<int64_t>(prompts.size()) * layers;
   for (const auto& prompt : prompts) {
     ReferenceAnswer reference;
+    double unchanged_kl = 0;
     {
-      Sequence sequence;
-      const auto span = engine.prefill(sequence, prompt, *full, prefill);
+      std::vector<Sequence> sequences(2);
+      const Policy* const policies[] = {full.get(), unchanged.get()};
+      const auto span = engine.prefill(sequences, prompt, policies, prefill);
       const std::vector<float> logits(span.begin(), span.end());
-      reference = reference_answer(engine, model.find_vocab(), sequence, logits, options.max_tokens);
-    }
-    if (reference.log_probs.empty()) {
-      done += layers;
-      continue;
+      reference = reference_answer(engine, model.find_vocab(), sequences[0], logits, options.max_tokens);
+      if (reference.log_probs.empty()) {
+        done += layers;
+        continue;
+      }
+      unchanged_kl = measure_fidelity(engine, sequences[1], reference).mean_kl;
     }
     ++result.prompts;
     // A layer at a time: the caches of all layers' variants at once would outgrow the full cache.
     for (int layer = 0; layer < layers; ++layer) {
       std::vector<OneLayer> variants;
-      for (const double factor : kFactors) variants.emplace_back(config, options.percent, layer, factor);
+      for (size_t f = 0; f < std::size(kFactors); ++f)
+        if (f != kUnchanged) variants.emplace_back(config, options.percent, layer, kFactors[f]);
       std::vector<const Policy*> policies;
+      policies.reserve(variants.size());
       for (const auto& variant : variants) policies.push_back(&variant);
       std::vector<Sequence> sequences(policies.size());
       engine.prefill(sequences, prompt, policies, prefill);
-      for (size_t f = 0; f < sequences.size(); ++f)
-        result.kl[static_cast<size_t>(layer)][f] += measure_fidelity(engine, sequences[f], reference).mean_kl;
+      auto sequence = sequences.begin();
+      for (size_t f = 0; f < std::size(kFactors); ++f)
+        result.kl[static_cast<size_t>(layer)][f] +=
+            f == kUnchanged ? unchanged_kl : measure_fidelity(engine, *sequence++, reference).mean_kl;
       if (options.progress) options.progress(++done, total);
     }
   }

@@ -73,10 +73,6 @@ std::vector<double> scores_of(const std::vector<std::vector<SampleResult>>& meas
   return out;
 }
 
-double mean(std::span<const double> values) {
-  return bootstrap_mean(values).mean;
-}
-
 }  // namespace
 
 std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& model,
@@ -113,7 +109,11 @@ std::vector<ContenderResult> summarize_compare(std::span<const Sample> samples,
                                                std::span<const Contender> contenders,
                                                const std::vector<std::vector<SampleResult>>& measured) {
   std::vector<std::vector<double>> scores;
-  for (size_t c = 0; c < contenders.size(); ++c) scores.push_back(scores_of(measured, c));
+  std::vector<double> means;
+  for (size_t c = 0; c < contenders.size(); ++c) {
+    scores.push_back(scores_of(measured, c));
+    means.push_back(mean(scores[c]));
+  }
   std::vector<ContenderResult> results;
   for (size_t c = 0; c < contenders.size(); ++c) {
     ContenderResult r;
@@ -139,7 +139,7 @@ std::vector<ContenderResult> summarize_compare(std::span<const Sample> samples,
     size_t best = 0;
     for (size_t o = 1; o < contenders.size(); ++o)
       if (o != c && c != 0 && contenders[o].budget == contenders[c].budget &&
-          contenders[o].kv != contenders[c].kv && (best == 0 || mean(scores[o]) > mean(scores[best])))
+          contenders[o].kv != contenders[c].kv && (best == 0 || means[o] > means[best]))
         best = o;
     if (best != 0) {
       r.best_rival = contenders[best].name;

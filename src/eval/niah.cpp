@@ -71,10 +71,8 @@ NiahCell from_json(const ordered_json& row) {
       row.at("kept_bytes")};
 }
 
-double mean(const std::vector<double>& values) {
-  double sum = 0;
-  for (double v : values) sum += v;
-  return values.empty() ? std::nan("") : sum / static_cast<double>(values.size());
+double mean_or_nan(const std::vector<double>& values) {
+  return values.empty() ? std::nan("") : mean(values);
 }
 
 NiahSummary summarize(const NiahGrid& grid, const Contender& contender,
@@ -93,15 +91,16 @@ NiahSummary summarize(const NiahGrid& grid, const Contender& contender,
   for (double depth : grid.depths) {
     auto& row = out.rouge1.emplace_back();
     for (auto length : grid.lengths)
-      row.push_back(mean(
+      row.push_back(mean_or_nan(
           values_of(rouge1, [=](const NiahPoint& p) { return p.length == length && p.depth == depth; })));
   }
   for (auto length : grid.lengths)
-    out.by_length.push_back(mean(values_of(rouge1, [=](const NiahPoint& p) { return p.length == length; })));
+    out.by_length.push_back(
+        mean_or_nan(values_of(rouge1, [=](const NiahPoint& p) { return p.length == length; })));
   out.overall = bootstrap_mean(values_of(rouge1, all));
   out.exact = bootstrap_mean(values_of([](const NiahCell& c) { return c.exact ? 100 : 0; }, all));
-  out.kept_share = mean(values_of([](const NiahCell& c) { return c.kept_share; }, all));
-  out.kept_bytes = mean(values_of([](const NiahCell& c) { return c.kept_bytes; }, all));
+  out.kept_share = mean_or_nan(values_of([](const NiahCell& c) { return c.kept_share; }, all));
+  out.kept_bytes = mean_or_nan(values_of([](const NiahCell& c) { return c.kept_bytes; }, all));
   return out;
 }
 

@@ -5,6 +5,9 @@
 
 namespace windowkv::eval {
 
+/// 0 for no values.
+double mean(std::span<const double> values);
+
 /// A mean and its 95 % interval.
 struct Estimate {
   double mean = 0;

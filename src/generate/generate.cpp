@@ -1,11 +1,11 @@
 #include "windowkv/generate.h"
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 
 #include "generate/sampler.h"
 #include "generate/text_stream.h"
+#include "support/clock.h"
 
 namespace windowkv {
 
@@ -25,8 +25,6 @@ std::string_view to_string(StopReason reason) {
 
 Generation generate(Engine& engine, const Vocab* vocab, Sequence& sequence, std::span<const float> logits,
                     std::span<const Token> prompt, const GenerateOptions& options) {
-  using Clock = std::chrono::steady_clock;
-  auto ms = [](Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); };
   const auto start = Clock::now();
   Sampler sampler(options.sampling, static_cast<int>(logits.size()), prompt);
   TextStream stream(options.stop, options.on_text);
@@ -58,11 +56,11 @@ Generation generate(Engine& engine, const Vocab* vocab, Sequence& sequence, std:
         token = engine.decode_greedy(std::span(&step, 1)).front();
       else
         logits = engine.decode(std::span(&step, 1));
-      out.decode_ms += ms(Clock::now() - step_start);
+      out.decode_ms += ms_since(step_start);
       ++out.decoded;
     }
     if (!on_device) token = sampler.sample(may_end ? logits : mask_ends(logits));
-    if (out.tokens.empty()) out.first_token_ms = ms(Clock::now() - start);
+    if (out.tokens.empty()) out.first_token_ms = ms_since(start);
     out.tokens.push_back(token);
     if (ends(token)) {
       out.reason = StopReason::kEnd;

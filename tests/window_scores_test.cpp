@@ -123,7 +123,9 @@ class Runner {
     scheduler_.allocate(graph);
     ggml_backend_tensor_set(in, scores.data(), 0, ggml_nbytes(in));
     scheduler_.compute(graph);
-    return read<int32_t>(out);
+    auto chosen = read<int32_t>(out);
+    std::sort(chosen.begin(), chosen.end());
+    return chosen;
   }
 
  private:

@@ -36,9 +36,7 @@ ggml_tensor* build_combined_heads(ggml_context* ctx, ggml_tensor* scores, int64_
 }
 
 ggml_tensor* build_max(ggml_context* ctx, ggml_tensor* a, ggml_tensor* b) {
-  auto* first = ggml_step(ctx, ggml_sub(ctx, a, b));
-  auto* second = ggml_scale_bias(ctx, first, -1.0f, 1.0f);
-  return ggml_add(ctx, ggml_mul(ctx, a, first), ggml_mul(ctx, b, second));
+  return ggml_add(ctx, b, ggml_relu(ctx, ggml_sub(ctx, a, b)));
 }
 
 }  // namespace windowkv

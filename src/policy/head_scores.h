@@ -16,7 +16,7 @@ ggml_tensor* build_mean_over_share(ggml_context* ctx, ggml_tensor* scores, int64
 /// One list of scores, or one for each of n_head_kv KV heads: [x, n_head] → [x, 1] or [x, n_head_kv].
 ggml_tensor* build_combined_heads(ggml_context* ctx, ggml_tensor* scores, int64_t n_head_kv, Heads heads);
 
-/// The larger of each pair of elements, exactly.
+/// The larger of each pair of elements, to the rounding of float32.
 ggml_tensor* build_max(ggml_context* ctx, ggml_tensor* a, ggml_tensor* b);
 
 }  // namespace windowkv

@@ -41,6 +41,7 @@ KeptTokens TokenSelector::choose(int layer, std::span<const int32_t> picked) {
           drops(layer) ? picked[h * static_cast<size_t>(count) + static_cast<size_t>(i)] : i;
       list.push_back(static_cast<int32_t>(sinks() + number));
     }
+    std::sort(list.end() - count, list.end());
     for (int64_t i = prompt_.n - recent(); i < prompt_.n; ++i) list.push_back(static_cast<int32_t>(i));
     any.insert(list.begin(), list.end());
   }

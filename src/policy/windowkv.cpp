@@ -54,6 +54,7 @@ class GridSelector final : public Selector {
     if (layer == g.group.first_layer) {
       if (drops(g)) {
         g.windows.assign(picked.begin(), picked.end());
+        std::sort(g.windows.begin(), g.windows.end());
       } else {
         g.windows.resize(static_cast<size_t>(keep(g)));
         std::iota(g.windows.begin(), g.windows.end(), 0);

@@ -45,6 +45,7 @@ struct HParams {
 struct ModelOptions {
   std::string device = "auto";  ///< "auto" (a GPU where ggml has one), "cpu", or a ggml device name
   int threads = 0;              ///< CPU threads; 0: as many as cores
+  bool blas = true;             ///< large products on the CPU through ggml's BLAS backend where it is faster
   bool mmap = true;             ///< map weights that ggml computes with as they stand in the file
   bool weights = true;          ///< false: metadata and vocabulary only
   /// Calibration file; "auto": the one beside the model that was made for it, if any; "none".

@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "backend/blas.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -58,6 +59,7 @@ int64_t system_free_memory() {
 void load_backends() {
   static const bool loaded = [] {
     capture_ggml_logs();
+    prefer_openmp_blas();
     ggml_backend_load_all();
     return true;
   }();
@@ -74,14 +76,12 @@ std::string take_ggml_error() {
   return std::exchange(first_error, {});
 }
 
-Backends::Backends(const std::string& device, int threads) {
+Backends::Backends(const std::string& device, int threads, bool blas) {
   load_backends();
   auto* cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   if (cpu == nullptr)
     throw Error("ggml has no CPU backend; install libggml0 or set GGML_BACKEND_PATH to one");
   auto* main = find_device(device);
-  // ggml's BLAS backend is left out: its own thread pool spins against ggml's on the same cores, and ggml's
-  // kernels read quantized weights as they are (docs/performance.md has the figures).
   for (auto* dev : main == cpu ? std::vector{cpu} : std::vector{main, cpu}) {
     auto* backend = ggml_backend_dev_init(dev, nullptr);
     if (backend == nullptr)
@@ -94,6 +94,8 @@ Backends::Backends(const std::string& device, int threads) {
   auto set_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
       ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu), "ggml_backend_set_n_threads"));
   if (set_threads != nullptr) set_threads(all_.back(), threads);
+  if (blas && device_is_cpu())
+    if (auto* dev = find_blas()) blas_.reset(start_blas(dev, threads));
 }
 
 std::vector<ggml_backend_buffer_type_t> Backends::weight_buffer_types(ggml_backend_dev_t dev) const {

@@ -22,10 +22,11 @@ ggml_tensor* Graph::input(ggml_type type, int64_t ne0, int64_t ne1) {
   return tensor;
 }
 
-Scheduler::Scheduler(const Backends& backends, size_t max_nodes)
-    : backends_(backends), max_nodes_(max_nodes) {
-  auto list = backends.all();
-  sched_.reset(ggml_backend_sched_new(list.data(), nullptr, static_cast<int>(list.size()), max_nodes,
+Scheduler::Scheduler(const Backends& backends, size_t max_nodes, Products products)
+    : order_(backends.all()), max_nodes_(max_nodes) {
+  if (products == Products::kBlas && backends.blas() != nullptr)
+    order_.insert(order_.end() - 1, backends.blas());
+  sched_.reset(ggml_backend_sched_new(order_.data(), nullptr, static_cast<int>(order_.size()), max_nodes,
                                       /*parallel=*/false, /*op_offload=*/true));
 }
 
@@ -55,7 +56,7 @@ void Scheduler::run(const Graph& graph) {
 
 int64_t Scheduler::buffer_bytes() const {
   int64_t sum = 0;
-  for (auto* backend : backends_.all())
+  for (auto* backend : order_)
     sum += static_cast<int64_t>(ggml_backend_sched_get_buffer_size(sched_.get(), backend));
   return sum;
 }

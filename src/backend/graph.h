@@ -30,10 +30,14 @@ class Graph {
   ggml_cgraph* graph_;
 };
 
+/// Whether a scheduler's large matrix products go to BLAS where there is one. It widens quantized weights
+/// each time, so that it takes dozens of columns to gain.
+enum class Products { kPlain, kBlas };
+
 /// Places graphs on the backends and runs them.
 class Scheduler {
  public:
-  explicit Scheduler(const Backends& backends, size_t max_nodes = 4096);
+  explicit Scheduler(const Backends& backends, size_t max_nodes = 4096, Products products = Products::kPlain);
 
   /// Gives the graph's tensors memory; whatever was allocated before loses its own. Throws Error when there
   /// is none.
@@ -49,7 +53,7 @@ class Scheduler {
   int64_t buffer_bytes() const;
 
  private:
-  const Backends& backends_;
+  std::vector<ggml_backend_t> order_;
   size_t max_nodes_;
   ggml_backend_sched_ptr sched_;
 };

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "backend/blas.h"
 #include "cli/process.h"
 #include "windowkv/error.h"
 
@@ -42,9 +43,12 @@ int64_t LlamaTools::cells(int64_t n) const {
 }
 
 LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
-  // BLAS threads spin against ggml's where that backend is installed; one of them is llama.cpp's best on few
-  // cores.
-  setenv("OPENBLAS_NUM_THREADS", "1", /*overwrite=*/0);
+  // The same BLAS as windowkv's, whatever the system's choice; else no threads of a BLAS that spin against
+  // ggml's: llama.cpp's best on few cores.
+  if (const auto blas = blas_library(); !blas.empty())
+    setenv("LD_PRELOAD", blas.c_str(), /*overwrite=*/0);
+  else
+    setenv("OPENBLAS_NUM_THREADS", "1", /*overwrite=*/0);
   std::vector<std::string> common = {"-m", model, "-ub", std::to_string(chunk)};
   if (threads > 0) common = with(common, {"-t", std::to_string(threads)});
   if (kv != KvTypes{})

@@ -22,6 +22,8 @@ void ModelFlags::add_to(CLI::App& app) {
       ->capture_default_str();
   group->add_option("--device", device, "auto (a GPU where ggml finds one), cpu, or a ggml device name")
       ->capture_default_str();
+  group->add_flag("--no-blas", no_blas,
+                  "leave large products to ggml's own kernels where its BLAS backend would be faster");
   group->add_flag("--no-mmap", no_mmap, "read the weights into memory instead of mapping the file");
   group
       ->add_option(
@@ -50,7 +52,7 @@ EngineOptions ModelFlags::engine() const {
 }
 
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {
-  return Model::load(path, {device, threads, !no_mmap, weights, calibration});
+  return Model::load(path, {device, threads, !no_blas, !no_mmap, weights, calibration});
 }
 
 void ClassifierFlags::add_to(CLI::App& group) {

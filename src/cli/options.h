@@ -16,6 +16,7 @@ struct ModelFlags {
   std::string path;
   int threads = 0;
   std::string device = "auto";
+  bool no_blas = false;
   bool no_mmap = false;
   std::string calibration = "auto";
   int chunk = EngineOptions().chunk;

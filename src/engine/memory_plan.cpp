@@ -8,7 +8,7 @@
 namespace windowkv {
 
 MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve,
-                       const EngineOptions& options) {
+                       const EngineOptions& options, bool blas) {
   const auto selector = policy.start(prompt_shape(hp, n));
   const int64_t row = kv_token_bytes(hp, options.kv);
   const int64_t full_row = hp.kv_layer_bytes_per_token();
@@ -25,14 +25,18 @@ MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64
   plan.kv_reserve = reserve * row * hp.n_layer;
   plan.kv_full = n * full_row * hp.n_layer;
   plan.hidden = n * (hp.n_embd + (selector->accumulates() ? hp.n_head : 0)) * 4;
-  plan.mask = ((n - 1) / width * width + width) * (width + 1) * 2;
-  const int64_t activations =
+  if (!blas) plan.mask = ((n - 1) / width * width + width) * (width + 1) * 2;
+  int64_t activations =
       width * (6 * static_cast<int64_t>(hp.n_embd) + 2 * static_cast<int64_t>(hp.n_ff) + 2 * hp.kv_row()) * 4;
+  if (blas) activations += ProductAttention::bytes(hp, n, width);
   // One KV head's keys in float32, its share of the attention, and the scores of all heads.
   const int64_t share = hp.n_head / hp.n_head_kv;
   const int64_t queries = selector->accumulates() ? width : selector->observation();
   const int64_t scoring = scores ? n * (hp.d_head + (queries + 1) * share + int64_t{3} * hp.n_head) * 4 : 0;
-  plan.compute = std::max(activations, scoring);
+  // BLAS widens one weight at a time.
+  const int64_t widened =
+      blas ? int64_t{4} * hp.n_embd * std::max<int64_t>(hp.n_ff, int64_t{hp.n_head} * hp.d_head) : 0;
+  plan.compute = std::max(activations, scoring) + widened;
   return plan;
 }
 
@@ -47,7 +51,8 @@ void MemoryPlan::add(const MemoryPlan& other) {
 }
 
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {
-  return plan_memory(state_->m.hp, n, policy, reserve, state_->options);
+  return plan_memory(state_->m.hp, n, policy, reserve, state_->options,
+                     state_->m.backends->blas() != nullptr);
 }
 
 PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, int64_t reserve) const {

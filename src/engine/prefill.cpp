@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "engine/attention.h"
 #include "engine/layer_selection.h"
 #include "engine/memory_plan.h"
+#include "engine/product_attention.h"
 #include "engine/prompt_state.h"
 #include "engine/state.h"
 #include "policy/observed_attention.h"
@@ -32,8 +34,12 @@ class Prefill {
         options_(options),
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
         prompt_(*m.backends, m.hp, n_, most_observed(targets), in_flight_, any_accumulates(targets)),
-        mask_(*m.backends, n_, chunk_),
-        steps_((n_ + chunk_ - 1) / chunk_ * m.hp.n_layer) {}
+        steps_((n_ + chunk_ - 1) / chunk_ * m.hp.n_layer) {
+    if (m.backends->blas() != nullptr)
+      products_.emplace(*m.backends, m.hp, chunk_);
+    else
+      mask_.emplace(*m.backends, n_, chunk_);
+  }
 
   /// Returns the last position's logits.
   std::vector<float> run() {
@@ -129,7 +135,8 @@ class Prefill {
     store_kv(graph, rows, first, qkv);
     if (prompt_.accumulated != nullptr) accumulate(graph, rows, first, qkv.q);
     if (advance) {
-      auto* out = attend(ctx, m_.hp, qkv.q, rows, first + count, mask_.view(ctx, first, count));
+      auto* out = products_ ? products_->build(graph, qkv.q, rows, first)
+                            : attend(ctx, m_.hp, qkv.q, rows, first + count, mask_->view(ctx, first, count));
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
     scheduler_.run(graph);
@@ -188,8 +195,11 @@ class Prefill {
     return last;
   }
 
-  /// Nodes of a graph that does something for every KV head.
-  size_t node_limit() const { return 256 + 64 * static_cast<size_t>(m_.hp.n_head_kv); }
+  /// Nodes of a chunk's graph through one layer.
+  size_t node_limit() const {
+    return 256 + 64 * static_cast<size_t>(m_.hp.n_head_kv) +
+           (products_ ? ProductAttention::nodes(m_.hp, chunk_) : 0);
+  }
 
   LoadedModel& m_;
   Scheduler& scheduler_;
@@ -200,7 +210,9 @@ class Prefill {
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
   Prompt prompt_;
-  CausalMask mask_;
+  /// One of the two: how chunks attend.
+  std::optional<ProductAttention> products_;
+  std::optional<CausalMask> mask_;
   std::vector<std::unique_ptr<KvSegment>> scratch_{static_cast<size_t>(in_flight_)};
   int64_t steps_;
   int64_t done_ = 0;
@@ -234,7 +246,8 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   if (n > INT32_MAX) throw Error("a prompt of over 2^31 tokens");
   MemoryPlan memory;
   for (const auto* policy : policies)
-    memory.add(plan_memory(m.hp, n, *policy, options.reserve, state_->options));
+    memory.add(
+        plan_memory(m.hp, n, *policy, options.reserve, state_->options, m.backends->blas() != nullptr));
   const int64_t available = m.backends->free_memory();
   const int64_t set_aside = options.pool.arena() ? memory.kv_kept + memory.kv_reserve : 0;
   if (available >= 0 && memory.total() - set_aside > available)

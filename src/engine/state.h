@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
 #include "engine/decode_graph.h"
+#include "engine/product_attention.h"
 #include "model/loaded_model.h"
 #include "windowkv/engine.h"
 
@@ -13,10 +15,17 @@ namespace windowkv {
 
 struct Engine::State {
   State(const Model& model, const EngineOptions& engine_options)
-      : m(model.loaded()), options(engine_options), prefill_scheduler(*m.backends) {}
+      : m(model.loaded()),
+        options(engine_options),
+        prefill_scheduler(*m.backends, prefill_nodes(m.hp, options.chunk), Products::kBlas) {}
 
   /// Decodes one token of each; decode_graph then holds the result, column c that of steps[columns.order[c]].
   void step(std::span<const Step> steps, DecodeGraph::Result result);
+
+  /// Nodes of the largest graph of a prefill, the scoring of large groups aside.
+  static size_t prefill_nodes(const HParams& hp, int64_t chunk) {
+    return std::max<size_t>(4096, 512 + ProductAttention::nodes(hp, chunk));
+  }
 
   LoadedModel& m;
   EngineOptions options;

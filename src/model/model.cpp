@@ -13,7 +13,7 @@ Model::~Model() = default;
 
 std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& options) {
   auto m = std::make_unique<LoadedModel>();
-  m->backends.emplace(options.device, options.threads);
+  m->backends.emplace(options.device, options.threads, options.blas);
   m->file = std::make_unique<GgufFile>(path);
   m->family = &find_family(*m->file);
   m->hp = read_common(*m->file);
@@ -66,7 +66,8 @@ const std::string& Model::weight_type() const {
   return loaded_->storage.main_type;
 }
 std::string Model::device_name() const {
-  return ggml_backend_dev_description(loaded_->backends->device());
+  const auto& backends = *loaded_->backends;
+  return ggml_backend_dev_description(backends.device()) + std::string(backends.blas() ? ", BLAS" : "");
 }
 
 std::vector<std::string> Model::buffers() const {

@@ -2,6 +2,8 @@
 
 #include <ggml.h>
 
+#include "policy/head_scores.h"
+
 namespace windowkv {
 
 ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t kv_head, int64_t past,
@@ -10,8 +12,22 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
   q = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], share, q->nb[1], q->nb[2],
                    static_cast<size_t>(kv_head * share) * q->nb[2]);
   k = ggml_view_2d(ctx, k, k->ne[0], k->ne[1], k->nb[1], static_cast<size_t>(kv_head) * k->nb[2]);
-  auto* a = ggml_mul_mat(ctx, ggml_cast(ctx, k, GGML_TYPE_F32), q);
+  return build_head_attention(ctx, q, build_widened(ctx, k), past, scale);
+}
+
+ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows) {
+  // Not ggml_cast, which goes through rows that lie apart an element at a time.
+  auto* numbers = ggml_arange(ctx, 0.0f, static_cast<float>(rows->ne[1]), 1.0f);
+  return ggml_get_rows(ctx, rows, ggml_cast(ctx, numbers, GGML_TYPE_I32));
+}
+
+ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
+                                  float scale) {
+  // One product of all columns: BLAS takes those of 32 and more.
+  const int64_t columns = q->ne[1] * q->ne[2];
+  auto* a = ggml_mul_mat(ctx, k, ggml_reshape_2d(ctx, q, q->ne[0], columns));
   ggml_prec_set_acc(a, GGML_PREC_F32);
+  a = ggml_reshape_3d(ctx, a, k->ne[1], q->ne[1], q->ne[2]);
   a = ggml_diag_mask_inf_inplace(ctx, a, static_cast<int>(past));
   return ggml_soft_max_ext_inplace(ctx, a, nullptr, scale, 0.0f);
 }
@@ -22,14 +38,32 @@ ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention) {
   return ggml_reshape_2d(ctx, ggml_repeat_back(ctx, attention, shape), attention->ne[0], attention->ne[2]);
 }
 
+namespace {
+
+/// [keys, t, share] → [keys, 1, share], by halves that overlap where there is a middle. Not ggml_pool_2d,
+/// which is one thread's work on the CPU.
+ggml_tensor* build_max_over_queries(ggml_context* ctx, ggml_tensor* a) {
+  while (a->ne[1] > 1) {
+    const int64_t half = (a->ne[1] + 1) / 2;
+    auto rows_from = [&](int64_t first) {
+      return ggml_view_3d(ctx, a, a->ne[0], half, a->ne[2], a->nb[1], a->nb[2],
+                          static_cast<size_t>(first) * a->nb[1]);
+    };
+    a = build_max(ctx, rows_from(0), rows_from(a->ne[1] - half));
+  }
+  return ggml_cont(ctx, a);
+}
+
+}  // namespace
+
 ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, int64_t kv_head, int64_t keys,
                                       Rows rows) {
   auto* a = build_attention(ctx, view.q, view.k, kv_head, view.k->ne[1] - view.q->ne[1], view.scale);
   if (rows == Rows::kSum)
     return build_sum_over_queries(ctx, ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0));
-  const auto queries = static_cast<int>(a->ne[1]);
-  auto* most = ggml_pool_2d(ctx, a, GGML_OP_POOL_MAX, 1, queries, 1, queries, 0, 0);  // [n, 1, share]
-  return ggml_cont(ctx, ggml_view_2d(ctx, most, keys, most->ne[2], most->nb[2], 0));
+  auto* most =
+      build_max_over_queries(ctx, ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0));
+  return ggml_reshape_2d(ctx, most, keys, most->ne[2]);
 }
 
 }  // namespace windowkv

@@ -16,6 +16,13 @@ ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, 
 ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t kv_head, int64_t past,
                              float scale);
 
+/// The same of one KV head's queries q [d_head, t, share], contiguous, over its keys k [d_head, keys] F32.
+ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
+                                  float scale);
+
+/// Rows [d, n] that may lie apart, as F32 side by side.
+ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows);
+
 /// Sums [keys, t, share], or a view of it with contiguous rows, over t: [keys, share].
 ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention);
 

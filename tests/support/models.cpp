@@ -18,10 +18,11 @@ std::string random_model_path(std::string_view name, const RandomModel& model) {
   return path;
 }
 
-std::unique_ptr<Model> load(const std::string& path, int threads) {
+std::unique_ptr<Model> load(const std::string& path, int threads, bool blas) {
   ModelOptions options;
   options.device = "cpu";
   options.threads = threads;
+  options.blas = blas;
   return Model::load(path, options);
 }
 

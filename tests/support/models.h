@@ -20,7 +20,7 @@ std::string random_model_path(std::string_view name, const RandomModel& model);
 
 /// Loaded for the CPU. One thread, because ggml's threads wait for each other in a spin, and tests share
 /// their cores.
-std::unique_ptr<Model> load(const std::string& path, int threads = 1);
+std::unique_ptr<Model> load(const std::string& path, int threads = 1, bool blas = true);
 
 /// `count` token ids below n_vocab, the same for the same seed.
 std::vector<Token> random_tokens(int64_t count, int n_vocab, uint64_t seed = 1);

@@ -14,7 +14,6 @@ namespace windowkv::test {
 Reference::Reference(const std::string& path) {
   capture_ggml_logs();
   ggml_backend_load_all();
-  // The engine does without ggml's BLAS backend; with it, the reference would multiply with other kernels.
   if (auto* blas = ggml_backend_reg_by_name("BLAS")) ggml_backend_unload(blas);
   auto params = llama_model_default_params();
   params.n_gpu_layers = 0;

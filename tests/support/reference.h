@@ -12,7 +12,8 @@ namespace windowkv::test {
 
 using Logits = std::vector<std::vector<float>>;  ///< by position
 
-/// llama.cpp's own engine on the same file, on the CPU.
+/// llama.cpp's own engine on the same file, on the CPU, with ggml's own kernels: it unloads the BLAS backend,
+/// so that no model that uses it may be there.
 class Reference {
  public:
   explicit Reference(const std::string& path);

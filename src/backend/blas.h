@@ -1,0 +1,24 @@
+#pragma once
+
+#include <ggml-backend.h>
+
+#include <string>
+
+namespace windowkv {
+
+/// To be called before ggml's backends are loaded: takes the OpenBLAS whose threads are OpenMP's where Debian
+/// has it beside another that is the system's choice.
+void prefer_openmp_blas();
+
+/// ggml's BLAS device where it is an OpenBLAS whose threads are OpenMP's, as those of ggml's CPU backend are.
+/// Null elsewhere: OpenBLAS's own threads and ggml's spin against each other on the same cores, and the
+/// reference BLAS is slower than ggml's kernels.
+ggml_backend_dev_t find_blas();
+
+/// Starts it. Its threads are those of the whole process.
+ggml_backend_t start_blas(ggml_backend_dev_t blas, int threads);
+
+/// File of the BLAS that find_blas() found; "" where it found none.
+std::string blas_library();
+
+}  // namespace windowkv

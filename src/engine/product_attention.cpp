@@ -1,0 +1,77 @@
+#include "engine/product_attention.h"
+
+#include <algorithm>
+
+#include "policy/observed_attention.h"
+
+namespace windowkv {
+
+namespace {
+
+/// Attention weights of a tile: little enough to stay near the cores between the two products.
+constexpr int64_t kTileBytes = int64_t{4} << 20;
+/// Fewer queries than this make products too narrow.
+constexpr int64_t kLeastTile = 32;
+
+int64_t share_of(const HParams& hp) {
+  return hp.n_head / hp.n_head_kv;
+}
+
+int64_t tile_queries(const HParams& hp, int64_t keys) {
+  return std::max(kLeastTile, kTileBytes / (keys * share_of(hp) * static_cast<int64_t>(sizeof(float))));
+}
+
+}  // namespace
+
+ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk)
+    : hp_(hp), storage_(backends, "a chunk's attention", 1) {
+  out_ = storage_.add(GGML_TYPE_F32, static_cast<int64_t>(hp.d_head) * hp.n_head, chunk);
+  storage_.allocate(/*clear=*/false);
+}
+
+ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first) const {
+  auto* ctx = graph.ctx();
+  const int64_t t = q->ne[2];
+  const int64_t keys = first + t;
+  const int64_t share = share_of(hp_);
+  const int64_t tile = tile_queries(hp_, keys);
+  for (int64_t h = 0; h < hp_.n_head_kv; ++h) {
+    auto widened = [&](ggml_tensor* all) {
+      auto* head =
+          ggml_view_2d(ctx, all, hp_.d_head, keys, all->nb[1], ggml_row_size(all->type, h * hp_.d_head));
+      return build_widened(ctx, head);
+    };
+    auto* k = widened(rows.k());
+    auto* v = widened(rows.v());
+    for (int64_t start = 0; start < t; start += tile) {
+      const int64_t count = std::min(tile, t - start);
+      const int64_t seen = first + start + count;
+      auto* queries = ggml_cont(ctx, ggml_view_3d(ctx, q, hp_.d_head, count, share, q->nb[2], q->nb[1],
+                                                  static_cast<size_t>(start) * q->nb[2] +
+                                                      static_cast<size_t>(h * share) * q->nb[1]));
+      auto first_rows = [&](ggml_tensor* all) {
+        return ggml_view_2d(ctx, all, hp_.d_head, seen, all->nb[1], 0);
+      };
+      auto* weights = build_head_attention(ctx, queries, first_rows(k), first + start, hp_.attention_scale);
+      auto* sums = ggml_out_prod(ctx, first_rows(v),
+                                 ggml_transpose(ctx, ggml_reshape_2d(ctx, weights, seen, count * share)));
+      auto* place = ggml_view_3d(
+          ctx, out_, hp_.d_head, count, share, out_->nb[1], ggml_row_size(GGML_TYPE_F32, hp_.d_head),
+          static_cast<size_t>(start) * out_->nb[1] + ggml_row_size(GGML_TYPE_F32, h * share * hp_.d_head));
+      graph.add(ggml_cpy(ctx, ggml_reshape_3d(ctx, sums, hp_.d_head, count, share), place));
+    }
+  }
+  return ggml_view_2d(ctx, out_, out_->ne[0], t, out_->nb[1], 0);
+}
+
+size_t ProductAttention::nodes(const HParams& hp, int64_t chunk) {
+  const int64_t tiles = (chunk + kLeastTile - 1) / kLeastTile;
+  return static_cast<size_t>(hp.n_head_kv) * (8 + 16 * static_cast<size_t>(tiles)) + 8;
+}
+
+int64_t ProductAttention::bytes(const HParams& hp, int64_t n, int64_t chunk) {
+  const int64_t weights = n * std::min(chunk, tile_queries(hp, n)) * share_of(hp);
+  return 4 * (2 * n * hp.d_head + weights + chunk * hp.n_head * hp.d_head);
+}
+
+}  // namespace windowkv

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "backend/graph.h"
+#include "cache/kv_cache.h"
+
+namespace windowkv {
+
+/// Causal attention of a prompt's chunks as matrix products: K·q, softmax, V·p, in float32, a KV head and a
+/// tile of queries at a time. Where products are fast (BLAS) it overtakes the fused kernel; a tile reads the
+/// keys up to its last query and no mask.
+class ProductAttention {
+ public:
+  /// For chunks of up to `chunk` tokens. Throws Error where the memory is not to be had.
+  ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk);
+
+  /// Attention of q [d_head, n_head, t], at the positions from `first` on, over the rows up to each:
+  /// [d_head·n_head, t] F32, good until the next call's graph runs.
+  ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first) const;
+
+  /// Nodes that a call adds at most.
+  static size_t nodes(const HParams& hp, int64_t chunk);
+  /// Bytes of results, intermediate ones included, for a prompt of n tokens; an estimate.
+  static int64_t bytes(const HParams& hp, int64_t n, int64_t chunk);
+
+ private:
+  const HParams& hp_;
+  Storage storage_;
+  ggml_tensor* out_;
+};
+
+}  // namespace windowkv

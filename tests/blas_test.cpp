@@ -1,0 +1,204 @@
+// Prefill through ggml's BLAS backend, beside ggml's own kernels, which parity_test holds against libllama.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "engine/product_attention.h"
+#include "support/files.h"
+#include "support/models.h"
+#include "support/reference.h"
+#include "windowkv/engine.h"
+
+namespace windowkv::test {
+namespace {
+
+bool has_blas() {
+  return Backends("cpu", 1).blas() != nullptr;
+}
+
+#define SKIP_WITHOUT_BLAS() \
+  if (!has_blas())          \
+  GTEST_SKIP() << "no ggml BLAS backend over an OpenMP OpenBLAS; scripts/setup.sh installs both"
+
+struct Result {
+  Logits logits;
+  std::vector<GroupSelection> groups;
+};
+
+Result prefill(const Model& model, std::span<const Token> tokens, int chunk, const Policy& policy,
+               bool all = true) {
+  Engine engine(model, {.chunk = chunk});
+  Sequence sequence;
+  Result out;
+  PrefillOptions options;
+  if (all)
+    options.all_logits = [&](int64_t, std::span<const float> logits) {
+      out.logits.emplace_back(logits.begin(), logits.end());
+    };
+  const auto last = engine.prefill(sequence, tokens, policy, options);
+  if (!all) out.logits.emplace_back(last.begin(), last.end());
+  out.groups = sequence.groups;
+  return out;
+}
+
+/// `top1` of the positions have the same most probable token, and no logit is further off than `bound`.
+void expect_close(const std::string& path, std::span<const Token> tokens, int chunk, double top1,
+                  double bound) {
+  const auto with = prefill(*load(path), tokens, chunk, *full_policy());
+  const auto without = prefill(*load(path, 1, /*blas=*/false), tokens, chunk, *full_policy());
+  const auto d = compare(with.logits, without.logits);
+  fmt::print("  {} chunk {}: top-1 {:.2f} %, max relative error {:.2e}, mean {:.2e}\n", path, chunk,
+             100 * d.top1, d.worst, d.mean);
+  EXPECT_GE(d.top1, top1);
+  EXPECT_LT(d.worst, bound);
+}
+
+std::vector<Token> novel(const Model& model, size_t count) {
+  auto tokens = model.vocab().tokenize(data_text("sherlock.txt"));
+  tokens.resize(count);
+  return tokens;
+}
+
+TEST(Blas, MiniLongOnRealText) {
+  SKIP_WITHOUT_BLAS();
+  for (auto [type, bound] : {std::pair{"f16", 1e-2}, {"q8_0", 6e-2}}) {
+    const auto path = minilong_path(type);
+    expect_close(path, novel(*load(path), 1000), 512, 0.97, bound);
+  }
+}
+
+TEST(Blas, HeadLayoutsAndWeightTypes) {
+  SKIP_WITHOUT_BLAS();
+  for (auto type : {GGML_TYPE_F32, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K})
+    for (int n_head_kv : {1, 2, 4}) {
+      RandomModel m;
+      m.type = type;
+      m.family = n_head_kv == 2 ? "qwen2" : "llama";
+      m.n_embd = 256;
+      m.n_head = 4;
+      m.n_head_kv = n_head_kv;
+      m.d_head = 64;
+      m.n_ff = 512;
+      const auto path = random_model_path(fmt::format("blas-{}-{}", ggml_type_name(type), n_head_kv), m);
+      // For all but F32 ggml's kernels round activations, to eight bits where weights are quantized.
+      const bool exact = type == GGML_TYPE_F32;
+      expect_close(path, random_tokens(300, m.n_vocab), 128, exact ? 0.99 : 0.92, exact ? 1e-2 : 1e-1);
+    }
+}
+
+TEST(Blas, ChunksMakeNoDifferenceBeyondRounding) {
+  SKIP_WITHOUT_BLAS();
+  const auto model = load(minilong_path("f16"));
+  const auto tokens = novel(*model, 700);
+  const auto whole = prefill(*model, tokens, 700, *full_policy(), false);
+  for (int chunk : {1, 31, 64, 512, 699})
+    EXPECT_LT(
+        relative_error(prefill(*model, tokens, chunk, *full_policy(), false).logits[0], whole.logits[0]),
+        1e-2)
+        << chunk;
+}
+
+TEST(Blas, KeepsWhatGgmlsKernelsKeep) {
+  SKIP_WITHOUT_BLAS();
+  const auto path = minilong_path("f16");
+  const auto with = load(path);
+  const auto without = load(path, 1, /*blas=*/false);
+  const auto tokens = novel(*with, 1500);
+  for (const char* name : {"windowkv", "snapkv", "h2o"}) {
+    const auto policy = make_policy(name, {Budget::percent(12), SelectionConfig{}});
+    const auto ours = prefill(*with, tokens, 512, *policy, false).groups;
+    const auto theirs = prefill(*without, tokens, 512, *policy, false).groups;
+    ASSERT_EQ(ours.size(), theirs.size());
+    size_t same = 0;
+    size_t all = 0;
+    for (size_t g = 0; g < ours.size(); ++g) {
+      std::vector<bool> kept(tokens.size());
+      for (auto [first, last] : theirs[g].kept)
+        for (auto i = first; i <= last; ++i) kept[static_cast<size_t>(i)] = true;
+      for (auto [first, last] : ours[g].kept)
+        for (auto i = first; i <= last; ++i) ++all, same += kept[static_cast<size_t>(i)];
+    }
+    EXPECT_GE(static_cast<double>(same), 0.98 * static_cast<double>(all)) << name;
+  }
+}
+
+/// Softmax attention by plain loops in double, over K and V as F16 holds them.
+std::vector<double> plain_attention(const HParams& hp, const std::vector<float>& q,
+                                    const std::vector<float>& k, const std::vector<float>& v, int64_t first,
+                                    int64_t t) {
+  const auto d = static_cast<size_t>(hp.d_head);
+  const auto heads = static_cast<size_t>(hp.n_head);
+  const auto row = static_cast<size_t>(hp.kv_row());
+  auto half = [](float x) { return static_cast<double>(ggml_fp16_to_fp32(ggml_fp32_to_fp16(x))); };
+  std::vector<double> out(static_cast<size_t>(t) * heads * d);
+  for (size_t i = 0; i < static_cast<size_t>(t); ++i)
+    for (size_t h = 0; h < heads; ++h) {
+      const size_t kv = h / (heads / static_cast<size_t>(hp.n_head_kv));
+      const auto seen = static_cast<size_t>(first) + i + 1;
+      std::vector<double> w(seen);
+      double sum = 0;
+      for (size_t j = 0; j < seen; ++j) {
+        double dot = 0;
+        for (size_t c = 0; c < d; ++c)
+          dot += static_cast<double>(q[(i * heads + h) * d + c]) * half(k[j * row + kv * d + c]);
+        sum += w[j] = std::exp(dot * static_cast<double>(hp.attention_scale));
+      }
+      for (size_t j = 0; j < seen; ++j)
+        for (size_t c = 0; c < d; ++c)
+          out[(i * heads + h) * d + c] += w[j] / sum * half(v[j * row + kv * d + c]);
+    }
+  return out;
+}
+
+TEST(ProductAttention, EqualsPlainLoops) {
+  for (auto [n_head, n_head_kv, keys, t] : {std::tuple{4, 2, 100, 40},
+                                            {3, 3, 50, 50},
+                                            {4, 1, 33, 1},
+                                            {2, 2, 9000, 300}}) {  // the last in several tiles
+    SCOPED_TRACE(fmt::format("{} heads, {} KV heads, {} keys, {} queries", n_head, n_head_kv, keys, t));
+    HParams hp;
+    hp.n_head = n_head;
+    hp.n_head_kv = n_head_kv;
+    hp.d_head = 32;
+    hp.attention_scale = 0.2f;
+    std::mt19937 random(7);
+    auto values = [&](int64_t count) {
+      std::vector<float> out(static_cast<size_t>(count));
+      for (auto& x : out) x = static_cast<float>(random() % 2001) / 1000.0f - 1.0f;
+      return out;
+    };
+    const auto q = values(int64_t{hp.d_head} * n_head * t);
+    const auto k = values(hp.kv_row() * keys);
+    const auto v = values(hp.kv_row() * keys);
+
+    const Backends backends("cpu", 1);
+    const auto nodes = 64 + ProductAttention::nodes(hp, t);
+    Scheduler scheduler(backends, nodes, Products::kBlas);
+    const ProductAttention attention(backends, hp, t);
+    KvMeter meter;
+    const KvSegment segment(std::make_shared<KvArena>(backends, hp, KvTypes{}, keys), {keys}, meter);
+    const auto& rows = segment.layer(0);
+    for (auto [from, to] : {std::pair{&k, rows.k()}, {&v, rows.v()}}) {
+      std::vector<ggml_fp16_t> halves(from->size());
+      ggml_fp32_to_fp16_row(from->data(), halves.data(), static_cast<int64_t>(from->size()));
+      ggml_backend_tensor_set(to, halves.data(), 0, ggml_nbytes(to));
+    }
+    Graph graph(nodes);
+    auto* input = graph.input(GGML_TYPE_F32, int64_t{hp.d_head} * n_head, t);
+    auto* out = graph.output(ggml_cont(
+        graph.ctx(),
+        attention.build(graph, ggml_reshape_3d(graph.ctx(), input, hp.d_head, n_head, t), rows, keys - t)));
+    scheduler.allocate(graph);
+    ggml_backend_tensor_set(input, q.data(), 0, ggml_nbytes(input));
+    scheduler.compute(graph);
+    std::vector<float> result(q.size());
+    ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
+    const auto expected = plain_attention(hp, q, k, v, keys - t, t);
+    for (size_t i = 0; i < result.size(); ++i) ASSERT_NEAR(result[i], expected[i], 2e-6) << i;
+  }
+}
+
+}  // namespace
+}  // namespace windowkv::test

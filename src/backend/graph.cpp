@@ -1,5 +1,11 @@
 #include "backend/graph.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <string_view>
+
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -22,6 +28,44 @@ ggml_tensor* Graph::input(ggml_type type, int64_t ne0, int64_t ne1) {
   return tensor;
 }
 
+namespace {
+
+/// Copies that the scheduler adds to a graph once it is split are named "device#tensor#number".
+DeviceTraffic traffic_of(const Backends& backends, ggml_backend_sched_t sched, ggml_cgraph* graph) {
+  DeviceTraffic traffic{1, ggml_backend_sched_get_n_splits(sched), 0, 0};
+  std::set<const ggml_tensor*> seen;
+  for (int i = 0; i < ggml_graph_n_nodes(graph); ++i)
+    for (const auto* source : ggml_graph_node(graph, i)->src) {
+      if (source == nullptr || !seen.insert(source).second) continue;
+      const std::string_view name(source->name);
+      const bool copied = std::ranges::any_of(backends.all(), [&](ggml_backend_t b) {
+        const std::string_view device(ggml_backend_name(b));
+        return name.starts_with(device) && name.substr(device.size()).starts_with('#');
+      });
+      if (copied) traffic += {0, 0, 1, static_cast<int64_t>(ggml_nbytes(source))};
+    }
+  return traffic;
+}
+
+}  // namespace
+
+void copy_rows(ggml_tensor* from, ggml_tensor* to) {
+  constexpr int64_t kPiece = 16 << 20;
+  const int64_t step = std::max<int64_t>(1, kPiece / static_cast<int64_t>(from->nb[1]));
+  ggml_context_ptr ctx(ggml_init({2 * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
+  for (int64_t first = 0; first < from->ne[1]; first += step) {
+    ggml_reset(ctx.get());
+    const int64_t count = std::min(step, from->ne[1] - first);
+    ggml_tensor* views[2];
+    for (auto [view, whole] : {std::pair{&views[0], from}, {&views[1], to}}) {
+      *view = ggml_view_2d(ctx.get(), whole, whole->ne[0], count, whole->nb[1],
+                           static_cast<size_t>(first) * whole->nb[1]);
+      ggml_backend_view_init(*view);
+    }
+    ggml_backend_tensor_copy(views[0], views[1]);
+  }
+}
+
 Scheduler::Scheduler(const Backends& backends, size_t max_nodes)
     : backends_(backends), max_nodes_(max_nodes) {
   auto list = backends.all();
@@ -37,6 +81,7 @@ void Scheduler::allocate(const Graph& graph) {
   if (!ggml_backend_sched_reserve(sched_.get(), graph.nodes()) ||
       !ggml_backend_sched_alloc_graph(sched_.get(), graph.nodes()))
     throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");
+  if (backends_.all().size() > 1) allocated_ = traffic_of(backends_, sched_.get(), graph.nodes());
 }
 
 void Scheduler::compute(const Graph& graph) {
@@ -46,6 +91,7 @@ void Scheduler::compute(const Graph& graph) {
     throw Error(std::string("computation failed: ") + ggml_status_to_string(status) +
                 (detail.empty() ? "" : " (" + detail + ")"));
   }
+  traffic_ += allocated_;
 }
 
 void Scheduler::run(const Graph& graph) {
@@ -60,7 +106,8 @@ int64_t Scheduler::buffer_bytes() const {
   return sum;
 }
 
-Storage::Storage(const Backends& backends, const char* what, int tensors) : backends_(backends), what_(what) {
+Storage::Storage(const Backends& backends, const char* what, int tensors, size_t device)
+    : backends_(backends), what_(what), device_(device) {
   ctx_.reset(ggml_init({ggml_tensor_overhead() * static_cast<size_t>(tensors), nullptr, /*no_alloc=*/true}));
 }
 
@@ -69,10 +116,10 @@ ggml_tensor* Storage::add(ggml_type type, int64_t ne0, int64_t ne1) {
 }
 
 void Storage::allocate(bool clear) {
-  buffer_.reset(ggml_backend_alloc_ctx_tensors(ctx_.get(), backends_.primary()));
+  buffer_.reset(ggml_backend_alloc_ctx_tensors(ctx_.get(), backends_.backend(device_)));
   if (!buffer_)
-    throw Error(std::string("out of memory for ") + what_ +
-                "; use a shorter prompt or a smaller --kv-budget");
+    throw Error(fmt::format("out of memory for {}{}; use a shorter prompt or a smaller --kv-budget", what_,
+                            backends_.is_cpu(device_) ? "" : " on " + backends_.name(device_)));
   if (clear) ggml_backend_buffer_clear(buffer_.get(), 0);
 }
 

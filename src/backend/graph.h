@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "windowkv/device_traffic.h"
 
 namespace windowkv {
 
@@ -45,6 +46,10 @@ class Scheduler {
 
   /// The most nodes of a graph it takes.
   size_t max_nodes() const { return max_nodes_; }
+  /// Of every compute() so far.
+  const DeviceTraffic& traffic() const { return traffic_; }
+  /// Adds a copy made outside of a graph.
+  void add_copy(int64_t bytes) { traffic_ += {0, 0, 1, bytes}; }
   /// Bytes of compute buffers held.
   int64_t buffer_bytes() const;
 
@@ -52,13 +57,18 @@ class Scheduler {
   const Backends& backends_;
   size_t max_nodes_;
   ggml_backend_sched_ptr sched_;
+  DeviceTraffic allocated_;  // of one compute of the graph that is allocated
+  DeviceTraffic traffic_;
 };
 
-/// Tensors that outlive a graph, in a buffer of the layers' device.
+/// Copies what lies in a tensor to another of the same shape and type, devices apart, some MiB at a time.
+void copy_rows(ggml_tensor* from, ggml_tensor* to);
+
+/// Tensors that outlive a graph, in a buffer of one of the devices.
 class Storage {
  public:
   /// `clear`: zero the bytes. Throws Error naming `what` where the memory is not to be had.
-  Storage(const Backends& backends, const char* what, int tensors);
+  Storage(const Backends& backends, const char* what, int tensors, size_t device = 0);
 
   ggml_tensor* add(ggml_type type, int64_t ne0, int64_t ne1);
   /// After the last add().
@@ -70,6 +80,7 @@ class Storage {
  private:
   const Backends& backends_;
   const char* what_;
+  size_t device_;
   ggml_context_ptr ctx_;
   ggml_backend_buffer_ptr buffer_;
 };

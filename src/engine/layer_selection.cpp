@@ -30,7 +30,7 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Prompt& p
     if (const int64_t count = selector.observation(); count > 0) {
       auto qkv =
           m.family->attention_inputs(ctx, m.hp, m.weights, layer, prompt.observed_last(ctx, layer, count),
-                                     prompt.positions_at(ctx, n - count, count), Family::kQ);
+                                     prompt.observed_positions(ctx, layer, count), Family::kQ);
       view.q = ggml_cont(ctx, ggml_permute(ctx, qkv.q, 0, 2, 1, 3));
     }
     view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, n);

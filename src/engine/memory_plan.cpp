@@ -1,5 +1,7 @@
 #include "engine/memory_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "engine/layer_selection.h"
@@ -7,23 +9,23 @@
 
 namespace windowkv {
 
-MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve,
-                       const EngineOptions& options) {
+MemoryPlan plan_memory(const HParams& hp, const LayerRun& run, int64_t n, const Policy& policy,
+                       int64_t reserve, const EngineOptions& options) {
   const auto selector = policy.start(prompt_shape(hp, n));
   const int64_t row = kv_token_bytes(hp, options.kv);
   const int64_t full_row = hp.kv_layer_bytes_per_token();
   const int64_t width = std::min<int64_t>(n, options.chunk);
   MemoryPlan plan;
   bool scores = false;
-  const int64_t in_flight = layers_in_flight(*selector, hp.n_layer);
-  for (int layer = 0; layer < hp.n_layer; ++layer) {
+  const int64_t in_flight = std::min(layers_in_flight(*selector, hp.n_layer), run.count());
+  for (int layer = run.first; layer <= run.last; ++layer) {
     const int64_t kept = selector->capacity(layer);
     plan.kv_kept += kept * row;
     if (kept < n || options.kv != KvTypes{}) plan.kv_scratch = in_flight * n * full_row;
     scores = scores || selector->decides(layer);
   }
-  plan.kv_reserve = reserve * row * hp.n_layer;
-  plan.kv_full = n * full_row * hp.n_layer;
+  plan.kv_reserve = reserve * row * run.count();
+  plan.kv_full = n * full_row * run.count();
   plan.hidden = n * (hp.n_embd + (selector->accumulates() ? hp.n_head : 0)) * 4;
   plan.mask = ((n - 1) / width * width + width) * (width + 1) * 2;
   const int64_t activations =
@@ -34,6 +36,11 @@ MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64
   const int64_t scoring = scores ? n * (hp.d_head + (queries + 1) * share + int64_t{3} * hp.n_head) * 4 : 0;
   plan.compute = std::max(activations, scoring);
   return plan;
+}
+
+std::string place_text(const Backends& backends, size_t device) {
+  if (backends.device_count() == 1 && backends.is_cpu(0)) return "";
+  return fmt::format(" on {}, {}", backends.name(device), to_string(backends.layer_runs()[device]));
 }
 
 void MemoryPlan::add(const MemoryPlan& other) {
@@ -47,13 +54,32 @@ void MemoryPlan::add(const MemoryPlan& other) {
 }
 
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {
-  return plan_memory(state_->m.hp, n, policy, reserve, state_->options);
+  return plan_memory(state_->m.hp, {0, state_->m.hp.n_layer - 1}, n, policy, reserve, state_->options);
+}
+
+std::vector<DevicePlan> Engine::plan_devices(int64_t n, const Policy& policy, int64_t reserve) const {
+  const auto& backends = *state_->m.backends;
+  std::vector<DevicePlan> plans;
+  for (size_t device = 0; device < backends.device_count(); ++device)
+    if (const auto& run = backends.layer_runs()[device]; run.count() > 0)
+      plans.push_back({fmt::format("{}, {}", backends.name(device), to_string(run)),
+                       plan_memory(state_->m.hp, run, n, policy, reserve, state_->options),
+                       backends.free_memory(device)});
+  return plans;
 }
 
 PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, int64_t reserve) const {
   const auto memory = plan(n, policy, reserve);
   PoolPlan pool;
-  pool.sequence_bytes = memory.kv_kept + memory.kv_reserve;
+  // A pool is cut in proportion to the devices' layers: the one that holds most a layer needs all to be more.
+  const int64_t row = kv_token_bytes(state_->m.hp, state_->options.kv);
+  for (const auto& run : state_->m.backends->layer_runs()) {
+    if (run.count() == 0) continue;
+    const auto part = plan_memory(state_->m.hp, run, n, policy, reserve, state_->options);
+    const int64_t rows = (part.kv_kept + part.kv_reserve) / row;
+    const int64_t whole = (rows * state_->m.hp.n_layer + run.count() - 1) / run.count();
+    pool.sequence_bytes = std::max(pool.sequence_bytes, whole * row);
+  }
   pool.scratch_bytes = memory.kv_scratch;
   pool.sequences = std::max<int64_t>(0, (kv_bytes - pool.scratch_bytes) / pool.sequence_bytes);
   return pool;

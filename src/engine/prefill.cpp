@@ -31,8 +31,7 @@ class Prefill {
         targets_(targets),
         options_(options),
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
-        prompt_(*m.backends, m.hp, n_, most_observed(targets), in_flight_, any_accumulates(targets)),
-        mask_(*m.backends, n_, chunk_),
+        prompt_(*m.backends, m.hp, n_, chunk_, most_observed(targets), in_flight_, any_accumulates(targets)),
         steps_((n_ + chunk_ - 1) / chunk_ * m.hp.n_layer) {}
 
   /// Returns the last position's logits.
@@ -41,6 +40,7 @@ class Prefill {
     std::vector<float> logits;
     const int last = m_.hp.n_layer - 1;
     for (int layer = 0; layer <= last; ++layer) {
+      if (const int64_t moved = prompt_.go_to(layer); moved > 0) scheduler_.add_copy(moved);
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
                                        [&](const Target& t) { return t.selector->decides(layer); });
       if (decides && prompt_.observation() > 0) keep_observed(layer);
@@ -84,11 +84,23 @@ class Prefill {
         targets_[0].cache->types() == KvTypes{})
       return targets_[0].cache->layer(layer).rows;
     auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
-    if (!place)
-      place = std::make_unique<KvSegment>(std::make_shared<KvArena>(*m_.backends, m_.hp, KvTypes{}, n_),
-                                          std::vector{n_}, targets_[0].cache->meter());
-    return place->layer(0);
+    const size_t device = m_.backends->device_of(layer);
+    if (place.device != device) place.rows.reset();
+    if (!place.rows) {
+      std::vector<int64_t> rows(m_.backends->device_count(), 0);
+      rows[device] = n_;
+      place = {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
+                                           std::vector{n_}, std::vector{device}, targets_[0].cache->meter()),
+               device};
+    }
+    return place.rows->layer(0);
   }
+
+  /// K and V of a layer in full, on the device of the layer that has it now.
+  struct Scratch {
+    std::unique_ptr<KvSegment> rows;
+    size_t device = 0;
+  };
 
   template <typename F>
   void for_chunks(F&& f) {
@@ -129,7 +141,7 @@ class Prefill {
     store_kv(graph, rows, first, qkv);
     if (prompt_.accumulated != nullptr) accumulate(graph, rows, first, qkv.q);
     if (advance) {
-      auto* out = attend(ctx, m_.hp, qkv.q, rows, first + count, mask_.view(ctx, first, count));
+      auto* out = attend(ctx, m_.hp, qkv.q, rows, first + count, prompt_.mask_at(ctx, first, count));
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
     scheduler_.run(graph);
@@ -200,8 +212,7 @@ class Prefill {
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
   Prompt prompt_;
-  CausalMask mask_;
-  std::vector<std::unique_ptr<KvSegment>> scratch_{static_cast<size_t>(in_flight_)};
+  std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};
   int64_t steps_;
   int64_t done_ = 0;
 };
@@ -232,17 +243,21 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   if (options.reserve < 0 || options.reserve > INT32_MAX)
     throw Error(fmt::format("room for {} generated tokens; it must be 0 to {}", options.reserve, INT32_MAX));
   if (n > INT32_MAX) throw Error("a prompt of over 2^31 tokens");
-  MemoryPlan memory;
-  for (const auto* policy : policies)
-    memory.add(plan_memory(m.hp, n, *policy, options.reserve, state_->options));
-  const int64_t available = m.backends->free_memory();
-  const int64_t set_aside = options.pool.arena() ? memory.kv_kept + memory.kv_reserve : 0;
-  if (available >= 0 && memory.total() - set_aside > available)
-    throw Error(fmt::format(
-        "a prompt of {} tokens needs {} (KV cache {}, hidden states {}, the rest {}) and {} are free; "
-        "use a shorter prompt or a smaller --kv-budget",
-        n, mib(memory.total()), mib(memory.peak_kv()), mib(memory.hidden), mib(memory.mask + memory.compute),
-        mib(available)));
+  for (size_t device = 0; device < m.backends->device_count(); ++device) {
+    const auto& run = m.backends->layer_runs()[device];
+    if (run.count() == 0) continue;
+    MemoryPlan memory;
+    for (const auto* policy : policies)
+      memory.add(plan_memory(m.hp, run, n, *policy, options.reserve, state_->options));
+    const int64_t available = m.backends->free_memory(device);
+    const int64_t set_aside = options.pool.memory() ? memory.kv_kept + memory.kv_reserve : 0;
+    if (available >= 0 && memory.total() - set_aside > available)
+      throw Error(fmt::format(
+          "a prompt of {} tokens needs {} (KV cache {}, hidden states {}, the rest {}) and {} are free{}; "
+          "use a shorter prompt or a smaller --kv-budget",
+          n, mib(memory.total()), mib(memory.peak_kv()), mib(memory.hidden),
+          mib(memory.mask + memory.compute), mib(available), place_text(*m.backends, device)));
+  }
 
   const auto start = Clock::now();
   std::vector<std::unique_ptr<Selector>> selectors;
@@ -255,7 +270,7 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
     for (int layer = 0; layer < m.hp.n_layer; ++layer)
       capacities.push_back(selectors[i]->capacity(layer) + options.reserve);
     next[i].cache =
-        std::make_unique<KvCache>(*m.backends, m.hp, state_->options.kv, capacities, options.pool.arena());
+        std::make_unique<KvCache>(*m.backends, m.hp, state_->options.kv, capacities, options.pool.memory());
     targets.push_back({selectors[i].get(), next[i].cache.get()});
   }
   state_->logits =

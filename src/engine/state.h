@@ -23,6 +23,7 @@ struct Engine::State {
   Scheduler prefill_scheduler;
   size_t decode_nodes = 0;  ///< that decode_scheduler takes
   std::unique_ptr<Scheduler> decode_scheduler;
+  DeviceTraffic earlier_decode_traffic;       ///< of schedulers that were too small
   std::unique_ptr<DecodeGraph> decode_graph;  ///< allocated in decode_scheduler
   int64_t graphs_built = 0;
   /// The step's columns; kept so that a token allocates nothing.

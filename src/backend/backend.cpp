@@ -177,6 +177,10 @@ void Backends::place_layers(int n_layer, std::span<const double> shares) {
   runs_ = runs_of(layer_devices_, device_count());
 }
 
+bool Backends::is_remote(size_t index) const {
+  return std::ranges::find(servers_.devices, device(index)) != servers_.devices.end();
+}
+
 std::string Backends::name(size_t index) const {
   return fmt::format("{} ({})", ggml_backend_dev_name(device(index)),
                      ggml_backend_dev_description(device(index)));

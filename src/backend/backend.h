@@ -28,6 +28,8 @@ class Backends {
   ggml_backend_dev_t device(size_t device) const { return ggml_backend_get_device(devices_[device]); }
   ggml_backend_dev_t cpu_device() const { return ggml_backend_get_device(all_.back()); }
   bool is_cpu(size_t device) const { return devices_[device] == all_.back(); }
+  /// Whether it is an RPC server's.
+  bool is_remote(size_t device) const;
   /// In the scheduler's order: the CPU last, whether it holds layers or not.
   const std::vector<ggml_backend_t>& all() const { return all_; }
 

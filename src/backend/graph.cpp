@@ -74,14 +74,23 @@ Scheduler::Scheduler(const Backends& backends, size_t max_nodes)
 }
 
 void Scheduler::allocate(const Graph& graph) {
+  auto* nodes = graph.nodes();
   ggml_backend_sched_reset(sched_.get());
   // Plans anew each time. Without this ggml takes the previous graph's plan wherever the numbers of nodes and
   // leaves and the sizes agree, even if inputs stand elsewhere among the leaves, and then writes through a
   // missing buffer: caches whose layers are grouped differently give such graphs.
-  if (!ggml_backend_sched_reserve(sched_.get(), graph.nodes()) ||
-      !ggml_backend_sched_alloc_graph(sched_.get(), graph.nodes()))
-    throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");
-  if (backends_.all().size() > 1) allocated_ = traffic_of(backends_, sched_.get(), graph.nodes());
+  // Planning puts the copies that devices need in the places of what nodes read, and forgets the copies.
+  sources_.clear();
+  if (several_devices())
+    for (int i = 0; i < ggml_graph_n_nodes(nodes); ++i)
+      sources_.insert(sources_.end(), std::begin(ggml_graph_node(nodes, i)->src),
+                      std::end(ggml_graph_node(nodes, i)->src));
+  bool done = ggml_backend_sched_reserve(sched_.get(), nodes);
+  for (size_t i = 0; i < sources_.size(); ++i)
+    ggml_graph_node(nodes, static_cast<int>(i / GGML_MAX_SRC))->src[i % GGML_MAX_SRC] = sources_[i];
+  done = done && ggml_backend_sched_alloc_graph(sched_.get(), nodes);
+  if (!done) throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");
+  if (several_devices()) allocated_ = traffic_of(backends_, sched_.get(), nodes);
 }
 
 void Scheduler::compute(const Graph& graph) {

@@ -54,8 +54,11 @@ class Scheduler {
   int64_t buffer_bytes() const;
 
  private:
+  bool several_devices() const { return backends_.all().size() > 1; }
+
   const Backends& backends_;
   size_t max_nodes_;
+  std::vector<ggml_tensor*> sources_;  // of a graph's nodes; kept so that a graph allocates nothing
   ggml_backend_sched_ptr sched_;
   DeviceTraffic allocated_;  // of one compute of the graph that is allocated
   DeviceTraffic traffic_;

@@ -49,6 +49,7 @@ class Prefill {
       const bool advance = layer < last || options_.all_logits;
       for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, rows, first, count, advance); });
       if (layer == last) logits = options_.all_logits ? report_all() : finish(rows);
+      prompt_.wait();
       for (auto& target : targets_) {
         const auto start = Clock::now();
         settle_layers(

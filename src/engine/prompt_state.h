@@ -76,6 +76,13 @@ class Prompt {
     return static_cast<int64_t>(ggml_nbytes(from));
   }
 
+  /// Until what was computed of the hidden states is there. A server's work is done when something is read of
+  /// it, and would be taken for that of what reads first.
+  void wait() const {
+    float value = 0;
+    if (backends_.is_remote(device_)) ggml_backend_tensor_get(hidden, &value, 0, sizeof value);
+  }
+
   ggml_tensor* hidden_at(ggml_context* ctx, int64_t first, int64_t count) const {
     return ggml_view_2d(ctx, hidden, hidden->ne[0], count, hidden->nb[1],
                         static_cast<size_t>(first) * hidden->nb[1]);

@@ -6,8 +6,8 @@ COPY . .
 RUN make build && cmake --install build/release --prefix /opt/windowkv --strip
 
 FROM debian:forky
-# The command links ggml, libllama and fmt; ggml's CPU kernels come with libggml0.
-RUN apt-get update && apt-get install -y --no-install-recommends libllama0 libggml0 'libfmt1*' \
+# The command links ggml, libllama and fmt; ggml's CPU kernels come with libggml0, what --rpc needs with its RPC backend.
+RUN apt-get update && apt-get install -y --no-install-recommends libllama0 libggml0 libggml0-backend-rpc 'libfmt1*' \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/windowkv/bin/windowkv /usr/local/bin/windowkv
 ENTRYPOINT ["windowkv"]

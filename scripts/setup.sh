@@ -9,8 +9,8 @@ set -euo pipefail
 base=(g++ cmake ninja-build pkg-config make git ca-certificates python3
       libcli11-dev nlohmann-json3-dev libfmt-dev libgtest-dev)
 [[ ${1:-} == --dev ]] && base+=(clang-format clang-tidy)
-# From forky: ggml, libllama, minja, and llama.cpp's tools, which the benchmarks stand beside.
-engine=(libggml-dev libllama-dev libminja-dev llama.cpp-tools)
+# From forky: ggml and its RPC backend, libllama, minja, and llama.cpp's tools, which the benchmarks stand beside.
+engine=(libggml-dev libggml0-backend-rpc libllama-dev libminja-dev llama.cpp-tools)
 
 missing() {
   local p

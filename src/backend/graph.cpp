@@ -73,6 +73,14 @@ Scheduler::Scheduler(const Backends& backends, size_t max_nodes)
                                       /*parallel=*/false, /*op_offload=*/true));
 }
 
+void Scheduler::place_readers(const Graph& graph) {
+  for (auto [tensor, device] : graph.readers())
+    for (int i = 0; i < ggml_graph_n_nodes(graph.nodes()); ++i)
+      if (auto* node = ggml_graph_node(graph.nodes(), i);
+          std::ranges::find(node->src, tensor) != std::end(node->src))
+        ggml_backend_sched_set_tensor_backend(sched_.get(), node, device);
+}
+
 void Scheduler::allocate(const Graph& graph) {
   auto* nodes = graph.nodes();
   ggml_backend_sched_reset(sched_.get());
@@ -85,9 +93,11 @@ void Scheduler::allocate(const Graph& graph) {
     for (int i = 0; i < ggml_graph_n_nodes(nodes); ++i)
       sources_.insert(sources_.end(), std::begin(ggml_graph_node(nodes, i)->src),
                       std::end(ggml_graph_node(nodes, i)->src));
+  place_readers(graph);
   bool done = ggml_backend_sched_reserve(sched_.get(), nodes);
   for (size_t i = 0; i < sources_.size(); ++i)
     ggml_graph_node(nodes, static_cast<int>(i / GGML_MAX_SRC))->src[i % GGML_MAX_SRC] = sources_[i];
+  place_readers(graph);  // which planning forgets too
   done = done && ggml_backend_sched_alloc_graph(sched_.get(), nodes);
   if (!done) throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");
   if (several_devices()) allocated_ = traffic_of(backends_, sched_.get(), nodes);

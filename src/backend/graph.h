@@ -3,6 +3,7 @@
 #include <ggml-backend.h>
 #include <ggml-cpp.h>
 
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -22,6 +23,10 @@ class Graph {
   void add(ggml_tensor* tensor) { ggml_build_forward_expand(graph_, tensor); }
   /// Likewise, and keeps its data readable after compute.
   ggml_tensor* output(ggml_tensor* tensor);
+  /// Has `device` compute what reads `tensor`. The scheduler may let a node without weights stay with the one
+  /// before it, and then copies its result as well as what it reads.
+  void read_on(ggml_tensor* tensor, ggml_backend_t device) { readers_.emplace_back(tensor, device); }
+  const std::vector<std::pair<ggml_tensor*, ggml_backend_t>>& readers() const { return readers_; }
   /// A tensor the caller fills after Scheduler::allocate.
   ggml_tensor* input(ggml_type type, int64_t ne0, int64_t ne1 = 1);
 
@@ -29,6 +34,7 @@ class Graph {
   std::vector<uint8_t> arena_;
   ggml_context_ptr ctx_;
   ggml_cgraph* graph_;
+  std::vector<std::pair<ggml_tensor*, ggml_backend_t>> readers_;
 };
 
 /// Places graphs on the backends and runs them.
@@ -54,6 +60,7 @@ class Scheduler {
   int64_t buffer_bytes() const;
 
  private:
+  void place_readers(const Graph& graph);
   bool several_devices() const { return backends_.all().size() > 1; }
 
   const Backends& backends_;

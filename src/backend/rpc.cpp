@@ -16,6 +16,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <thread>
 
 #include "backend/backend.h"
 #include "windowkv/error.h"
@@ -212,11 +213,21 @@ RpcServers connect_rpc(std::span<const std::string> addresses) {
 }
 
 std::vector<std::string> lost_rpc_servers() {
-  std::vector<std::string> lost;
-  std::scoped_lock lock(in_use_mutex);
-  for (const auto& [text, address] : in_use)
-    if (!address.expired() && Connection(parse(text), kListenTime).error() != 0) lost.push_back(text);
-  return lost;
+  std::vector<std::string> all;
+  {
+    std::scoped_lock lock(in_use_mutex);
+    for (const auto& [text, address] : in_use)
+      if (!address.expired()) all.push_back(text);
+  }
+  // A process that ends closes its connections before the socket it listens at.
+  for (const auto end = Clock::now() + kListenTime; Clock::now() < end;) {
+    std::vector<std::string> lost;
+    for (const auto& text : all)
+      if (Connection(parse(text), kListenTime).error() != 0) lost.push_back(text);
+    if (!lost.empty()) return lost;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return all;
 }
 
 void serve_rpc(const std::string& address, const std::string& cache_dir, int threads,

@@ -22,7 +22,7 @@ struct RpcServers {
 /// Later ggml ends the process where a server is lost (ggml_set_abort_callback).
 RpcServers connect_rpc(std::span<const std::string> addresses);
 
-/// Of the servers in use, those at whose address nothing listens any more.
+/// Of the servers in use, those at whose address nothing listens any more; all, where something does at each.
 std::vector<std::string> lost_rpc_servers();
 
 /// Serves devices to one client after another; does not return. `cache_dir`: where weights a client sends are

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <mutex>
+#include <string>
 #include <string_view>
 
 #include "backend/rpc.h"
@@ -19,11 +20,10 @@ namespace {
 std::string explain(std::string_view message) {
   if (message.find("RPC") == std::string_view::npos)
     return fmt::format("ggml stopped: {}", message.substr(0, message.find('\n')));
-  const auto lost = lost_rpc_servers();
   return fmt::format(
       "lost RPC server {}: it ended, or sent what cannot be understood; start it again and repeat the "
       "command",
-      lost.empty() ? "(which one is not known)" : fmt::format("{}", fmt::join(lost, ", ")));
+      fmt::join(lost_rpc_servers(), " or "));
 }
 
 void on_abort(const char* message) {

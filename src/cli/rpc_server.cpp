@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <thread>
@@ -58,6 +59,7 @@ void serve(const ServerFlags& flags) {
   // Nothing is lost when it ends: what clients have here lives as long as their connection.
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, end);
   print_ggml_errors();
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // its own lines at once, into a log too
   serve_rpc(
       fmt::format("{}:{}", flags.host, port), cache,
       flags.threads > 0 ? flags.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())),

@@ -50,6 +50,8 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
   positions_ = graph_.input(GGML_TYPE_I32, count);
   auto* x = m.family->embed(ctx, m.hp, m.weights, tokens_);
   for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    if (const auto& b = *m.backends; layer > 0 && b.device_of(layer) != b.device_of(layer - 1))
+      graph_.read_on(x, b.backend(b.device_of(layer)));
     for (const auto* cache : caches) starts_.push_back(cache->layer(layer).rows.first());
     const auto& layout = class_of(caches, layer);
     const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_, Family::kQkv);
@@ -116,7 +118,8 @@ void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_te
     const auto& arena = caches[first]->arena(layer);
     const int64_t start = lowest_row(caches, first, layer);
     const auto count = static_cast<int64_t>(next - first);
-    auto* ids = ggml_view_1d(ctx, slots, count, first * slots->nb[0]);
+    // Not a view where it would show all: the scheduler copies each view of an input to another device.
+    auto* ids = count == slots->ne[0] ? slots : ggml_view_1d(ctx, slots, count, first * slots->nb[0]);
     for (auto [from, to] : {std::pair{qkv.k, arena.k()}, {qkv.v, arena.v()}})
       graph_.add(ggml_set_rows(
           ctx, KvRows::slice(ctx, to, start, arena.rows() - start),

@@ -143,6 +143,7 @@ Backends::Backends(const std::string& devices, int threads, std::span<const std:
     if (dev != cpu) all_.push_back(devices_.back());
   }
   all_.push_back(cpu_backend);
+  keep_rpc_alive(servers_);
   runs_.resize(devices_.size());
   if (threads <= 0) threads = std::max(1u, std::thread::hardware_concurrency());
   auto set_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(

@@ -5,6 +5,7 @@
 #include <ggml-rpc.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -27,7 +29,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kAnswerTime = std::chrono::seconds(5);
+constexpr auto kAnswerTime = std::chrono::seconds(4);
 constexpr auto kListenTime = std::chrono::milliseconds(500);
 
 /// A function of ggml's RPC backend.
@@ -160,7 +162,7 @@ void check_answer(const std::string& text) {
 std::mutex in_use_mutex;
 std::map<std::string, std::weak_ptr<const std::string>> in_use;
 
-/// The address, marked as in use; null `known` where no one else in this process uses it.
+/// The address where this process uses it already, else null.
 std::shared_ptr<const std::string> known_address(const std::string& text) {
   std::scoped_lock lock(in_use_mutex);
   const auto found = in_use.find(text);
@@ -210,6 +212,29 @@ RpcServers connect_rpc(std::span<const std::string> addresses) {
     servers.addresses.push_back(address ? address : mark_in_use(text));
   }
   return servers;
+}
+
+void keep_rpc_alive(const RpcServers& servers) {
+  std::error_code ignored;
+  for (const auto& text : servers.addresses) {
+    const auto server = resolve(parse(*text));
+    // ggml keeps its sockets to itself.
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", ignored)) {
+      const int fd = std::stoi(entry.path().filename().string());
+      sockaddr_in peer{};
+      socklen_t size = sizeof peer;
+      if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) != 0 || peer.sin_family != AF_INET ||
+          peer.sin_addr.s_addr != server.sin_addr.s_addr || peer.sin_port != server.sin_port)
+        continue;
+      const struct {
+        int level, option, value;
+      } settings[] = {{SOL_SOCKET, SO_KEEPALIVE, 1},
+                      {IPPROTO_TCP, TCP_KEEPIDLE, 10},
+                      {IPPROTO_TCP, TCP_KEEPINTVL, 5},
+                      {IPPROTO_TCP, TCP_KEEPCNT, 3}};
+      for (const auto& [level, option, value] : settings) setsockopt(fd, level, option, &value, sizeof value);
+    }
+  }
 }
 
 std::vector<std::string> lost_rpc_servers() {

@@ -22,6 +22,10 @@ struct RpcServers {
 /// Later ggml ends the process where a server is lost (ggml_set_abort_callback).
 RpcServers connect_rpc(std::span<const std::string> addresses);
 
+/// Has the system ask, while nothing is sent, whether the servers' machines are there, so that one that
+/// vanished is lost within half a minute. For once their backends are started: ggml sets no time limits.
+void keep_rpc_alive(const RpcServers& servers);
+
 /// Of the servers in use, those at whose address nothing listens any more; all, where something does at each.
 std::vector<std::string> lost_rpc_servers();
 

@@ -88,6 +88,8 @@ class Model {
   const std::string& weight_type() const;
   /// The devices that hold layers, in the layers' order.
   std::vector<DeviceLayers> devices() const;
+  /// Whether no device but the CPU holds layers.
+  bool on_cpu() const;
   /// In words: the device that computes the layers, as ggml describes it; of several also which layers.
   std::string device_name() const;
   /// What the weights lie in, as ggml names it ("CPU_Mapped 6.0 MiB").

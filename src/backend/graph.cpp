@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 #include <string_view>
 
 #include "windowkv/error.h"
@@ -31,14 +32,15 @@ ggml_tensor* Graph::input(ggml_type type, int64_t ne0, int64_t ne1) {
 namespace {
 
 /// Copies that the scheduler adds to a graph once it is split are named "device#tensor#number".
-DeviceTraffic traffic_of(const Backends& backends, ggml_backend_sched_t sched, ggml_cgraph* graph) {
+DeviceTraffic traffic_of(std::span<const ggml_backend_t> devices, ggml_backend_sched_t sched,
+                         ggml_cgraph* graph) {
   DeviceTraffic traffic{1, ggml_backend_sched_get_n_splits(sched), 0, 0};
   std::set<const ggml_tensor*> seen;
   for (int i = 0; i < ggml_graph_n_nodes(graph); ++i)
     for (const auto* source : ggml_graph_node(graph, i)->src) {
       if (source == nullptr || !seen.insert(source).second) continue;
       const std::string_view name(source->name);
-      const bool copied = std::ranges::any_of(backends.all(), [&](ggml_backend_t b) {
+      const bool copied = std::ranges::any_of(devices, [&](ggml_backend_t b) {
         const std::string_view device(ggml_backend_name(b));
         return name.starts_with(device) && name.substr(device.size()).starts_with('#');
       });
@@ -67,9 +69,8 @@ void copy_rows(ggml_tensor* from, ggml_tensor* to) {
 }
 
 Scheduler::Scheduler(const Backends& backends, size_t max_nodes)
-    : backends_(backends), max_nodes_(max_nodes) {
-  auto list = backends.all();
-  sched_.reset(ggml_backend_sched_new(list.data(), nullptr, static_cast<int>(list.size()), max_nodes,
+    : order_(backends.all()), several_devices_(order_.size() > 1), max_nodes_(max_nodes) {
+  sched_.reset(ggml_backend_sched_new(order_.data(), nullptr, static_cast<int>(order_.size()), max_nodes,
                                       /*parallel=*/false, /*op_offload=*/true));
 }
 
@@ -89,7 +90,7 @@ void Scheduler::allocate(const Graph& graph) {
   // missing buffer: caches whose layers are grouped differently give such graphs.
   // Planning puts the copies that devices need in the places of what nodes read, and forgets the copies.
   sources_.clear();
-  if (several_devices())
+  if (several_devices_)
     for (int i = 0; i < ggml_graph_n_nodes(nodes); ++i)
       sources_.insert(sources_.end(), std::begin(ggml_graph_node(nodes, i)->src),
                       std::end(ggml_graph_node(nodes, i)->src));
@@ -100,7 +101,7 @@ void Scheduler::allocate(const Graph& graph) {
   place_readers(graph);  // which planning forgets too
   done = done && ggml_backend_sched_alloc_graph(sched_.get(), nodes);
   if (!done) throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");
-  if (several_devices()) allocated_ = traffic_of(backends_, sched_.get(), nodes);
+  if (several_devices_) allocated_ = traffic_of(order_, sched_.get(), nodes);
 }
 
 void Scheduler::compute(const Graph& graph) {
@@ -120,7 +121,7 @@ void Scheduler::run(const Graph& graph) {
 
 int64_t Scheduler::buffer_bytes() const {
   int64_t sum = 0;
-  for (auto* backend : backends_.all())
+  for (auto* backend : order_)
     sum += static_cast<int64_t>(ggml_backend_sched_get_buffer_size(sched_.get(), backend));
   return sum;
 }

@@ -61,9 +61,9 @@ class Scheduler {
 
  private:
   void place_readers(const Graph& graph);
-  bool several_devices() const { return backends_.all().size() > 1; }
 
-  const Backends& backends_;
+  std::vector<ggml_backend_t> order_;
+  bool several_devices_;
   size_t max_nodes_;
   std::vector<ggml_tensor*> sources_;  // of a graph's nodes; kept so that a graph allocates nothing
   ggml_backend_sched_ptr sched_;

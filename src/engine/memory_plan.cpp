@@ -39,7 +39,7 @@ MemoryPlan plan_memory(const HParams& hp, const LayerRun& run, int64_t n, const 
 }
 
 std::string place_text(const Backends& backends, size_t device) {
-  if (backends.device_count() == 1 && backends.is_cpu(0)) return "";
+  if (backends.all().size() == 1) return "";
   return fmt::format(" on {}, {}", backends.name(device), to_string(backends.layer_runs()[device]));
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "engine/attention.h"
 #include "engine/layer_selection.h"
@@ -31,7 +32,7 @@ class Prefill {
         targets_(targets),
         options_(options),
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
-        prompt_(*m.backends, m.hp, n_, chunk_, most_observed(targets), in_flight_, any_accumulates(targets)),
+        prompt_(*m.backends, m.hp, n_, most_observed(targets), in_flight_, any_accumulates(targets)),
         steps_((n_ + chunk_ - 1) / chunk_ * m.hp.n_layer) {}
 
   /// Returns the last position's logits.
@@ -41,6 +42,9 @@ class Prefill {
     const int last = m_.hp.n_layer - 1;
     for (int layer = 0; layer <= last; ++layer) {
       if (const int64_t moved = prompt_.go_to(layer); moved > 0) scheduler_.add_copy(moved);
+      if (const size_t device = m_.backends->device_of(layer);
+          layer == 0 || device != m_.backends->device_of(layer - 1))
+        mask_.emplace(*m_.backends, n_, chunk_, device);
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
                                        [&](const Target& t) { return t.selector->decides(layer); });
       if (decides && prompt_.observation() > 0) keep_observed(layer);
@@ -142,7 +146,7 @@ class Prefill {
     store_kv(graph, rows, first, qkv);
     if (prompt_.accumulated != nullptr) accumulate(graph, rows, first, qkv.q);
     if (advance) {
-      auto* out = attend(ctx, m_.hp, qkv.q, rows, first + count, prompt_.mask_at(ctx, first, count));
+      auto* out = attend(ctx, m_.hp, qkv.q, rows, first + count, mask_->view(ctx, first, count));
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
     scheduler_.run(graph);
@@ -213,6 +217,7 @@ class Prefill {
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
   Prompt prompt_;
+  std::optional<CausalMask> mask_;  ///< on the device of the layer that is computed
   std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};
   int64_t steps_;
   int64_t done_ = 0;

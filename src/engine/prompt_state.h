@@ -51,12 +51,11 @@ class Prompt {
  public:
   /// `observation`: rows kept aside for scoring, of `in_flight` layers at once; `accumulates`: room for the
   /// attention of all queries.
-  Prompt(const Backends& backends, const HParams& hp, int64_t n, int64_t chunk, int64_t observation,
-         int64_t in_flight, bool accumulates)
+  Prompt(const Backends& backends, const HParams& hp, int64_t n, int64_t observation, int64_t in_flight,
+         bool accumulates)
       : backends_(backends),
         hp_(hp),
         n_(n),
-        chunk_(chunk),
         observation_(observation),
         in_flight_(in_flight),
         accumulates_(accumulates),
@@ -70,7 +69,6 @@ class Prompt {
     if (device == device_) return 0;
     auto* from = hidden;
     const auto storage = std::move(part().hidden_storage);  // freed once it is copied
-    mask_.reset();
     enter(device);
     copy_rows(from, hidden);
     return static_cast<int64_t>(ggml_nbytes(from));
@@ -89,10 +87,6 @@ class Prompt {
   }
   ggml_tensor* positions_at(ggml_context* ctx, int64_t first, int64_t count) const {
     return positions_of(ctx, part(), first, count);
-  }
-  /// Of the chunk of `rows` tokens at `position`.
-  ggml_tensor* mask_at(ggml_context* ctx, int64_t position, int64_t rows) const {
-    return mask_->view(ctx, position, rows);
   }
 
   int64_t tokens() const { return n_; }
@@ -141,7 +135,6 @@ class Prompt {
     std::vector<int32_t> numbers(static_cast<size_t>(n_));
     std::iota(numbers.begin(), numbers.end(), 0);
     ggml_backend_tensor_set(p.positions, numbers.data(), 0, ggml_nbytes(p.positions));
-    mask_.emplace(backends_, n_, chunk_, device);
   }
 
   Part& part() { return *parts_[device_]; }
@@ -154,13 +147,11 @@ class Prompt {
   const Backends& backends_;
   const HParams& hp_;
   int64_t n_;
-  int64_t chunk_;
   int64_t observation_;
   int64_t in_flight_;
   bool accumulates_;
   size_t device_ = 0;
   std::vector<std::optional<Part>> parts_;  ///< by device
-  std::optional<CausalMask> mask_;
 };
 
 }  // namespace windowkv

@@ -76,10 +76,14 @@ std::vector<DeviceLayers> Model::devices() const {
   return out;
 }
 
+bool Model::on_cpu() const {
+  return loaded_->backends->all().size() == 1;
+}
+
 std::string Model::device_name() const {
   const auto& backends = *loaded_->backends;
-  if (backends.device_count() == 1)
-    return backends.is_cpu(0) ? ggml_backend_dev_description(backends.device(0)) : backends.name(0);
+  if (on_cpu()) return ggml_backend_dev_description(backends.cpu_device());
+  if (backends.device_count() == 1) return backends.name(0);
   std::string text;
   for (size_t d = 0; d < backends.device_count(); ++d)
     if (const auto& run = backends.layer_runs()[d]; run.count() > 0)

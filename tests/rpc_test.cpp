@@ -577,6 +577,18 @@ TEST_F(Rpc, ServerThatDiesWhileTokensAreMade) {
   client.expect_told_of(*servers_[1]);
 }
 
+TEST_F(Rpc, ServerOutlivesClientsThatDie) {
+  {
+    Client client(addresses(), {"-m", minilong_path("q8_0"), "-p", "Once", "-n", "200000", "--ignore-eos"});
+    ASSERT_TRUE(eventually([&] { return client.program().out().size() > 100; }, 30s))
+        << client.program().err();
+    // Asleep while its client goes, it wakes to answer nobody.
+    for (auto& server : servers_) server->program().send(SIGSTOP);
+  }
+  for (auto& server : servers_) server->program().send(SIGCONT);
+  EXPECT_EQ(layer_counts(*load_remote(model_path())), (std::vector{4, 4}));
+}
+
 TEST_F(Rpc, ServerThatIsNotThere) {
   const auto address = servers_[1]->address();
   servers_[1]->program().send(SIGTERM);
@@ -593,14 +605,12 @@ TEST_F(Rpc, ServerCommand) {
   const auto& address = servers_[0]->address();
   Program second("second", {WINDOWKV_COMMAND, "rpc-server", "-p", address.substr(address.find(':') + 1)});
   EXPECT_EQ(second.wait(10s), 1);
-  EXPECT_NE(
-      second.err().find(fmt::format("windowkv: cannot listen at {}: Address already in use\n", address)),
-      std::string::npos)
-      << second.err();
+  EXPECT_EQ(second.err(), fmt::format("windowkv: cannot listen at {}: Address already in use\n", address));
   // The one it would have displaced still serves, one client after another.
   for (int i = 0; i < 2; ++i) EXPECT_EQ(layer_counts(*load_remote(model_path())), (std::vector{4, 4}));
   servers_[0]->program().send(SIGINT);
   EXPECT_EQ(servers_[0]->program().wait(10s), 0);
+  EXPECT_NE(servers_[0]->program().out().find(address), std::string::npos) << servers_[0]->program().out();
   EXPECT_NE(servers_[0]->program().err().find("never let it face an open network"), std::string::npos);
 }
 

@@ -105,10 +105,11 @@ void capture_ggml_logs() {
   llama_log_set(keep_errors, nullptr);
 }
 
-void print_ggml_errors() {
+void print_ggml_log() {
   ggml_log_set(
       [](ggml_log_level level, const char* text, void*) {
-        if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+        if (level == GGML_LOG_LEVEL_ERROR || level == GGML_LOG_LEVEL_WARN) std::fputs(text, stderr);
+        if (level == GGML_LOG_LEVEL_INFO) std::fputs(text, stdout);
       },
       nullptr);
 }
@@ -169,11 +170,9 @@ void Backends::place_layers(int n_layer, std::span<const double> shares) {
                             device_count() == 1 ? "" : "s"));
   std::vector<double> parts(shares.begin(), shares.end());
   parts.resize(device_count(), 0.0);
-  if (device_count() == 1)
-    parts[0] = 1;
-  else if (shares.empty())
-    for (size_t d = 0; d < device_count(); ++d)
-      parts[d] = std::max(1.0, static_cast<double>(free_memory(d)));  // some drivers do not know it
+  for (size_t d = 0; d < device_count() && shares.empty(); ++d)
+    // Some drivers do not know it; where one device holds all, it need not be asked.
+    parts[d] = device_count() == 1 ? 1.0 : std::max(1.0, static_cast<double>(free_memory(d)));
   layer_devices_ = split_layers(n_layer, parts);
   runs_ = runs_of(layer_devices_, device_count());
 }

@@ -64,7 +64,7 @@ void load_backends();
 std::string take_ggml_error();
 /// Starts keeping those lines; idempotent.
 void capture_ggml_logs();
-/// From here on they go to stderr instead, for servers.
-void print_ggml_errors();
+/// From here on they go to stderr instead, and what ggml says of its state to stdout: for servers.
+void print_ggml_log();
 
 }  // namespace windowkv

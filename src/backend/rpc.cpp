@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -29,6 +30,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr const char* kStartServer = "ggml_backend_rpc_start_server";
 constexpr auto kAnswerTime = std::chrono::seconds(4);
 constexpr auto kListenTime = std::chrono::milliseconds(500);
 
@@ -141,16 +143,20 @@ void check_answer(const std::string& text) {
   std::array<uint8_t, 1 + 8 + 24> hello{};
   hello[0] = 14;
   hello[1] = 24;
-  std::array<uint8_t, 8 + 3> answer{};
-  const bool sent = connection.send(hello);
-  const auto got = sent ? connection.receive(answer) : Connection::Got::kClosed;
+  std::array<uint8_t, 8> length{};
+  std::vector<uint8_t> version(3);
+  auto got = connection.send(hello) ? connection.receive(length) : Connection::Got::kClosed;
+  if (got == Connection::Got::kAll) {
+    // All of it, that the server need not complain of one who left in the middle; as long as what is known.
+    version.resize(std::clamp<size_t>(length[0], 3, 64));
+    got = connection.receive(version);
+  }
   if (got == Connection::Got::kNothing)
     throw Error(fmt::format(
         "RPC server {}: no answer; it serves one client at a time and may be busy with another", text));
   if (got == Connection::Got::kClosed)
     throw Error(
         fmt::format("RPC server {}: hung up; it is no ggml RPC server, or one of another version", text));
-  const uint8_t* version = answer.data() + 8;
   if (version[0] != RPC_PROTO_MAJOR_VERSION || version[1] > RPC_PROTO_MINOR_VERSION)
     throw Error(
         fmt::format("RPC server {}: it speaks version {}.{}.{} of the protocol, this ggml {}.{}.{}; use the "
@@ -255,11 +261,15 @@ std::vector<std::string> lost_rpc_servers() {
   return all;
 }
 
-void serve_rpc(const std::string& address, const std::string& cache_dir, int threads,
-               std::span<const ggml_backend_dev_t> devices) {
-  auto* start = rpc_function<decltype(ggml_backend_rpc_start_server)>("ggml_backend_rpc_start_server");
+void check_can_serve_rpc(const std::string& address) {
+  rpc_function<decltype(ggml_backend_rpc_start_server)>(kStartServer);
   const auto [host, port] = parse(address);
   bound_port(host, port);
+}
+
+void serve_rpc(const std::string& address, const std::string& cache_dir, int threads,
+               std::span<const ggml_backend_dev_t> devices) {
+  auto* start = rpc_function<decltype(ggml_backend_rpc_start_server)>(kStartServer);
   std::vector<ggml_backend_dev_t> list(devices.begin(), devices.end());
   start(address.c_str(), cache_dir.empty() ? nullptr : cache_dir.c_str(), static_cast<size_t>(threads),
         list.size(), list.data());

@@ -29,13 +29,16 @@ void keep_rpc_alive(const RpcServers& servers);
 /// Of the servers in use, those at whose address nothing listens any more; all, where something does at each.
 std::vector<std::string> lost_rpc_servers();
 
+/// Throws Error where the backend is not installed or the address, "host:port", cannot be had.
+void check_can_serve_rpc(const std::string& address);
+
 /// Serves devices to one client after another; does not return. `cache_dir`: where weights a client sends are
-/// kept for the next time, "" for nowhere. Throws Error where the backend is not installed or the address
-/// cannot be had.
+/// kept for the next time, "" for nowhere. Throws Error as check_can_serve_rpc, in fewer words.
 [[noreturn]] void serve_rpc(const std::string& address, const std::string& cache_dir, int threads,
                             std::span<const ggml_backend_dev_t> devices);
 
-/// A port of the host that nothing listens at, chosen by the system. Throws Error as serve_rpc.
+/// A port of the host that nothing listens at, chosen by the system. Throws Error where the host is not this
+/// machine.
 int free_port(const std::string& host);
 
 }  // namespace windowkv

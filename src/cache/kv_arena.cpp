@@ -81,10 +81,11 @@ int64_t part_of(int64_t rows, const LayerRun& run, int64_t layers) {
   return (rows * run.count() + layers - 1) / layers;
 }
 
+/// At least 1: before layers are placed, all is the first device's.
 int64_t layers_of(const Backends& backends) {
   int64_t layers = 0;
   for (const auto& run : backends.layer_runs()) layers += run.count();
-  return layers;
+  return std::max<int64_t>(1, layers);
 }
 
 }  // namespace

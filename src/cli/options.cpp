@@ -38,7 +38,6 @@ void ModelFlags::add_to(CLI::App& app) {
           "how the layers are shared among the devices, such as 3,1; without it as their free memory; "
           "also -ts")
       ->delimiter(',')
-      ->check(CLI::NonNegativeNumber.description(""))
       ->type_name("N,...");
   group->add_flag("--no-mmap", no_mmap, "read the weights into memory instead of mapping the file");
   group

@@ -51,17 +51,19 @@ void serve(const ServerFlags& flags) {
   const Backends backends(flags.device, flags.threads);
   std::vector<ggml_backend_dev_t> devices;
   for (size_t d = 0; d < backends.device_count(); ++d) devices.push_back(backends.device(d));
-  const int port = flags.port == 0 ? free_port(flags.host) : flags.port;
+  const auto address = fmt::format("{}:{}", flags.host, flags.port == 0 ? free_port(flags.host) : flags.port);
+  check_can_serve_rpc(address);
   warn(
       "anyone who reaches the port can use this machine's memory and may take over the server; never let it "
       "face "
       "an open network");
   // Nothing is lost when it ends: what clients have here lives as long as their connection.
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, end);
-  print_ggml_errors();
+  std::signal(SIGPIPE, SIG_IGN);  // a client that has gone is no reason to end
+  print_ggml_log();
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // its own lines at once, into a log too
   serve_rpc(
-      fmt::format("{}:{}", flags.host, port), cache,
+      address, cache,
       flags.threads > 0 ? flags.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())),
       devices);
 }
@@ -94,10 +96,10 @@ void add_rpc_server(CLI::App& app) {
           "--device", flags->device,
           "what is lent: auto (the GPUs that ggml finds, else the CPU), or device names such as CUDA0,cpu")
       ->capture_default_str();
-  command->add_flag(
-      "-c,--cache", flags->cache,
-      "keep weights that clients send in the user's cache folder, so that the same model need not be "
-      "sent again");
+  command->add_flag("-c,--cache", flags->cache,
+                    "keep matrices over 10 MiB that clients send in the user's cache folder, so that the "
+                    "same model need not be "
+                    "sent again");
   command->callback([flags] { serve(*flags); });
 }
 

@@ -9,9 +9,9 @@ set -euo pipefail
 base=(g++ cmake ninja-build pkg-config make git ca-certificates python3
       libcli11-dev nlohmann-json3-dev libfmt-dev libgtest-dev libopenblas0-openmp)
 [[ ${1:-} == --dev ]] && base+=(clang-format clang-tidy)
-# From forky: ggml, its BLAS backend (over the OpenBLAS above, whose threads are OpenMP's like ggml's), libllama,
-# minja, and llama.cpp's tools, which the benchmarks stand beside.
-engine=(libggml-dev libggml0-backend-blas libllama-dev libminja-dev llama.cpp-tools)
+# From forky: ggml, its BLAS backend (over the OpenBLAS above, whose threads are OpenMP's like ggml's) and its RPC backend,
+# libllama, minja, and llama.cpp's tools, which the benchmarks stand beside.
+engine=(libggml-dev libggml0-backend-blas libggml0-backend-rpc libllama-dev libminja-dev llama.cpp-tools)
 
 missing() {
   local p

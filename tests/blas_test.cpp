@@ -178,7 +178,8 @@ TEST(ProductAttention, EqualsPlainLoops) {
     Scheduler scheduler(backends, nodes, Products::kBlas);
     const ProductAttention attention(backends, hp, t);
     KvMeter meter;
-    const KvSegment segment(std::make_shared<KvArena>(backends, hp, KvTypes{}, keys), {keys}, meter);
+    const KvSegment segment(std::make_shared<KvMemory>(backends, hp, KvTypes{}, std::vector<int64_t>{keys}),
+                            {keys}, {0}, meter);
     const auto& rows = segment.layer(0);
     for (auto [from, to] : {std::pair{&k, rows.k()}, {&v, rows.v()}}) {
       std::vector<ggml_fp16_t> halves(from->size());

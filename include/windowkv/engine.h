@@ -4,8 +4,10 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "windowkv/device_traffic.h"
 #include "windowkv/kv_pool.h"
 #include "windowkv/kv_type.h"
 #include "windowkv/model.h"
@@ -86,6 +88,13 @@ struct MemoryPlan {
   int64_t total() const { return peak_kv() + hidden + mask + compute; }
 };
 
+/// What a prefill takes of one device.
+struct DevicePlan {
+  std::string device;  ///< "RPC0 (127.0.0.1:50052), layers 0-5"
+  MemoryPlan memory;
+  int64_t available = 0;  ///< bytes that are free there; below 0: not known
+};
+
 /// One sequence's part of a decode step.
 struct Step {
   Sequence* sequence = nullptr;
@@ -100,6 +109,8 @@ class Engine {
 
   /// What prefilling n tokens under the policy will take.
   MemoryPlan plan(int64_t n, const Policy& policy, int64_t reserve = 0) const;
+  /// The same, of each device that holds layers. Their scratches and hidden states are not held at once.
+  std::vector<DevicePlan> plan_devices(int64_t n, const Policy& policy, int64_t reserve = 0) const;
 
   /// How many sequences of n prompt tokens under the policy, each with room for `reserve` generated ones,
   /// `kv_bytes` of K and V memory hold.
@@ -136,6 +147,10 @@ class Engine {
   int64_t graphs_built() const;
   /// A second continuation of what the sequence holds: a copy of its caches, with the room they have.
   Sequence fork(const Sequence& sequence, const KvPool& pool = {});
+
+  /// What passed between devices in all prefills and decode steps so far.
+  DeviceTraffic prefill_traffic() const;
+  DeviceTraffic decode_traffic() const;
 
   /// Bytes of compute buffers held for prefill and decode.
   int64_t compute_bytes() const;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -43,19 +44,34 @@ struct HParams {
 };
 
 struct ModelOptions {
-  std::string device = "auto";  ///< "auto" (a GPU where ggml has one), "cpu", or a ggml device name
-  int threads = 0;              ///< CPU threads; 0: as many as cores
-  bool blas = true;             ///< large products on the CPU through ggml's BLAS backend where it is faster
-  bool mmap = true;             ///< map weights that ggml computes with as they stand in the file
-  bool weights = true;          ///< false: metadata and vocabulary only
+  /// What holds the layers: "auto" (the RPC servers and the GPUs ggml finds, else the CPU), or names with
+  /// commas between them: "cpu", ggml's device names, "RPC0" for the first device of the servers.
+  std::string device = "auto";
+  int threads = 0;      ///< CPU threads; 0: as many as cores
+  bool blas = true;     ///< large products on the CPU through ggml's BLAS backend where it is faster
+  bool mmap = true;     ///< map weights that ggml computes with as they stand in the file
+  bool weights = true;  ///< false: metadata and vocabulary only
   /// Calibration file; "auto": the one beside the model that was made for it, if any; "none".
   std::string calibration = "auto";
+  std::vector<std::string> rpc;      ///< servers of ggml's RPC backend, "host:port"
+  std::vector<double> tensor_split;  ///< the devices' shares of the layers; empty: as their free memory
+  /// Told the bytes of weights copied to the devices and those to copy; not called where all stay in the
+  /// file.
+  std::function<void(int64_t done, int64_t total)> progress;
+};
+
+/// A device and the layers it holds; empty where there were too few layers for it.
+struct DeviceLayers {
+  std::string device;  ///< "RPC0 (127.0.0.1:50052)"
+  int first_layer = 0;
+  int layers = 0;
 };
 
 /// A GGUF model, ready to compute. Immutable once loaded; one Engine at a time may use it.
 class Model {
  public:
-  /// Throws Error for a file that is not a usable GGUF model, naming the file and what is wrong with it.
+  /// Throws Error for a file that is not a usable GGUF model, naming the file and what is wrong with it, and
+  /// for devices and servers that are not there.
   static std::unique_ptr<Model> load(const std::string& path, const ModelOptions& options = {});
   ~Model();
   Model(const Model&) = delete;
@@ -71,9 +87,13 @@ class Model {
   int64_t weight_bytes() const;
   /// Type that most weight bytes have, as ggml names it ("q8_0").
   const std::string& weight_type() const;
-  /// Device that computes the layers, as ggml names it, and the buffers its weights lie in ("CPU_Mapped 6.0
-  /// MiB").
+  /// The devices that hold layers, in the layers' order.
+  std::vector<DeviceLayers> devices() const;
+  /// Whether no device but the CPU holds layers.
+  bool on_cpu() const;
+  /// In words: the device that computes the layers, as ggml describes it; of several also which layers.
   std::string device_name() const;
+  /// What the weights lie in, as ggml names it ("CPU_Mapped 6.0 MiB").
   std::vector<std::string> buffers() const;
 
   /// For the engine.

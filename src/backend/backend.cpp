@@ -1,9 +1,13 @@
 #include "backend/backend.h"
 
+#include <fmt/format.h>
 #include <llama.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <mutex>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -27,22 +31,54 @@ void keep_errors(ggml_log_level level, const char* text, void*) {
   if (first_error.empty()) first_error = line;
 }
 
-ggml_backend_dev_t find_device(const std::string& name) {
+/// What a user can name: not the helpers of the CPU.
+std::vector<ggml_backend_dev_t> known_devices(const std::vector<ggml_backend_dev_t>& remote) {
+  auto known = remote;
+  for (size_t i = 0; i < ggml_backend_dev_count(); ++i)
+    if (auto* dev = ggml_backend_dev_get(i); ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_ACCEL)
+      known.push_back(dev);
+  return known;
+}
+
+ggml_backend_dev_t find_device(std::string_view name, const std::vector<ggml_backend_dev_t>& known) {
   if (name == "cpu") return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-  if (name != "auto") {
-    auto* dev = ggml_backend_dev_by_name(name.c_str());
-    if (dev != nullptr && ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_ACCEL) return dev;
-    std::string known;
-    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-      auto* other = ggml_backend_dev_get(i);
-      if (ggml_backend_dev_type(other) == GGML_BACKEND_DEVICE_TYPE_ACCEL) continue;
-      known += std::string(known.empty() ? "" : ", ") + ggml_backend_dev_name(other);
-    }
-    throw Error("no device \"" + name + "\"; ggml has: " + known);
+  std::string names;
+  for (auto* dev : known) {
+    if (name == ggml_backend_dev_name(dev)) return dev;
+    names += std::string(names.empty() ? "" : ", ") + ggml_backend_dev_name(dev);
   }
-  for (auto type : {GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU})
-    if (auto* dev = ggml_backend_dev_by_type(type)) return dev;
-  return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+  throw Error(fmt::format("no device \"{}\"; ggml has: {}", name, names));
+}
+
+/// Servers first: a prompt's hidden states then come back over the network once.
+std::vector<ggml_backend_dev_t> automatic_devices(const std::vector<ggml_backend_dev_t>& remote) {
+  auto devices = remote;
+  for (size_t i = 0; i < ggml_backend_dev_count(); ++i)
+    if (auto* dev = ggml_backend_dev_get(i); ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_GPU)
+      devices.push_back(dev);
+  if (!devices.empty()) return devices;
+  if (auto* dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_IGPU)) return {dev};
+  return {ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)};
+}
+
+std::vector<ggml_backend_dev_t> find_devices(const std::string& names,
+                                             const std::vector<ggml_backend_dev_t>& remote) {
+  if (names == "auto") return automatic_devices(remote);
+  const auto known = known_devices(remote);
+  std::vector<ggml_backend_dev_t> devices;
+  for (size_t start = 0; start <= names.size();) {
+    const size_t end = std::min(names.find(',', start), names.size());
+    auto* dev = find_device(std::string_view(names).substr(start, end - start), known);
+    if (std::ranges::find(devices, dev) != devices.end())
+      throw Error(fmt::format("device {} is named twice", ggml_backend_dev_name(dev)));
+    devices.push_back(dev);
+    start = end + 1;
+  }
+  const auto used = [&](ggml_backend_dev_t dev) { return std::ranges::find(devices, dev) != devices.end(); };
+  if (!remote.empty() && std::ranges::none_of(remote, used))
+    throw Error(fmt::format("--device {} names no device of the RPC servers; leave --rpc out, or add {}",
+                            names, ggml_backend_dev_name(remote.front())));
+  return devices;
 }
 
 int64_t system_free_memory() {
@@ -71,30 +107,50 @@ void capture_ggml_logs() {
   llama_log_set(keep_errors, nullptr);
 }
 
+void print_ggml_log() {
+  ggml_log_set(
+      [](ggml_log_level level, const char* text, void*) {
+        if (level == GGML_LOG_LEVEL_ERROR || level == GGML_LOG_LEVEL_WARN) std::fputs(text, stderr);
+        if (level == GGML_LOG_LEVEL_INFO) std::fputs(text, stdout);
+      },
+      nullptr);
+}
+
 std::string take_ggml_error() {
   std::scoped_lock lock(log_mutex);
   return std::exchange(first_error, {});
 }
 
-Backends::Backends(const std::string& device, int threads, bool blas) {
+Backends::Backends(const std::string& devices, int threads, bool blas, std::span<const std::string> rpc) {
   load_backends();
   auto* cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   if (cpu == nullptr)
     throw Error("ggml has no CPU backend; install libggml0 or set GGML_BACKEND_PATH to one");
-  auto* main = find_device(device);
-  for (auto* dev : main == cpu ? std::vector{cpu} : std::vector{main, cpu}) {
+  servers_ = connect_rpc(rpc);
+  const auto chosen = find_devices(devices, servers_.devices);
+  // Its scheduler takes 16, the CPU one of them.
+  if (chosen.size() > 15) throw Error(fmt::format("{} devices; ggml works with up to 15", chosen.size()));
+  auto start = [&](ggml_backend_dev_t dev) {
     auto* backend = ggml_backend_dev_init(dev, nullptr);
     if (backend == nullptr)
       throw Error(std::string("device ") + ggml_backend_dev_name(dev) +
                   " does not start: " + take_ggml_error());
     owned_.emplace_back(backend);
-    all_.push_back(backend);
+    return backend;
+  };
+  auto* cpu_backend = start(cpu);
+  for (auto* dev : chosen) {
+    devices_.push_back(dev == cpu ? cpu_backend : start(dev));
+    if (dev != cpu) all_.push_back(devices_.back());
   }
+  all_.push_back(cpu_backend);
+  keep_rpc_alive(servers_);
+  runs_.resize(devices_.size());
   if (threads <= 0) threads = std::max(1u, std::thread::hardware_concurrency());
   auto set_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
       ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu), "ggml_backend_set_n_threads"));
   if (set_threads != nullptr) set_threads(all_.back(), threads);
-  if (blas && device_is_cpu())
+  if (blas && all_.size() == 1)
     if (auto* dev = find_blas()) blas_.reset(start_blas(dev, threads));
 }
 
@@ -109,11 +165,34 @@ std::vector<ggml_backend_buffer_type_t> Backends::weight_buffer_types(ggml_backe
   return types;
 }
 
-int64_t Backends::free_memory() const {
-  if (device_is_cpu()) return system_free_memory();
+void Backends::place_layers(int n_layer, std::span<const double> shares) {
+  if (shares.size() > device_count())
+    throw Error(fmt::format("the layers are split into {} shares and there {} {} device{} for them",
+                            shares.size(), device_count() == 1 ? "is" : "are", device_count(),
+                            device_count() == 1 ? "" : "s"));
+  std::vector<double> parts(shares.begin(), shares.end());
+  parts.resize(device_count(), 0.0);
+  for (size_t d = 0; d < device_count() && shares.empty(); ++d)
+    // Some drivers do not know it; where one device holds all, it need not be asked.
+    parts[d] = device_count() == 1 ? 1.0 : std::max(1.0, static_cast<double>(free_memory(d)));
+  layer_devices_ = split_layers(n_layer, parts);
+  runs_ = runs_of(layer_devices_, device_count());
+}
+
+bool Backends::is_remote(size_t index) const {
+  return std::ranges::find(servers_.devices, device(index)) != servers_.devices.end();
+}
+
+std::string Backends::name(size_t index) const {
+  return fmt::format("{} ({})", ggml_backend_dev_name(device(index)),
+                     ggml_backend_dev_description(device(index)));
+}
+
+int64_t Backends::free_memory(size_t index) const {
+  if (is_cpu(index)) return system_free_memory();
   size_t free = 0;
   size_t total = 0;
-  ggml_backend_dev_memory(device(), &free, &total);
+  ggml_backend_dev_memory(device(index), &free, &total);
   return static_cast<int64_t>(free);
 }
 

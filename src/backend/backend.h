@@ -3,36 +3,59 @@
 #include <ggml-backend.h>
 #include <ggml-cpp.h>
 
+#include <span>
 #include <string>
 #include <vector>
 
+#include "backend/placement.h"
+#include "backend/rpc.h"
+
 namespace windowkv {
 
-/// The ggml devices a model runs on: one for the layers, and the CPU for what that one cannot do.
+/// The ggml devices a model runs on: those that hold layers, and the CPU for what they cannot do.
 class Backends {
  public:
-  /// `device` and `blas` as in ModelOptions. Throws Error for a device that is not there.
-  Backends(const std::string& device, int threads, bool blas = true);
+  /// `devices`, `blas` and `rpc` as in ModelOptions. Throws Error for a device that is not there and a server
+  /// that does not answer.
+  Backends(const std::string& devices, int threads, bool blas = true, std::span<const std::string> rpc = {});
 
-  ggml_backend_dev_t device() const { return ggml_backend_get_device(all_.front()); }
+  /// Lays a model's layers over the devices (split_layers); without shares by the memory that each has free.
+  /// Until then all are the first device's. Throws Error for more shares than devices.
+  void place_layers(int n_layer, std::span<const double> shares);
+
+  size_t device_count() const { return devices_.size(); }
+  ggml_backend_t backend(size_t device) const { return devices_[device]; }
+  ggml_backend_dev_t device(size_t device) const { return ggml_backend_get_device(devices_[device]); }
   ggml_backend_dev_t cpu_device() const { return ggml_backend_get_device(all_.back()); }
-  ggml_backend_t primary() const { return all_.front(); }
-  bool device_is_cpu() const { return all_.size() == 1; }
-  /// In the scheduler's order: the layers' device first, the CPU last.
+  bool is_cpu(size_t device) const { return devices_[device] == all_.back(); }
+  /// Whether it is an RPC server's.
+  bool is_remote(size_t device) const;
+  /// In the scheduler's order: the CPU last, whether it holds layers or not.
   const std::vector<ggml_backend_t>& all() const { return all_; }
   /// What multiplies large matrices faster than the CPU backend does; null where nothing does.
   ggml_backend_t blas() const { return blas_.get(); }
 
+  size_t device_of(int layer) const {
+    return layer_devices_.empty() ? 0 : layer_devices_[static_cast<size_t>(layer)];
+  }
+  /// By device; empty runs where a device has none.
+  const std::vector<LayerRun>& layer_runs() const { return runs_; }
+  /// "RPC0 (127.0.0.1:50052)".
+  std::string name(size_t device) const;
+
   /// Buffer types a weight may lie in, fastest kernels first; the device's own comes last.
   std::vector<ggml_backend_buffer_type_t> weight_buffer_types(ggml_backend_dev_t device) const;
 
-  /// Bytes that can still be allocated on the layers' device; for the CPU, what the system can give without
-  /// swapping.
-  int64_t free_memory() const;
+  /// Bytes that can still be allocated on a device; for the CPU, what the system can give without swapping.
+  int64_t free_memory(size_t device) const;
 
  private:
+  RpcServers servers_;  // outlives the backends
   std::vector<ggml_backend_ptr> owned_;
+  std::vector<ggml_backend_t> devices_;
   std::vector<ggml_backend_t> all_;
+  std::vector<size_t> layer_devices_;
+  std::vector<LayerRun> runs_;
   ggml_backend_ptr blas_;
 };
 
@@ -44,5 +67,7 @@ void load_backends();
 std::string take_ggml_error();
 /// Starts keeping those lines; idempotent.
 void capture_ggml_logs();
+/// From here on they go to stderr instead, and what ggml says of its state to stdout: for servers.
+void print_ggml_log();
 
 }  // namespace windowkv

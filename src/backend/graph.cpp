@@ -1,5 +1,12 @@
 #include "backend/graph.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <span>
+#include <string_view>
+
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -22,22 +29,81 @@ ggml_tensor* Graph::input(ggml_type type, int64_t ne0, int64_t ne1) {
   return tensor;
 }
 
+namespace {
+
+/// Copies that the scheduler adds to a graph once it is split are named "device#tensor#number".
+DeviceTraffic traffic_of(std::span<const ggml_backend_t> devices, ggml_backend_sched_t sched,
+                         ggml_cgraph* graph) {
+  DeviceTraffic traffic{1, ggml_backend_sched_get_n_splits(sched), 0, 0};
+  std::set<const ggml_tensor*> seen;
+  for (int i = 0; i < ggml_graph_n_nodes(graph); ++i)
+    for (const auto* source : ggml_graph_node(graph, i)->src) {
+      if (source == nullptr || !seen.insert(source).second) continue;
+      const std::string_view name(source->name);
+      const bool copied = std::ranges::any_of(devices, [&](ggml_backend_t b) {
+        const std::string_view device(ggml_backend_name(b));
+        return name.starts_with(device) && name.substr(device.size()).starts_with('#');
+      });
+      if (copied) traffic += {0, 0, 1, static_cast<int64_t>(ggml_nbytes(source))};
+    }
+  return traffic;
+}
+
+}  // namespace
+
+void copy_rows(ggml_tensor* from, ggml_tensor* to) {
+  constexpr int64_t kPiece = 16 << 20;
+  const int64_t step = std::max<int64_t>(1, kPiece / static_cast<int64_t>(from->nb[1]));
+  ggml_context_ptr ctx(ggml_init({2 * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
+  for (int64_t first = 0; first < from->ne[1]; first += step) {
+    ggml_reset(ctx.get());
+    const int64_t count = std::min(step, from->ne[1] - first);
+    ggml_tensor* views[2];
+    for (auto [view, whole] : {std::pair{&views[0], from}, {&views[1], to}}) {
+      *view = ggml_view_2d(ctx.get(), whole, whole->ne[0], count, whole->nb[1],
+                           static_cast<size_t>(first) * whole->nb[1]);
+      ggml_backend_view_init(*view);
+    }
+    ggml_backend_tensor_copy(views[0], views[1]);
+  }
+}
+
 Scheduler::Scheduler(const Backends& backends, size_t max_nodes, Products products)
-    : order_(backends.all()), max_nodes_(max_nodes) {
+    : order_(backends.all()), several_devices_(order_.size() > 1), max_nodes_(max_nodes) {
   if (products == Products::kBlas && backends.blas() != nullptr)
     order_.insert(order_.end() - 1, backends.blas());
   sched_.reset(ggml_backend_sched_new(order_.data(), nullptr, static_cast<int>(order_.size()), max_nodes,
                                       /*parallel=*/false, /*op_offload=*/true));
 }
 
+void Scheduler::place_readers(const Graph& graph) {
+  for (auto [tensor, device] : graph.readers())
+    for (int i = 0; i < ggml_graph_n_nodes(graph.nodes()); ++i)
+      if (auto* node = ggml_graph_node(graph.nodes(), i);
+          std::ranges::find(node->src, tensor) != std::end(node->src))
+        ggml_backend_sched_set_tensor_backend(sched_.get(), node, device);
+}
+
 void Scheduler::allocate(const Graph& graph) {
+  auto* nodes = graph.nodes();
   ggml_backend_sched_reset(sched_.get());
   // Plans anew each time. Without this ggml takes the previous graph's plan wherever the numbers of nodes and
   // leaves and the sizes agree, even if inputs stand elsewhere among the leaves, and then writes through a
   // missing buffer: caches whose layers are grouped differently give such graphs.
-  if (!ggml_backend_sched_reserve(sched_.get(), graph.nodes()) ||
-      !ggml_backend_sched_alloc_graph(sched_.get(), graph.nodes()))
-    throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");
+  // Planning puts the copies that devices need in the places of what nodes read, and forgets the copies.
+  sources_.clear();
+  if (several_devices_)
+    for (int i = 0; i < ggml_graph_n_nodes(nodes); ++i)
+      sources_.insert(sources_.end(), std::begin(ggml_graph_node(nodes, i)->src),
+                      std::end(ggml_graph_node(nodes, i)->src));
+  place_readers(graph);
+  bool done = ggml_backend_sched_reserve(sched_.get(), nodes);
+  for (size_t i = 0; i < sources_.size(); ++i)
+    ggml_graph_node(nodes, static_cast<int>(i / GGML_MAX_SRC))->src[i % GGML_MAX_SRC] = sources_[i];
+  place_readers(graph);  // which planning forgets too
+  done = done && ggml_backend_sched_alloc_graph(sched_.get(), nodes);
+  if (!done) throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");
+  if (several_devices_) allocated_ = traffic_of(order_, sched_.get(), nodes);
 }
 
 void Scheduler::compute(const Graph& graph) {
@@ -47,6 +113,7 @@ void Scheduler::compute(const Graph& graph) {
     throw Error(std::string("computation failed: ") + ggml_status_to_string(status) +
                 (detail.empty() ? "" : " (" + detail + ")"));
   }
+  traffic_ += allocated_;
 }
 
 void Scheduler::run(const Graph& graph) {
@@ -61,7 +128,8 @@ int64_t Scheduler::buffer_bytes() const {
   return sum;
 }
 
-Storage::Storage(const Backends& backends, const char* what, int tensors) : backends_(backends), what_(what) {
+Storage::Storage(const Backends& backends, const char* what, int tensors, size_t device)
+    : backends_(backends), what_(what), device_(device) {
   ctx_.reset(ggml_init({ggml_tensor_overhead() * static_cast<size_t>(tensors), nullptr, /*no_alloc=*/true}));
 }
 
@@ -70,10 +138,10 @@ ggml_tensor* Storage::add(ggml_type type, int64_t ne0, int64_t ne1) {
 }
 
 void Storage::allocate(bool clear) {
-  buffer_.reset(ggml_backend_alloc_ctx_tensors(ctx_.get(), backends_.primary()));
+  buffer_.reset(ggml_backend_alloc_ctx_tensors(ctx_.get(), backends_.backend(device_)));
   if (!buffer_)
-    throw Error(std::string("out of memory for ") + what_ +
-                "; use a shorter prompt or a smaller --kv-budget");
+    throw Error(fmt::format("out of memory for {}{}; use a shorter prompt or a smaller --kv-budget", what_,
+                            backends_.is_cpu(device_) ? "" : " on " + backends_.name(device_)));
   if (clear) ggml_backend_buffer_clear(buffer_.get(), 0);
 }
 

@@ -3,9 +3,11 @@
 #include <ggml-backend.h>
 #include <ggml-cpp.h>
 
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
+#include "windowkv/device_traffic.h"
 
 namespace windowkv {
 
@@ -21,6 +23,10 @@ class Graph {
   void add(ggml_tensor* tensor) { ggml_build_forward_expand(graph_, tensor); }
   /// Likewise, and keeps its data readable after compute.
   ggml_tensor* output(ggml_tensor* tensor);
+  /// Has `device` compute what reads `tensor`. The scheduler may let a node without weights stay with the one
+  /// before it, and then copies its result as well as what it reads.
+  void read_on(ggml_tensor* tensor, ggml_backend_t device) { readers_.emplace_back(tensor, device); }
+  const std::vector<std::pair<ggml_tensor*, ggml_backend_t>>& readers() const { return readers_; }
   /// A tensor the caller fills after Scheduler::allocate.
   ggml_tensor* input(ggml_type type, int64_t ne0, int64_t ne1 = 1);
 
@@ -28,6 +34,7 @@ class Graph {
   std::vector<uint8_t> arena_;
   ggml_context_ptr ctx_;
   ggml_cgraph* graph_;
+  std::vector<std::pair<ggml_tensor*, ggml_backend_t>> readers_;
 };
 
 /// Whether a scheduler's large matrix products go to BLAS where there is one. It widens quantized weights
@@ -49,20 +56,33 @@ class Scheduler {
 
   /// The most nodes of a graph it takes.
   size_t max_nodes() const { return max_nodes_; }
+  /// Of every compute() so far.
+  const DeviceTraffic& traffic() const { return traffic_; }
+  /// Adds a copy made outside of a graph.
+  void add_copy(int64_t bytes) { traffic_ += {0, 0, 1, bytes}; }
   /// Bytes of compute buffers held.
   int64_t buffer_bytes() const;
 
  private:
+  void place_readers(const Graph& graph);
+
   std::vector<ggml_backend_t> order_;
+  bool several_devices_;
   size_t max_nodes_;
+  std::vector<ggml_tensor*> sources_;  // of a graph's nodes; kept so that a graph allocates nothing
   ggml_backend_sched_ptr sched_;
+  DeviceTraffic allocated_;  // of one compute of the graph that is allocated
+  DeviceTraffic traffic_;
 };
 
-/// Tensors that outlive a graph, in a buffer of the layers' device.
+/// Copies what lies in a tensor to another of the same shape and type, devices apart, some MiB at a time.
+void copy_rows(ggml_tensor* from, ggml_tensor* to);
+
+/// Tensors that outlive a graph, in a buffer of one of the devices.
 class Storage {
  public:
   /// `clear`: zero the bytes. Throws Error naming `what` where the memory is not to be had.
-  Storage(const Backends& backends, const char* what, int tensors);
+  Storage(const Backends& backends, const char* what, int tensors, size_t device = 0);
 
   ggml_tensor* add(ggml_type type, int64_t ne0, int64_t ne1);
   /// After the last add().
@@ -74,6 +94,7 @@ class Storage {
  private:
   const Backends& backends_;
   const char* what_;
+  size_t device_;
   ggml_context_ptr ctx_;
   ggml_backend_buffer_ptr buffer_;
 };

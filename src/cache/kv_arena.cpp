@@ -20,9 +20,9 @@ uint64_t next_id() {
 
 }  // namespace
 
-KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows)
+KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows, size_t device)
     : id_(next_id()),
-      storage_(backends, "the KV cache", 2),
+      storage_(backends, "the KV cache", 2, device),
       types_(types),
       rows_(rows),
       row_bytes_(kv_token_bytes(hp, types)) {
@@ -72,6 +72,60 @@ int64_t KvArena::longest_free() const {
   int64_t longest = 0;
   for (const auto& [first, rows] : free_) longest = std::max(longest, rows);
   return longest;
+}
+
+namespace {
+
+/// A device's part of so many rows, rounded up.
+int64_t part_of(int64_t rows, const LayerRun& run, int64_t layers) {
+  return (rows * run.count() + layers - 1) / layers;
+}
+
+/// At least 1: before layers are placed, all is the first device's.
+int64_t layers_of(const Backends& backends) {
+  int64_t layers = 0;
+  for (const auto& run : backends.layer_runs()) layers += run.count();
+  return std::max<int64_t>(1, layers);
+}
+
+}  // namespace
+
+KvMemory::KvMemory(const Backends& backends, const HParams& hp, KvTypes types,
+                   const std::vector<int64_t>& rows)
+    : backends_(backends) {
+  for (size_t device = 0; device < backends.device_count(); ++device)
+    arenas_.push_back(std::make_unique<KvArena>(backends, hp, types, rows[device], device));
+}
+
+std::vector<int64_t> KvMemory::cut(const Backends& backends, int64_t rows) {
+  const int64_t layers = layers_of(backends);
+  std::vector<int64_t> out;
+  int64_t left = rows;
+  for (const auto& run : backends.layer_runs()) {
+    out.push_back(rows * run.count() / layers);
+    left -= out.back();
+  }
+  out[backends.device_of(0)] += left;
+  return out;
+}
+
+int64_t KvMemory::rows() const {
+  int64_t sum = 0;
+  for (const auto& arena : arenas_) sum += arena->rows();
+  return sum;
+}
+
+int64_t KvMemory::free_rows() const {
+  int64_t sum = 0;
+  for (const auto& arena : arenas_) sum += arena->free_rows();
+  return sum;
+}
+
+bool KvMemory::fits(int64_t rows) const {
+  const int64_t layers = layers_of(backends_);
+  for (size_t device = 0; device < arenas_.size(); ++device)
+    if (part_of(rows, backends_.layer_runs()[device], layers) > arenas_[device]->longest_free()) return false;
+  return true;
 }
 
 }  // namespace windowkv

@@ -12,6 +12,13 @@ uint64_t next_version() {
   return ++last;
 }
 
+std::vector<int64_t> rows_by_device(const Backends& backends, const std::vector<int64_t>& capacities,
+                                    const std::vector<size_t>& devices) {
+  std::vector<int64_t> rows(backends.device_count(), 0);
+  for (size_t i = 0; i < capacities.size(); ++i) rows[devices[i]] += capacities[i];
+  return rows;
+}
+
 }  // namespace
 
 KvRows::KvRows(ggml_context* ctx, const KvArena& arena, int64_t first, int64_t capacity) : first_(first) {
@@ -30,27 +37,31 @@ ggml_tensor* KvRows::slice(ggml_context* ctx, ggml_tensor* rows, int64_t first, 
   return ggml_view_2d(ctx, rows, rows->ne[0], count, rows->nb[1], static_cast<size_t>(first) * rows->nb[1]);
 }
 
-KvSegment::KvSegment(std::shared_ptr<KvArena> arena, const std::vector<int64_t>& capacities, KvMeter& meter)
-    : arena_(std::move(arena)),
+KvSegment::KvSegment(std::shared_ptr<KvMemory> memory, const std::vector<int64_t>& capacities,
+                     const std::vector<size_t>& devices, KvMeter& meter)
+    : memory_(std::move(memory)),
       meter_(meter),
-      rows_(std::accumulate(capacities.begin(), capacities.end(), int64_t{0})),
-      first_(arena_->take(rows_)) {
-  views_.reset(ggml_init({2 * capacities.size() * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
-  int64_t first = first_;
-  for (auto capacity : capacities) {
-    layers_.emplace_back(views_.get(), *arena_, first, capacity);
-    first += capacity;
+      rows_(std::accumulate(capacities.begin(), capacities.end(), int64_t{0})) {
+  const auto wanted = rows_by_device(memory_->backends(), capacities, devices);
+  std::vector<int64_t> next;  // by device, row where the next layer begins
+  for (size_t device = 0; device < wanted.size(); ++device) {
+    pieces_.push_back(std::make_unique<Piece>(memory_->on(device), wanted[device]));
+    next.push_back(pieces_.back()->first());
   }
-  meter_.add(rows_ * arena_->row_bytes());
+  views_.reset(ggml_init({2 * capacities.size() * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
+  for (size_t i = 0; i < capacities.size(); ++i) {
+    layers_.emplace_back(views_.get(), memory_->on(devices[i]), next[devices[i]], capacities[i]);
+    next[devices[i]] += capacities[i];
+  }
+  meter_.add(rows_ * memory_->row_bytes());
 }
 
 KvSegment::~KvSegment() {
-  arena_->give_back(first_, rows_);
-  meter_.add(-rows_ * arena_->row_bytes());
+  meter_.add(-rows_ * memory_->row_bytes());
 }
 
 KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
-                 const std::vector<int64_t>& capacities, std::shared_ptr<KvArena> shared)
+                 const std::vector<int64_t>& capacities, std::shared_ptr<KvMemory> shared)
     : backends_(backends),
       hp_(hp),
       types_(types),
@@ -61,7 +72,7 @@ KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
   for (size_t i = 0; i < capacities.size(); ++i) layers_.push_back({segment_->layer(static_cast<int>(i)), 0});
 }
 
-KvCache::KvCache(const KvCache& other, std::shared_ptr<KvArena> shared)
+KvCache::KvCache(const KvCache& other, std::shared_ptr<KvMemory> shared)
     : KvCache(other.backends_, other.hp_, other.types_, other.capacities(), std::move(shared)) {
   other.copy_to(*segment_);
   for (int i = 0; i < layers(); ++i) layer(i).length = other.layer(i).length;
@@ -75,11 +86,13 @@ std::vector<int64_t> KvCache::capacities() const {
 }
 
 std::unique_ptr<KvSegment> KvCache::make_segment(const std::vector<int64_t>& capacities) {
-  auto arena = shared_;
-  if (!arena)
-    arena = std::make_shared<KvArena>(backends_, hp_, types_,
-                                      std::accumulate(capacities.begin(), capacities.end(), int64_t{0}));
-  return std::make_unique<KvSegment>(std::move(arena), capacities, *meter_);
+  std::vector<size_t> devices;
+  for (size_t i = 0; i < capacities.size(); ++i) devices.push_back(backends_.device_of(static_cast<int>(i)));
+  auto memory = shared_;
+  if (!memory)
+    memory =
+        std::make_shared<KvMemory>(backends_, hp_, types_, rows_by_device(backends_, capacities, devices));
+  return std::make_unique<KvSegment>(std::move(memory), capacities, devices, *meter_);
 }
 
 void KvCache::copy_to(const KvSegment& segment) const {

@@ -46,23 +46,39 @@ class KvRows {
   int64_t first_ = 0;
 };
 
-/// A segment of an arena, cut into one run of rows a layer; given back when this goes.
+/// A segment of each device's arena, cut into one run of rows a layer; given back when this goes.
 class KvSegment {
  public:
-  KvSegment(std::shared_ptr<KvArena> arena, const std::vector<int64_t>& capacities, KvMeter& meter);
+  /// `devices`, by entry of `capacities`: whose arena it lies in.
+  KvSegment(std::shared_ptr<KvMemory> memory, const std::vector<int64_t>& capacities,
+            const std::vector<size_t>& devices, KvMeter& meter);
   ~KvSegment();
   KvSegment(const KvSegment&) = delete;
   KvSegment& operator=(const KvSegment&) = delete;
 
   const KvRows& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
-  const KvArena& arena() const { return *arena_; }
-  int64_t first() const { return first_; }
+  const KvMemory& memory() const { return *memory_; }
 
  private:
-  std::shared_ptr<KvArena> arena_;
+  /// Rows taken of one arena.
+  class Piece {
+   public:
+    Piece(KvArena& arena, int64_t rows) : arena_(arena), rows_(rows), first_(arena.take(rows)) {}
+    ~Piece() { arena_.give_back(first_, rows_); }
+    Piece(const Piece&) = delete;
+    Piece& operator=(const Piece&) = delete;
+    int64_t first() const { return first_; }
+
+   private:
+    KvArena& arena_;
+    int64_t rows_;
+    int64_t first_;
+  };
+
+  std::shared_ptr<KvMemory> memory_;
   KvMeter& meter_;
   int64_t rows_ = 0;
-  int64_t first_ = 0;
+  std::vector<std::unique_ptr<Piece>> pieces_;  ///< by device
   ggml_context_ptr views_;
   std::vector<KvRows> layers_;
 };
@@ -77,18 +93,17 @@ class KvCache {
 
   /// In memory of `shared`, or in its own where that is null. Throws Error where it does not fit.
   KvCache(const Backends& backends, const HParams& hp, KvTypes types, const std::vector<int64_t>& capacities,
-          std::shared_ptr<KvArena> shared = nullptr);
+          std::shared_ptr<KvMemory> shared = nullptr);
 
   /// A copy of another, with the same capacities, in memory of `shared` or its own.
-  KvCache(const KvCache& other, std::shared_ptr<KvArena> shared);
+  KvCache(const KvCache& other, std::shared_ptr<KvMemory> shared);
 
   int layers() const { return static_cast<int>(layers_.size()); }
   Layer& layer(int index) { return layers_[static_cast<size_t>(index)]; }
   const Layer& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
-  const KvArena& arena() const { return segment_->arena(); }
-  KvTypes types() const { return arena().types(); }
-  /// Where its segment begins in the arena.
-  int64_t first_row() const { return segment_->first(); }
+  /// Where the layer's rows lie. Caches whose layers share one arena share all.
+  const KvArena& arena(int index) const { return segment_->memory().of(index); }
+  KvTypes types() const { return segment_->memory().types(); }
   /// Makes room for one more token in every layer, doubling what was reserved beyond the prompt. Throws Error
   /// where the arena has none.
   void ensure_room();
@@ -107,7 +122,7 @@ class KvCache {
   const Backends& backends_;
   const HParams& hp_;
   KvTypes types_;
-  std::shared_ptr<KvArena> shared_;
+  std::shared_ptr<KvMemory> shared_;
   std::unique_ptr<KvMeter> meter_;
   std::unique_ptr<KvSegment> segment_;
   std::vector<Layer> layers_;

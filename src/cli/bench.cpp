@@ -252,7 +252,9 @@ void bench(const BenchFlags& flags) {
     }
   progress.clear();
 
-  print(speeds_table(cells) + "\n" + memory_table(cells));
+  print(speeds_table(cells));
+  // Of what lies on other devices this process's peak says nothing.
+  if (model->on_cpu()) print("\n" + memory_table(cells));
   if (beside) print("\n" + rivals_table(rivals, speeds));
   if (file) {
     const auto& kv = flags.model.engine().kv;

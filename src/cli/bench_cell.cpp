@@ -88,7 +88,7 @@ void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy
   PrefillOptions options;
   options.reserve = predict;
   options.cancelled = interrupted;
-  options.pool = engine.make_pool((plan.kv_kept + plan.kv_reserve) * most);
+  options.pool = engine.make_pool(engine.plan_pool(0, length, policy, predict).sequence_bytes * most);
   std::vector<Sequence> sequences(1);
   const auto start = Clock::now();
   const auto logits = engine.prefill(sequences[0], prompt, policy, options);

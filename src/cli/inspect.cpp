@@ -48,6 +48,19 @@ void show_model(const Model& model) {
   print(text);
 }
 
+/// What the longest prompt takes of each device, where there are several.
+void show_devices(const InspectFlags& flags, const Model& model, const Engine& engine, int64_t n, Task task) {
+  if (model.devices().size() == 1) return;
+  std::vector<std::vector<std::string>> rows = {
+      {fmt::format("{} tokens on", n), "budget", "kept", "one layer", "hidden states", "all", "free"}};
+  for (const auto& budget : flags.budgets)
+    for (const auto& [device, plan, available] :
+         engine.plan_devices(n, *flags.policy.make(model.hparams(), task, "windowkv", budget)))
+      rows.push_back({device, budget, bytes_text(plan.kv_kept), bytes_text(plan.kv_scratch),
+                      bytes_text(plan.hidden), bytes_text(plan.total()), bytes_text(available)});
+  print("\n" + table_text(rows));
+}
+
 void show_sizes(const InspectFlags& flags, const Model& model, const Engine& engine) {
   const auto& hp = model.hparams();
   auto lengths = flags.lengths;
@@ -66,6 +79,7 @@ void show_sizes(const InspectFlags& flags, const Model& model, const Engine& eng
                       bytes_text(plan.kv_scratch), bytes_text(plan.peak_kv()), bytes_text(plan.hidden)});
     }
   print("\n" + table_text(rows));
+  show_devices(flags, model, engine, lengths.back(), task);
 }
 
 /// The prompt as text, runs of tokens marked by the groups that keep them.

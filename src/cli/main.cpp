@@ -30,9 +30,13 @@ void spin_briefly(char** argv) {
 void spell_out(std::span<char*> arguments) {
   static char k[] = "--cache-type-k";
   static char v[] = "--cache-type-v";
+  static char devices[] = "--device";
+  static char split[] = "--tensor-split";
   for (auto& argument : arguments) {
     if (std::string_view(argument) == "-ctk") argument = k;
     if (std::string_view(argument) == "-ctv") argument = v;
+    if (std::string_view(argument) == "-dev") argument = devices;
+    if (std::string_view(argument) == "-ts") argument = split;
   }
 }
 
@@ -51,7 +55,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   for (auto add : {add_run, add_inspect, add_bench, add_calibrate, add_classify, add_compare, add_longbench,
-                   add_niah, add_ruler, add_oracle_check})
+                   add_niah, add_ruler, add_rpc_server, add_oracle_check})
     add(app);
 
   try {

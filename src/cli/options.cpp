@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "cli/lost_server.h"
 #include "cli/output.h"
 #include "cli/provenance.h"
 #include "support/file.h"
@@ -20,8 +21,24 @@ void ModelFlags::add_to(CLI::App& app) {
   group->add_option("-t,--threads", threads, "CPU threads; 0: one a core")
       ->check(CLI::Range(0, 512))
       ->capture_default_str();
-  group->add_option("--device", device, "auto (a GPU where ggml finds one), cpu, or a ggml device name")
+  group
+      ->add_option(
+          "--device", device,
+          "what holds the layers: auto (the --rpc servers and the GPUs ggml finds, else the CPU), or "
+          "names in the layers' order, such as cpu or CUDA0,RPC0; also -dev")
       ->capture_default_str();
+  group
+      ->add_option("--rpc", rpc,
+                   "other machines that hold layers, where windowkv rpc-server runs: RPC0, RPC1, ...")
+      ->delimiter(',')
+      ->type_name("HOST:PORT,...");
+  group
+      ->add_option(
+          "--tensor-split", tensor_split,
+          "how the layers are shared among the devices, such as 3,1; without it as their free memory; "
+          "also -ts")
+      ->delimiter(',')
+      ->type_name("N,...");
   group->add_flag("--no-blas", no_blas,
                   "leave large products to ggml's own kernels where its BLAS backend would be faster");
   group->add_flag("--no-mmap", no_mmap, "read the weights into memory instead of mapping the file");
@@ -52,7 +69,13 @@ EngineOptions ModelFlags::engine() const {
 }
 
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {
-  return Model::load(path, {device, threads, !no_blas, !no_mmap, weights, calibration});
+  if (!rpc.empty()) end_when_server_is_lost();
+  ModelOptions options{device, threads, !no_blas, !no_mmap, weights, calibration, rpc, tensor_split};
+  Progress progress("loading weights");
+  options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
+  auto model = Model::load(path, options);
+  progress.clear();
+  return model;
 }
 
 void ClassifierFlags::add_to(CLI::App& group) {

@@ -16,6 +16,8 @@ struct ModelFlags {
   std::string path;
   int threads = 0;
   std::string device = "auto";
+  std::vector<std::string> rpc;
+  std::vector<double> tensor_split;
   bool no_blas = false;
   bool no_mmap = false;
   std::string calibration = "auto";

@@ -28,17 +28,39 @@ struct RunFlags {
   std::string trace;
 };
 
-void describe(const Model& model, const MemoryPlan& plan) {
+std::string memory_text(const MemoryPlan& plan) {
+  return fmt::format("KV cache {} ({} kept, {} for generated tokens, {} scratch), hidden states {}, rest {}",
+                     bytes_text(plan.peak_kv()), bytes_text(plan.kv_kept), bytes_text(plan.kv_reserve),
+                     bytes_text(plan.kv_scratch), bytes_text(plan.hidden),
+                     bytes_text(plan.mask + plan.compute));
+}
+
+void describe(const Model& model, const Engine& engine, const Policy& policy, int64_t n, int64_t reserve) {
   const auto& hp = model.hparams();
   fmt::print(stderr, "model       {} ({}), {} layers, {} query and {} KV heads of {}, {} {}\n",
              hp.name.empty() ? model.path() : hp.name, hp.family, hp.n_layer, hp.n_head, hp.n_head_kv,
              hp.d_head, bytes_text(model.weight_bytes()), model.weight_type());
   fmt::print(stderr, "weights     {} on {}\n", fmt::join(model.buffers(), ", "), model.device_name());
-  fmt::print(
-      stderr,
-      "memory      KV cache {} ({} kept, {} for generated tokens, {} scratch), hidden states {}, rest {}\n",
-      bytes_text(plan.peak_kv()), bytes_text(plan.kv_kept), bytes_text(plan.kv_reserve),
-      bytes_text(plan.kv_scratch), bytes_text(plan.hidden), bytes_text(plan.mask + plan.compute));
+  fmt::print(stderr, "memory      {}\n", memory_text(engine.plan(n, policy, reserve)));
+  if (const auto devices = engine.plan_devices(n, policy, reserve); devices.size() > 1)
+    for (const auto& d : devices)
+      fmt::print(stderr, "  {}: {}; {} free\n", d.device, memory_text(d.memory), bytes_text(d.available));
+}
+
+/// What the devices had to tell each other.
+void describe_traffic(const Engine& engine, int64_t decoded) {
+  auto line = [](const char* name, const DeviceTraffic& t, const std::string& more) {
+    if (t.graphs > 0)
+      fmt::print(stderr, "{:<12}{} copies between devices, {}; {} graphs in {} parts{}\n", name, t.copies,
+                 bytes_text(t.bytes), t.graphs, t.splits, more);
+  };
+  const auto decode = engine.decode_traffic();
+  line("prefill", engine.prefill_traffic(), "");
+  line("decode", decode,
+       decoded > 0 ? fmt::format("; {:.1f} copies and {} a token",
+                                 static_cast<double>(decode.copies) / static_cast<double>(decoded),
+                                 bytes_text(decode.bytes / decoded))
+                   : "");
 }
 
 void run(const RunFlags& flags) {
@@ -68,7 +90,7 @@ void run(const RunFlags& flags) {
   prefill_options.cancelled = interrupted;
   Progress progress("prefill");
   prefill_options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
-  if (flags.verbose) describe(*model, engine.plan(n, *policy, prefill_options.reserve));
+  if (flags.verbose) describe(*model, engine, *policy, n, prefill_options.reserve);
 
   Sequence sequence;
   const auto logits = engine.prefill(sequence, prompt, *policy, prefill_options);
@@ -83,6 +105,7 @@ void run(const RunFlags& flags) {
   }
   if (trace) trace->commit(json_text(trace_json(report)));
   if (!flags.quiet) fmt::print(stderr, "\n{}", summary_text(report));
+  if (flags.verbose) describe_traffic(engine, generation.decoded);
   if (generation.reason == StopReason::kCancelled) throw ExitWith{kInterruptedExit};
 }
 

@@ -49,6 +49,7 @@ void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result
   if (!decode_graph || !decode_graph->serves(caches, result)) {
     if (const size_t nodes = DecodeGraph::node_limit(m.hp, steps.size()); nodes > decode_nodes) {
       decode_nodes = nodes;
+      if (decode_scheduler) earlier_decode_traffic += decode_scheduler->traffic();
       decode_scheduler = std::make_unique<Scheduler>(*m.backends, nodes);
     }
     decode_graph.reset();

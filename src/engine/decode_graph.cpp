@@ -30,7 +30,8 @@ ggml_tensor* columns(ggml_context* ctx, ggml_tensor* x, size_t first, size_t cou
 }  // namespace
 
 bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
-  return std::pair(a.arena().id(), a.first_row()) < std::pair(b.arena().id(), b.first_row());
+  return std::pair(a.arena(0).id(), a.layer(0).rows.first()) <
+         std::pair(b.arena(0).id(), b.layer(0).rows.first());
 }
 
 size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
@@ -42,13 +43,15 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
   auto* ctx = graph_.ctx();
   const auto count = static_cast<int64_t>(caches.size());
   for (size_t c = 0; c < caches.size(); ++c) {
-    arena_ids_.push_back(caches[c]->arena().id());
+    arena_ids_.push_back(caches[c]->arena(0).id());
     arenas_.push_back(c > 0 && arena_ids_[c] == arena_ids_[c - 1] ? arenas_[c - 1] : c);
   }
   tokens_ = graph_.input(GGML_TYPE_I32, count);
   positions_ = graph_.input(GGML_TYPE_I32, count);
   auto* x = m.family->embed(ctx, m.hp, m.weights, tokens_);
   for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    if (const auto& b = *m.backends; layer > 0 && b.device_of(layer) != b.device_of(layer - 1))
+      graph_.read_on(x, b.backend(b.device_of(layer)));
     for (const auto* cache : caches) starts_.push_back(cache->layer(layer).rows.first());
     const auto& layout = class_of(caches, layer);
     const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_, Family::kQkv);
@@ -61,11 +64,13 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
 
 DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer) const {
   Layout out;
+  int64_t lowest = 0;
   for (size_t c = 0; c < caches.size(); ++c) {
     const auto& [rows, length] = caches[c]->layer(layer);
-    out.offsets.push_back(rows.first() - caches[arenas_[c]]->layer(layer).rows.first());
+    if (arenas_[c] == c) lowest = lowest_row(caches, c, layer);
+    out.offsets.push_back(rows.first() - lowest);
     out.lengths.push_back(length);
-    const int64_t left = caches[c]->arena().rows() - rows.first();
+    const int64_t left = caches[c]->arena(layer).rows() - rows.first();
     const int64_t wanted = rounded_up(length);
     if (!out.runs.empty()) {
       auto& run = out.runs.back();
@@ -110,10 +115,11 @@ void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_te
   auto* ctx = graph_.ctx();
   for (size_t first = 0, next; first < caches.size(); first = next) {
     for (next = first; next < caches.size() && arenas_[next] == first;) ++next;
-    const auto& arena = caches[first]->arena();
-    const int64_t start = caches[first]->layer(layer).rows.first();
+    const auto& arena = caches[first]->arena(layer);
+    const int64_t start = lowest_row(caches, first, layer);
     const auto count = static_cast<int64_t>(next - first);
-    auto* ids = ggml_view_1d(ctx, slots, count, first * slots->nb[0]);
+    // Not a view where it would show all: the scheduler copies each view of an input to another device.
+    auto* ids = count == slots->ne[0] ? slots : ggml_view_1d(ctx, slots, count, first * slots->nb[0]);
     for (auto [from, to] : {std::pair{qkv.k, arena.k()}, {qkv.v, arena.v()}})
       graph_.add(ggml_set_rows(
           ctx, KvRows::slice(ctx, to, start, arena.rows() - start),
@@ -128,7 +134,7 @@ ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, 
   for (size_t i = 0; i < c.layout.runs.size(); ++i) {
     const auto& run = c.layout.runs[i];
     const auto& cache = *caches[run.first];
-    const KvStack stack{&cache.arena(), cache.layer(layer).rows.first(), run.distance,
+    const KvStack stack{&cache.arena(layer), cache.layer(layer).rows.first(), run.distance,
                         static_cast<int64_t>(run.count), run.visible};
     parts.push_back(attend(ctx, hp, columns(ctx, q, run.first, run.count), stack, c.masks[i]));
   }
@@ -139,9 +145,16 @@ ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, 
   return parts.front();
 }
 
+int64_t DecodeGraph::lowest_row(Batch caches, size_t first, int layer) const {
+  int64_t lowest = caches[first]->layer(layer).rows.first();
+  for (size_t c = first + 1; c < caches.size() && arenas_[c] == first; ++c)
+    lowest = std::min(lowest, caches[c]->layer(layer).rows.first());
+  return lowest;
+}
+
 bool DecodeGraph::lies_as_built(Batch caches) const {
   for (size_t c = 0; c < caches.size(); ++c)
-    if (caches[c]->arena().id() != arena_ids_[c]) return false;
+    if (caches[c]->arena(0).id() != arena_ids_[c]) return false;
   for (size_t layer = 0; layer < layer_class_.size(); ++layer) {
     const int other = classes_[layer_class_[layer]].layer;
     for (size_t c = 0; c < caches.size(); ++c) {

@@ -50,7 +50,7 @@ class DecodeGraph {
   };
   /// Where the batch's rows of one layer lie.
   struct Layout {
-    std::vector<int64_t> offsets;  ///< of each column's rows from those of the first column of its arena
+    std::vector<int64_t> offsets;  ///< of each column's rows from the lowest of a column in its arena
     std::vector<int64_t> lengths;
     std::vector<Run> runs;
     bool operator==(const Layout&) const = default;
@@ -70,11 +70,14 @@ class DecodeGraph {
   void store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots);
   ggml_tensor* attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q, const LayoutClass& c);
   bool lies_as_built(Batch caches) const;
+  /// The lowest first row of the layer among the columns that lie in the arenas of column `first`. Columns
+  /// are in the order of the first device's memory; another's may have given out its rows in another order.
+  int64_t lowest_row(Batch caches, size_t first, int layer) const;
 
   Graph graph_;
   Result kind_;
-  std::vector<size_t> arenas_;       ///< by column: the first column whose cache lies in the same arena
-  std::vector<uint64_t> arena_ids_;  ///< by column
+  std::vector<size_t> arenas_;       ///< by column: the first column whose cache lies in the same arenas
+  std::vector<uint64_t> arena_ids_;  ///< by column, of the first layer's
   std::vector<int64_t> starts_;      ///< by layer and column: the cache's first row
   std::vector<size_t> layer_class_;  ///< by layer
   std::vector<LayoutClass> classes_;

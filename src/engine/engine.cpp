@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "cache/kv_type.h"
+#include "engine/memory_plan.h"
 #include "engine/state.h"
 #include "windowkv/error.h"
 
@@ -35,16 +36,21 @@ KvPool Engine::make_pool(int64_t bytes) {
   const auto& m = state_->m;
   const int64_t rows = bytes / kv_token_bytes(m.hp, state_->options.kv);
   if (rows < 1) throw Error(fmt::format("{} bytes of KV memory hold no token", bytes));
-  const int64_t available = m.backends->free_memory();
-  if (available >= 0 && bytes > available)
-    throw Error(fmt::format("{} bytes of KV memory are asked for and {} are free", bytes, available));
-  return KvPool(std::make_shared<KvArena>(*m.backends, m.hp, state_->options.kv, rows));
+  const auto cut = KvMemory::cut(*m.backends, rows);
+  for (size_t device = 0; device < cut.size(); ++device) {
+    const int64_t available = m.backends->free_memory(device);
+    const int64_t wanted = cut.size() == 1 ? bytes : cut[device] * kv_token_bytes(m.hp, state_->options.kv);
+    if (available >= 0 && wanted > available)
+      throw Error(fmt::format("{} bytes of KV memory are asked for and {} are free{}", wanted, available,
+                              place_text(*m.backends, device)));
+  }
+  return KvPool(std::make_shared<KvMemory>(*m.backends, m.hp, state_->options.kv, cut));
 }
 
 Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
   if (!sequence.cache) throw Error("only a prefilled sequence can be forked");
   Sequence copy;
-  copy.cache = std::make_unique<KvCache>(*sequence.cache, pool.arena());
+  copy.cache = std::make_unique<KvCache>(*sequence.cache, pool.memory());
   copy.prompt_tokens = sequence.prompt_tokens;
   copy.position = sequence.position;
   copy.kept = sequence.kept;
@@ -55,21 +61,31 @@ Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
   return copy;
 }
 
+DeviceTraffic Engine::prefill_traffic() const {
+  return state_->prefill_scheduler.traffic();
+}
+
+DeviceTraffic Engine::decode_traffic() const {
+  auto traffic = state_->earlier_decode_traffic;
+  if (state_->decode_scheduler) traffic += state_->decode_scheduler->traffic();
+  return traffic;
+}
+
 int64_t Engine::compute_bytes() const {
   return state_->prefill_scheduler.buffer_bytes() +
          (state_->decode_scheduler ? state_->decode_scheduler->buffer_bytes() : 0);
 }
 
 int64_t KvPool::bytes() const {
-  return arena_ ? arena_->rows() * arena_->row_bytes() : 0;
+  return memory_ ? memory_->rows() * memory_->row_bytes() : 0;
 }
 
 int64_t KvPool::free_bytes() const {
-  return arena_ ? arena_->free_rows() * arena_->row_bytes() : 0;
+  return memory_ ? memory_->free_rows() * memory_->row_bytes() : 0;
 }
 
 bool KvPool::fits(int64_t bytes) const {
-  return !arena_ || bytes <= arena_->longest_free() * arena_->row_bytes();
+  return !memory_ || memory_->fits((bytes + memory_->row_bytes() - 1) / memory_->row_bytes());
 }
 
 }  // namespace windowkv

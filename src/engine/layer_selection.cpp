@@ -30,7 +30,7 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Prompt& p
     if (const int64_t count = selector.observation(); count > 0) {
       auto qkv =
           m.family->attention_inputs(ctx, m.hp, m.weights, layer, prompt.observed_last(ctx, layer, count),
-                                     prompt.positions_at(ctx, n - count, count), Family::kQ);
+                                     prompt.observed_positions(ctx, layer, count), Family::kQ);
       view.q = ggml_cont(ctx, ggml_permute(ctx, qkv.q, 0, 2, 1, 3));
     }
     view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, n);
@@ -58,14 +58,18 @@ void gather(LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const Kept
   auto* ctx = graph.ctx();
   auto* ids = graph.input(GGML_TYPE_I32, count, lists);
   auto* slots = graph.input(GGML_TYPE_I64, count);
+  // One view of a list for K and V, none where there is one list: the scheduler copies each to the device.
+  std::vector<ggml_tensor*> views;
+  for (int64_t h = 0; h < lists; ++h)
+    views.push_back(lists == 1 ? ids : ggml_view_1d(ctx, ids, count, static_cast<size_t>(h) * ids->nb[1]));
   for (auto [source, target] : {std::pair{rows.k(), to.k()}, {rows.v(), to.v()}})
     for (int64_t h = 0; h < lists; ++h) {
       auto head = [&](ggml_tensor* all) {
         return ggml_view_2d(ctx, all, part, all->ne[1], all->nb[1], ggml_row_size(all->type, h * part));
       };
-      auto* list = ggml_view_1d(ctx, ids, count, static_cast<size_t>(h) * ids->nb[1]);
       // Not ggml_cpy, which cannot quantize into rows that lie apart.
-      graph.add(ggml_set_rows(ctx, head(target), ggml_get_rows(ctx, head(source), list), slots));
+      graph.add(ggml_set_rows(ctx, head(target),
+                              ggml_get_rows(ctx, head(source), views[static_cast<size_t>(h)]), slots));
     }
   scheduler.allocate(graph);
   for (size_t h = 0; h < kept.size(); ++h)

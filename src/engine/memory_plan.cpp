@@ -1,5 +1,7 @@
 #include "engine/memory_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "engine/layer_selection.h"
@@ -7,23 +9,27 @@
 
 namespace windowkv {
 
-MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve,
-                       const EngineOptions& options, bool blas) {
+namespace {
+
+/// What prefilling n tokens takes of the layers of `run`, from sizes alone. `blas`: large products go to
+/// BLAS.
+MemoryPlan plan_memory(const HParams& hp, const LayerRun& run, int64_t n, const Policy& policy,
+                       int64_t reserve, const EngineOptions& options, bool blas) {
   const auto selector = policy.start(prompt_shape(hp, n));
   const int64_t row = kv_token_bytes(hp, options.kv);
   const int64_t full_row = hp.kv_layer_bytes_per_token();
   const int64_t width = std::min<int64_t>(n, options.chunk);
   MemoryPlan plan;
   bool scores = false;
-  const int64_t in_flight = layers_in_flight(*selector, hp.n_layer);
-  for (int layer = 0; layer < hp.n_layer; ++layer) {
+  const int64_t in_flight = std::min(layers_in_flight(*selector, hp.n_layer), run.count());
+  for (int layer = run.first; layer <= run.last; ++layer) {
     const int64_t kept = selector->capacity(layer);
     plan.kv_kept += kept * row;
     if (kept < n || options.kv != KvTypes{}) plan.kv_scratch = in_flight * n * full_row;
     scores = scores || selector->decides(layer);
   }
-  plan.kv_reserve = reserve * row * hp.n_layer;
-  plan.kv_full = n * full_row * hp.n_layer;
+  plan.kv_reserve = reserve * row * run.count();
+  plan.kv_full = n * full_row * run.count();
   plan.hidden = n * (hp.n_embd + (selector->accumulates() ? hp.n_head : 0)) * 4;
   if (!blas) plan.mask = ((n - 1) / width * width + width) * (width + 1) * 2;
   int64_t activations =
@@ -40,6 +46,13 @@ MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64
   return plan;
 }
 
+}  // namespace
+
+std::string place_text(const Backends& backends, size_t device) {
+  if (backends.all().size() == 1) return "";
+  return fmt::format(" on {}, {}", backends.name(device), to_string(backends.layer_runs()[device]));
+}
+
 void MemoryPlan::add(const MemoryPlan& other) {
   kv_kept += other.kv_kept;
   kv_reserve += other.kv_reserve;
@@ -50,15 +63,36 @@ void MemoryPlan::add(const MemoryPlan& other) {
   compute = std::max(compute, other.compute);
 }
 
+MemoryPlan Engine::State::plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const {
+  return plan_memory(m.hp, run, n, policy, reserve, options, m.backends->blas() != nullptr);
+}
+
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {
-  return plan_memory(state_->m.hp, n, policy, reserve, state_->options,
-                     state_->m.backends->blas() != nullptr);
+  return state_->plan({0, state_->m.hp.n_layer - 1}, n, policy, reserve);
+}
+
+std::vector<DevicePlan> Engine::plan_devices(int64_t n, const Policy& policy, int64_t reserve) const {
+  const auto& backends = *state_->m.backends;
+  std::vector<DevicePlan> plans;
+  for (size_t device = 0; device < backends.device_count(); ++device)
+    if (const auto& run = backends.layer_runs()[device]; run.count() > 0)
+      plans.push_back({fmt::format("{}, {}", backends.name(device), to_string(run)),
+                       state_->plan(run, n, policy, reserve), backends.free_memory(device)});
+  return plans;
 }
 
 PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, int64_t reserve) const {
   const auto memory = plan(n, policy, reserve);
   PoolPlan pool;
-  pool.sequence_bytes = memory.kv_kept + memory.kv_reserve;
+  // A pool is cut in proportion to the devices' layers: the one that holds most a layer needs all to be more.
+  const int64_t row = kv_token_bytes(state_->m.hp, state_->options.kv);
+  for (const auto& run : state_->m.backends->layer_runs()) {
+    if (run.count() == 0) continue;
+    const auto part = state_->plan(run, n, policy, reserve);
+    const int64_t rows = (part.kv_kept + part.kv_reserve) / row;
+    const int64_t whole = (rows * state_->m.hp.n_layer + run.count() - 1) / run.count();
+    pool.sequence_bytes = std::max(pool.sequence_bytes, whole * row);
+  }
   pool.scratch_bytes = memory.kv_scratch;
   pool.sequences = std::max<int64_t>(0, (kv_bytes - pool.scratch_bytes) / pool.sequence_bytes);
   return pool;

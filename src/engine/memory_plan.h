@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backend/backend.h"
 #include "windowkv/engine.h"
 
 namespace windowkv {
@@ -9,8 +10,7 @@ inline PromptShape prompt_shape(const HParams& hp, int64_t n) {
   return {n, hp.n_layer, hp.n_head, hp.n_head_kv, hp.d_head, hp.layer_shares};
 }
 
-/// What prefilling n tokens takes, from sizes alone. `blas`: large products go to BLAS.
-MemoryPlan plan_memory(const HParams& hp, int64_t n, const Policy& policy, int64_t reserve,
-                       const EngineOptions& options, bool blas);
+/// " on RPC0 (127.0.0.1:50052), layers 0-5", for messages; "" where the CPU is all there is.
+std::string place_text(const Backends& backends, size_t device);
 
 }  // namespace windowkv

@@ -35,10 +35,7 @@ class Prefill {
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
         prompt_(*m.backends, m.hp, n_, most_observed(targets), in_flight_, any_accumulates(targets)),
         steps_((n_ + chunk_ - 1) / chunk_ * m.hp.n_layer) {
-    if (m.backends->blas() != nullptr)
-      products_.emplace(*m.backends, m.hp, chunk_);
-    else
-      mask_.emplace(*m.backends, n_, chunk_);
+    if (m.backends->blas() != nullptr) products_.emplace(*m.backends, m.hp, chunk_);
   }
 
   /// Returns the last position's logits.
@@ -47,6 +44,10 @@ class Prefill {
     std::vector<float> logits;
     const int last = m_.hp.n_layer - 1;
     for (int layer = 0; layer <= last; ++layer) {
+      if (const int64_t moved = prompt_.go_to(layer); moved > 0) scheduler_.add_copy(moved);
+      if (const size_t device = m_.backends->device_of(layer);
+          !products_ && (layer == 0 || device != m_.backends->device_of(layer - 1)))
+        mask_.emplace(*m_.backends, n_, chunk_, device);
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
                                        [&](const Target& t) { return t.selector->decides(layer); });
       if (decides && prompt_.observation() > 0) keep_observed(layer);
@@ -55,6 +56,7 @@ class Prefill {
       const bool advance = layer < last || options_.all_logits;
       for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, rows, first, count, advance); });
       if (layer == last) logits = options_.all_logits ? report_all() : finish(rows);
+      prompt_.wait();
       for (auto& target : targets_) {
         const auto start = Clock::now();
         settle_layers(
@@ -90,11 +92,23 @@ class Prefill {
         targets_[0].cache->types() == KvTypes{})
       return targets_[0].cache->layer(layer).rows;
     auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
-    if (!place)
-      place = std::make_unique<KvSegment>(std::make_shared<KvArena>(*m_.backends, m_.hp, KvTypes{}, n_),
-                                          std::vector{n_}, targets_[0].cache->meter());
-    return place->layer(0);
+    const size_t device = m_.backends->device_of(layer);
+    if (place.device != device) place.rows.reset();
+    if (!place.rows) {
+      std::vector<int64_t> rows(m_.backends->device_count(), 0);
+      rows[device] = n_;
+      place = {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
+                                           std::vector{n_}, std::vector{device}, targets_[0].cache->meter()),
+               device};
+    }
+    return place.rows->layer(0);
   }
+
+  /// K and V of a layer in full, on the device of the layer that has it now.
+  struct Scratch {
+    std::unique_ptr<KvSegment> rows;
+    size_t device = 0;
+  };
 
   template <typename F>
   void for_chunks(F&& f) {
@@ -212,8 +226,8 @@ class Prefill {
   Prompt prompt_;
   /// One of the two: how chunks attend.
   std::optional<ProductAttention> products_;
-  std::optional<CausalMask> mask_;
-  std::vector<std::unique_ptr<KvSegment>> scratch_{static_cast<size_t>(in_flight_)};
+  std::optional<CausalMask> mask_;  ///< on the device of the layer that is computed
+  std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};
   int64_t steps_;
   int64_t done_ = 0;
 };
@@ -244,18 +258,20 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   if (options.reserve < 0 || options.reserve > INT32_MAX)
     throw Error(fmt::format("room for {} generated tokens; it must be 0 to {}", options.reserve, INT32_MAX));
   if (n > INT32_MAX) throw Error("a prompt of over 2^31 tokens");
-  MemoryPlan memory;
-  for (const auto* policy : policies)
-    memory.add(
-        plan_memory(m.hp, n, *policy, options.reserve, state_->options, m.backends->blas() != nullptr));
-  const int64_t available = m.backends->free_memory();
-  const int64_t set_aside = options.pool.arena() ? memory.kv_kept + memory.kv_reserve : 0;
-  if (available >= 0 && memory.total() - set_aside > available)
-    throw Error(fmt::format(
-        "a prompt of {} tokens needs {} (KV cache {}, hidden states {}, the rest {}) and {} are free; "
-        "use a shorter prompt or a smaller --kv-budget",
-        n, mib(memory.total()), mib(memory.peak_kv()), mib(memory.hidden), mib(memory.mask + memory.compute),
-        mib(available)));
+  for (size_t device = 0; device < m.backends->device_count(); ++device) {
+    const auto& run = m.backends->layer_runs()[device];
+    if (run.count() == 0) continue;
+    MemoryPlan memory;
+    for (const auto* policy : policies) memory.add(state_->plan(run, n, *policy, options.reserve));
+    const int64_t available = m.backends->free_memory(device);
+    const int64_t set_aside = options.pool.memory() ? memory.kv_kept + memory.kv_reserve : 0;
+    if (available >= 0 && memory.total() - set_aside > available)
+      throw Error(fmt::format(
+          "a prompt of {} tokens needs {} (KV cache {}, hidden states {}, the rest {}) and {} are free{}; "
+          "use a shorter prompt or a smaller --kv-budget",
+          n, mib(memory.total()), mib(memory.peak_kv()), mib(memory.hidden),
+          mib(memory.mask + memory.compute), mib(available), place_text(*m.backends, device)));
+  }
 
   const auto start = Clock::now();
   std::vector<std::unique_ptr<Selector>> selectors;
@@ -268,7 +284,7 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
     for (int layer = 0; layer < m.hp.n_layer; ++layer)
       capacities.push_back(selectors[i]->capacity(layer) + options.reserve);
     next[i].cache =
-        std::make_unique<KvCache>(*m.backends, m.hp, state_->options.kv, capacities, options.pool.arena());
+        std::make_unique<KvCache>(*m.backends, m.hp, state_->options.kv, capacities, options.pool.memory());
     targets.push_back({selectors[i].get(), next[i].cache.get()});
   }
   state_->logits =

@@ -1,13 +1,15 @@
 #pragma once
 
 #include <cmath>
+#include <memory>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "backend/graph.h"
 #include "windowkv/model.h"
 
-/// Tensors that live as long as one prefill.
+/// Tensors that live as long as one prefill, or as its layers are on one device.
 namespace windowkv {
 
 /// The causal mask of every chunk in one tensor: `prefix` columns of zeros, then a triangle of `chunk`
@@ -15,8 +17,10 @@ namespace windowkv {
 /// nothing is filled in or copied from chunk to chunk and layer to layer.
 class CausalMask {
  public:
-  CausalMask(const Backends& backends, int64_t n, int64_t chunk)
-      : prefix_((n - 1) / chunk * chunk), width_(prefix_ + chunk), storage_(backends, "the causal mask", 1) {
+  CausalMask(const Backends& backends, int64_t n, int64_t chunk, size_t device)
+      : prefix_((n - 1) / chunk * chunk),
+        width_(prefix_ + chunk),
+        storage_(backends, "the causal mask", 1, device) {
     // One row more than there are queries: views start inside the first row and end inside the last.
     tensor_ = storage_.add(GGML_TYPE_F16, width_, chunk + 1);
     storage_.allocate(/*clear=*/true);
@@ -41,25 +45,40 @@ class CausalMask {
   ggml_tensor* tensor_;
 };
 
-/// What lives as long as one prefill, on the layers' device.
+/// The hidden states of a prompt, and what goes with them. All lies on the device of the layer that is
+/// computed; between devices the hidden states move once, and what later layers do not need goes.
 class Prompt {
  public:
   /// `observation`: rows kept aside for scoring, of `in_flight` layers at once; `accumulates`: room for the
   /// attention of all queries.
   Prompt(const Backends& backends, const HParams& hp, int64_t n, int64_t observation, int64_t in_flight,
          bool accumulates)
-      : storage_(backends, "the hidden states", 4) {
-    hidden = storage_.add(GGML_TYPE_F32, hp.n_embd, n);
-    positions_ = storage_.add(GGML_TYPE_I32, n, 1);
-    if (observation > 0) {
-      observed_ = storage_.add(GGML_TYPE_F32, hp.n_embd, observation * in_flight);
-      observation_ = observation;
-    }
-    if (accumulates) accumulated = storage_.add(GGML_TYPE_F32, n, hp.n_head);
-    storage_.allocate(/*clear=*/false);
-    std::vector<int32_t> numbers(static_cast<size_t>(n));
-    std::iota(numbers.begin(), numbers.end(), 0);
-    ggml_backend_tensor_set(positions_, numbers.data(), 0, ggml_nbytes(positions_));
+      : backends_(backends),
+        hp_(hp),
+        n_(n),
+        observation_(observation),
+        in_flight_(in_flight),
+        accumulates_(accumulates),
+        parts_(backends.device_count()) {
+    enter(backends.device_of(0));
+  }
+
+  /// Makes `layer` the one that is computed; returns the bytes moved to its device.
+  int64_t go_to(int layer) {
+    const size_t device = backends_.device_of(layer);
+    if (device == device_) return 0;
+    auto* from = hidden;
+    const auto storage = std::move(part().hidden_storage);  // freed once it is copied
+    enter(device);
+    copy_rows(from, hidden);
+    return static_cast<int64_t>(ggml_nbytes(from));
+  }
+
+  /// Until what was computed of the hidden states is there. A server's work is done when something is read of
+  /// it, and would be taken for that of what reads first.
+  void wait() const {
+    float value = 0;
+    if (backends_.is_remote(device_)) ggml_backend_tensor_get(hidden, &value, 0, sizeof value);
   }
 
   ggml_tensor* hidden_at(ggml_context* ctx, int64_t first, int64_t count) const {
@@ -67,17 +86,22 @@ class Prompt {
                         static_cast<size_t>(first) * hidden->nb[1]);
   }
   ggml_tensor* positions_at(ggml_context* ctx, int64_t first, int64_t count) const {
-    return ggml_view_1d(ctx, positions_, count, static_cast<size_t>(first) * positions_->nb[0]);
+    return positions_of(ctx, part(), first, count);
   }
 
-  int64_t tokens() const { return hidden->ne[1]; }
+  int64_t tokens() const { return n_; }
   /// Rows kept aside: 0 where no layer observes.
   int64_t observation() const { return observation_; }
   /// The last `count` rows of what was kept aside of `layer`'s input; layers share places in turn.
   ggml_tensor* observed_last(ggml_context* ctx, int layer, int64_t count) const {
-    const int64_t end = (layer % (observed_->ne[1] / observation_) + 1) * observation_;
-    return ggml_view_2d(ctx, observed_, observed_->ne[0], count, observed_->nb[1],
-                        static_cast<size_t>(end - count) * observed_->nb[1]);
+    auto* observed = part_of(layer).observed;
+    const int64_t end = (layer % in_flight_ + 1) * observation_;
+    return ggml_view_2d(ctx, observed, observed->ne[0], count, observed->nb[1],
+                        static_cast<size_t>(end - count) * observed->nb[1]);
+  }
+  /// Their positions, on the same device.
+  ggml_tensor* observed_positions(ggml_context* ctx, int layer, int64_t count) const {
+    return positions_of(ctx, part_of(layer), n_ - count, count);
   }
   void forget_accumulated() { ggml_backend_tensor_memset(accumulated, 0, 0, ggml_nbytes(accumulated)); }
 
@@ -86,11 +110,48 @@ class Prompt {
       nullptr;  ///< [n, n_head] F32: attention received in this layer; null: not asked for
 
  private:
-  Storage storage_;
-  ggml_tensor* positions_ = nullptr;
-  ggml_tensor* observed_ =
-      nullptr;  ///< [n_embd, observation · layers in flight] F32: inputs of the last tokens
-  int64_t observation_ = 0;
+  /// What lies on one device. The rest outlives the hidden states, for layers that wait for ones above.
+  struct Part {
+    Part(const Backends& backends, size_t device)
+        : hidden_storage(std::make_unique<Storage>(backends, "the hidden states", 1, device)),
+          storage(backends, "the observed states", 3, device) {}
+
+    std::unique_ptr<Storage> hidden_storage;
+    Storage storage;
+    ggml_tensor* positions = nullptr;
+    /// [n_embd, observation · layers in flight] F32: inputs of the last tokens
+    ggml_tensor* observed = nullptr;
+  };
+
+  void enter(size_t device) {
+    device_ = device;
+    auto& p = parts_[device].emplace(backends_, device);
+    hidden = p.hidden_storage->add(GGML_TYPE_F32, hp_.n_embd, n_);
+    p.hidden_storage->allocate(/*clear=*/false);
+    p.positions = p.storage.add(GGML_TYPE_I32, n_, 1);
+    if (observation_ > 0) p.observed = p.storage.add(GGML_TYPE_F32, hp_.n_embd, observation_ * in_flight_);
+    if (accumulates_) accumulated = p.storage.add(GGML_TYPE_F32, n_, hp_.n_head);
+    p.storage.allocate(/*clear=*/false);
+    std::vector<int32_t> numbers(static_cast<size_t>(n_));
+    std::iota(numbers.begin(), numbers.end(), 0);
+    ggml_backend_tensor_set(p.positions, numbers.data(), 0, ggml_nbytes(p.positions));
+  }
+
+  Part& part() { return *parts_[device_]; }
+  const Part& part() const { return *parts_[device_]; }
+  const Part& part_of(int layer) const { return *parts_[backends_.device_of(layer)]; }
+  static ggml_tensor* positions_of(ggml_context* ctx, const Part& part, int64_t first, int64_t count) {
+    return ggml_view_1d(ctx, part.positions, count, static_cast<size_t>(first) * part.positions->nb[0]);
+  }
+
+  const Backends& backends_;
+  const HParams& hp_;
+  int64_t n_;
+  int64_t observation_;
+  int64_t in_flight_;
+  bool accumulates_;
+  size_t device_ = 0;
+  std::vector<std::optional<Part>> parts_;  ///< by device
 };
 
 }  // namespace windowkv

@@ -19,6 +19,9 @@ struct Engine::State {
         options(engine_options),
         prefill_scheduler(*m.backends, prefill_nodes(m.hp, options.chunk), Products::kBlas) {}
 
+  /// What prefilling n tokens takes of the layers of `run`, from sizes alone.
+  MemoryPlan plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const;
+
   /// Decodes one token of each; decode_graph then holds the result, column c that of steps[columns.order[c]].
   void step(std::span<const Step> steps, DecodeGraph::Result result);
 
@@ -32,6 +35,7 @@ struct Engine::State {
   Scheduler prefill_scheduler;
   size_t decode_nodes = 0;  ///< that decode_scheduler takes
   std::unique_ptr<Scheduler> decode_scheduler;
+  DeviceTraffic earlier_decode_traffic;       ///< of schedulers that were too small
   std::unique_ptr<DecodeGraph> decode_graph;  ///< allocated in decode_scheduler
   int64_t graphs_built = 0;
   /// The step's columns; kept so that a token allocates nothing.

@@ -13,11 +13,12 @@ Model::~Model() = default;
 
 std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& options) {
   auto m = std::make_unique<LoadedModel>();
-  m->backends.emplace(options.device, options.threads, options.blas);
+  m->backends.emplace(options.device, options.threads, options.blas, options.rpc);
   m->file = std::make_unique<GgufFile>(path);
   m->family = &find_family(*m->file);
   m->hp = read_common(*m->file);
   m->family->read(*m->file, m->hp);
+  m->backends->place_layers(m->hp.n_layer, options.tensor_split);
 
   WeightLoader loader(*m->file);
   m->family->declare(loader, m->hp, m->weights);
@@ -35,7 +36,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
                                                         : options.calibration;
   if (!m->calibration_path.empty())
     m->hp.layer_shares = read_calibration(m->calibration_path, m->hp).layer_shares;
-  if (options.weights) m->storage = loader.load(*m->backends, options.mmap);
+  if (options.weights) m->storage = loader.load(*m->backends, options.mmap, options.progress);
   return std::unique_ptr<Model>(new Model(std::move(m)));
 }
 
@@ -65,9 +66,30 @@ int64_t Model::weight_bytes() const {
 const std::string& Model::weight_type() const {
   return loaded_->storage.main_type;
 }
+std::vector<DeviceLayers> Model::devices() const {
+  const auto& backends = *loaded_->backends;
+  std::vector<DeviceLayers> out;
+  for (size_t d = 0; d < backends.device_count(); ++d) {
+    const auto& run = backends.layer_runs()[d];
+    out.push_back({backends.name(d), run.first, run.count()});
+  }
+  return out;
+}
+
+bool Model::on_cpu() const {
+  return loaded_->backends->all().size() == 1;
+}
+
 std::string Model::device_name() const {
   const auto& backends = *loaded_->backends;
-  return ggml_backend_dev_description(backends.device()) + std::string(backends.blas() ? ", BLAS" : "");
+  if (on_cpu())
+    return ggml_backend_dev_description(backends.cpu_device()) + std::string(backends.blas() ? ", BLAS" : "");
+  if (backends.device_count() == 1) return backends.name(0);
+  std::string text;
+  for (size_t d = 0; d < backends.device_count(); ++d)
+    if (const auto& run = backends.layer_runs()[d]; run.count() > 0)
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", backends.name(d), to_string(run));
+  return text;
 }
 
 std::vector<std::string> Model::buffers() const {

@@ -43,7 +43,7 @@ bool supported(ggml_backend_dev_t device, ggml_backend_buffer_type_t buft, const
 }  // namespace
 
 bool WeightLoader::add(ggml_tensor*& slot, const std::string& name, std::initializer_list<int64_t> shape,
-                       WeightUse use, bool required) {
+                       WeightUse use, int layer, bool required) {
   known_.insert(name);
   auto tensor = file_.find_tensor(name);
   if (!tensor) {
@@ -66,14 +66,15 @@ bool WeightLoader::add(ggml_tensor*& slot, const std::string& name, std::initial
       (!ggml_is_quantized(tensor->type) || tensor->type == GGML_TYPE_Q8_1 || tensor->type == GGML_TYPE_Q8_K))
     file_.fail("tensor " + name + " has the type " + ggml_type_name(tensor->type) +
                ", which holds no weights");
-  requests_.push_back({&slot, name, *tensor, use});
+  requests_.push_back({&slot, name, *tensor, use, layer});
   return true;
 }
 
 ggml_backend_buffer_type_t WeightLoader::choose(const Backends& backends, const Request& request) const {
   // Rows of the embedding are looked up on the CPU: they are few, and the table would fill the device for
   // nothing.
-  auto* device = request.use == WeightUse::kRows ? backends.cpu_device() : backends.device();
+  auto* device = request.use == WeightUse::kRows ? backends.cpu_device()
+                                                 : backends.device(backends.device_of(request.layer));
   for (auto* buft : backends.weight_buffer_types(device))
     if (supported(device, buft, request.tensor, request.use)) return buft;
   auto* cpu = backends.cpu_device();
@@ -92,18 +93,23 @@ void WeightLoader::check_all_known() const {
   }
 }
 
-WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap) {
+WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
+                                        const std::function<void(int64_t, int64_t)>& progress) {
   Loaded loaded;
   std::map<std::string, int64_t> by_type;
   std::set<const uint8_t*> counted;
   auto* cpu_buft = ggml_backend_cpu_buffer_type();
   // Tensors by buffer type; a null key stands for "where it lies in the mapped file".
   std::map<ggml_backend_buffer_type_t, std::vector<Request*>> places;
+  std::set<std::pair<ggml_backend_buffer_type_t, const uint8_t*>> copies;
+  int64_t to_copy = 0;
   for (auto& request : requests_) {
     auto* buft = choose(backends, request);
     auto address = reinterpret_cast<uintptr_t>(request.tensor.data);
     if (use_mmap && buft == cpu_buft && address % ggml_backend_buft_get_alignment(buft) == 0) buft = nullptr;
     places[buft].push_back(&request);
+    if (buft != nullptr && copies.insert({buft, request.tensor.data}).second)
+      to_copy += static_cast<int64_t>(request.tensor.bytes);
     if (!counted.insert(request.tensor.data).second) continue;  // a tied output counts once
     by_type[ggml_type_name(request.tensor.type)] += static_cast<int64_t>(request.tensor.bytes);
     loaded.bytes += static_cast<int64_t>(request.tensor.bytes);
@@ -112,26 +118,38 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap)
   for (auto& [name, bytes] : by_type)
     if (bytes > most) most = bytes, loaded.main_type = name;
 
+  int64_t copied = 0;
   for (auto& [buft, list] : places) {
     ggml_context_ptr ctx(ggml_init({ggml_tensor_overhead() * list.size(), nullptr, true}));
-    for (auto* request : list) {
-      *request->slot = ggml_new_tensor(ctx.get(), request->tensor.type, 4, request->tensor.ne);
-      ggml_set_name(*request->slot, request->name.c_str());
+    std::map<const uint8_t*, ggml_tensor*> made;
+    std::vector<const Request*> distinct;
+    for (const auto* request : list) {
+      auto& tensor = made[request->tensor.data];
+      if (tensor == nullptr) {
+        tensor = ggml_new_tensor(ctx.get(), request->tensor.type, 4, request->tensor.ne);
+        ggml_set_name(tensor, request->name.c_str());
+        distinct.push_back(request);
+      }
+      *request->slot = tensor;
     }
-    ggml_backend_buffer_ptr buffer;
-    if (buft == nullptr) {
-      buffer.reset(ggml_backend_cpu_buffer_from_ptr(file_.bytes(), file_.size()));
-      for (auto* request : list)
-        ggml_backend_tensor_alloc(buffer.get(), *request->slot, const_cast<uint8_t*>(request->tensor.data));
-      loaded.mapped = true;
-    } else {
-      buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft));
-      if (!buffer)
-        file_.fail(std::string("not enough memory for the weights on ") + ggml_backend_buft_name(buft));
-      for (auto* request : list)
-        ggml_backend_tensor_set(*request->slot, request->tensor.data, 0, request->tensor.bytes);
-    }
+    ggml_backend_buffer_ptr buffer(buft == nullptr
+                                       ? ggml_backend_cpu_buffer_from_ptr(file_.bytes(), file_.size())
+                                       : ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft));
+    if (!buffer)
+      file_.fail(std::string("not enough memory for the weights on ") + ggml_backend_buft_name(buft));
+    // Before they are filled: a server's cache of weights asks for it.
     ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    for (const auto* request : distinct) {
+      const auto& source = request->tensor;
+      if (buft == nullptr) {
+        ggml_backend_tensor_alloc(buffer.get(), *request->slot, const_cast<uint8_t*>(source.data));
+        loaded.mapped = true;
+        continue;
+      }
+      ggml_backend_tensor_set(*request->slot, source.data, 0, source.bytes);
+      copied += static_cast<int64_t>(source.bytes);
+      if (progress) progress(copied, to_copy);
+    }
     loaded.contexts.push_back(std::move(ctx));
     loaded.buffers.push_back(std::move(buffer));
   }

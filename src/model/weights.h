@@ -2,6 +2,7 @@
 
 #include <ggml-cpp.h>
 
+#include <functional>
 #include <initializer_list>
 #include <set>
 #include <string>
@@ -26,14 +27,14 @@ struct LayerWeights {
   ggml_tensor* q_norm = nullptr;  ///< [d_head]
   ggml_tensor* k_norm = nullptr;  ///< [d_head]
   ggml_tensor* ffn_norm = nullptr;
-  ggml_tensor* gate = nullptr;  ///< [n_embd, n_ff]
-  ggml_tensor* up = nullptr;    ///< [n_embd, n_ff]
-  ggml_tensor* down = nullptr;  ///< [n_ff, n_embd]
+  ggml_tensor* gate = nullptr;        ///< [n_embd, n_ff]
+  ggml_tensor* up = nullptr;          ///< [n_embd, n_ff]
+  ggml_tensor* down = nullptr;        ///< [n_ff, n_embd]
+  ggml_tensor* rope_freqs = nullptr;  ///< [n_rot/2], null where RoPE is unscaled; one a device
 };
 
 struct Weights {
   ggml_tensor* token_embd = nullptr;   ///< [n_embd, n_vocab]
-  ggml_tensor* rope_freqs = nullptr;   ///< [n_rot/2], null where RoPE is unscaled
   ggml_tensor* output_norm = nullptr;  ///< [n_embd]
   ggml_tensor* output = nullptr;       ///< [n_embd, n_vocab]; the embedding where tied
   std::vector<LayerWeights> layers;
@@ -48,9 +49,10 @@ class WeightLoader {
   explicit WeightLoader(const GgufFile& file) : file_(file) {}
 
   /// Asks for a tensor; `slot` is filled by load(). Throws Error for a wrong shape, and for a missing tensor
-  /// unless it is optional. Returns whether the file has it.
+  /// unless it is optional. It lies on the device of `layer`, rows to look up on the CPU. Layers of one
+  /// device that ask for the same tensor share it. Returns whether the file has it.
   bool add(ggml_tensor*& slot, const std::string& name, std::initializer_list<int64_t> shape, WeightUse use,
-           bool required = true);
+           int layer, bool required = true);
 
   /// Throws Error where the file has a tensor that nothing asked for: the graph would leave it out.
   void check_all_known() const;
@@ -62,8 +64,10 @@ class WeightLoader {
     std::string main_type;
     bool mapped = false;  ///< some tensors point into the file, which must stay mapped
   };
-  /// Throws Error for types ggml cannot compute with and where memory runs out.
-  Loaded load(const Backends& backends, bool use_mmap);
+  /// Throws Error for types ggml cannot compute with and where memory runs out. `progress`, where set, is
+  /// told the bytes copied and those to copy.
+  Loaded load(const Backends& backends, bool use_mmap,
+              const std::function<void(int64_t done, int64_t total)>& progress = {});
 
  private:
   struct Request {
@@ -71,6 +75,7 @@ class WeightLoader {
     std::string name;
     GgufFile::Tensor tensor;
     WeightUse use;
+    int layer;
   };
   ggml_backend_buffer_type_t choose(const Backends& backends, const Request& request) const;
 

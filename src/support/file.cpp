@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <mutex>
+#include <set>
 
 #include "support/utf8.h"
 #include "windowkv/error.h"
@@ -59,6 +61,27 @@ std::vector<NumberedLine> lines_of(std::string_view content) {
   return lines;
 }
 
+namespace {
+
+std::mutex unfinished_mutex;
+std::set<std::string> unfinished;  // temporary files
+
+void set_unfinished(const std::string& temporary, bool is) {
+  if (temporary.empty()) return;
+  std::scoped_lock lock(unfinished_mutex);
+  if (is)
+    unfinished.insert(temporary);
+  else
+    unfinished.erase(temporary);
+}
+
+}  // namespace
+
+void remove_unfinished_files() {
+  std::scoped_lock lock(unfinished_mutex);
+  for (const auto& path : unfinished) std::remove(path.c_str());
+}
+
 AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   std::error_code ignored;
   const auto status = std::filesystem::status(path, ignored);
@@ -66,12 +89,14 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   if (!special) temporary_ = fmt::format("{}.part{}", path, getpid());
   file_ = std::fopen((special ? path_ : temporary_).c_str(), "wb");
   if (file_ == nullptr) throw Error(fmt::format("{}: cannot write: {}", path_, std::strerror(errno)));
+  set_unfinished(temporary_, true);
 }
 
 AtomicFile::~AtomicFile() {
   if (file_ == nullptr) return;
   std::fclose(file_);
   if (!temporary_.empty()) std::remove(temporary_.c_str());
+  set_unfinished(temporary_, false);
 }
 
 void AtomicFile::fail() {
@@ -84,6 +109,7 @@ void AtomicFile::commit(const std::string& content) {
   if (temporary_.empty()) return;
   if (fsync(fileno(file_)) != 0) fail();
   if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail();
+  set_unfinished(temporary_, false);
   std::fclose(file_);
   file_ = nullptr;
 }

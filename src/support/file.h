@@ -48,6 +48,10 @@ class AtomicFile {
   std::FILE* file_ = nullptr;
 };
 
+/// Removes what lies beside the paths of all AtomicFiles that are not complete, before the process ends
+/// without their destructors.
+void remove_unfinished_files();
+
 /// The file of an output flag; null where the flag was not given.
 std::unique_ptr<AtomicFile> open_output(const std::string& path);
 

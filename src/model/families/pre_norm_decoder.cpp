@@ -7,23 +7,25 @@ namespace windowkv {
 void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& weights) const {
   const int64_t q_row = static_cast<int64_t>(hp.n_head) * hp.d_head;
   const int64_t kv_row = hp.kv_row();
+  int layer = 0;
   auto add = [&](ggml_tensor*& slot, const std::string& name, std::initializer_list<int64_t> shape,
                  WeightUse use, Presence presence = Presence::kRequired) {
     if (presence == Presence::kNone) return false;
-    return loader.add(slot, name, shape, use, presence == Presence::kRequired);
+    return loader.add(slot, name, shape, use, layer, presence == Presence::kRequired);
   };
   using enum WeightUse;
 
   add(weights.token_embd, "token_embd.weight", {hp.n_embd, hp.n_vocab}, kRows);
+  layer = hp.n_layer - 1;
   add(weights.output_norm, "output_norm.weight", {hp.n_embd}, kElementwise);
   if (!add(weights.output, "output.weight", {hp.n_embd, hp.n_vocab}, kMatMul, Presence::kOptional))
     add(weights.output, "token_embd.weight", {hp.n_embd, hp.n_vocab}, kMatMul);
-  add(weights.rope_freqs, "rope_freqs.weight", {hp.n_rot / 2}, kElementwise, Presence::kOptional);
 
   weights.layers.resize(static_cast<size_t>(hp.n_layer));
-  for (int i = 0; i < hp.n_layer; ++i) {
-    auto& w = weights.layers[static_cast<size_t>(i)];
-    const std::string prefix = "blk." + std::to_string(i) + ".";
+  for (layer = 0; layer < hp.n_layer; ++layer) {
+    auto& w = weights.layers[static_cast<size_t>(layer)];
+    const std::string prefix = "blk." + std::to_string(layer) + ".";
+    add(w.rope_freqs, "rope_freqs.weight", {hp.n_rot / 2}, kElementwise, Presence::kOptional);
     add(w.attn_norm, prefix + "attn_norm.weight", {hp.n_embd}, kElementwise);
     add(w.wq, prefix + "attn_q.weight", {hp.n_embd, q_row}, kMatMul);
     add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
@@ -53,12 +55,11 @@ ggml_tensor* linear(ggml_context* ctx, ggml_tensor* weight, ggml_tensor* bias, g
   return bias != nullptr ? ggml_add(ctx, y, bias) : y;
 }
 
-ggml_tensor* rope(ggml_context* ctx, const HParams& hp, const Weights& weights, ggml_tensor* x,
+ggml_tensor* rope(ggml_context* ctx, const HParams& hp, const LayerWeights& w, ggml_tensor* x,
                   ggml_tensor* pos) {
   // beta_fast and beta_slow are YaRN's published constants.
-  return ggml_rope_ext(ctx, x, pos, weights.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig,
-                       hp.rope_base, hp.rope_freq_scale, hp.rope_ext_factor, hp.rope_attn_factor, 32.0f,
-                       1.0f);
+  return ggml_rope_ext(ctx, x, pos, w.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig, hp.rope_base,
+                       hp.rope_freq_scale, hp.rope_ext_factor, hp.rope_attn_factor, 32.0f, 1.0f);
 }
 
 }  // namespace
@@ -73,7 +74,7 @@ Family::Qkv PreNormDecoder::attention_inputs(ggml_context* ctx, const HParams& h
   };
   auto rotated = [&](ggml_tensor* y, ggml_tensor* norm) {
     if (norm != nullptr) y = rms_norm(ctx, hp, y, norm);
-    return rope(ctx, hp, weights, y, pos);
+    return rope(ctx, hp, w, y, pos);
   };
   Qkv out;
   if (parts & kQ) out.q = rotated(heads(w.wq, w.bq, hp.n_head), w.q_norm);

@@ -1,0 +1,45 @@
+#include "backend/placement.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "windowkv/error.h"
+
+namespace windowkv {
+
+std::string to_string(const LayerRun& run) {
+  return run.count() == 1 ? fmt::format("layer {}", run.first)
+                          : fmt::format("layers {}-{}", run.first, run.last);
+}
+
+std::vector<size_t> split_layers(int n_layer, std::span<const double> shares) {
+  double sum = 0;
+  for (const double share : shares) {
+    if (!std::isfinite(share) || share < 0)
+      throw Error(fmt::format("a device's share of the layers is {}; it must be 0 or more", share));
+    sum += share;
+  }
+  if (!(sum > 0)) throw Error("no device has a share of the layers above 0");
+  std::vector<size_t> out;
+  size_t device = 0;
+  double end = shares[0];
+  for (int layer = 0; layer < n_layer; ++layer) {
+    const double middle = (layer + 0.5) / n_layer * sum;
+    while (middle >= end && device + 1 < shares.size()) end += shares[++device];
+    out.push_back(device);
+  }
+  return out;
+}
+
+std::vector<LayerRun> runs_of(std::span<const size_t> device_of_layer, size_t devices) {
+  std::vector<LayerRun> runs(devices);
+  for (size_t layer = 0; layer < device_of_layer.size(); ++layer) {
+    auto& run = runs[device_of_layer[layer]];
+    if (run.count() == 0) run.first = static_cast<int>(layer);
+    run.last = static_cast<int>(layer);
+  }
+  return runs;
+}
+
+}  // namespace windowkv

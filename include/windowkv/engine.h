@@ -19,7 +19,7 @@ namespace windowkv {
 class KvCache;
 
 struct EngineOptions {
-  int chunk = 512;  ///< prompt tokens that go through a layer at once
+  int chunk = 1024;  ///< prompt tokens that go through a layer at once
   KvTypes kv;       ///< of the caches; the layer in prefill is held in F16
 };
 

@@ -204,9 +204,10 @@ RpcServers connect_rpc(std::span<const std::string> addresses) {
   RpcServers servers;
   if (addresses.empty()) return servers;
   auto* add_server = rpc_function<decltype(ggml_backend_rpc_add_server)>("ggml_backend_rpc_add_server");
+  for (const auto& text : addresses)
+    if (!known_address(text)) check_answer(text);
   for (const auto& text : addresses) {
     auto address = known_address(text);
-    if (!address) check_answer(text);
     auto* reg = add_server(text.c_str());
     if (reg == nullptr) throw Error(fmt::format("RPC server {}: it has no device", text));
     for (size_t i = 0; i < ggml_backend_reg_dev_count(reg); ++i) {

@@ -20,7 +20,7 @@ class KvCache;
 
 struct EngineOptions {
   int chunk = 1024;  ///< prompt tokens that go through a layer at once
-  KvTypes kv;       ///< of the caches; the layer in prefill is held in F16
+  KvTypes kv;        ///< of the caches; the layer in prefill is held in F16
 };
 
 /// Times of one prefill, milliseconds.

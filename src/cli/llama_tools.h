@@ -11,7 +11,7 @@ namespace windowkv::cli {
 struct LlamaTools {
   std::string model;
   int threads = 0;  ///< 0: its own choice
-  int chunk = 0;  ///< tokens a ubatch
+  int chunk = 0;    ///< tokens a ubatch
   int64_t predict = 0;
   KvTypes kv;
 

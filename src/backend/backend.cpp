@@ -81,6 +81,13 @@ std::vector<ggml_backend_dev_t> find_devices(const std::string& names,
   return devices;
 }
 
+void set_threads(ggml_backend_t backend, int threads) {
+  auto* reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
+  auto set = reinterpret_cast<ggml_backend_set_n_threads_t>(
+      ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"));
+  if (set != nullptr) set(backend, threads);
+}
+
 int64_t system_free_memory() {
   std::ifstream meminfo("/proc/meminfo");
   std::string key;
@@ -121,7 +128,8 @@ std::string take_ggml_error() {
   return std::exchange(first_error, {});
 }
 
-Backends::Backends(const std::string& devices, int threads, bool blas, std::span<const std::string> rpc) {
+Backends::Backends(const std::string& devices, int threads, bool blas, std::span<const std::string> rpc)
+    : threads_(threads) {
   load_backends();
   auto* cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   if (cpu == nullptr)
@@ -146,12 +154,14 @@ Backends::Backends(const std::string& devices, int threads, bool blas, std::span
   all_.push_back(cpu_backend);
   keep_rpc_alive(servers_);
   runs_.resize(devices_.size());
-  if (threads <= 0) threads = std::max(1u, std::thread::hardware_concurrency());
-  auto set_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
-      ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu), "ggml_backend_set_n_threads"));
-  if (set_threads != nullptr) set_threads(all_.back(), threads);
+  if (threads_ <= 0) threads_ = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  set_threads(cpu_backend, threads_);
   if (blas && all_.size() == 1)
-    if (auto* dev = find_blas()) blas_.reset(start_blas(dev, threads));
+    if (auto* dev = find_blas()) {
+      blas_ = start(dev);
+      set_threads(blas_, threads_);
+      set_blas_threads(threads_);
+    }
 }
 
 std::vector<ggml_backend_buffer_type_t> Backends::weight_buffer_types(ggml_backend_dev_t dev) const {

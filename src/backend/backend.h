@@ -33,7 +33,9 @@ class Backends {
   /// In the scheduler's order: the CPU last, whether it holds layers or not.
   const std::vector<ggml_backend_t>& all() const { return all_; }
   /// What multiplies large matrices faster than the CPU backend does; null where nothing does.
-  ggml_backend_t blas() const { return blas_.get(); }
+  ggml_backend_t blas() const { return blas_; }
+  /// Of the CPU.
+  int threads() const { return threads_; }
 
   size_t device_of(int layer) const {
     return layer_devices_.empty() ? 0 : layer_devices_[static_cast<size_t>(layer)];
@@ -56,7 +58,8 @@ class Backends {
   std::vector<ggml_backend_t> all_;
   std::vector<size_t> layer_devices_;
   std::vector<LayerRun> runs_;
-  ggml_backend_ptr blas_;
+  ggml_backend_t blas_ = nullptr;
+  int threads_;
 };
 
 /// Loads ggml's backends where they are not yet; libllama needs them too. Idempotent.

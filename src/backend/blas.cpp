@@ -39,15 +39,8 @@ ggml_backend_dev_t find_blas() {
   return parallel != nullptr && parallel() == kOpenMp ? ggml_backend_reg_dev_get(reg, 0) : nullptr;
 }
 
-ggml_backend_t start_blas(ggml_backend_dev_t blas, int threads) {
-  auto* backend = ggml_backend_dev_init(blas, nullptr);
-  if (backend == nullptr) return nullptr;
-  auto set_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
-      ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(blas), "ggml_backend_set_n_threads"));
-  if (set_threads != nullptr) set_threads(backend, threads);
-  // ggml's backend passes them on only where it was built for OpenBLAS by name, Debian's for any BLAS.
+void set_blas_threads(int threads) {
   if (auto* set = blas_function<void(int)>("openblas_set_num_threads")) set(threads);
-  return backend;
 }
 
 std::string blas_library() {

@@ -15,8 +15,9 @@ void prefer_openmp_blas();
 /// reference BLAS is slower than ggml's kernels.
 ggml_backend_dev_t find_blas();
 
-/// Starts it. Its threads are those of the whole process.
-ggml_backend_t start_blas(ggml_backend_dev_t blas, int threads);
+/// Of the BLAS itself, for the whole process: ggml's backend passes its own number on only where it was built
+/// for OpenBLAS by name, Debian's for any BLAS.
+void set_blas_threads(int threads);
 
 /// File of the BLAS that find_blas() found; "" where it found none.
 std::string blas_library();

@@ -22,13 +22,12 @@
 #include <thread>
 
 #include "backend/backend.h"
+#include "support/clock.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr const char* kStartServer = "ggml_backend_rpc_start_server";
 constexpr auto kAnswerTime = std::chrono::seconds(4);

@@ -2,12 +2,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <thread>
 
 #include "backend/backend.h"
 #include "backend/rpc.h"
@@ -48,24 +46,20 @@ void end(int) {
 
 void serve(const ServerFlags& flags) {
   const auto cache = flags.cache ? cache_folder() : "";
-  const Backends backends(flags.device, flags.threads);
+  const Backends backends(flags.device, flags.threads, /*blas=*/false);
   std::vector<ggml_backend_dev_t> devices;
   for (size_t d = 0; d < backends.device_count(); ++d) devices.push_back(backends.device(d));
   const auto address = fmt::format("{}:{}", flags.host, flags.port == 0 ? free_port(flags.host) : flags.port);
   check_can_serve_rpc(address);
   warn(
       "anyone who reaches the port can use this machine's memory and may take over the server; never let it "
-      "face "
-      "an open network");
+      "face an open network");
   // Nothing is lost when it ends: what clients have here lives as long as their connection.
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, end);
   std::signal(SIGPIPE, SIG_IGN);  // a client that has gone is no reason to end
   print_ggml_log();
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // its own lines at once, into a log too
-  serve_rpc(
-      address, cache,
-      flags.threads > 0 ? flags.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())),
-      devices);
+  serve_rpc(address, cache, backends.threads(), devices);
 }
 
 }  // namespace
@@ -75,10 +69,8 @@ void add_rpc_server(CLI::App& app) {
   auto* command = app.add_subcommand("rpc-server", "Lend this machine to a windowkv on another one");
   command->footer(
       "Serves one client at a time, until Ctrl-C. It does what it is told by whoever connects, unencrypted: "
-      "keep it "
-      "on a network where you trust everyone.\nBoth sides need the same version of ggml. Examples, on two "
-      "machines "
-      "and a third one that asks:\n"
+      "keep it on a network where you trust everyone.\n"
+      "Both sides need the same version of ggml. Examples, on two machines and a third one that asks:\n"
       "  windowkv rpc-server -H 192.168.1.2\n"
       "  windowkv rpc-server -H 192.168.1.3 --cache\n"
       "  windowkv run -m model.gguf --rpc 192.168.1.2:50052,192.168.1.3:50052 -f book.txt -p \"Summarize the "
@@ -98,8 +90,7 @@ void add_rpc_server(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("-c,--cache", flags->cache,
                     "keep matrices over 10 MiB that clients send in the user's cache folder, so that the "
-                    "same model need not be "
-                    "sent again");
+                    "same model need not be sent again");
   command->callback([flags] { serve(*flags); });
 }
 

@@ -139,7 +139,7 @@ class Prefill {
   }
 
   void run_chunk(int layer, const KvRows& rows, int64_t first, int64_t count, bool advance) {
-    Graph graph(node_limit());
+    Graph graph(chunk_nodes(m_, chunk_));
     auto* ctx = graph.ctx();
     auto* x = prompt_.hidden_at(ctx, first, count);
     const bool queries = advance || prompt_.accumulated != nullptr;
@@ -149,8 +149,9 @@ class Prefill {
     store_kv(graph, rows, first, qkv);
     if (prompt_.accumulated != nullptr) accumulate(graph, rows, first, qkv.q);
     if (advance) {
-      auto* out = products_ ? products_->build(graph, qkv.q, rows, first)
-                            : attend(ctx, m_.hp, qkv.q, rows, first + count, mask_->view(ctx, first, count));
+      auto* out = products_
+                      ? products_->build(graph, qkv.q, rows, prompt_.positions_at(ctx, 0, first + count))
+                      : attend(ctx, m_.hp, qkv.q, rows, first + count, mask_->view(ctx, first, count));
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
     scheduler_.run(graph);
@@ -207,12 +208,6 @@ class Prefill {
       last.assign(values.end() - static_cast<std::ptrdiff_t>(vocab), values.end());
     });
     return last;
-  }
-
-  /// Nodes of a chunk's graph through one layer.
-  size_t node_limit() const {
-    return 256 + 64 * static_cast<size_t>(m_.hp.n_head_kv) +
-           (products_ ? ProductAttention::nodes(m_.hp, chunk_) : 0);
   }
 
   LoadedModel& m_;

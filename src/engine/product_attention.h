@@ -13,9 +13,9 @@ class ProductAttention {
   /// For chunks of up to `chunk` tokens. Throws Error where the memory is not to be had.
   ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk);
 
-  /// Attention of q [d_head, n_head, t], at the positions from `first` on, over the rows up to each:
-  /// [d_head·n_head, t] F32, good until the next call's graph runs.
-  ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first) const;
+  /// Attention of q [d_head, n_head, t], which are the last of `positions` (0, 1, ..., I32), over the rows up
+  /// to each: [d_head·n_head, t] F32, good until the next call's graph runs.
+  ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, ggml_tensor* positions) const;
 
   /// Nodes that a call adds at most.
   static size_t nodes(const HParams& hp, int64_t chunk);

@@ -13,22 +13,24 @@
 
 namespace windowkv {
 
+/// No fewer nodes than the graph of a chunk of a prompt through one layer has.
+inline size_t chunk_nodes(const LoadedModel& m, int64_t chunk) {
+  return 256 + 64 * static_cast<size_t>(m.hp.n_head_kv) +
+         (m.backends->blas() != nullptr ? ProductAttention::nodes(m.hp, chunk) : 0);
+}
+
 struct Engine::State {
   State(const Model& model, const EngineOptions& engine_options)
       : m(model.loaded()),
         options(engine_options),
-        prefill_scheduler(*m.backends, prefill_nodes(m.hp, options.chunk), Products::kBlas) {}
+        prefill_scheduler(*m.backends, std::max<size_t>(4096, chunk_nodes(m, options.chunk)),
+                          Products::kBlas) {}
 
   /// What prefilling n tokens takes of the layers of `run`, from sizes alone.
   MemoryPlan plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const;
 
   /// Decodes one token of each; decode_graph then holds the result, column c that of steps[columns.order[c]].
   void step(std::span<const Step> steps, DecodeGraph::Result result);
-
-  /// Nodes of the largest graph of a prefill, the scoring of large groups aside.
-  static size_t prefill_nodes(const HParams& hp, int64_t chunk) {
-    return std::max<size_t>(4096, 512 + ProductAttention::nodes(hp, chunk));
-  }
 
   LoadedModel& m;
   EngineOptions options;

@@ -12,13 +12,13 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
   q = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], share, q->nb[1], q->nb[2],
                    static_cast<size_t>(kv_head * share) * q->nb[2]);
   k = ggml_view_2d(ctx, k, k->ne[0], k->ne[1], k->nb[1], static_cast<size_t>(kv_head) * k->nb[2]);
-  return build_head_attention(ctx, q, build_widened(ctx, k), past, scale);
+  auto* numbers = ggml_cast(ctx, ggml_arange(ctx, 0.0f, static_cast<float>(k->ne[1]), 1.0f), GGML_TYPE_I32);
+  return build_head_attention(ctx, q, build_widened(ctx, k, numbers), past, scale);
 }
 
-ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows) {
+ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers) {
   // Not ggml_cast, which goes through rows that lie apart an element at a time.
-  auto* numbers = ggml_arange(ctx, 0.0f, static_cast<float>(rows->ne[1]), 1.0f);
-  return ggml_get_rows(ctx, rows, ggml_cast(ctx, numbers, GGML_TYPE_I32));
+  return ggml_get_rows(ctx, rows, numbers);
 }
 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,

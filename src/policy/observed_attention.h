@@ -20,8 +20,8 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   float scale);
 
-/// Rows [d, n] that may lie apart, as F32 side by side.
-ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows);
+/// Rows [d, n] that may lie apart, as F32 side by side. `numbers`: 0 to n - 1, I32.
+ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers);
 
 /// Sums [keys, t, share], or a view of it with contiguous rows, over t: [keys, share].
 ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention);

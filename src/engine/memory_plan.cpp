@@ -94,7 +94,9 @@ PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, in
     pool.sequence_bytes = std::max(pool.sequence_bytes, whole * row);
   }
   pool.scratch_bytes = memory.kv_scratch;
-  pool.sequences = std::max<int64_t>(0, (kv_bytes - pool.scratch_bytes) / pool.sequence_bytes);
+  // Nothing is asked to be held for a prompt of no tokens without room for any.
+  if (pool.sequence_bytes > 0)
+    pool.sequences = std::max<int64_t>(0, (kv_bytes - pool.scratch_bytes) / pool.sequence_bytes);
   return pool;
 }
 

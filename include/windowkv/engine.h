@@ -67,9 +67,16 @@ struct PrefillOptions {
   std::function<void(int64_t done, int64_t total)> progress;
   /// Asked between chunks; true throws Cancelled.
   std::function<bool()> cancelled;
-  /// If set, the last layer computes every position and this receives each one's logits [n_vocab], in order.
-  /// For comparisons; costs what the last layer otherwise saves.
+  /// Of a single prompt. If set, the last layer computes every position and this receives each one's logits
+  /// [n_vocab], in order. For comparisons; costs what the last layer otherwise saves.
   std::function<void(int64_t position, std::span<const float> logits)> all_logits;
+};
+
+/// One of several prompts that are prefilled together.
+struct PrefillRequest {
+  Sequence* sequence = nullptr;
+  std::span<const Token> prompt;
+  const Policy* policy = nullptr;
 };
 
 /// Memory a prefill takes, beside the weights. Bytes.
@@ -84,6 +91,8 @@ struct MemoryPlan {
   int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
   /// Adds the caches of another policy over the same prompt, computed in the same prefill.
   void add(const MemoryPlan& other);
+  /// Adds another prompt, computed in the same prefill.
+  void add_beside(const MemoryPlan& other);
   int64_t peak_kv() const { return kv_kept + kv_reserve + kv_scratch; }
   int64_t total() const { return peak_kv() + hidden + mask + compute; }
 };
@@ -129,6 +138,13 @@ class Engine {
   /// peak, and every timing.total is that of the whole.
   std::span<const float> prefill(std::span<Sequence> sequences, std::span<const Token> prompt,
                                  std::span<const Policy* const> policies, const PrefillOptions& options = {});
+
+  /// Prefills several prompts, each under its own policy. Those that follow each other and are short share
+  /// chunks, up to 16 prompts and as many tokens as a chunk has, so that the weights are read once for all.
+  /// Returns each one's last logits, [n_vocab, requests]. Throws as the others do, before any work; where it
+  /// is cancelled, sequences whose chunks are done stay prefilled. timing.total is that of all who shared.
+  std::span<const float> prefill(std::span<const PrefillRequest> requests,
+                                 const PrefillOptions& options = {});
 
   /// Appends one token to every layer and returns the logits [n_vocab] for the one after it, valid until the
   /// next call.

@@ -27,6 +27,20 @@ ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const 
                          KvRows::by_head(ctx, rows.v(), hp, count), mask);
 }
 
+ggml_tensor* token_columns(ggml_context* ctx, ggml_tensor* x, int64_t first, int64_t count) {
+  if (first == 0 && count == x->ne[2]) return x;
+  return ggml_view_3d(ctx, x, x->ne[0], x->ne[1], count, x->nb[1], x->nb[2],
+                      static_cast<size_t>(first) * x->nb[2]);
+}
+
+ggml_tensor* join_columns(ggml_context* ctx, std::vector<ggml_tensor*> parts) {
+  // In pairs, so that no column is copied more than log2(parts) times.
+  for (; parts.size() > 1; parts.resize((parts.size() + 1) / 2))
+    for (size_t i = 0; i < parts.size(); i += 2)
+      parts[i / 2] = i + 1 < parts.size() ? ggml_concat(ctx, parts[i], parts[i + 1], 1) : parts[i];
+  return parts.front();
+}
+
 ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvStack& stack,
                     ggml_tensor* mask) {
   auto stacked = [&](ggml_tensor* rows) {

@@ -2,6 +2,8 @@
 
 #include <ggml.h>
 
+#include <vector>
+
 #include "cache/kv_cache.h"
 #include "model/loaded_model.h"
 
@@ -14,6 +16,12 @@ void store_kv(Graph& graph, const KvRows& rows, int64_t first, const Family::Qkv
 /// or null.
 ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvRows& rows, int64_t count,
                     ggml_tensor* mask);
+
+/// Tokens [first, first + count) of x [d_head, heads, t].
+ggml_tensor* token_columns(ggml_context* ctx, ggml_tensor* x, int64_t first, int64_t count);
+
+/// The tensors side by side: in dimension 1, that of columns.
+ggml_tensor* join_columns(ggml_context* ctx, std::vector<ggml_tensor*> parts);
 
 /// Rows of the same layer of several caches, at equal distances in one arena.
 struct KvStack {

@@ -20,13 +20,6 @@ int64_t rounded_up(int64_t length) {
   return (length + kLengthStep) / kLengthStep * kLengthStep;
 }
 
-/// Columns [first, first + count) of x's last dimension.
-ggml_tensor* columns(ggml_context* ctx, ggml_tensor* x, size_t first, size_t count) {
-  if (first == 0 && static_cast<int64_t>(count) == x->ne[2]) return x;
-  return ggml_view_3d(ctx, x, x->ne[0], x->ne[1], static_cast<int64_t>(count), x->nb[1], x->nb[2],
-                      first * x->nb[2]);
-}
-
 }  // namespace
 
 bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
@@ -121,9 +114,11 @@ void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_te
     // Not a view where it would show all: the scheduler copies each view of an input to another device.
     auto* ids = count == slots->ne[0] ? slots : ggml_view_1d(ctx, slots, count, first * slots->nb[0]);
     for (auto [from, to] : {std::pair{qkv.k, arena.k()}, {qkv.v, arena.v()}})
-      graph_.add(ggml_set_rows(
-          ctx, KvRows::slice(ctx, to, start, arena.rows() - start),
-          ggml_reshape_2d(ctx, columns(ctx, from, first, next - first), to->ne[0], count), ids));
+      graph_.add(
+          ggml_set_rows(ctx, KvRows::slice(ctx, to, start, arena.rows() - start),
+                        ggml_reshape_2d(ctx, token_columns(ctx, from, static_cast<int64_t>(first), count),
+                                        to->ne[0], count),
+                        ids));
   }
 }
 
@@ -136,13 +131,11 @@ ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, 
     const auto& cache = *caches[run.first];
     const KvStack stack{&cache.arena(layer), cache.layer(layer).rows.first(), run.distance,
                         static_cast<int64_t>(run.count), run.visible};
-    parts.push_back(attend(ctx, hp, columns(ctx, q, run.first, run.count), stack, c.masks[i]));
+    parts.push_back(attend(
+        ctx, hp, token_columns(ctx, q, static_cast<int64_t>(run.first), static_cast<int64_t>(run.count)),
+        stack, c.masks[i]));
   }
-  // In pairs, so that no column is copied more than log2(runs) times.
-  for (; parts.size() > 1; parts.resize((parts.size() + 1) / 2))
-    for (size_t i = 0; i < parts.size(); i += 2)
-      parts[i / 2] = i + 1 < parts.size() ? ggml_concat(ctx, parts[i], parts[i + 1], 1) : parts[i];
-  return parts.front();
+  return join_columns(ctx, std::move(parts));
 }
 
 int64_t DecodeGraph::lowest_row(Batch caches, size_t first, int layer) const {

@@ -16,25 +16,26 @@ size_t scoring_nodes(const HParams& hp) {
 
 /// Runs the selector's scoring graph over the layers from `first` to `last` that decide; returns what it
 /// picked.
-std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Prompt& prompt, int first, int last,
-                           const RowsOf& rows_of, const Selector& selector) {
+std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int first, int last,
+                           const RowsOf& rows_of, const Target& target) {
+  const auto& selector = *target.selector;
   const size_t nodes = static_cast<size_t>(last - first + 1) * scoring_nodes(m.hp) + 256;
   Graph graph(nodes);
   auto* ctx = graph.ctx();
-  const int64_t n = prompt.tokens();
+  const int64_t n = pack.lengths()[target.prompt];
   std::vector<LayerView> views;
   for (int layer = first; layer <= last; ++layer) {
     if (!selector.decides(layer)) continue;
     LayerView view;
     view.layer = layer;
     if (const int64_t count = selector.observation(); count > 0) {
-      auto qkv =
-          m.family->attention_inputs(ctx, m.hp, m.weights, layer, prompt.observed_last(ctx, layer, count),
-                                     prompt.observed_positions(ctx, layer, count), Family::kQ);
+      auto qkv = m.family->attention_inputs(
+          ctx, m.hp, m.weights, layer, pack.observed_last(ctx, target.prompt, layer, count),
+          pack.observed_positions(ctx, target.prompt, layer, count), Family::kQ);
       view.q = ggml_cont(ctx, ggml_permute(ctx, qkv.q, 0, 2, 1, 3));
     }
     view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, n);
-    view.accumulated = selector.accumulates() ? prompt.accumulated : nullptr;
+    view.accumulated = selector.accumulates() ? pack.accumulated : nullptr;
     view.scale = m.hp.attention_scale;
     views.push_back(view);
   }
@@ -88,11 +89,11 @@ int layers_in_flight(const Selector& selector, int n_layer) {
   return most;
 }
 
-void settle_layers(LoadedModel& m, Scheduler& scheduler, const Prompt& prompt, int layer,
-                   const RowsOf& rows_of, Target& target) {
+void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int layer, const RowsOf& rows_of,
+                   Target& target) {
   auto& selector = *target.selector;
   if (selector.settled_at(target.waiting) > layer) return;
-  const auto picked = score(m, scheduler, prompt, target.waiting, layer, rows_of, selector);
+  const auto picked = score(m, scheduler, pack, target.waiting, layer, rows_of, target);
   for (; target.waiting <= layer; ++target.waiting) {
     const auto& rows = rows_of(target.waiting);
     auto& cache = target.cache->layer(target.waiting);

@@ -4,7 +4,7 @@
 
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
-#include "engine/prompt_state.h"
+#include "engine/pack.h"
 #include "model/loaded_model.h"
 #include "windowkv/policy.h"
 
@@ -14,6 +14,7 @@ namespace windowkv {
 struct Target {
   Selector* selector;
   KvCache* cache;
+  size_t prompt = 0;  ///< of the pack
   double selection_ms = 0;
   int waiting = 0;  ///< the lowest layer not settled yet
 };
@@ -22,12 +23,12 @@ struct Target {
 /// above them.
 int layers_in_flight(const Selector& selector, int n_layer);
 
-/// K and V of all n tokens of a layer.
+/// K and V of all tokens of the target's prompt in a layer.
 using RowsOf = std::function<const KvRows&(int layer)>;
 
-/// Once all of the prompt has passed through `layer`: asks the target's selector what the layers settled by
+/// Once all of the pack has passed through `layer`: asks the target's selector what the layers settled by
 /// that keep, and copies it into the target's cache, unless the rows are that cache's own.
-void settle_layers(LoadedModel& m, Scheduler& scheduler, const Prompt& prompt, int layer,
-                   const RowsOf& rows_of, Target& target);
+void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int layer, const RowsOf& rows_of,
+                   Target& target);
 
 }  // namespace windowkv

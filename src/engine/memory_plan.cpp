@@ -63,6 +63,12 @@ void MemoryPlan::add(const MemoryPlan& other) {
   compute = std::max(compute, other.compute);
 }
 
+void MemoryPlan::add_beside(const MemoryPlan& other) {
+  for (auto field : {&MemoryPlan::kv_kept, &MemoryPlan::kv_reserve, &MemoryPlan::kv_scratch,
+                     &MemoryPlan::kv_full, &MemoryPlan::hidden, &MemoryPlan::mask, &MemoryPlan::compute})
+    this->*field += other.*field;
+}
+
 MemoryPlan Engine::State::plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const {
   return plan_memory(m.hp, run, n, policy, reserve, options, m.backends->blas() != nullptr);
 }

@@ -29,8 +29,8 @@ ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, 
   storage_.allocate(/*clear=*/false);
 }
 
-ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows,
-                                     ggml_tensor* positions) const {
+ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows, ggml_tensor* positions,
+                                     int64_t column) const {
   auto* ctx = graph.ctx();
   const int64_t t = q->ne[2];
   const int64_t keys = positions->ne[0];
@@ -57,13 +57,14 @@ ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows&
       auto* weights = build_head_attention(ctx, queries, first_rows(k), first + start, hp_.attention_scale);
       auto* sums = ggml_out_prod(ctx, first_rows(v),
                                  ggml_transpose(ctx, ggml_reshape_2d(ctx, weights, seen, count * share)));
-      auto* place = ggml_view_3d(
-          ctx, out_, hp_.d_head, count, share, out_->nb[1], ggml_row_size(GGML_TYPE_F32, hp_.d_head),
-          static_cast<size_t>(start) * out_->nb[1] + ggml_row_size(GGML_TYPE_F32, h * share * hp_.d_head));
+      auto* place = ggml_view_3d(ctx, out_, hp_.d_head, count, share, out_->nb[1],
+                                 ggml_row_size(GGML_TYPE_F32, hp_.d_head),
+                                 static_cast<size_t>(column + start) * out_->nb[1] +
+                                     ggml_row_size(GGML_TYPE_F32, h * share * hp_.d_head));
       graph.add(ggml_cpy(ctx, ggml_reshape_3d(ctx, sums, hp_.d_head, count, share), place));
     }
   }
-  return ggml_view_2d(ctx, out_, out_->ne[0], t, out_->nb[1], 0);
+  return ggml_view_2d(ctx, out_, out_->ne[0], t, out_->nb[1], static_cast<size_t>(column) * out_->nb[1]);
 }
 
 size_t ProductAttention::nodes(const HParams& hp, int64_t chunk) {

@@ -14,8 +14,10 @@ class ProductAttention {
   ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk);
 
   /// Attention of q [d_head, n_head, t], which are the last of `positions` (0, 1, ..., I32), over the rows up
-  /// to each: [d_head·n_head, t] F32, good until the next call's graph runs.
-  ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, ggml_tensor* positions) const;
+  /// to each: [d_head·n_head, t] F32, columns [column, column + t) of the chunk's results, good until the
+  /// next chunk's graph runs.
+  ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, ggml_tensor* positions,
+                     int64_t column = 0) const;
 
   /// Nodes that a call adds at most.
   static size_t nodes(const HParams& hp, int64_t chunk);

@@ -7,27 +7,35 @@
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
 #include "engine/decode_graph.h"
-#include "engine/product_attention.h"
+#include "engine/prefill.h"
 #include "model/loaded_model.h"
 #include "windowkv/engine.h"
 
 namespace windowkv {
 
-/// No fewer nodes than the graph of a chunk of a prompt through one layer has.
-inline size_t chunk_nodes(const LoadedModel& m, int64_t chunk) {
-  return 256 + 64 * static_cast<size_t>(m.hp.n_head_kv) +
-         (m.backends->blas() != nullptr ? ProductAttention::nodes(m.hp, chunk) : 0);
-}
-
 struct Engine::State {
   State(const Model& model, const EngineOptions& engine_options)
       : m(model.loaded()),
         options(engine_options),
-        prefill_scheduler(*m.backends, std::max<size_t>(4096, chunk_nodes(m, options.chunk)),
+        prefill_scheduler(*m.backends, std::max<size_t>(4096, chunk_nodes(m, options.chunk, kMostPacked)),
                           Products::kBlas) {}
 
   /// What prefilling n tokens takes of the layers of `run`, from sizes alone.
   MemoryPlan plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const;
+
+  /// A cache to fill: with what the policy keeps of one of the prompts.
+  struct Wanted {
+    Sequence* sequence;
+    const Policy* policy;
+    size_t prompt = 0;
+  };
+  using Prompts = std::span<const std::span<const Token>>;
+  /// Throws Error where a device has not the memory for its layers of the prompts, all at once.
+  void check_memory(Prompts prompts, std::span<const Wanted> wanted, const PrefillOptions& prefill) const;
+  /// Prefills prompts that share chunks, and fills the sequences once all is done. Returns the logits of each
+  /// prompt's last position, [n_vocab, prompts].
+  std::vector<float> prefill_pack(Prompts prompts, std::span<const Wanted> wanted,
+                                  const PrefillOptions& prefill);
 
   /// Decodes one token of each; decode_graph then holds the result, column c that of steps[columns.order[c]].
   void step(std::span<const Step> steps, DecodeGraph::Result result);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <numeric>
@@ -45,17 +46,19 @@ class CausalMask {
   ggml_tensor* tensor_;
 };
 
-/// The hidden states of a prompt, and what goes with them. All lies on the device of the layer that is
-/// computed; between devices the hidden states move once, and what later layers do not need goes.
-class Prompt {
+/// The hidden states of one prompt or of several that share chunks, one after another, and what goes with
+/// them. All lies on the device of the layer that is computed; between devices the hidden states move once,
+/// and what later layers do not need goes.
+class Pack {
  public:
-  /// `observation`: rows kept aside for scoring, of `in_flight` layers at once; `accumulates`: room for the
-  /// attention of all queries.
-  Prompt(const Backends& backends, const HParams& hp, int64_t n, int64_t observation, int64_t in_flight,
-         bool accumulates)
+  /// `lengths`: tokens of each prompt; `observation`: rows of each kept aside for scoring at most, of
+  /// `in_flight` layers at once; `accumulates`: room for the attention of all queries, of a single prompt.
+  Pack(const Backends& backends, const HParams& hp, std::vector<int64_t> lengths, int64_t observation,
+       int64_t in_flight, bool accumulates)
       : backends_(backends),
         hp_(hp),
-        n_(n),
+        lengths_(std::move(lengths)),
+        n_(std::accumulate(lengths_.begin(), lengths_.end(), int64_t{0})),
         observation_(observation),
         in_flight_(in_flight),
         accumulates_(accumulates),
@@ -81,27 +84,63 @@ class Prompt {
     if (backends_.is_remote(device_)) ggml_backend_tensor_get(hidden, &value, 0, sizeof value);
   }
 
+  /// A run of one prompt's tokens: [first, first + count) of its own, from `row` on of all.
+  struct Run {
+    size_t prompt;
+    int64_t first;
+    int64_t row;
+    int64_t count;
+  };
+  /// Rows [first, first + count) of all, by prompt.
+  std::vector<Run> runs(int64_t first, int64_t count) const {
+    std::vector<Run> runs;
+    int64_t begin = 0;
+    for (size_t prompt = 0; prompt < lengths_.size(); begin += lengths_[prompt++]) {
+      const int64_t from = std::max(first, begin);
+      const int64_t to = std::min(first + count, begin + lengths_[prompt]);
+      if (from < to) runs.push_back({prompt, from - begin, from, to - from});
+    }
+    return runs;
+  }
+  /// Of each prompt its last `count` tokens, or all where it is shorter.
+  std::vector<Run> ends(int64_t count) const {
+    auto ends = runs(0, n_);
+    for (auto& run : ends) {
+      const int64_t before = std::max<int64_t>(0, run.count - count);
+      run = {run.prompt, before, run.row + before, run.count - before};
+    }
+    return ends;
+  }
+
   ggml_tensor* hidden_at(ggml_context* ctx, int64_t first, int64_t count) const {
     return ggml_view_2d(ctx, hidden, hidden->ne[0], count, hidden->nb[1],
                         static_cast<size_t>(first) * hidden->nb[1]);
   }
+  /// Their positions, each in its prompt.
   ggml_tensor* positions_at(ggml_context* ctx, int64_t first, int64_t count) const {
     return positions_of(ctx, part(), first, count);
   }
 
+  const std::vector<int64_t>& lengths() const { return lengths_; }
+  /// Of all prompts.
   int64_t tokens() const { return n_; }
   /// Rows kept aside: 0 where no layer observes.
   int64_t observation() const { return observation_; }
-  /// The last `count` rows of what was kept aside of `layer`'s input; layers share places in turn.
-  ggml_tensor* observed_last(ggml_context* ctx, int layer, int64_t count) const {
+  /// The last `count` rows of what was kept aside of `layer`'s input of a prompt; layers share places in
+  /// turn.
+  ggml_tensor* observed_last(ggml_context* ctx, size_t prompt, int layer, int64_t count) const {
     auto* observed = part_of(layer).observed;
-    const int64_t end = (layer % in_flight_ + 1) * observation_;
+    const auto place =
+        layer % in_flight_ * static_cast<int64_t>(lengths_.size()) + static_cast<int64_t>(prompt);
+    const int64_t end = (place + 1) * observation_;
     return ggml_view_2d(ctx, observed, observed->ne[0], count, observed->nb[1],
                         static_cast<size_t>(end - count) * observed->nb[1]);
   }
   /// Their positions, on the same device.
-  ggml_tensor* observed_positions(ggml_context* ctx, int layer, int64_t count) const {
-    return positions_of(ctx, part_of(layer), n_ - count, count);
+  ggml_tensor* observed_positions(ggml_context* ctx, size_t prompt, int layer, int64_t count) const {
+    const auto end = std::accumulate(lengths_.begin(),
+                                     lengths_.begin() + static_cast<std::ptrdiff_t>(prompt) + 1, int64_t{0});
+    return positions_of(ctx, part_of(layer), end - count, count);
   }
   void forget_accumulated() { ggml_backend_tensor_memset(accumulated, 0, 0, ggml_nbytes(accumulated)); }
 
@@ -119,7 +158,7 @@ class Prompt {
     std::unique_ptr<Storage> hidden_storage;
     Storage storage;
     ggml_tensor* positions = nullptr;
-    /// [n_embd, observation · layers in flight] F32: inputs of the last tokens
+    /// [n_embd, observation · prompts · layers in flight] F32: inputs of the last tokens
     ggml_tensor* observed = nullptr;
   };
 
@@ -129,11 +168,17 @@ class Prompt {
     hidden = p.hidden_storage->add(GGML_TYPE_F32, hp_.n_embd, n_);
     p.hidden_storage->allocate(/*clear=*/false);
     p.positions = p.storage.add(GGML_TYPE_I32, n_, 1);
-    if (observation_ > 0) p.observed = p.storage.add(GGML_TYPE_F32, hp_.n_embd, observation_ * in_flight_);
+    if (observation_ > 0)
+      p.observed = p.storage.add(GGML_TYPE_F32, hp_.n_embd,
+                                 observation_ * in_flight_ * static_cast<int64_t>(lengths_.size()));
     if (accumulates_) accumulated = p.storage.add(GGML_TYPE_F32, n_, hp_.n_head);
     p.storage.allocate(/*clear=*/false);
     std::vector<int32_t> numbers(static_cast<size_t>(n_));
-    std::iota(numbers.begin(), numbers.end(), 0);
+    auto next = numbers.begin();
+    for (auto length : lengths_) {
+      std::iota(next, next + length, 0);
+      next += length;
+    }
     ggml_backend_tensor_set(p.positions, numbers.data(), 0, ggml_nbytes(p.positions));
   }
 
@@ -146,7 +191,8 @@ class Prompt {
 
   const Backends& backends_;
   const HParams& hp_;
-  int64_t n_;
+  std::vector<int64_t> lengths_;
+  int64_t n_;  ///< of all prompts
   int64_t observation_;
   int64_t in_flight_;
   bool accumulates_;

@@ -338,6 +338,93 @@ TEST(Batch, RefusesWhatCannotBeBeforeAnyWork) {
   EXPECT_EQ(engine.decode(steps).size(), 512u);
 }
 
+/// Prompts of many lengths and kinds at once; decoding goes on from each.
+TEST(PromptBatch, EachGetsWhatItGetsAlone) {
+  auto model = Model::load(model_path());
+  const int n_vocab = model->hparams().n_vocab;
+  for (const int chunk : {1024, 300, 64}) {
+    SCOPED_TRACE(fmt::format("chunk {}", chunk));
+    Engine engine(*model, {.chunk = chunk});
+    auto cases = mixed_cases(engine, n_vocab, 3);
+    cases.push_back(alone(engine, random_tokens(90, n_vocab, 77),
+                          make_policy("h2o", {Budget::percent(30), windows()}), 3));
+    cases.push_back(alone(engine, random_tokens(40, n_vocab, 78),
+                          make_policy("windowkv", {Budget::percent(25), make_config("default", {}, 5)}), 3));
+    std::vector<Sequence> alone_again(cases.size()), together(cases.size());
+    std::vector<PrefillRequest> requests;
+    for (size_t i = 0; i < cases.size(); ++i) {
+      engine.prefill(alone_again[i], cases[i].prompt, *cases[i].policy);
+      requests.push_back({&together[i], cases[i].prompt, cases[i].policy.get()});
+    }
+    int64_t calls = 0, last_total = 0;
+    PrefillOptions options;
+    options.progress = [&](int64_t done, int64_t total) {
+      EXPECT_EQ(done, ++calls);
+      last_total = total;
+    };
+    const auto logits = engine.prefill(requests, options);
+    EXPECT_EQ(calls, last_total);
+    ASSERT_EQ(logits.size(), cases.size() * static_cast<size_t>(n_vocab));
+    const std::vector<float> first(logits.begin(), logits.end());
+    for (size_t i = 0; i < cases.size(); ++i) {
+      SCOPED_TRACE(fmt::format("prompt {}", i));
+      EXPECT_EQ(together[i].kept, alone_again[i].kept);
+      ASSERT_EQ(together[i].groups.size(), alone_again[i].groups.size());
+      for (size_t g = 0; g < together[i].groups.size(); ++g) {
+        EXPECT_EQ(together[i].groups[g].kept, alone_again[i].groups[g].kept);
+        EXPECT_EQ(together[i].groups[g].kept_by_head, alone_again[i].groups[g].kept_by_head);
+      }
+      EXPECT_EQ(top(std::span(first).subspan(i * static_cast<size_t>(n_vocab), static_cast<size_t>(n_vocab))),
+                cases[i].tokens[0]);
+      EXPECT_EQ(together[i].position, static_cast<int64_t>(cases[i].prompt.size()));
+      for (size_t step = 0; step < cases[i].logits.size(); ++step)
+        expect_same(engine.decode(together[i], cases[i].tokens[step]), cases[i].logits[step], kRounding);
+    }
+  }
+}
+
+TEST(PromptBatch, ShortOnesShareChunks) {
+  auto model = Model::load(model_path());
+  Engine engine(*model, {.chunk = 256});
+  const auto policy = windowkv_policy(Budget::percent(30), windows());
+  auto steps = [&](std::vector<int64_t> lengths) {
+    std::vector<std::vector<Token>> prompts;
+    std::vector<Sequence> sequences(lengths.size());
+    std::vector<PrefillRequest> requests;
+    prompts.reserve(lengths.size());
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      prompts.push_back(random_tokens(lengths[i], model->hparams().n_vocab, i));
+      requests.push_back({&sequences[i], prompts[i], policy.get()});
+    }
+    int64_t calls = 0;
+    PrefillOptions options;
+    options.progress = [&](int64_t, int64_t) { ++calls; };
+    engine.prefill(requests, options);
+    return calls / model->hparams().n_layer;
+  };
+  EXPECT_EQ(steps({64, 64, 64, 64}), 1);
+  EXPECT_EQ(steps({64, 64, 64, 65}), 2);
+  EXPECT_EQ(steps(std::vector<int64_t>(17, 5)), 2);  // no more than 16 at once
+  EXPECT_EQ(steps({600, 20, 20}), 4);                // a long one goes alone
+}
+
+TEST(PromptBatch, RefusesWhatCannotBeBeforeAnyWork) {
+  auto model = Model::load(model_path());
+  Engine engine(*model);
+  const auto policy = full_policy();
+  const auto prompt = random_tokens(20, model->hparams().n_vocab, 1);
+  const std::vector<Token> none, outside = {model->hparams().n_vocab};
+  Sequence a, b;
+  const auto prefill = [&](std::vector<PrefillRequest> requests) { engine.prefill(requests); };
+  EXPECT_THROW(prefill({}), Error);
+  EXPECT_THROW(prefill({{&a, prompt, policy.get()}, {&a, prompt, policy.get()}}), Error);
+  EXPECT_THROW(prefill({{&a, prompt, policy.get()}, {nullptr, prompt, policy.get()}}), Error);
+  EXPECT_THROW(prefill({{&a, prompt, policy.get()}, {&b, prompt, nullptr}}), Error);
+  EXPECT_THROW(prefill({{&a, prompt, policy.get()}, {&b, none, policy.get()}}), Error);
+  EXPECT_THROW(prefill({{&a, prompt, policy.get()}, {&b, outside, policy.get()}}), Error);
+  EXPECT_EQ(a.cache, nullptr);
+}
+
 TEST(Pool, HoldsAsManySequencesAsPlanned) {
   const auto model = load(model_path());
   Engine engine(*model);

@@ -29,6 +29,7 @@ struct BenchFlags {
   std::vector<int64_t> lengths = {1024, 4096};
   std::vector<std::string> budgets = {"12%", "full"};
   std::vector<int64_t> batches = {1};
+  int64_t prompts = 1;
   int64_t predict = 64;
   int repetitions = 3;
   std::string vs;
@@ -91,12 +92,13 @@ std::string speeds_table(const std::vector<BenchCell>& cells) {
       const auto n = static_cast<double>(batch.sequences);
       const double speed = median(batch.tokens_per_second);
       std::vector<std::string> row = {fmt::format("{}", c.length), c.budget};
-      const std::vector<std::string> once = {fmt::format("{:.1f} %", 100 * c.kept),
-                                             cell_text(prefill, 1),
-                                             cell_text(static_cast<double>(c.length) / prefill * 1e3, 0),
-                                             cell_text(selection, 2),
-                                             fmt::format("{:.2f} %", 100 * selection / prefill),
-                                             cell_text(median(c.first_token_ms), 1)};
+      const std::vector<std::string> once = {
+          fmt::format("{:.1f} %", 100 * c.kept),
+          cell_text(prefill, 1),
+          cell_text(static_cast<double>(c.length * c.prompts) / prefill * 1e3, 0),
+          cell_text(selection, 2),
+          fmt::format("{:.2f} %", 100 * selection / prefill),
+          cell_text(median(c.first_token_ms), 1)};
       if (&batch == &c.decode.front())
         row.insert(row.end(), once.begin(), once.end());
       else
@@ -217,7 +219,8 @@ void bench(const BenchFlags& flags) {
   std::vector<BenchCell> cells;
   for (auto length : flags.lengths)
     for (const auto& budget : flags.budgets) {
-      auto& cell = cells.emplace_back(BenchCell{.length = length, .budget = budget});
+      auto& cell =
+          cells.emplace_back(BenchCell{.length = length, .prompts = flags.prompts, .budget = budget});
       for (auto batch : flags.batches) cell.decode.push_back({batch, {}});
       cell.memory = loaded;
     }
@@ -253,8 +256,8 @@ void bench(const BenchFlags& flags) {
   progress.clear();
 
   print(speeds_table(cells));
-  // Of what lies on other devices this process's peak says nothing.
-  if (model->on_cpu()) print("\n" + memory_table(cells));
+  // Of what lies on other devices this process's peak says nothing; plans are of one prompt.
+  if (model->on_cpu() && flags.prompts == 1) print("\n" + memory_table(cells));
   if (beside) print("\n" + rivals_table(rivals, speeds));
   if (file) {
     const auto& kv = flags.model.engine().kv;
@@ -267,6 +270,7 @@ void bench(const BenchFlags& flags) {
                          {"kv_type", {{"k", to_string(kv.k)}, {"v", to_string(kv.v)}}},
                          {"task", to_string(task)},
                          {"repetitions", flags.repetitions},
+                         {"prompts", flags.prompts},
                          {"results", results_json(cells, rivals, speeds, flags.predict)}};
     file->commit(json_text(json, 2));
   }
@@ -284,6 +288,7 @@ void add_bench(CLI::App& app) {
       "ratios are ours over theirs, round by round: median (smallest-largest). Examples:\n"
       "  windowkv bench -m model.gguf -l 1024,4096,8192 -b 12%,512,full -r 5 --json bench.json\n"
       "  windowkv bench -m model.gguf -l 4096 -b 12% --batch 1,8,32 -ctk q8_0 -ctv q8_0\n"
+      "  windowkv bench -m model.gguf -l 64,128,256 --prompts 8 -n 0\n"
       "  windowkv bench -m model.gguf -l 4096,16384 -b 12% --vs llama -t 2\n"
       "  windowkv bench -m model.gguf -l 16384 -b 12% --batch 32 --vs llama --equal-memory");
   flags->model.add_to(*command);
@@ -302,8 +307,14 @@ void add_bench(CLI::App& app) {
   group->add_option("-r,--repetitions", flags->repetitions, "measurements of each, alternating")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  auto* prompts = group
+                      ->add_option("--prompts", flags->prompts,
+                                   "prompts of each length prefilled at once; short ones share chunks")
+                      ->check(CLI::Range(int64_t{1}, int64_t{1024}))
+                      ->capture_default_str();
   auto* vs = group->add_option("--vs", flags->vs, "run llama.cpp's tools in turn, and print ratios")
                  ->check(CLI::IsMember({"llama"}));
+  prompts->excludes(vs);
   group
       ->add_flag("--equal-memory", flags->equal_memory,
                  "give llama.cpp as many sequences as fit in the KV memory that ours take")

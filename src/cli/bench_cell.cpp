@@ -77,8 +77,8 @@ double median(std::vector<double> values) {
 
 void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict) {
   std::mt19937 random(42);
-  std::vector<Token> prompt(static_cast<size_t>(length));
-  for (auto& token : prompt)
+  std::vector<Token> tokens(static_cast<size_t>(length * prompts));
+  for (auto& token : tokens)
     token = static_cast<Token>(random() % static_cast<uint32_t>(model.hparams().n_vocab));
   int64_t most = 1;
   for (const auto& batch : decode) most = std::max(most, batch.sequences);
@@ -88,14 +88,22 @@ void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy
   PrefillOptions options;
   options.reserve = predict;
   options.cancelled = interrupted;
-  options.pool = engine.make_pool(engine.plan_pool(0, length, policy, predict).sequence_bytes * most);
-  std::vector<Sequence> sequences(1);
+  options.pool =
+      engine.make_pool(engine.plan_pool(0, length, policy, predict).sequence_bytes * std::max(most, prompts));
+  std::vector<Sequence> sequences(static_cast<size_t>(prompts));
+  std::vector<PrefillRequest> requests;
+  for (size_t i = 0; i < sequences.size(); ++i)
+    requests.push_back(
+        {&sequences[i],
+         std::span(tokens).subspan(i * static_cast<size_t>(length), static_cast<size_t>(length)), &policy});
   const auto start = Clock::now();
-  const auto logits = engine.prefill(sequences[0], prompt, policy, options);
+  const auto logits = engine.prefill(requests, options).first(static_cast<size_t>(model.hparams().n_vocab));
+  prefill_ms.push_back(ms_since(start));
   const auto first = static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   first_token_ms.push_back(ms_since(start));
-  prefill_ms.push_back(sequences[0].timing.total);
-  selection_ms.push_back(sequences[0].timing.selection);
+  selection_ms.push_back(
+      std::accumulate(sequences.begin(), sequences.end(), 0.0,
+                      [](double sum, const Sequence& s) { return sum + s.timing.selection; }));
   kv = sequences[0].bytes;
   kept = std::accumulate(sequences[0].kept.begin(), sequences[0].kept.end(), 0.0) /
          static_cast<double>(length * model.hparams().n_layer);

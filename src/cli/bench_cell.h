@@ -29,8 +29,9 @@ struct BatchSpeed {
 /// A prompt length and a budget, measured some times.
 struct BenchCell {
   int64_t length = 0;
-  std::string budget;  ///< "full" is the full cache
-  std::vector<double> prefill_ms;
+  int64_t prompts = 1;             ///< prefilled together
+  std::string budget;              ///< "full" is the full cache
+  std::vector<double> prefill_ms;  ///< of all prompts
   std::vector<double> selection_ms;
   std::vector<double> first_token_ms;
   std::vector<BatchSpeed> decode;
@@ -39,8 +40,8 @@ struct BenchCell {
   double kept = 0;  ///< share of the prompt's tokens
   PeakMemory memory;
 
-  /// Measures once more: prefills a prompt of random tokens, then decodes `predict` tokens of each of as many
-  /// copies of its cache as every entry of `decode` says. Throws Cancelled on Ctrl-C.
+  /// Measures once more: prefills prompts of random tokens, then decodes `predict` tokens of each of as many
+  /// copies of the first one's cache as every entry of `decode` says. Throws Cancelled on Ctrl-C.
   void measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict);
 };
 

@@ -87,7 +87,7 @@ struct MemoryPlan {
                            ///< where no layer drops or converts anything
   int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers in F16, had they been kept
   int64_t hidden = 0;      ///< hidden states of all prompt tokens
-  int64_t mask = 0;        ///< causal mask of one chunk
+  int64_t mask = 0;        ///< causal mask of one chunk, or its attention's results with BLAS
   int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
   /// Adds the caches of another policy over the same prompt, computed in the same prefill.
   void add(const MemoryPlan& other);

@@ -116,7 +116,7 @@ std::string speeds_table(const std::vector<BenchCell>& cells) {
 }
 
 std::string memory_table(const std::vector<BenchCell>& cells) {
-  Table rows = {{"peak memory", "budget", "program", "weights", "KV cache", "hidden states, mask", "compute",
+  Table rows = {{"peak memory", "budget", "program", "weights", "KV cache", "hidden states, attention", "compute",
                  "sum", "measured RSS", "unexplained"}};
   for (const auto& c : cells) {
     const auto& m = c.memory;
@@ -212,8 +212,14 @@ void bench(const BenchFlags& flags) {
     LlamaTools::require(flags.equal_memory || std::ranges::find(flags.batches, 1) != flags.batches.end(),
                         std::ranges::any_of(flags.batches, [](auto b) { return b > 1; }));
   const auto model = flags.model.load();
-  const auto loaded = memory_after_load(*model);
   const auto& hp = model->hparams();
+  {
+    BenchCell warm_up{.length = std::min<int64_t>(512, flags.lengths.front()),
+                      .budget = flags.budgets.front()};
+    Engine engine(*model, flags.model.engine());
+    warm_up.measure(*model, engine, *flags.make_policy(hp, task, warm_up.budget), flags.predict);
+  }
+  const int64_t program = program_bytes(*model);
   Engine engine(*model, flags.model.engine());
 
   std::vector<BenchCell> cells;
@@ -222,7 +228,7 @@ void bench(const BenchFlags& flags) {
       auto& cell =
           cells.emplace_back(BenchCell{.length = length, .prompts = flags.prompts, .budget = budget});
       for (auto batch : flags.batches) cell.decode.push_back({batch, {}});
-      cell.memory = loaded;
+      cell.memory.program = program;
     }
   LlamaTools llama{flags.model.path, flags.model.threads, flags.model.chunk, flags.predict,
                    flags.model.engine().kv};
@@ -230,13 +236,8 @@ void bench(const BenchFlags& flags) {
   RivalSpeeds speeds;
   for (const auto& r : rivals) speeds[{r.cell->length, r.sequences}];
 
-  // One round first to warm up. Then repetitions outermost and llama.cpp after every length, so that what
-  // else the machine does falls on every cell alike.
-  {
-    BenchCell warm_up{.length = std::min<int64_t>(512, flags.lengths.front()),
-                      .budget = flags.budgets.front()};
-    warm_up.measure(*model, engine, *flags.make_policy(hp, task, warm_up.budget), flags.predict);
-  }
+  // Repetitions outermost and llama.cpp after every length, so that what else the machine does falls on every
+  // cell alike.
   Progress progress("bench");
   int64_t done = 0;
   const int64_t total = static_cast<int64_t>(cells.size() + speeds.size()) * flags.repetitions;

@@ -47,14 +47,12 @@ double decode_speed(Engine& engine, std::span<Sequence> sequences, Token first, 
   return static_cast<double>(predict) * static_cast<double>(sequences.size()) / time.count();
 }
 
-}  // namespace
-
-PeakMemory memory_after_load(const Model& model) {
+/// Bytes of weights that are in memory: all that were copied, of mapped ones what has been touched so far.
+int64_t resident_weights(const Model& model) {
   int64_t resident = 0;
   for (const auto& buffer : model.loaded().storage.buffers)
     if (std::string_view(ggml_backend_buffer_name(buffer.get())).find("Mapped") == std::string_view::npos)
       resident += static_cast<int64_t>(ggml_backend_buffer_get_size(buffer.get()));
-  // Of the mapped ones, what has been touched so far.
   std::ifstream maps("/proc/self/smaps");
   const auto path = std::filesystem::absolute(model.path()).lexically_normal().string();
   bool mapped = false;
@@ -62,10 +60,14 @@ PeakMemory memory_after_load(const Model& model) {
     if (line.find('-') < line.find(' ')) mapped = line.ends_with(path);
     if (mapped && line.starts_with("Rss:")) resident += std::stoll(line.substr(4)) * 1024;
   }
-  PeakMemory memory;
-  memory.program = std::max<int64_t>(0, status_bytes("VmRSS:") - resident);
-  memory.weights = std::max(model.weight_bytes(), resident);
-  return memory;
+  return resident;
+}
+
+}  // namespace
+
+int64_t program_bytes(const Model& model) {
+  malloc_trim(0);
+  return std::max<int64_t>(0, status_bytes("VmRSS:") - resident_weights(model));
 }
 
 double median(std::vector<double> values) {
@@ -115,6 +117,7 @@ void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy
       batch.tokens_per_second.push_back(decode_speed(
           engine, std::span(sequences).first(static_cast<size_t>(batch.sequences)), first, predict));
 
+  memory.weights = std::max(memory.weights, resident_weights(model));
   memory.kv = options.pool.bytes() + plan.kv_scratch;
   memory.prompt = plan.hidden + plan.mask;
   memory.compute = engine.compute_bytes();

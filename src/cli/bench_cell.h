@@ -10,10 +10,10 @@ namespace windowkv::cli {
 
 /// Where the bytes of a peak RSS are. Bytes.
 struct PeakMemory {
-  int64_t program = 0;  ///< code, libraries, vocabulary: resident once the model is loaded, less its weights
-  int64_t weights = 0;  ///< copied or mapped; of mapped ones all, whether touched or not
+  int64_t program = 0;  ///< code, libraries and their buffers, vocabulary
+  int64_t weights = 0;  ///< copied or mapped; of mapped ones what has been touched
   int64_t kv = 0;       ///< caches of all sequences and one layer in full
-  int64_t prompt = 0;   ///< hidden states and causal mask
+  int64_t prompt = 0;   ///< hidden states, and what a chunk's attention needs
   int64_t compute = 0;  ///< intermediate results
   int64_t rss = -1;     ///< measured; -1 where the system does not tell
 
@@ -45,8 +45,9 @@ struct BenchCell {
   void measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict);
 };
 
-/// What a model that was just loaded takes: `program` and `weights`.
-PeakMemory memory_after_load(const Model& model);
+/// PeakMemory::program, where the model is loaded, nothing else is held, and something has been computed:
+/// libraries make buffers when first used.
+int64_t program_bytes(const Model& model);
 
 double median(std::vector<double> values);
 

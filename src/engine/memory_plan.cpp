@@ -31,7 +31,8 @@ MemoryPlan plan_memory(const HParams& hp, const LayerRun& run, int64_t n, const 
   plan.kv_reserve = reserve * row * run.count();
   plan.kv_full = n * full_row * run.count();
   plan.hidden = n * (hp.n_embd + (selector->accumulates() ? hp.n_head : 0)) * 4;
-  if (!blas) plan.mask = ((n - 1) / width * width + width) * (width + 1) * 2;
+  plan.mask =
+      blas ? ProductAttention::result_bytes(hp, width) : ((n - 1) / width * width + width) * (width + 1) * 2;
   int64_t activations =
       width * (6 * static_cast<int64_t>(hp.n_embd) + 2 * static_cast<int64_t>(hp.n_ff) + 2 * hp.kv_row()) * 4;
   if (blas) activations += ProductAttention::bytes(hp, n, width);

@@ -72,9 +72,13 @@ size_t ProductAttention::nodes(const HParams& hp, int64_t chunk) {
   return static_cast<size_t>(hp.n_head_kv) * (8 + 16 * static_cast<size_t>(tiles)) + 8;
 }
 
+int64_t ProductAttention::result_bytes(const HParams& hp, int64_t chunk) {
+  return 4 * chunk * hp.n_head * hp.d_head;
+}
+
 int64_t ProductAttention::bytes(const HParams& hp, int64_t n, int64_t chunk) {
   const int64_t weights = n * std::min(chunk, tile_queries(hp, n)) * share_of(hp);
-  return 4 * (2 * n * hp.d_head + weights + chunk * hp.n_head * hp.d_head);
+  return 4 * (2 * n * hp.d_head + weights);
 }
 
 }  // namespace windowkv

@@ -21,7 +21,9 @@ class ProductAttention {
 
   /// Nodes that a call adds at most.
   static size_t nodes(const HParams& hp, int64_t chunk);
-  /// Bytes of results, intermediate ones included, for a prompt of n tokens; an estimate.
+  /// Bytes of a chunk's results.
+  static int64_t result_bytes(const HParams& hp, int64_t chunk);
+  /// Bytes of intermediate results for a prompt of n tokens; an estimate.
   static int64_t bytes(const HParams& hp, int64_t n, int64_t chunk);
 
  private:

@@ -29,10 +29,9 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
     LayerView view;
     view.layer = layer;
     if (const int64_t count = selector.observation(); count > 0) {
-      auto qkv = m.family->attention_inputs(
-          ctx, m.hp, m.weights, layer, pack.observed_last(ctx, target.prompt, layer, count),
-          pack.observed_positions(ctx, target.prompt, layer, count), Family::kQ);
-      view.q = ggml_cont(ctx, ggml_permute(ctx, qkv.q, 0, 2, 1, 3));
+      auto* q = pack.observed(ctx, target.prompt, layer, n - count, count);
+      q = ggml_reshape_3d(ctx, q, m.hp.d_head, m.hp.n_head, count);
+      view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
     }
     view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, n);
     view.accumulated = selector.accumulates() ? pack.accumulated : nullptr;

@@ -6,6 +6,7 @@
 
 #include "engine/layer_selection.h"
 #include "engine/state.h"
+#include "policy/observed_attention.h"
 
 namespace windowkv {
 
@@ -36,10 +37,13 @@ MemoryPlan plan_memory(const HParams& hp, const LayerRun& run, int64_t n, const 
   int64_t activations =
       width * (6 * static_cast<int64_t>(hp.n_embd) + 2 * static_cast<int64_t>(hp.n_ff) + 2 * hp.kv_row()) * 4;
   if (blas) activations += ProductAttention::bytes(hp, n, width);
-  // One KV head's keys in float32, its share of the attention, and the scores of all heads.
+  // Of all queries one KV head at a time; beside it the scores of all heads.
   const int64_t share = hp.n_head / hp.n_head_kv;
-  const int64_t queries = selector->accumulates() ? width : selector->observation();
-  const int64_t scoring = scores ? n * (hp.d_head + (queries + 1) * share + int64_t{3} * hp.n_head) * 4 : 0;
+  const int64_t attention =
+      selector->accumulates()
+          ? n * (hp.d_head + width * share) * 4
+          : observed_attention_bytes(n, hp.d_head, hp.n_head_kv, selector->observation() * share);
+  const int64_t scoring = scores ? attention + n * int64_t{4} * hp.n_head * 4 : 0;
   // BLAS widens one weight at a time.
   const int64_t widened =
       blas ? int64_t{4} * hp.n_embd * std::max<int64_t>(hp.n_ff, int64_t{hp.n_head} * hp.d_head) : 0;

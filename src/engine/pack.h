@@ -102,13 +102,10 @@ class Pack {
     }
     return runs;
   }
-  /// Of each prompt its last `count` tokens, or all where it is shorter.
-  std::vector<Run> ends(int64_t count) const {
+  /// The last token of each prompt.
+  std::vector<Run> ends() const {
     auto ends = runs(0, n_);
-    for (auto& run : ends) {
-      const int64_t before = std::max<int64_t>(0, run.count - count);
-      run = {run.prompt, before, run.row + before, run.count - before};
-    }
+    for (auto& run : ends) run = {run.prompt, run.count - 1, run.row + run.count - 1, 1};
     return ends;
   }
 
@@ -118,7 +115,7 @@ class Pack {
   }
   /// Their positions, each in its prompt.
   ggml_tensor* positions_at(ggml_context* ctx, int64_t first, int64_t count) const {
-    return positions_of(ctx, part(), first, count);
+    return ggml_view_1d(ctx, part().positions, count, static_cast<size_t>(first) * sizeof(int32_t));
   }
 
   const std::vector<int64_t>& lengths() const { return lengths_; }
@@ -126,21 +123,14 @@ class Pack {
   int64_t tokens() const { return n_; }
   /// Rows kept aside: 0 where no layer observes.
   int64_t observation() const { return observation_; }
-  /// The last `count` rows of what was kept aside of `layer`'s input of a prompt; layers share places in
-  /// turn.
-  ggml_tensor* observed_last(ggml_context* ctx, size_t prompt, int layer, int64_t count) const {
-    auto* observed = part_of(layer).observed;
-    const auto place =
-        layer % in_flight_ * static_cast<int64_t>(lengths_.size()) + static_cast<int64_t>(prompt);
-    const int64_t end = (place + 1) * observation_;
-    return ggml_view_2d(ctx, observed, observed->ne[0], count, observed->nb[1],
-                        static_cast<size_t>(end - count) * observed->nb[1]);
-  }
-  /// Their positions, on the same device.
-  ggml_tensor* observed_positions(ggml_context* ctx, size_t prompt, int layer, int64_t count) const {
-    const auto end = std::accumulate(lengths_.begin(),
-                                     lengths_.begin() + static_cast<std::ptrdiff_t>(prompt) + 1, int64_t{0});
-    return positions_of(ctx, part_of(layer), end - count, count);
+  /// Where `layer`'s queries of a prompt's tokens [first, first + count) are kept aside, which are some of
+  /// the last observation(): [d_head·n_head, count]. Layers share places in turn.
+  ggml_tensor* observed(ggml_context* ctx, size_t prompt, int layer, int64_t first, int64_t count) const {
+    auto* rows = parts_[backends_.device_of(layer)]->observed;
+    const auto prompts = static_cast<int64_t>(lengths_.size());
+    const int64_t place = layer % in_flight_ * prompts + static_cast<int64_t>(prompt);
+    const int64_t row = (place + 1) * observation_ - (lengths_[prompt] - first);
+    return ggml_view_2d(ctx, rows, rows->ne[0], count, rows->nb[1], static_cast<size_t>(row) * rows->nb[1]);
   }
   void forget_accumulated() { ggml_backend_tensor_memset(accumulated, 0, 0, ggml_nbytes(accumulated)); }
 
@@ -153,12 +143,12 @@ class Pack {
   struct Part {
     Part(const Backends& backends, size_t device)
         : hidden_storage(std::make_unique<Storage>(backends, "the hidden states", 1, device)),
-          storage(backends, "the observed states", 3, device) {}
+          storage(backends, "the observed queries", 3, device) {}
 
     std::unique_ptr<Storage> hidden_storage;
     Storage storage;
     ggml_tensor* positions = nullptr;
-    /// [n_embd, observation · prompts · layers in flight] F32: inputs of the last tokens
+    /// [d_head·n_head, observation · prompts · layers in flight] F32: queries of the last tokens
     ggml_tensor* observed = nullptr;
   };
 
@@ -169,7 +159,7 @@ class Pack {
     p.hidden_storage->allocate(/*clear=*/false);
     p.positions = p.storage.add(GGML_TYPE_I32, n_, 1);
     if (observation_ > 0)
-      p.observed = p.storage.add(GGML_TYPE_F32, hp_.n_embd,
+      p.observed = p.storage.add(GGML_TYPE_F32, int64_t{hp_.d_head} * hp_.n_head,
                                  observation_ * in_flight_ * static_cast<int64_t>(lengths_.size()));
     if (accumulates_) accumulated = p.storage.add(GGML_TYPE_F32, n_, hp_.n_head);
     p.storage.allocate(/*clear=*/false);
@@ -184,10 +174,6 @@ class Pack {
 
   Part& part() { return *parts_[device_]; }
   const Part& part() const { return *parts_[device_]; }
-  const Part& part_of(int layer) const { return *parts_[backends_.device_of(layer)]; }
-  static ggml_tensor* positions_of(ggml_context* ctx, const Part& part, int64_t first, int64_t count) {
-    return ggml_view_1d(ctx, part.positions, count, static_cast<size_t>(first) * part.positions->nb[0]);
-  }
 
   const Backends& backends_;
   const HParams& hp_;

@@ -44,11 +44,11 @@ class Prefill {
           !products_ && (layer == 0 || device != m_.backends->device_of(layer - 1)))
         mask_.emplace(*m_.backends, std::ranges::max(pack_.lengths()), chunk_, device);
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
-                                       [&](const Target& t) { return t.selector->decides(layer); });
-      if (decides && pack_.observation() > 0) keep_observed(layer);
+                                       [&](const Target& t) { return t.selector->decides(layer); }) &&
+                           pack_.observation() > 0;
       if (pack_.accumulated != nullptr) pack_.forget_accumulated();
-      const bool advance = layer < last || options_.all_logits;
-      for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, first, count, advance); });
+      const ChunkParts parts{.queries = decides, .output = layer < last || options_.all_logits};
+      for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, first, count, parts); });
       if (layer == last) logits = options_.all_logits ? report_all() : finish();
       pack_.wait();
       for (auto& target : targets_) {
@@ -131,35 +131,31 @@ class Prefill {
     scheduler_.compute(graph);
   }
 
-  /// Chunks overwrite the layer's input as they pass; the selection still needs the end of it.
-  void keep_observed(int layer) {
-    const auto ends = pack_.ends(pack_.observation());
-    Graph graph(16 * ends.size());
-    auto* ctx = graph.ctx();
-    for (const auto& end : ends)
-      graph.add(ggml_cpy(ctx, pack_.hidden_at(ctx, end.row, end.count),
-                         pack_.observed_last(ctx, end.prompt, layer, end.count)));
-    scheduler_.run(graph);
-  }
+  /// What is wanted of a layer's chunks beside K and V.
+  struct ChunkParts {
+    bool queries;  ///< those of the observation windows
+    bool output;   ///< attention and feed-forward
+  };
 
-  void run_chunk(int layer, int64_t first, int64_t count, bool advance) {
+  void run_chunk(int layer, int64_t first, int64_t count, ChunkParts parts) {
     const auto runs = pack_.runs(first, count);
     Graph graph(chunk_nodes(m_, chunk_, runs.size()));
     auto* ctx = graph.ctx();
     auto* x = pack_.hidden_at(ctx, first, count);
-    const bool queries = advance || pack_.accumulated != nullptr;
+    const bool all_queries = parts.output || pack_.accumulated != nullptr;
     auto qkv =
         m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x, pack_.positions_at(ctx, first, count),
-                                    queries ? Family::kQkv : Family::kKv);
+                                    all_queries ? Family::kQkv : Family::kKv);
     std::vector<ggml_tensor*> attention;
     for (const auto& run : runs) {
       const auto& rows = rows_for(layer, run.prompt);
       const auto part = columns_of(ctx, qkv, run.row - first, run.count);
       store_kv(graph, rows, run.first, part);
       if (pack_.accumulated != nullptr) accumulate(graph, rows, run.first, part.q);
-      if (advance) attention.push_back(attend_run(graph, rows, run, run.row - first, part.q));
+      if (parts.queries) keep_queries(graph, layer, run, part.q);
+      if (parts.output) attention.push_back(attend_run(graph, rows, run, run.row - first, part.q));
     }
-    if (advance) {
+    if (parts.output) {
       auto* out = join_columns(ctx, std::move(attention));
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
@@ -170,6 +166,26 @@ class Prefill {
   static Family::Qkv columns_of(ggml_context* ctx, const Family::Qkv& qkv, int64_t first, int64_t count) {
     auto part = [&](ggml_tensor* t) { return t == nullptr ? t : token_columns(ctx, t, first, count); };
     return {part(qkv.q), part(qkv.k), part(qkv.v)};
+  }
+
+  /// Queries of the prompt's last tokens, which selection needs once all keys are there. `q`: the run's, or
+  /// null where nothing else needs them.
+  void keep_queries(Graph& graph, int layer, const Pack::Run& run, ggml_tensor* q) {
+    auto* ctx = graph.ctx();
+    const int64_t first = std::max(run.first, pack_.lengths()[run.prompt] - pack_.observation());
+    const int64_t count = run.first + run.count - first;
+    if (count <= 0) return;
+    const int64_t skipped = first - run.first;
+    if (q == nullptr)
+      q = m_.family
+              ->attention_inputs(ctx, m_.hp, m_.weights, layer,
+                                 pack_.hidden_at(ctx, run.row + skipped, count),
+                                 pack_.positions_at(ctx, run.row + skipped, count), Family::kQ)
+              .q;
+    else
+      q = token_columns(ctx, q, skipped, count);
+    auto* place = pack_.observed(ctx, run.prompt, layer, first, count);
+    graph.add(ggml_cpy(ctx, ggml_reshape_2d(ctx, q, place->ne[0], count), place));
   }
 
   /// `column`: where the run begins in its chunk.
@@ -192,7 +208,7 @@ class Prefill {
     auto* sums = pack_.accumulated;
     for (int64_t h = 0; h < m_.hp.n_head_kv; ++h) {
       auto* received =
-          build_sum_over_queries(ctx, build_attention(ctx, q, k, h, first, m_.hp.attention_scale));
+          build_sum_over_queries(ctx, build_attention(ctx, q, k, {h, 1}, first, m_.hp.attention_scale));
       auto* held =
           ggml_view_2d(ctx, sums, keys, share, sums->nb[1], static_cast<size_t>(h * share) * sums->nb[1]);
       graph.add(ggml_cpy(ctx, ggml_add(ctx, held, received), held));
@@ -201,7 +217,7 @@ class Prefill {
 
   /// The last layer's attention and feed-forward for each prompt's last position only.
   std::vector<float> finish() {
-    const auto ends = pack_.ends(1);
+    const auto ends = pack_.ends();
     Graph graph(256 + 32 * ends.size());
     auto* ctx = graph.ctx();
     const int layer = m_.hp.n_layer - 1;

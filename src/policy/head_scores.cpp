@@ -8,8 +8,8 @@ namespace windowkv {
 
 ggml_tensor* build_observed_by_head(ggml_context* ctx, const LayerView& view, int64_t keys, Rows rows) {
   ggml_tensor* scores = nullptr;
-  for (int64_t h = 0; h < view.k->ne[2]; ++h) {
-    auto* part = build_observed_attention(ctx, view, h, keys, rows);
+  for (const auto& heads : heads_at_once(view)) {
+    auto* part = build_observed_attention(ctx, view, heads, keys, rows);
     scores = scores != nullptr ? ggml_concat(ctx, scores, part, 1) : part;
   }
   return scores;

@@ -2,18 +2,52 @@
 
 #include <ggml.h>
 
+#include <algorithm>
+
 #include "policy/head_scores.h"
 
 namespace windowkv {
 
-ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t kv_head, int64_t past,
+ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, KvHeads heads, int64_t past,
                              float scale) {
   const int64_t share = q->ne[2] / k->ne[2];
-  q = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], share, q->nb[1], q->nb[2],
-                   static_cast<size_t>(kv_head * share) * q->nb[2]);
-  k = ggml_view_2d(ctx, k, k->ne[0], k->ne[1], k->nb[1], static_cast<size_t>(kv_head) * k->nb[2]);
-  auto* numbers = ggml_cast(ctx, ggml_arange(ctx, 0.0f, static_cast<float>(k->ne[1]), 1.0f), GGML_TYPE_I32);
-  return build_head_attention(ctx, q, build_widened(ctx, k, numbers), past, scale);
+  q = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], share * heads.count, q->nb[1], q->nb[2],
+                   static_cast<size_t>(heads.first * share) * q->nb[2]);
+  k = ggml_view_3d(ctx, k, k->ne[0], k->ne[1], heads.count, k->nb[1], k->nb[2],
+                   static_cast<size_t>(heads.first) * k->nb[2]);
+  auto* numbers = ggml_arange(ctx, 0.0f, static_cast<float>(k->ne[1]), 1.0f);
+  if (heads.count > 1) numbers = ggml_repeat_4d(ctx, numbers, numbers->ne[0], heads.count, 1, 1);
+  return build_head_attention(ctx, q, build_widened(ctx, k, ggml_cast(ctx, numbers, GGML_TYPE_I32)), past,
+                              scale);
+}
+
+namespace {
+
+constexpr int64_t kBytesAtOnce = int64_t{16} << 20;
+
+/// Keys in float32, attention, and half as much again for what follows from it.
+int64_t head_bytes(int64_t keys, int64_t d_head, int64_t columns) {
+  return keys * (2 * d_head + 3 * columns) * 2;
+}
+
+int64_t most_at_once(int64_t keys, int64_t d_head, int64_t n_head_kv, int64_t columns) {
+  return std::clamp<int64_t>(kBytesAtOnce / head_bytes(keys, d_head, columns), 1, n_head_kv);
+}
+
+}  // namespace
+
+std::vector<KvHeads> heads_at_once(const LayerView& view) {
+  const int64_t n_head_kv = view.k->ne[2];
+  const int64_t most =
+      most_at_once(view.k->ne[1], view.k->ne[0], n_head_kv, view.q->ne[1] * view.q->ne[2] / n_head_kv);
+  std::vector<KvHeads> all;
+  for (int64_t first = 0; first < n_head_kv; first += most)
+    all.push_back({first, std::min(most, n_head_kv - first)});
+  return all;
+}
+
+int64_t observed_attention_bytes(int64_t keys, int64_t d_head, int64_t n_head_kv, int64_t columns) {
+  return most_at_once(keys, d_head, n_head_kv, columns) * head_bytes(keys, d_head, columns);
 }
 
 ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers) {
@@ -23,9 +57,9 @@ ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* nu
 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   float scale) {
-  // One product of all columns: BLAS takes those of 32 and more.
-  const int64_t columns = q->ne[1] * q->ne[2];
-  auto* a = ggml_mul_mat(ctx, k, ggml_reshape_2d(ctx, q, q->ne[0], columns));
+  // One product of all columns of a KV head: BLAS takes those of 32 and more.
+  const int64_t heads = k->ne[2];
+  auto* a = ggml_mul_mat(ctx, k, ggml_reshape_3d(ctx, q, q->ne[0], q->ne[1] * q->ne[2] / heads, heads));
   ggml_prec_set_acc(a, GGML_PREC_F32);
   a = ggml_reshape_3d(ctx, a, k->ne[1], q->ne[1], q->ne[2]);
   a = ggml_diag_mask_inf_inplace(ctx, a, static_cast<int>(past));
@@ -56,9 +90,9 @@ ggml_tensor* build_max_over_queries(ggml_context* ctx, ggml_tensor* a) {
 
 }  // namespace
 
-ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, int64_t kv_head, int64_t keys,
+ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
                                       Rows rows) {
-  auto* a = build_attention(ctx, view.q, view.k, kv_head, view.k->ne[1] - view.q->ne[1], view.scale);
+  auto* a = build_attention(ctx, view.q, view.k, heads, view.k->ne[1] - view.q->ne[1], view.scale);
   if (rows == Rows::kSum)
     return build_sum_over_queries(ctx, ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0));
   auto* most =

@@ -1,26 +1,43 @@
 #pragma once
 
+#include <vector>
+
 #include "windowkv/policy.h"
 
 namespace windowkv {
 
-/// Adds the attention of the observation window to the graph, for the query heads of one KV head: softmax
+/// KV heads [first, first + count).
+struct KvHeads {
+  int64_t first = 0;
+  int64_t count = 1;
+};
+
+/// The KV heads of a layer, as many at once as some MiB hold: few nodes for short prompts, little memory for
+/// long ones.
+std::vector<KvHeads> heads_at_once(const LayerView& view);
+
+/// Bytes that the attention of the observation window takes at once. `columns`: queries of one KV head.
+int64_t observed_attention_bytes(int64_t keys, int64_t d_head, int64_t n_head_kv, int64_t columns);
+
+/// Adds the attention of the observation window to the graph, for the query heads of some KV heads: softmax
 /// over all keys in float32, causal inside the window, summed over its rows, or the most that one row gave.
-/// Returns [keys, n_head / n_head_kv] F32: what each of the prompt's first `keys` tokens received from each
-/// query head.
-ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, int64_t kv_head, int64_t keys,
+/// Returns [keys, count · n_head / n_head_kv] F32: what each of the prompt's first `keys` tokens received
+/// from each query head.
+ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
                                       Rows rows = Rows::kSum);
 
-/// Softmax attention [keys, t, share] F32 of the queries q [d_head, t, n_head] over k [d_head, keys,
-/// n_head_kv], for the query heads of one KV head. Query i sees keys 0 to `past` + i.
-ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t kv_head, int64_t past,
+/// Softmax attention [keys, t, count · share] F32 of the queries q [d_head, t, n_head] over k [d_head, keys,
+/// n_head_kv], for the query heads of some KV heads. Query i sees keys 0 to `past` + i.
+ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, KvHeads heads, int64_t past,
                              float scale);
 
-/// The same of one KV head's queries q [d_head, t, share], contiguous, over its keys k [d_head, keys] F32.
+/// The same of all queries q [d_head, t, heads · share], contiguous, over the keys k [d_head, keys, heads]
+/// F32.
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   float scale);
 
-/// Rows [d, n] that may lie apart, as F32 side by side. `numbers`: 0 to n - 1, I32.
+/// Rows [d, n] or [d, n, heads] that may lie apart, as F32 side by side. `numbers`: 0 to n - 1 for each head,
+/// I32.
 ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers);
 
 /// Sums [keys, t, share], or a view of it with contiguous rows, over t: [keys, share].

@@ -9,33 +9,25 @@
 
 namespace windowkv {
 
-namespace {
-
-/// t [tokens, lists] moved on by `by` tokens, towards the beginning where negative, and scaled; zeros come
-/// in.
-ggml_tensor* build_shifted(ggml_context* ctx, ggml_tensor* t, int64_t by, float factor) {
-  const int64_t size = std::abs(by);
-  const int64_t kept = t->ne[0] - size;
-  auto part = [&](int64_t first, int64_t count) {
-    return ggml_cont(ctx,
-                     ggml_view_2d(ctx, t, count, t->ne[1], t->nb[1], static_cast<size_t>(first) * t->nb[0]));
-  };
-  auto* zeros = ggml_scale(ctx, part(0, size), 0.0f);
-  auto* moved = ggml_scale(ctx, part(by > 0 ? 0 : size, kept), factor);
-  return by > 0 ? ggml_concat(ctx, zeros, moved, 0) : ggml_concat(ctx, moved, zeros, 0);
-}
-
-}  // namespace
-
 ggml_tensor* build_run_scores(ggml_context* ctx, ggml_tensor* scores, int omega) {
   const int64_t tokens = scores->ne[0];
-  auto* runs = scores;
-  // Twice the reach with every step: the maximum of geometric falls is one.
-  for (int64_t by = 1; by <= omega && by < tokens; by *= 2) {
+  int64_t reach =
+      0;  // of all steps, each twice that of the one before: the maximum of geometric falls is one
+  int64_t steps = 0;
+  for (int64_t by = 1; by <= omega && by < tokens; by *= 2, ++steps) reach += by;
+  // Zeros at both ends once, which the steps use up.
+  auto* padded = ggml_pad_ext(ctx, scores, static_cast<int>(reach), 1, 0, 0, 0, 0, 0, 0);
+  auto part = [&](ggml_tensor* t, int64_t first, int64_t count) {
+    return ggml_view_2d(ctx, t, count, t->ne[1], t->nb[1], static_cast<size_t>(first) * t->nb[0]);
+  };
+  auto* runs = padded;
+  for (int64_t by = 1; steps > 0; by *= 2, --steps) {
     const auto factor = static_cast<float>(std::exp2(-2.0 * static_cast<double>(by) / omega));
-    runs = build_max(ctx, runs, build_shifted(ctx, runs, by, factor));
+    const int64_t left = runs->ne[0] - by;
+    runs = build_max(ctx, part(ggml_scale(ctx, runs, factor), 0, left), part(runs, by, left));
   }
-  return tokens > 1 ? build_max(ctx, runs, build_shifted(ctx, scores, -1, 0.5f)) : runs;
+  auto* before = part(ggml_scale(ctx, padded, 0.5f), reach + 1, tokens);
+  return build_max(ctx, before, part(runs, 0, tokens));
 }
 
 }  // namespace windowkv

@@ -37,9 +37,8 @@ ggml_tensor* build_window_scores(ggml_context* ctx, const LayerView& view, const
   const int64_t rest = review % c.omega;
 
   ggml_tensor* scores = nullptr;
-  // One KV head at a time, so that the attention held at once is that of its query heads and not of all.
-  for (int64_t h = 0; h < view.k->ne[2]; ++h) {
-    auto* t = build_observed_attention(ctx, view, h, review, c.rows);
+  for (const auto& heads : heads_at_once(view)) {
+    auto* t = build_observed_attention(ctx, view, heads, review, c.rows);
     ggml_tensor* part = whole > 0 ? pool_windows(ctx, t, 0, whole, c.omega, c.p) : nullptr;
     if (rest > 0) {
       auto* last = pool_windows(ctx, t, whole * c.omega, 1, rest, c.p);

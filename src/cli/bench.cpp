@@ -116,8 +116,8 @@ std::string speeds_table(const std::vector<BenchCell>& cells) {
 }
 
 std::string memory_table(const std::vector<BenchCell>& cells) {
-  Table rows = {{"peak memory", "budget", "program", "weights", "KV cache", "hidden states, attention", "compute",
-                 "sum", "measured RSS", "unexplained"}};
+  Table rows = {{"peak memory", "budget", "program", "weights", "KV cache", "hidden states, attention",
+                 "compute", "sum", "measured RSS", "unexplained"}};
   for (const auto& c : cells) {
     const auto& m = c.memory;
     rows.push_back({fmt::format("{}", c.length), c.budget, bytes_text(m.program), bytes_text(m.weights),

@@ -340,10 +340,11 @@ TEST(Batch, RefusesWhatCannotBeBeforeAnyWork) {
 
 /// Prompts of many lengths and kinds at once; decoding goes on from each.
 TEST(PromptBatch, EachGetsWhatItGetsAlone) {
-  auto model = Model::load(model_path());
-  const int n_vocab = model->hparams().n_vocab;
-  for (const int chunk : {1024, 300, 64}) {
-    SCOPED_TRACE(fmt::format("chunk {}", chunk));
+  for (const auto& [blas, chunk] :
+       {std::pair{true, 1024}, {true, 300}, {true, 64}, {false, 1024}, {false, 64}}) {
+    SCOPED_TRACE(fmt::format("chunk {}{}", chunk, blas ? "" : ", without BLAS"));
+    const auto model = load(model_path(), 1, blas);
+    const int n_vocab = model->hparams().n_vocab;
     Engine engine(*model, {.chunk = chunk});
     auto cases = mixed_cases(engine, n_vocab, 3);
     cases.push_back(alone(engine, random_tokens(90, n_vocab, 77),
@@ -384,7 +385,7 @@ TEST(PromptBatch, EachGetsWhatItGetsAlone) {
 }
 
 TEST(PromptBatch, ShortOnesShareChunks) {
-  auto model = Model::load(model_path());
+  const auto model = load(model_path());
   Engine engine(*model, {.chunk = 256});
   const auto policy = windowkv_policy(Budget::percent(30), windows());
   auto steps = [&](std::vector<int64_t> lengths) {
@@ -409,7 +410,7 @@ TEST(PromptBatch, ShortOnesShareChunks) {
 }
 
 TEST(PromptBatch, RefusesWhatCannotBeBeforeAnyWork) {
-  auto model = Model::load(model_path());
+  const auto model = load(model_path());
   Engine engine(*model);
   const auto policy = full_policy();
   const auto prompt = random_tokens(20, model->hparams().n_vocab, 1);

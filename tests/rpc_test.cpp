@@ -369,6 +369,35 @@ TEST_F(Rpc, BatchOfThreeInAPool) {
   }
 }
 
+TEST_F(Rpc, PromptsThatShareChunks) {
+  const auto local = load_local(model_path());
+  const auto remote = load_remote(model_path());
+  std::vector<float> logits[2];
+  std::vector<Token> tokens[2];
+  for (bool far : {false, true}) {
+    Engine engine(far ? *remote : *local);
+    std::vector<std::vector<Token>> prompts;
+    for (size_t i = 0; i < 5; ++i)
+      prompts.push_back(random_tokens(20 + 90 * static_cast<int64_t>(i), 256, i));
+    const auto all = policies(8);
+    std::vector<Sequence> sequences(prompts.size());
+    std::vector<PrefillRequest> requests;
+    for (size_t i = 0; i < prompts.size(); ++i)
+      requests.push_back({&sequences[i], prompts[i], all[i].policy.get()});
+    const auto last = engine.prefill(requests);
+    logits[far].assign(last.begin(), last.end());
+    std::vector<Step> steps;
+    for (auto& sequence : sequences) steps.push_back({&sequence, 7});
+    for (int i = 0; i < 5; ++i) {
+      const auto ids = engine.decode_greedy(steps);
+      tokens[far].insert(tokens[far].end(), ids.begin(), ids.end());
+      for (size_t s = 0; s < steps.size(); ++s) steps[s].token = ids[s];
+    }
+  }
+  EXPECT_EQ(logits[1], logits[0]);
+  EXPECT_EQ(tokens[1], tokens[0]);
+}
+
 TEST_F(Rpc, HiddenStatesMoveOnceABoundary) {
   const auto model = load_remote(model_path());
   EngineOptions options;

@@ -423,6 +423,21 @@ TEST_F(Rpc, HiddenStatesMoveOnceABoundary) {
   EXPECT_EQ(one.prefill_traffic().graphs, 0);
 }
 
+TEST_F(Rpc, SelectionStaysWithItsLayer) {
+  const auto model = load_remote(model_path());
+  const auto prompt = random_tokens(600, 256);
+  for (const auto& [name, policy] : policies(8)) {
+    SCOPED_TRACE(name);
+    Engine engine(*model, {.chunk = 100});
+    Sequence sequence;
+    engine.prefill(sequence, prompt, *policy);
+    // Beside what a full cache takes, the numbers of the kept rows for each layer: one list or two, and slots.
+    const auto traffic = engine.prefill_traffic();
+    EXPECT_LE(traffic.copies, 6 + 1 + 3 * 8);
+    EXPECT_LE(traffic.bytes, 2 * 600 * 128 * 4 + 8 * 4096);
+  }
+}
+
 TEST_F(Rpc, ConnectionsAskWhetherTheOtherSideIsThere) {
   const auto model = load_remote(model_path());
   // /proc/net/tcp (proc(5)): addresses in hexadecimal, state 01 for a connection; timer 02 is keepalive's,

@@ -77,11 +77,16 @@ Scheduler::Scheduler(const Backends& backends, size_t max_nodes, Products produc
 }
 
 void Scheduler::place_readers(const Graph& graph) {
-  for (auto [tensor, device] : graph.readers())
+  for (auto [tensor, device] : graph.readers()) {
+    // A node may read through views of its own.
+    const auto* whole = tensor->view_src != nullptr ? tensor->view_src : tensor;
+    auto reads = [whole](const ggml_tensor* source) {
+      return source != nullptr && (source == whole || source->view_src == whole);
+    };
     for (int i = 0; i < ggml_graph_n_nodes(graph.nodes()); ++i)
-      if (auto* node = ggml_graph_node(graph.nodes(), i);
-          std::ranges::find(node->src, tensor) != std::end(node->src))
+      if (auto* node = ggml_graph_node(graph.nodes(), i); std::ranges::any_of(node->src, reads))
         ggml_backend_sched_set_tensor_backend(sched_.get(), node, device);
+  }
 }
 
 void Scheduler::allocate(const Graph& graph) {

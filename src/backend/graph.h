@@ -23,8 +23,8 @@ class Graph {
   void add(ggml_tensor* tensor) { ggml_build_forward_expand(graph_, tensor); }
   /// Likewise, and keeps its data readable after compute.
   ggml_tensor* output(ggml_tensor* tensor);
-  /// Has `device` compute what reads `tensor`. The scheduler may let a node without weights stay with the one
-  /// before it, and then copies its result as well as what it reads.
+  /// Has `device` compute what reads `tensor`, or what that is a view of. The scheduler may let a node
+  /// without weights stay with the one before it, and then copies its result as well as what it reads.
   void read_on(ggml_tensor* tensor, ggml_backend_t device) { readers_.emplace_back(tensor, device); }
   const std::vector<std::pair<ggml_tensor*, ggml_backend_t>>& readers() const { return readers_; }
   /// A tensor the caller fills after Scheduler::allocate.

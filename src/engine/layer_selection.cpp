@@ -34,7 +34,10 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
     }
     view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, n);
-    view.accumulated = selector.accumulates() ? pack.accumulated : nullptr;
+    // No weights are read, which would tell the scheduler where.
+    auto* device = m.backends->backend(m.backends->device_of(layer));
+    graph.read_on(view.k, device);
+    if (selector.accumulates()) graph.read_on(view.accumulated = pack.accumulated, device);
     view.scale = m.hp.attention_scale;
     views.push_back(view);
   }

@@ -431,7 +431,8 @@ TEST_F(Rpc, SelectionStaysWithItsLayer) {
     Engine engine(*model, {.chunk = 100});
     Sequence sequence;
     engine.prefill(sequence, prompt, *policy);
-    // Beside what a full cache takes, the numbers of the kept rows for each layer: one list or two, and slots.
+    // Beside what a full cache takes, the numbers of the kept rows for each layer: one list or two, and
+    // slots.
     const auto traffic = engine.prefill_traffic();
     EXPECT_LE(traffic.copies, 6 + 1 + 3 * 8);
     EXPECT_LE(traffic.bytes, 2 * 600 * 128 * 4 + 8 * 4096);

@@ -48,6 +48,8 @@ class Backends {
   /// Buffer types a weight may lie in, fastest kernels first; the device's own comes last.
   std::vector<ggml_backend_buffer_type_t> weight_buffer_types(ggml_backend_dev_t device) const;
 
+  /// Bytes of which the addresses that a device's kernels read from are multiples.
+  size_t alignment(size_t device) const { return ggml_backend_get_alignment(devices_[device]); }
   /// Bytes that can still be allocated on a device; for the CPU, what the system can give without swapping.
   int64_t free_memory(size_t device) const;
 

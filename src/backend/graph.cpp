@@ -95,16 +95,18 @@ void Scheduler::allocate(const Graph& graph) {
   // Plans anew each time. Without this ggml takes the previous graph's plan wherever the numbers of nodes and
   // leaves and the sizes agree, even if inputs stand elsewhere among the leaves, and then writes through a
   // missing buffer: caches whose layers are grouped differently give such graphs.
-  // Planning puts the copies that devices need in the places of what nodes read, and forgets the copies.
+  // Planning puts the copies that devices need in the places of what nodes read, and forgets the copies; it
+  // also lets a device put the graph's nodes in another order (ggml's Vulkan and CUDA backends do), so
+  // sources are kept with their nodes.
   sources_.clear();
   if (several_devices_)
-    for (int i = 0; i < ggml_graph_n_nodes(nodes); ++i)
-      sources_.insert(sources_.end(), std::begin(ggml_graph_node(nodes, i)->src),
-                      std::end(ggml_graph_node(nodes, i)->src));
+    for (int i = 0; i < ggml_graph_n_nodes(nodes); ++i) {
+      auto* node = ggml_graph_node(nodes, i);
+      sources_.emplace_back(node, std::to_array(node->src));
+    }
   place_readers(graph);
   bool done = ggml_backend_sched_reserve(sched_.get(), nodes);
-  for (size_t i = 0; i < sources_.size(); ++i)
-    ggml_graph_node(nodes, static_cast<int>(i / GGML_MAX_SRC))->src[i % GGML_MAX_SRC] = sources_[i];
+  for (auto& [node, sources] : sources_) std::ranges::copy(sources, node->src);
   place_readers(graph);  // which planning forgets too
   done = done && ggml_backend_sched_alloc_graph(sched_.get(), nodes);
   if (!done) throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");

@@ -3,6 +3,7 @@
 #include <ggml-backend.h>
 #include <ggml-cpp.h>
 
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -69,7 +70,8 @@ class Scheduler {
   std::vector<ggml_backend_t> order_;
   bool several_devices_;
   size_t max_nodes_;
-  std::vector<ggml_tensor*> sources_;  // of a graph's nodes; kept so that a graph allocates nothing
+  /// What each node of a graph reads; kept so that a graph allocates nothing.
+  std::vector<std::pair<ggml_tensor*, std::array<ggml_tensor*, GGML_MAX_SRC>>> sources_;
   ggml_backend_sched_ptr sched_;
   DeviceTraffic allocated_;  // of one compute of the graph that is allocated
   DeviceTraffic traffic_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <iterator>
+#include <numeric>
 
 #include "cache/kv_type.h"
 #include "windowkv/error.h"
@@ -31,6 +32,18 @@ KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int
   v_ = storage_.add(to_ggml(types.v), hp.kv_row(), rows);
   storage_.allocate(/*clear=*/true);
   free_[0] = rows;
+}
+
+int64_t KvArena::rounded_up(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows,
+                            size_t device) {
+  if (backends.is_cpu(device)) return rows;
+  const auto alignment = static_cast<int64_t>(backends.alignment(device));  // a power of two
+  int64_t unit = 1;
+  for (auto type : {types.k, types.v}) {
+    const auto bytes = static_cast<int64_t>(ggml_row_size(to_ggml(type), hp.kv_row()));
+    unit = std::max(unit, alignment / std::gcd(alignment, bytes));
+  }
+  return (rows + unit - 1) / unit * unit;
 }
 
 int64_t KvArena::take(int64_t rows) {

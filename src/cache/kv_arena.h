@@ -19,6 +19,11 @@ class KvArena {
   /// Zeroed, because attention multiplies rows it must not see by 0, which NaN would survive.
   KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows, size_t device = 0);
 
+  /// `rows` and as many more as bring what comes after them to an address that the device's kernels read
+  /// from; the CPU's read from any.
+  static int64_t rounded_up(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows,
+                            size_t device);
+
   ggml_tensor* k() const { return k_; }
   ggml_tensor* v() const { return v_; }
   KvTypes types() const { return types_; }

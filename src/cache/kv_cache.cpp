@@ -87,12 +87,15 @@ std::vector<int64_t> KvCache::capacities() const {
 
 std::unique_ptr<KvSegment> KvCache::make_segment(const std::vector<int64_t>& capacities) {
   std::vector<size_t> devices;
-  for (size_t i = 0; i < capacities.size(); ++i) devices.push_back(backends_.device_of(static_cast<int>(i)));
+  std::vector<int64_t> rounded;
+  for (size_t i = 0; i < capacities.size(); ++i) {
+    devices.push_back(backends_.device_of(static_cast<int>(i)));
+    rounded.push_back(KvArena::rounded_up(backends_, hp_, types_, capacities[i], devices[i]));
+  }
   auto memory = shared_;
   if (!memory)
-    memory =
-        std::make_shared<KvMemory>(backends_, hp_, types_, rows_by_device(backends_, capacities, devices));
-  return std::make_unique<KvSegment>(std::move(memory), capacities, devices, *meter_);
+    memory = std::make_shared<KvMemory>(backends_, hp_, types_, rows_by_device(backends_, rounded, devices));
+  return std::make_unique<KvSegment>(std::move(memory), rounded, devices, *meter_);
 }
 
 void KvCache::copy_to(const KvSegment& segment) const {

@@ -49,7 +49,7 @@ class KvRows {
 /// A segment of each device's arena, cut into one run of rows a layer; given back when this goes.
 class KvSegment {
  public:
-  /// `devices`, by entry of `capacities`: whose arena it lies in.
+  /// `capacities`: as KvArena::rounded_up gives them. `devices`, by entry of them: whose arena it lies in.
   KvSegment(std::shared_ptr<KvMemory> memory, const std::vector<int64_t>& capacities,
             const std::vector<size_t>& devices, KvMeter& meter);
   ~KvSegment();

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "engine/layer_selection.h"
+#include "engine/pack.h"
 #include "engine/state.h"
 #include "policy/observed_attention.h"
 
@@ -12,28 +13,29 @@ namespace windowkv {
 
 namespace {
 
-/// What prefilling n tokens takes of the layers of `run`, from sizes alone. `blas`: large products go to
-/// BLAS.
-MemoryPlan plan_memory(const HParams& hp, const LayerRun& run, int64_t n, const Policy& policy,
-                       int64_t reserve, const EngineOptions& options, bool blas) {
+/// What prefilling n tokens takes of the layers of `run`, which are one device's.
+MemoryPlan plan_memory(const Backends& backends, const HParams& hp, const LayerRun& run, int64_t n,
+                       const Policy& policy, int64_t reserve, const EngineOptions& options) {
+  const size_t device = backends.device_of(run.first);
+  const bool blas = backends.blas() != nullptr;
   const auto selector = policy.start(prompt_shape(hp, n));
   const int64_t row = kv_token_bytes(hp, options.kv);
   const int64_t full_row = hp.kv_layer_bytes_per_token();
   const int64_t width = std::min<int64_t>(n, options.chunk);
   MemoryPlan plan;
   bool scores = false;
+  const int64_t scratch_rows = KvArena::rounded_up(backends, hp, KvTypes{}, n, device);
   const int64_t in_flight = std::min(layers_in_flight(*selector, hp.n_layer), run.count());
   for (int layer = run.first; layer <= run.last; ++layer) {
     const int64_t kept = selector->capacity(layer);
     plan.kv_kept += kept * row;
-    if (kept < n || options.kv != KvTypes{}) plan.kv_scratch = in_flight * n * full_row;
+    plan.kv_reserve += (KvArena::rounded_up(backends, hp, options.kv, kept + reserve, device) - kept) * row;
+    if (kept < n || options.kv != KvTypes{}) plan.kv_scratch = in_flight * scratch_rows * full_row;
     scores = scores || selector->decides(layer);
   }
-  plan.kv_reserve = reserve * row * run.count();
   plan.kv_full = n * full_row * run.count();
   plan.hidden = n * (hp.n_embd + (selector->accumulates() ? hp.n_head : 0)) * 4;
-  plan.mask =
-      blas ? ProductAttention::result_bytes(hp, width) : ((n - 1) / width * width + width) * (width + 1) * 2;
+  plan.mask = blas ? ProductAttention::result_bytes(hp, width) : CausalMask::bytes(backends, n, width);
   int64_t activations =
       width * (6 * static_cast<int64_t>(hp.n_embd) + 2 * static_cast<int64_t>(hp.n_ff) + 2 * hp.kv_row()) * 4;
   if (blas) activations += ProductAttention::bytes(hp, n, width);
@@ -75,7 +77,7 @@ void MemoryPlan::add_beside(const MemoryPlan& other) {
 }
 
 MemoryPlan Engine::State::plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const {
-  return plan_memory(m.hp, run, n, policy, reserve, options, m.backends->blas() != nullptr);
+  return plan_memory(*m.backends, m.hp, run, n, policy, reserve, options);
 }
 
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {

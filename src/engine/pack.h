@@ -14,12 +14,13 @@
 namespace windowkv {
 
 /// The causal mask of every chunk in one tensor: `prefix` columns of zeros, then a triangle of `chunk`
-/// columns. The mask of the chunk at position p is the view that starts prefix − p columns in, so that
-/// nothing is filled in or copied from chunk to chunk and layer to layer.
+/// columns. The mask of the chunk at position p starts prefix − p columns in, so that nothing is filled in
+/// from chunk to chunk and layer to layer; where there is the CPU alone, it is read in place.
 class CausalMask {
  public:
   CausalMask(const Backends& backends, int64_t n, int64_t chunk, size_t device)
-      : prefix_((n - 1) / chunk * chunk),
+      : in_place_(in_place(backends)),
+        prefix_((n - 1) / chunk * chunk),
         width_(prefix_ + chunk),
         storage_(backends, "the causal mask", 1, device) {
     // One row more than there are queries: views start inside the first row and end inside the last.
@@ -34,12 +35,26 @@ class CausalMask {
     }
   }
 
-  ggml_tensor* view(ggml_context* ctx, int64_t position, int64_t rows) const {
-    return ggml_view_2d(ctx, tensor_, width_, rows, tensor_->nb[1],
-                        ggml_row_size(GGML_TYPE_F16, prefix_ - position));
+  /// Of the `rows` tokens from `position` on: [at least position + rows, rows].
+  ggml_tensor* of(ggml_context* ctx, int64_t position, int64_t rows) const {
+    const size_t offset = ggml_row_size(GGML_TYPE_F16, prefix_ - position);
+    auto view = [&](int64_t keys) { return ggml_view_2d(ctx, tensor_, keys, rows, tensor_->nb[1], offset); };
+    return in_place_ ? view(width_) : ggml_cont(ctx, view(position + rows));
+  }
+
+  /// Bytes of it and of the copy that is made of a chunk's part, for `n` tokens.
+  static int64_t bytes(const Backends& backends, int64_t n, int64_t chunk) {
+    const int64_t width = (n - 1) / chunk * chunk + chunk;
+    return (width * (chunk + 1) + (in_place(backends) ? 0 : n * chunk)) *
+           static_cast<int64_t>(sizeof(ggml_fp16_t));
   }
 
  private:
+  /// Vulkan's flash attention takes a mask for one as wide as there are keys, at an aligned address; and
+  /// large products of the CPU's layers are done on another device, the attention between them too.
+  static bool in_place(const Backends& backends) { return backends.all().size() == 1; }
+
+  bool in_place_;
   int64_t prefix_;
   int64_t width_;
   Storage storage_;
@@ -115,7 +130,10 @@ class Pack {
   }
   /// Their positions, each in its prompt.
   ggml_tensor* positions_at(ggml_context* ctx, int64_t first, int64_t count) const {
-    return ggml_view_1d(ctx, part().positions, count, static_cast<size_t>(first) * sizeof(int32_t));
+    const size_t offset = static_cast<size_t>(first) * sizeof(int32_t);
+    auto* positions = ggml_view_1d(ctx, part().positions, count, offset);
+    // Vulkan's kernels read them from the aligned address below, and say nothing.
+    return offset % backends_.alignment(device_) == 0 ? positions : ggml_cont(ctx, positions);
   }
 
   const std::vector<int64_t>& lengths() const { return lengths_; }

@@ -1,6 +1,7 @@
 #include "engine/prefill.h"
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include "engine/attention.h"
@@ -97,10 +98,13 @@ class Prefill {
     const size_t device = m_.backends->device_of(layer);
     if (place.device != device) place.rows.reset();
     if (!place.rows) {
+      auto capacities = pack_.lengths();
+      for (auto& capacity : capacities)
+        capacity = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, capacity, device);
       std::vector<int64_t> rows(m_.backends->device_count(), 0);
-      rows[device] = pack_.tokens();
+      rows[device] = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
       place = {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
-                                           pack_.lengths(), std::vector(pack_.lengths().size(), device),
+                                           capacities, std::vector(capacities.size(), device),
                                            targets_[0].cache->meter()),
                device};
     }
@@ -193,7 +197,7 @@ class Prefill {
                           ggml_tensor* q) {
     auto* ctx = graph.ctx();
     const int64_t keys = run.first + run.count;
-    if (!products_) return attend(ctx, m_.hp, q, rows, keys, mask_->view(ctx, run.first, run.count));
+    if (!products_) return attend(ctx, m_.hp, q, rows, keys, mask_->of(ctx, run.first, run.count));
     return products_->build(graph, q, rows, pack_.positions_at(ctx, run.row - run.first, keys), column);
   }
 

@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make demo` and `make test`. Each installs what is missing first (scripts/setup.sh).
 BUILD := build/release
 
-.PHONY: demo build test bench format lint asan tsan setup install clean
+.PHONY: demo build test test-vulkan bench format lint asan tsan setup install clean
 demo: build
 	@scripts/demo.sh $(BUILD)/windowkv
 
@@ -22,6 +22,13 @@ asan tsan: setup
 	@cmake --preset $@ --log-level=WARNING
 	@cmake --build --preset $@
 	@scripts/sanitized-tests.sh $@
+
+# The engine's tests on ggml's Vulkan backend, over Mesa's software driver: a GPU's ways without a GPU.
+test-vulkan:
+	@scripts/setup.sh --vulkan
+	@cmake --preset release --log-level=WARNING
+	@cmake --build --preset release
+	@scripts/vulkan-tests.sh $(BUILD)
 
 bench: setup
 	@cmake --preset release --log-level=WARNING

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what windowkv builds on, on Debian 12 (bookworm), 13 (trixie), forky and later.
 # Quick and silent when nothing is missing. Needs root (or sudo) only when something is.
-#   scripts/setup.sh [--dev]        --dev adds clang-format and clang-tidy, for `make format` and `make lint`
+#   scripts/setup.sh [--dev|--vulkan]   --dev adds clang-format and clang-tidy, for `make format` and `make lint`;
+#                                       --vulkan ggml's Vulkan backend and Mesa's drivers, for `make test-vulkan`
 set -euo pipefail
 
 # From the machine's own release: the toolchain and the small libraries. They come first, so that nothing of the
@@ -12,6 +13,7 @@ base=(g++ cmake ninja-build pkg-config make git ca-certificates python3
 # From forky: ggml, its BLAS backend (over the OpenBLAS above, whose threads are OpenMP's like ggml's) and its RPC backend,
 # libllama, minja, and llama.cpp's tools, which the benchmarks stand beside.
 engine=(libggml-dev libggml0-backend-blas libggml0-backend-rpc libllama-dev libminja-dev llama.cpp-tools)
+[[ ${1:-} == --vulkan ]] && engine+=(libggml0-backend-vulkan mesa-vulkan-drivers)
 
 missing() {
   local p

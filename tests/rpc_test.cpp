@@ -22,6 +22,7 @@
 #include "cache/kv_cache.h"
 #include "support/files.h"
 #include "support/models.h"
+#include "support/outcomes.h"
 #include "support/program.h"
 #include "windowkv/engine.h"
 #include "windowkv/error.h"
@@ -167,45 +168,6 @@ std::vector<int> layer_counts(const Model& model) {
   return counts;
 }
 
-SelectionConfig windows(int gamma, Decider decider, Pyramid pyramid = Pyramid::kCode) {
-  SelectionConfig c;
-  c.gamma = gamma;
-  c.decider = decider;
-  c.pyramid = pyramid;
-  return c;
-}
-
-struct Outcome {
-  std::vector<std::vector<TokenRange>> kept;  ///< by group
-  std::vector<std::vector<std::vector<TokenRange>>> kept_by_head;
-  std::vector<int64_t> lengths;
-  std::vector<std::vector<float>> logits;
-  std::vector<Token> tokens;
-  KvBytes bytes;
-};
-
-Token top(std::span<const float> logits) {
-  return static_cast<Token>(std::ranges::max_element(logits) - logits.begin());
-}
-
-Outcome run(Engine& engine, std::span<const Token> prompt, const Policy& policy, int steps = 12) {
-  Outcome out;
-  Sequence sequence;
-  auto logits = engine.prefill(sequence, prompt, policy);
-  for (const auto& group : sequence.groups) {
-    out.kept.push_back(group.kept);
-    out.kept_by_head.push_back(group.kept_by_head);
-  }
-  out.lengths = sequence.kept;
-  out.bytes = sequence.bytes;
-  for (int i = 0; i < steps; ++i) {
-    out.logits.emplace_back(logits.begin(), logits.end());
-    out.tokens.push_back(top(logits));
-    logits = engine.decode(sequence, out.tokens.back());
-  }
-  return out;
-}
-
 void expect_same(const Outcome& got, const Outcome& expected) {
   EXPECT_EQ(got.kept, expected.kept);
   EXPECT_EQ(got.kept_by_head, expected.kept_by_head);
@@ -215,29 +177,6 @@ void expect_same(const Outcome& got, const Outcome& expected) {
   EXPECT_EQ(got.bytes.peak, expected.bytes.peak);
   // The same kernels on the same numbers.
   for (size_t i = 0; i < expected.logits.size(); ++i) EXPECT_EQ(got.logits[i], expected.logits[i]) << i;
-}
-
-struct NamedPolicy {
-  std::string name;
-  std::unique_ptr<Policy> policy;
-};
-
-std::vector<NamedPolicy> policies(int n_layer) {
-  std::vector<NamedPolicy> out;
-  const PolicyOptions defaults{Budget::percent(12), make_config("default", Task::kLocalization, n_layer, {})};
-  out.push_back({"full", full_policy()});
-  out.push_back({"windowkv", make_policy("windowkv", defaults)});
-  out.push_back(
-      {"aggregation", make_policy("windowkv", {Budget::percent(12),
-                                               make_config("default", Task::kAggregation, n_layer, {})})});
-  out.push_back({"paper", make_policy("windowkv", {Budget::percent(12),
-                                                   make_config("paper", Task::kLocalization, n_layer, {})})});
-  // Groups of three layers: one of them lies on both sides of every split of eight.
-  out.push_back({"last of three", windowkv_policy(Budget::percent(20), windows(3, Decider::kLast))});
-  out.push_back({"all of three", windowkv_policy(Budget::percent(20), windows(3, Decider::kAll))});
-  for (const char* name : {"snapkv", "h2o", "pyramidkv", "tova", "streaming-llm"})
-    out.push_back({name, make_policy(name, {Budget::percent(12), defaults.config})});
-  return out;
 }
 
 TEST_F(Rpc, EveryPolicyKeepsAndSaysWhatItDoesOnOneDevice) {

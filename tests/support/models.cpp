@@ -1,5 +1,6 @@
 #include "support/models.h"
 
+#include <cstdlib>
 #include <random>
 #include <set>
 
@@ -18,9 +19,19 @@ std::string random_model_path(std::string_view name, const RandomModel& model) {
   return path;
 }
 
+std::string test_device() {
+  const char* name = std::getenv("WINDOWKV_TEST_DEVICE");
+  return name == nullptr ? "cpu" : name;
+}
+
+// Other devices multiply in 16 bits.
+double device_rounding() {
+  return test_device() == "cpu" ? 1 : 10;
+}
+
 std::unique_ptr<Model> load(const std::string& path, int threads, bool blas) {
   ModelOptions options;
-  options.device = "cpu";
+  options.device = test_device();
   options.threads = threads;
   options.blas = blas;
   return Model::load(path, options);

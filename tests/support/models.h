@@ -18,9 +18,15 @@ std::string minilong_path(std::string_view type);
 /// Path of a model file with these sizes, written once a process under this name.
 std::string random_model_path(std::string_view name, const RandomModel& model);
 
-/// Loaded for the CPU. One thread, because ggml's threads wait for each other in a spin, and tests share
-/// their cores.
+/// Loaded for test_device(). One thread, because ggml's threads wait for each other in a spin, and tests
+/// share their cores.
 std::unique_ptr<Model> load(const std::string& path, int threads = 1, bool blas = true);
+
+/// The one that the environment variable WINDOWKV_TEST_DEVICE names, or else "cpu".
+std::string test_device();
+
+/// How many times the rounding of the CPU's kernels is to be allowed for.
+double device_rounding();
 
 /// `count` token ids below n_vocab, the same for the same seed.
 std::vector<Token> random_tokens(int64_t count, int n_vocab, uint64_t seed = 1);

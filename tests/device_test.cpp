@@ -1,0 +1,170 @@
+// The engine on a GPU: kernels, memory and an order of its own. Skipped where ggml has none; `make
+// test-vulkan` runs it, and the engine's other tests on the same device, on Mesa's software driver.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "backend/backend.h"
+#include "support/files.h"
+#include "support/models.h"
+#include "support/outcomes.h"
+
+namespace windowkv::test {
+namespace {
+
+class Device : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (gpu().empty()) GTEST_SKIP() << "ggml has no GPU here";
+  }
+
+  /// The device the tests are asked to run on, or the first GPU that ggml has; empty where there is none.
+  static std::string gpu() {
+    load_backends();
+    if (const auto device = test_device(); device != "cpu") return device;
+    for (auto type : {GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU})
+      if (auto* dev = ggml_backend_dev_by_type(type)) return ggml_backend_dev_name(dev);
+    return {};
+  }
+
+  static std::unique_ptr<Model> load_on(const std::string& path, const std::string& devices) {
+    ModelOptions options;
+    options.threads = 1;
+    options.blas = false;
+    options.device = devices;
+    if (devices.find(',') != std::string::npos) options.tensor_split = {1, 1};
+    return Model::load(path, options);
+  }
+};
+
+/// Eight layers that heads share in pairs.
+std::string model_path() {
+  RandomModel m;
+  m.n_layer = 8;
+  m.d_head = 32;
+  m.n_embd = 128;
+  m.llama3_rope_freqs = true;
+  return random_model_path("device", m);
+}
+
+std::vector<int64_t> positions(const std::vector<TokenRange>& ranges) {
+  std::vector<int64_t> out;
+  for (const auto& [first, end] : ranges)
+    for (auto i = first; i < end; ++i) out.push_back(i);
+  return out;
+}
+
+/// Of what is kept here, the share that is kept there too.
+double overlap(const std::vector<TokenRange>& here, const std::vector<TokenRange>& there) {
+  std::vector<int64_t> both;
+  const auto a = positions(here), b = positions(there);
+  std::ranges::set_intersection(a, b, std::back_inserter(both));
+  return a.empty() ? 1.0 : static_cast<double>(both.size()) / static_cast<double>(a.size());
+}
+
+/// The least over groups, and over heads where they differ.
+double overlap(const Outcome& here, const Outcome& there) {
+  double least = 1;
+  for (size_t g = 0; g < here.kept.size(); ++g) {
+    least = std::min(least, overlap(here.kept[g], there.kept[g]));
+    for (size_t h = 0; h < here.kept_by_head[g].size(); ++h)
+      least = std::min(least, overlap(here.kept_by_head[g][h], there.kept_by_head[g][h]));
+  }
+  return least;
+}
+
+/// Norm of the difference over that of the values expected; the largest of all steps.
+double worst_error(const Outcome& got, const Outcome& expected) {
+  double worst = 0;
+  for (size_t step = 0; step < expected.logits.size(); ++step) {
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < expected.logits[step].size(); ++i) {
+      difference += std::pow(got.logits[step][i] - expected.logits[step][i], 2);
+      size += std::pow(expected.logits[step][i], 2);
+    }
+    worst = std::max(worst, std::sqrt(difference / size));
+  }
+  return worst;
+}
+
+TEST_F(Device, EveryPolicyKeepsWhatItDoesOnTheCpu) {
+  const auto prompt = random_tokens(600, 256);
+  const auto cpu = load_on(model_path(), "cpu");
+  // Chunks that begin at aligned addresses and chunks that do not; and the large products of the CPU's
+  // layers, which ggml does on the GPU.
+  for (const auto& devices : {gpu(), gpu() + ",cpu"})
+    for (int chunk : {512, 100}) {
+      const auto model = load_on(model_path(), devices);
+      Engine here(*cpu, {.chunk = chunk}), there(*model, {.chunk = chunk});
+      for (const auto& [name, policy] : policies(8)) {
+        SCOPED_TRACE(fmt::format("{} on {}, chunks of {}", name, devices, chunk));
+        const auto expected = run(here, prompt, *policy);
+        const auto got = run(there, prompt, *policy, 12, expected.tokens);
+        EXPECT_EQ(got.lengths, expected.lengths);
+        // With random weights some scores are as good as equal, and rounding decides.
+        const double same = overlap(expected, got);
+        EXPECT_GT(same, 0.85);
+        if (same == 1) {
+          EXPECT_LT(worst_error(got, expected), 0.05);
+        }
+      }
+    }
+}
+
+TEST_F(Device, ATrainedModelSaysWhatItDoesOnTheCpu) {
+  const auto policy = std::move(policies(6)[1].policy);
+  for (const char* type : {"f16", "q8_0"}) {
+    SCOPED_TRACE(type);
+    const auto path = minilong_path(type);
+    const auto cpu = load_on(path, "cpu"), gpu_model = load_on(path, gpu());
+    const auto words = cpu->vocab().tokenize(data_text("sherlock.txt").substr(0, 4000));
+    Engine here(*cpu), there(*gpu_model);
+    const auto expected = run(here, words, *policy, 20);
+    const auto got = run(there, words, *policy, 20, expected.tokens);
+    EXPECT_EQ(got.lengths, expected.lengths);
+    EXPECT_GT(overlap(expected, got), 0.9);
+    int agree = 0;
+    for (size_t i = 0; i < expected.logits.size(); ++i)
+      agree += top(got.logits[i]) == top(expected.logits[i]) ? 1 : 0;
+    EXPECT_GE(agree, 18);
+  }
+}
+
+TEST_F(Device, QuantizedCachesOfRowsThatLieUnaligned) {
+  const auto prompt = random_tokens(300, 256);
+  const auto cpu = load_on(model_path(), "cpu"), model = load_on(model_path(), gpu());
+  const auto policy = make_policy("streaming-llm", {Budget::percent(25), windows(2, Decider::kFirst)});
+  // Of random weights; what is rounded before it is quantized takes another of 16 values here and there.
+  for (auto [type, bound] : {std::pair{KvType::kQ8_0, 0.1}, {KvType::kQ4_0, 0.4}}) {
+    SCOPED_TRACE(to_string(type));
+    EngineOptions options;
+    options.kv = {type, type};
+    Engine here(*cpu, options), there(*model, options);
+    const auto expected = run(here, prompt, *policy, 40);  // past the room reserved: the caches grow
+    EXPECT_LT(worst_error(run(there, prompt, *policy, 40, expected.tokens), expected), bound);
+    const auto plan = there.plan(300, *policy, 8);
+    EXPECT_EQ(there.plan_pool(int64_t{1} << 30, 300, *policy, 8).sequence_bytes,
+              plan.kv_kept + plan.kv_reserve);
+  }
+}
+
+TEST_F(Device, EverythingOfALayerStaysThere) {
+  const auto model = load_on(model_path(), gpu());
+  const auto prompt = random_tokens(600, 256);
+  for (const auto& [name, policy] : policies(8)) {
+    SCOPED_TRACE(name);
+    Engine engine(*model, {.chunk = 100});
+    Sequence sequence;
+    engine.prefill(sequence, prompt, *policy);
+    // The embeddings go there by chunks, and for each layer the numbers of the kept rows: a list or one a
+    // head, and the slots.
+    const auto traffic = engine.prefill_traffic();
+    EXPECT_LE(traffic.copies, 6 + 8 * 3);
+    EXPECT_LE(traffic.bytes, 600 * 128 * 4 + 8 * 4096);
+  }
+}
+
+}  // namespace
+}  // namespace windowkv::test

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "windowkv/engine.h"
+#include "windowkv/policy.h"
+
+namespace windowkv::test {
+
+/// What an engine kept of a prompt and said after it.
+struct Outcome {
+  std::vector<std::vector<TokenRange>> kept;  ///< by group
+  std::vector<std::vector<std::vector<TokenRange>>> kept_by_head;
+  std::vector<int64_t> lengths;
+  std::vector<std::vector<float>> logits;
+  std::vector<Token> tokens;
+  KvBytes bytes;
+};
+
+Token top(std::span<const float> logits);
+
+/// Prefills the prompt and decodes `steps` tokens greedily, or those of `forced`.
+Outcome run(Engine& engine, std::span<const Token> prompt, const Policy& policy, int steps = 12,
+            std::span<const Token> forced = {});
+
+struct NamedPolicy {
+  std::string name;
+  std::unique_ptr<Policy> policy;
+};
+
+SelectionConfig windows(int gamma, Decider decider, Pyramid pyramid = Pyramid::kCode);
+
+/// Of every kind: no selection, each rule and each way of deciding.
+std::vector<NamedPolicy> policies(int n_layer);
+
+}  // namespace windowkv::test

@@ -131,7 +131,7 @@ assert one["llama_sequences"] == 1 and three["llama_sequences"] == 3
 assert one["llama_prefill_ms"] == [200.0] * 2 and three["llama_tokens_per_second"] == [500.0] * 2
 assert three["llama_kv_bytes"] == 3 * 256 * 2 * 2 * 2 * 64 * 6
 asked = open("asked").read().splitlines()
-assert len(asked) == 6 and all("-t 1" in line for line in asked)
+assert len(asked) == 6 and all("-t 1" in line and "-dev none" in line for line in asked)
 assert sum("-npp 200 -ntg 4 -npl 3" in line for line in asked) == 2 and sum("-d 200" in line for line in asked) == 2
 P
 beside -l 1000 -n 8 -r 1 --batch 20 --equal-memory >table || fail "bench --equal-memory"
@@ -393,6 +393,7 @@ printf '#!/bin/sh\necho first >&2\necho no such model >&2\nexit 3\n' >bin/llama-
 PATH=$PWD/bin:$PATH refuses "llama-bench failed: no such model" bench -m "$model" -l 50 -n 1 -r 1 --vs llama
 printf '#!/bin/sh\necho text\n' >bin/llama-bench
 PATH=$PWD/bin:$PATH refuses "printed no JSON" bench -m "$model" -l 50 -n 1 -r 1 --vs llama
+refuses "a server works for one program" bench -m "$model" --vs llama --rpc 127.0.0.1:1
 PATH=/nonexistent "$windowkv" bench -m "$model" --vs llama 2>err && fail "llama-bench that is not there"
 grep -q "llama-bench is not on PATH" err || fail "llama-bench that is not there: $(cat err)"
 refuses "no device" run -m "$model" -p x --device tpu9

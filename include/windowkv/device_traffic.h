@@ -19,6 +19,10 @@ struct DeviceTraffic {
     bytes += other.bytes;
     return *this;
   }
+  /// Since an earlier count.
+  DeviceTraffic operator-(const DeviceTraffic& earlier) const {
+    return {graphs - earlier.graphs, splits - earlier.splits, copies - earlier.copies, bytes - earlier.bytes};
+  }
 };
 
 }  // namespace windowkv

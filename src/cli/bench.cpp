@@ -51,6 +51,20 @@ struct Rival {
   int64_t rival_kv_bytes;  ///< llama.cpp's, of the cells it makes
 };
 
+/// The GPUs that hold the layers, by ggml's names, for llama.cpp to use the same; none where the CPU holds
+/// all.
+std::vector<std::string> rival_devices(const Model& model) {
+  std::vector<std::string> names;
+  if (model.on_cpu()) return names;
+  for (const auto& holder : model.devices()) {
+    names.push_back(holder.device.substr(0, holder.device.find(' ')));
+    if (names.back() == "CPU")
+      throw Error(
+          "--vs llama compares on the CPU or on GPUs, and here both hold layers; choose with --device");
+  }
+  return names;
+}
+
 /// llama.cpp's measurements by prompt length and number of sequences: one serves all budgets.
 using RivalSpeeds = std::map<std::pair<int64_t, int64_t>, std::vector<LlamaTools::Speed>>;
 
@@ -115,6 +129,21 @@ std::string speeds_table(const std::vector<BenchCell>& cells) {
   return table_text(rows);
 }
 
+/// What devices had to tell each other.
+std::string traffic_table(const std::vector<BenchCell>& cells, int64_t predict) {
+  Table rows = {{"between devices", "budget", "prefill copies", "bytes", "batch", "copies a step", "bytes"}};
+  for (const auto& c : cells)
+    for (const auto& batch : c.decode) {
+      const bool first = &batch == &c.decode.front();
+      const auto a_step = static_cast<double>(batch.traffic.copies) / static_cast<double>(predict);
+      rows.push_back({fmt::format("{}", c.length), c.budget, first ? fmt::format("{}", c.traffic.copies) : "",
+                      first ? bytes_text(c.traffic.bytes) : "", fmt::format("{}", batch.sequences),
+                      predict > 0 ? fmt::format("{:.1f}", a_step) : "-",
+                      predict > 0 ? bytes_text(batch.traffic.bytes / predict) : "-"});
+    }
+  return table_text(rows);
+}
+
 std::string memory_table(const std::vector<BenchCell>& cells) {
   Table rows = {{"peak memory", "budget", "program", "weights", "KV cache", "hidden states, attention",
                  "compute", "sum", "measured RSS", "unexplained"}};
@@ -166,7 +195,10 @@ ordered_json results_json(const std::vector<BenchCell>& cells, const std::vector
   for (const auto& c : cells) {
     ordered_json decode = ordered_json::array();
     for (const auto& batch : c.decode)
-      decode.push_back({{"sequences", batch.sequences}, {"tokens_per_second", batch.tokens_per_second}});
+      decode.push_back({{"sequences", batch.sequences},
+                        {"tokens_per_second", batch.tokens_per_second},
+                        {"device_copies", batch.traffic.copies},
+                        {"device_copy_bytes", batch.traffic.bytes}});
     ordered_json beside = ordered_json::array();
     for (const auto& r : rivals)
       if (r.cell == &c) {
@@ -184,6 +216,8 @@ ordered_json results_json(const std::vector<BenchCell>& cells, const std::vector
                        {"prefill_ms", c.prefill_ms},
                        {"selection_ms", c.selection_ms},
                        {"first_token_ms", c.first_token_ms},
+                       {"device_copies", c.traffic.copies},
+                       {"device_copy_bytes", c.traffic.bytes},
                        {"decode_tokens", predict},
                        {"decode", decode},
                        {"kv", {{"bytes", c.kv.kept}, {"bytes_full", c.kv.full}, {"peak_bytes", c.kv.peak}}},
@@ -207,6 +241,8 @@ void bench(const BenchFlags& flags) {
   for (const auto& budget : flags.budgets)
     if (budget != "full") Budget::parse(budget);
   const bool beside = !flags.vs.empty();
+  if (beside && !flags.model.rpc.empty())
+    throw Error("--vs llama and --rpc: a server works for one program at a time; leave one of them out");
   if (beside && flags.predict < 1) throw Error("--vs compares decode too; give --predict at least 1");
   if (beside)
     LlamaTools::require(flags.equal_memory || std::ranges::find(flags.batches, 1) != flags.batches.end(),
@@ -230,8 +266,10 @@ void bench(const BenchFlags& flags) {
       for (auto batch : flags.batches) cell.decode.push_back({batch, {}});
       cell.memory.program = program;
     }
-  LlamaTools llama{flags.model.path, flags.model.threads, flags.model.chunk, flags.predict,
-                   flags.model.engine().kv};
+  LlamaTools llama{flags.model.path,        flags.model.threads,
+                   flags.model.chunk,       flags.predict,
+                   flags.model.engine().kv, beside ? rival_devices(*model) : std::vector<std::string>{},
+                   flags.model.tensor_split};
   const auto rivals = beside ? rivals_of(cells, flags, task, engine, hp, llama) : std::vector<Rival>{};
   RivalSpeeds speeds;
   for (const auto& r : rivals) speeds[{r.cell->length, r.sequences}];
@@ -258,7 +296,10 @@ void bench(const BenchFlags& flags) {
 
   print(speeds_table(cells));
   // Of what lies on other devices this process's peak says nothing; plans are of one prompt.
-  if (model->on_cpu() && flags.prompts == 1) print("\n" + memory_table(cells));
+  if (!model->on_cpu())
+    print("\n" + traffic_table(cells, flags.predict));
+  else if (flags.prompts == 1)
+    print("\n" + memory_table(cells));
   if (beside) print("\n" + rivals_table(rivals, speeds));
   if (file) {
     const auto& kv = flags.model.engine().kv;
@@ -285,7 +326,8 @@ void add_bench(CLI::App& app) {
   command->footer(
       "Prompts are random tokens; figures are medians of the repetitions. A batch is so many copies of the\n"
       "prompt's cache decoded together; its tokens/s are those of all. With --vs llama, llama-bench (one\n"
-      "sequence) and llama-batched-bench (more) run in turn with it on the same file, threads and chunk;\n"
+      "sequence) and llama-batched-bench (more) run in turn with it on the same file, device, threads and "
+      "chunk;\n"
       "ratios are ours over theirs, round by round: median (smallest-largest). Examples:\n"
       "  windowkv bench -m model.gguf -l 1024,4096,8192 -b 12%,512,full -r 5 --json bench.json\n"
       "  windowkv bench -m model.gguf -l 4096 -b 12% --batch 1,8,32 -ctk q8_0 -ctv q8_0\n"

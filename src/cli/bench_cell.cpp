@@ -98,11 +98,13 @@ void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy
     requests.push_back(
         {&sequences[i],
          std::span(tokens).subspan(i * static_cast<size_t>(length), static_cast<size_t>(length)), &policy});
+  const auto before = engine.prefill_traffic();
   const auto start = Clock::now();
   const auto logits = engine.prefill(requests, options).first(static_cast<size_t>(model.hparams().n_vocab));
   prefill_ms.push_back(ms_since(start));
   const auto first = static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   first_token_ms.push_back(ms_since(start));
+  traffic = engine.prefill_traffic() - before;
   selection_ms.push_back(
       std::accumulate(sequences.begin(), sequences.end(), 0.0,
                       [](double sum, const Sequence& s) { return sum + s.timing.selection; }));
@@ -113,9 +115,12 @@ void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy
   while (static_cast<int64_t>(sequences.size()) < most)
     sequences.push_back(engine.fork(sequences[0], options.pool));
   if (predict > 0)
-    for (auto& batch : decode)
+    for (auto& batch : decode) {
+      const auto earlier = engine.decode_traffic();
       batch.tokens_per_second.push_back(decode_speed(
           engine, std::span(sequences).first(static_cast<size_t>(batch.sequences)), first, predict));
+      batch.traffic = engine.decode_traffic() - earlier;
+    }
 
   memory.weights = std::max(memory.weights, resident_weights(model));
   memory.kv = options.pool.bytes() + plan.kv_scratch;

@@ -24,6 +24,7 @@ struct PeakMemory {
 struct BatchSpeed {
   int64_t sequences = 0;
   std::vector<double> tokens_per_second;  ///< of all of them, by repetition
+  DeviceTraffic traffic;                  ///< of all steps of a repetition
 };
 
 /// A prompt length and a budget, measured some times.
@@ -34,6 +35,7 @@ struct BenchCell {
   std::vector<double> prefill_ms;  ///< of all prompts
   std::vector<double> selection_ms;
   std::vector<double> first_token_ms;
+  DeviceTraffic traffic;  ///< of a prefill
   std::vector<BatchSpeed> decode;
   MemoryPlan plan;
   KvBytes kv;       ///< of one sequence

@@ -1,6 +1,7 @@
 #include "cli/llama_tools.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -17,6 +18,16 @@ using nlohmann::json;
 
 std::vector<std::string> with(std::vector<std::string> words, const std::vector<std::string>& more) {
   words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+/// What holds the layers. llama-bench would take what a comma separates for one test after another.
+std::vector<std::string> placement(const LlamaTools& tools, std::string_view separator) {
+  if (tools.devices.empty()) return {"-dev", "none"};
+  std::vector<std::string> words = {"-ngl", "99", "-dev",
+                                    fmt::format("{}", fmt::join(tools.devices, separator))};
+  if (!tools.tensor_split.empty())
+    words = with(words, {"-ts", fmt::format("{}", fmt::join(tools.tensor_split, separator))});
   return words;
 }
 
@@ -58,7 +69,8 @@ LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
   const auto count = std::to_string(predict);
   try {
     if (sequences == 1) {
-      const auto bench = with(with({"llama-bench"}, common), {"-r", "1", "-o", "json"});
+      const auto bench =
+          with(with(with({"llama-bench"}, common), placement(*this, "/")), {"-r", "1", "-o", "json"});
       // It would warm up with a whole prompt; with a long one the first touch of the weights is lost in it.
       const std::vector<std::string> warm_up =
           n >= 4096 ? std::vector<std::string>{"--no-warmup"} : std::vector<std::string>{};
@@ -67,7 +79,7 @@ LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
       return {static_cast<double>(n) * 1e3 / prefill.at(0).at("avg_ts").get<double>(),
               decode.at(0).at("avg_ts").get<double>()};
     }
-    const auto row = run_json(with(with({"llama-batched-bench"}, common),
+    const auto row = run_json(with(with(with({"llama-batched-bench"}, common), placement(*this, ",")),
                                    {"-c", std::to_string(cells(n) * sequences), "-npp", length, "-ntg", count,
                                     "-npl", std::to_string(sequences), "-pps", "--output-format", "jsonl"}));
     return {row.at("t_pp").get<double>() * 1e3, row.at("speed_tg").get<double>()};

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "windowkv/kv_type.h"
 
@@ -14,6 +15,8 @@ struct LlamaTools {
   int chunk = 0;    ///< tokens a ubatch
   int64_t predict = 0;
   KvTypes kv;
+  std::vector<std::string> devices;    ///< GPUs, by ggml's names; none: the CPU alone
+  std::vector<double> tensor_split{};  ///< empty: by their free memory
 
   struct Speed {
     double prefill_ms = 0;  ///< of one prompt

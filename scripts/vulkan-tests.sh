@@ -3,6 +3,7 @@
 #   scripts/vulkan-tests.sh BUILD
 # A GPU of this machine is tested with the variable WINDOWKV_TEST_DEVICE=Vulkan0 and the programs below instead.
 set -uo pipefail
+cd "$(dirname "$0")/.."
 build=$1
 
 # The software driver alone, which ggml takes only where it is asked for.

@@ -39,14 +39,8 @@ class Device : public testing::Test {
   }
 };
 
-/// Eight layers that heads share in pairs.
 std::string model_path() {
-  RandomModel m;
-  m.n_layer = 8;
-  m.d_head = 32;
-  m.n_embd = 128;
-  m.llama3_rope_freqs = true;
-  return random_model_path("device", m);
+  return random_model_path("device", eight_layers());
 }
 
 std::vector<int64_t> positions(const std::vector<TokenRange>& ranges) {
@@ -155,12 +149,9 @@ TEST_F(Device, EverythingOfALayerStaysThere) {
   const auto prompt = random_tokens(600, 256);
   for (const auto& [name, policy] : policies(8)) {
     SCOPED_TRACE(name);
-    Engine engine(*model, {.chunk = 100});
-    Sequence sequence;
-    engine.prefill(sequence, prompt, *policy);
     // The embeddings go there by chunks, and for each layer the numbers of the kept rows: a list or one a
     // head, and the slots.
-    const auto traffic = engine.prefill_traffic();
+    const auto traffic = prefill_traffic(*model, prompt, *policy, 100);
     EXPECT_LE(traffic.copies, 6 + 8 * 3);
     EXPECT_LE(traffic.bytes, 600 * 128 * 4 + 8 * 4096);
   }

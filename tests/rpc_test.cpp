@@ -116,14 +116,9 @@ bool Server::connects() const {
   return fd >= 0;
 }
 
-/// Eight layers that heads share in pairs, F16: no kernel that the servers would choose otherwise.
+/// F16: no kernel that the servers would choose otherwise.
 std::string model_path() {
-  RandomModel m;
-  m.n_layer = 8;
-  m.d_head = 32;
-  m.n_embd = 128;
-  m.llama3_rope_freqs = true;
-  return random_model_path("rpc", m);
+  return random_model_path("rpc", eight_layers());
 }
 
 /// Tests of servers; skipped where ggml's backend is not installed.
@@ -154,8 +149,7 @@ class Rpc : public testing::Test {
   /// What ggml calls the devices; it counts on through the process.
   std::vector<std::string> names() const {
     std::vector<std::string> out;
-    for (const auto& device : load_remote(model_path())->devices())
-      out.push_back(device.device.substr(0, device.device.find(' ')));
+    for (const auto& device : load_remote(model_path())->devices()) out.push_back(device.name());
     return out;
   }
 
@@ -367,12 +361,9 @@ TEST_F(Rpc, SelectionStaysWithItsLayer) {
   const auto prompt = random_tokens(600, 256);
   for (const auto& [name, policy] : policies(8)) {
     SCOPED_TRACE(name);
-    Engine engine(*model, {.chunk = 100});
-    Sequence sequence;
-    engine.prefill(sequence, prompt, *policy);
     // Beside what a full cache takes, the numbers of the kept rows for each layer: one list or two, and
     // slots.
-    const auto traffic = engine.prefill_traffic();
+    const auto traffic = prefill_traffic(*model, prompt, *policy, 100);
     EXPECT_LE(traffic.copies, 6 + 1 + 3 * 8);
     EXPECT_LE(traffic.bytes, 2 * 600 * 128 * 4 + 8 * 4096);
   }

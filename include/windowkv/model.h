@@ -65,6 +65,8 @@ struct DeviceLayers {
   std::string device;  ///< "RPC0 (127.0.0.1:50052)"
   int first_layer = 0;
   int layers = 0;
+  /// "RPC0", as --device takes it.
+  std::string name() const { return device.substr(0, device.find(' ')); }
 };
 
 /// A GGUF model, ready to compute. Immutable once loaded; one Engine at a time may use it.

@@ -156,7 +156,7 @@ Backends::Backends(const std::string& devices, int threads, bool blas, std::span
   runs_.resize(devices_.size());
   if (threads_ <= 0) threads_ = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   set_threads(cpu_backend, threads_);
-  if (blas && all_.size() == 1)
+  if (blas && cpu_alone())
     if (auto* dev = find_blas()) {
       blas_ = start(dev);
       set_threads(blas_, threads_);

@@ -28,6 +28,8 @@ class Backends {
   ggml_backend_dev_t device(size_t device) const { return ggml_backend_get_device(devices_[device]); }
   ggml_backend_dev_t cpu_device() const { return ggml_backend_get_device(all_.back()); }
   bool is_cpu(size_t device) const { return devices_[device] == all_.back(); }
+  /// Whether there is no other device.
+  bool cpu_alone() const { return all_.size() == 1; }
   /// Whether it is an RPC server's.
   bool is_remote(size_t device) const;
   /// In the scheduler's order: the CPU last, whether it holds layers or not.
@@ -48,8 +50,11 @@ class Backends {
   /// Buffer types a weight may lie in, fastest kernels first; the device's own comes last.
   std::vector<ggml_backend_buffer_type_t> weight_buffer_types(ggml_backend_dev_t device) const;
 
-  /// Bytes of which the addresses that a device's kernels read from are multiples.
-  size_t alignment(size_t device) const { return ggml_backend_get_alignment(devices_[device]); }
+  /// Bytes of which the addresses that a device's kernels read from are multiples, a power of two; the CPU's
+  /// read from any.
+  size_t alignment(size_t device) const {
+    return is_cpu(device) ? 1 : ggml_backend_get_alignment(devices_[device]);
+  }
   /// Bytes that can still be allocated on a device; for the CPU, what the system can give without swapping.
   int64_t free_memory(size_t device) const;
 

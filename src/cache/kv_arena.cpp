@@ -36,8 +36,7 @@ KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int
 
 int64_t KvArena::rounded_up(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows,
                             size_t device) {
-  if (backends.is_cpu(device)) return rows;
-  const auto alignment = static_cast<int64_t>(backends.alignment(device));  // a power of two
+  const auto alignment = static_cast<int64_t>(backends.alignment(device));
   int64_t unit = 1;
   for (auto type : {types.k, types.v}) {
     const auto bytes = static_cast<int64_t>(ggml_row_size(to_ggml(type), hp.kv_row()));

@@ -20,7 +20,7 @@ class KvArena {
   KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows, size_t device = 0);
 
   /// `rows` and as many more as bring what comes after them to an address that the device's kernels read
-  /// from; the CPU's read from any.
+  /// from.
   static int64_t rounded_up(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows,
                             size_t device);
 

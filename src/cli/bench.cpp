@@ -57,7 +57,7 @@ std::vector<std::string> rival_devices(const Model& model) {
   std::vector<std::string> names;
   if (model.on_cpu()) return names;
   for (const auto& holder : model.devices()) {
-    names.push_back(holder.device.substr(0, holder.device.find(' ')));
+    names.push_back(holder.name());
     if (names.back() == "CPU")
       throw Error(
           "--vs llama compares on the CPU or on GPUs, and here both hold layers; choose with --device");

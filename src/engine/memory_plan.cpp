@@ -56,7 +56,7 @@ MemoryPlan plan_memory(const Backends& backends, const HParams& hp, const LayerR
 }  // namespace
 
 std::string place_text(const Backends& backends, size_t device) {
-  if (backends.all().size() == 1) return "";
+  if (backends.cpu_alone()) return "";
   return fmt::format(" on {}, {}", backends.name(device), to_string(backends.layer_runs()[device]));
 }
 

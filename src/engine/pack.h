@@ -52,7 +52,7 @@ class CausalMask {
  private:
   /// Vulkan's flash attention takes a mask for one as wide as there are keys, at an aligned address; and
   /// large products of the CPU's layers are done on another device, the attention between them too.
-  static bool in_place(const Backends& backends) { return backends.all().size() == 1; }
+  static bool in_place(const Backends& backends) { return backends.cpu_alone(); }
 
   bool in_place_;
   int64_t prefix_;

@@ -77,7 +77,7 @@ std::vector<DeviceLayers> Model::devices() const {
 }
 
 bool Model::on_cpu() const {
-  return loaded_->backends->all().size() == 1;
+  return loaded_->backends->cpu_alone();
 }
 
 std::string Model::device_name() const {

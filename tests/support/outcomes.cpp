@@ -37,6 +37,23 @@ Outcome run(Engine& engine, std::span<const Token> prompt, const Policy& policy,
   return out;
 }
 
+DeviceTraffic prefill_traffic(const Model& model, std::span<const Token> prompt, const Policy& policy,
+                              int chunk) {
+  Engine engine(model, {.chunk = chunk});
+  Sequence sequence;
+  engine.prefill(sequence, prompt, policy);
+  return engine.prefill_traffic();
+}
+
+RandomModel eight_layers() {
+  RandomModel m;
+  m.n_layer = 8;
+  m.d_head = 32;
+  m.n_embd = 128;
+  m.llama3_rope_freqs = true;
+  return m;
+}
+
 std::vector<NamedPolicy> policies(int n_layer) {
   std::vector<NamedPolicy> out;
   const PolicyOptions defaults{Budget::percent(12), make_config("default", Task::kLocalization, n_layer, {})};

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "random_model.h"
 #include "windowkv/engine.h"
 #include "windowkv/policy.h"
 
@@ -26,6 +27,13 @@ Token top(std::span<const float> logits);
 /// Prefills the prompt and decodes `steps` tokens greedily, or those of `forced`.
 Outcome run(Engine& engine, std::span<const Token> prompt, const Policy& policy, int steps = 12,
             std::span<const Token> forced = {});
+
+/// What passes between devices while a new engine prefills the prompt in such chunks.
+DeviceTraffic prefill_traffic(const Model& model, std::span<const Token> prompt, const Policy& policy,
+                              int chunk);
+
+/// Eight layers, whose query heads share KV heads in pairs.
+RandomModel eight_layers();
 
 struct NamedPolicy {
   std::string name;

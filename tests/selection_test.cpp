@@ -249,11 +249,57 @@ TEST(BudgetText, Good) {
   for (int64_t n = 1; n < 3000; ++n) EXPECT_EQ(Budget::parse("12%").resolve(n), n * 12 / 100) << n;
 }
 
+TEST(BudgetText, Floor) {
+  const auto budget = Budget::parse("12%:1024");
+  for (int64_t n : {1, 36, 183, 1023, 1024}) {
+    EXPECT_EQ(budget.resolve(n), n);
+    EXPECT_TRUE(budget.below_floor(n));
+  }
+  EXPECT_FALSE(budget.below_floor(1025));
+  EXPECT_EQ(budget.resolve(1025), 1024);
+  EXPECT_EQ(budget.resolve(8533), 1024);
+  EXPECT_EQ(budget.resolve(8542), 1025);
+  EXPECT_EQ(budget.resolve(16384), 1966);
+  EXPECT_EQ(budget.text(), "12%:1024");
+  EXPECT_EQ(Budget::parse("0.5%:64").text(), "0.5%:64");
+  EXPECT_EQ(Budget::parse(kDefaultBudget).text(), Budget().text());
+  EXPECT_FALSE(Budget::parse("12%").below_floor(1));
+  EXPECT_FALSE(Budget::parse("512").below_floor(1));
+}
+
+TEST(BudgetText, NothingIsDroppedUpToTheFloorUnderAnyPolicyAndPreset) {
+  std::vector<std::pair<std::string, std::string>> all;
+  for (const auto& name : policy_names()) all.emplace_back(name, "default");
+  for (const auto& preset : preset_names()) all.emplace_back("windowkv", preset);
+  for (const auto& [name, preset] : all)
+    for (auto task : {Task::kLocalization, Task::kAggregation})
+      for (int64_t n : {1, 7, 36, 183, 1000, 1024, 1025, 3000}) {
+        SCOPED_TRACE(fmt::format("{} {} {} n {}", name, preset, to_string(task), n));
+        constexpr int kLayers = 28;
+        const auto policy =
+            make_policy(name, {Budget::percent(12, 1024), make_config(preset, task, kLayers)});
+        const auto selector =
+            policy->start({.n = n, .n_layer = kLayers, .n_head = 12, .n_head_kv = 2, .d_head = 128});
+        int64_t kept = 0;
+        for (int layer = 0; layer < kLayers; ++layer) {
+          kept += selector->capacity(layer);
+          if (n <= 1024) {
+            EXPECT_EQ(selector->capacity(layer), n);
+            EXPECT_FALSE(selector->decides(layer));
+          }
+        }
+        if (n > 1024 && name != "full") {
+          EXPECT_LT(kept, n * kLayers);
+        }
+      }
+}
+
 TEST(BudgetText, Bad) {
-  for (const char* text :
-       {"",     "%",    "0",      "-1",   "0%",   "-5%",  "100.1%", "101%", "abc",
-        "12 %", "12%%", "1e999%", "nan%", "inf%", "512x", " 512",   "5.5",  "99999999999999999999",
-        "0x10", "+5"})
+  for (const char* text : {"",        "%",        "0",         "-1",     "0%",     "-5%",
+                           "100.1%",  "101%",     "abc",       "12 %",   "12%%",   "1e999%",
+                           "nan%",    "inf%",     "512x",      " 512",   "5.5",    "99999999999999999999",
+                           "0x10",    "+5",       "12%:",      "12%:0",  "12%:-1", "12%:x",
+                           "12%1024", "512:1024", "12%:1024:", "12%:5%", ":1024"})
     EXPECT_THROW(Budget::parse(text), Error) << '"' << text << '"';
 }
 

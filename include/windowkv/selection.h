@@ -65,22 +65,34 @@ Heads parse_heads(std::string_view name);
 Decider parse_decider(std::string_view name);
 Rows parse_rows(std::string_view name);
 
-/// A budget as a user writes it: "512" tokens a layer, or "12%" of the prompt. Counts every kept prompt token
-/// of a layer, the observation window included, averaged over layers.
+/// A budget as a user writes it: "512" tokens a layer, "12%" of the prompt, or "12%:1024", a share with a
+/// floor: 12 %, but at least 1,024 tokens. Counts every kept prompt token of a layer, the observation window
+/// included, averaged over layers. Without arguments it is the default, kDefaultBudget.
 class Budget {
  public:
   static Budget tokens(int64_t count);
-  static Budget percent(double value);
-  static Budget parse(std::string_view text);  ///< throws Error unless 1 token or more, or in (0 %, 100 %]
+  static Budget percent(double value, int64_t floor = 0);
+  /// Throws Error unless 1 token or more, or in (0 %, 100 %], with a floor of 1 token or more.
+  static Budget parse(std::string_view text);
 
-  /// Tokens a layer for a prompt of `n` tokens: ⌊percent·n⌋, or the count, at most n.
+  /// Tokens a layer for a prompt of `n` tokens: the count, or the larger of ⌊percent·n⌋ and the floor; at
+  /// most n.
   int64_t resolve(int64_t n) const;
+  /// Least tokens a layer, however short the prompt; 0 where there is no floor.
+  int64_t floor() const { return floor_; }
+  /// Whether a prompt of `n` tokens is kept whole because of the floor alone, under any policy and
+  /// accounting.
+  bool below_floor(int64_t n) const { return n <= floor_; }
   std::string text() const;
 
  private:
-  double percent_ = 12.0;
+  double percent_ = 12;
   int64_t tokens_ = -1;  // >= 0: absolute
+  int64_t floor_ = 1024;
 };
+
+/// Of the command and the library: docs/selection.md says how the floor was chosen.
+inline constexpr std::string_view kDefaultBudget = "12%:1024";
 
 /// Every number of the method. Field names follow the paper.
 struct SelectionConfig {

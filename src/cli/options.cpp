@@ -127,9 +127,11 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
     group->add_option("--kv", kv, fmt::format("policy: {}", fmt::join(policy_names(), ", ")))
         ->capture_default_str();
     group
-        ->add_option("--kv-budget", budget,
-                     "prompt tokens kept, averaged over layers: a count, or a share of the prompt with %")
-        ->type_name("N|P%")
+        ->add_option(
+            "--kv-budget", budget,
+            "prompt tokens to keep a layer, on average: a count (512), a share of the prompt (12%), or "
+            "a share with a floor (12%:1024: 12 %, but at least 1,024 tokens)")
+        ->type_name("N|P%|P%:N")
         ->capture_default_str();
   }
   group

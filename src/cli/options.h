@@ -61,7 +61,7 @@ struct TaskFlags {
 /// --kv, --kv-budget, the task's flags, --preset and the method's numbers.
 struct PolicyFlags {
   std::string kv = "windowkv";
-  std::string budget = "12%";
+  std::string budget{kDefaultBudget};
   std::string preset = "default";
   SelectionOverrides numbers;
 

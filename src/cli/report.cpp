@@ -69,6 +69,11 @@ ordered_json trace_json(const RunReport& r) {
       trace["config"] = {{"budget", budget->resolve(r.sequence.prompt_tokens)}};
   }
   trace["prompt_tokens"] = r.sequence.prompt_tokens;
+  trace["budget"] = nullptr;
+  if (const auto budget = r.policy.budget())
+    trace["budget"] = {{"text", budget->text()},
+                       {"tokens", budget->resolve(r.sequence.prompt_tokens)},
+                       {"below_floor", budget->below_floor(r.sequence.prompt_tokens)}};
   trace["tokens"] = r.prompt;
   trace["groups"] = ordered_json::array();
   for (const auto& g : r.sequence.groups)
@@ -115,11 +120,15 @@ std::string summary_text(const RunReport& r) {
   std::string policy(r.policy.name());
   if (const auto* c = r.policy.config())
     policy += fmt::format(", {} ({}), preset {}", to_string(c->task), describe(r.task), c->preset);
-  if (const auto budget = r.policy.budget()) policy += ", budget " + budget->text();
+  const auto budget = r.policy.budget();
+  if (budget) policy += ", budget " + budget->text();
   line("policy", policy);
   line("prompt", fmt::format("{} tokens", s.prompt_tokens));
-  line("kept",
-       fmt::format("{:.1f} tokens a layer ({:.1f} %); {}", mean, 100 * mean / n, fmt::join(layers, ", ")));
+  if (budget && budget->below_floor(s.prompt_tokens))
+    line("kept", fmt::format("all tokens: prompts of up to {} tokens are kept whole", budget->floor()));
+  else
+    line("kept",
+         fmt::format("{:.1f} tokens a layer ({:.1f} %); {}", mean, 100 * mean / n, fmt::join(layers, ", ")));
   line("KV cache", fmt::format("{}{} kept of {} ({:.1f} %), peak {}",
                                s.kv_types == KvTypes{} ? ""
                                                        : fmt::format("K {}, V {}; ", to_string(s.kv_types.k),

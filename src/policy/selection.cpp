@@ -91,45 +91,51 @@ Rows parse_rows(std::string_view name) {
 Budget Budget::tokens(int64_t count) {
   Budget b;
   b.tokens_ = std::max<int64_t>(0, count);
+  b.floor_ = 0;
   return b;
 }
 
-Budget Budget::percent(double value) {
+Budget Budget::percent(double value, int64_t floor) {
   Budget b;
   b.percent_ = value;
+  b.floor_ = floor;
   return b;
 }
 
 Budget Budget::parse(std::string_view text) {
   auto refuse = [&]() -> Budget {
     throw Error(
-        fmt::format("budget \"{}\": give tokens a layer (512) or a share of the prompt above 0 and up to 100 "
-                    "per cent (12%)",
+        fmt::format("budget \"{}\": give tokens a layer (512), a share of the prompt above 0 and up to 100 "
+                    "percent (12%), or a share with a floor (12%:1024)",
                     text));
   };
-  if (text.empty()) return refuse();
-  const char* end = text.data() + text.size();
-  if (text.back() == '%') {
-    double value = 0;
-    auto [stop, error] = std::from_chars(text.data(), end - 1, value);
-    if (error != std::errc() || stop != end - 1 || !(value > 0 && value <= 100)) return refuse();
-    return percent(value);
-  }
-  int64_t value = 0;
-  auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || stop != end || value < 1) return refuse();
-  return tokens(value);
+  // All of `part` as a number.
+  auto number = [](std::string_view part, auto& value) {
+    const char* end = part.data() + part.size();
+    const auto [stop, error] = std::from_chars(part.data(), end, value);
+    return error == std::errc() && stop == end;
+  };
+  int64_t count = 0;
+  const size_t sign = text.find('%');
+  if (sign == std::string_view::npos) return number(text, count) && count >= 1 ? tokens(count) : refuse();
+  double share = 0;
+  if (!number(text.substr(0, sign), share) || !(share > 0 && share <= 100)) return refuse();
+  const auto rest = text.substr(sign + 1);
+  if (rest.empty()) return percent(share);
+  if (rest.front() != ':' || !number(rest.substr(1), count) || count < 1) return refuse();
+  return percent(share, count);
 }
 
 int64_t Budget::resolve(int64_t n) const {
   if (tokens_ >= 0) return std::min(tokens_, n);
   // The small term keeps 12 % of 100 at 12 where 0.12·100 is a hair less in binary.
-  return std::clamp<int64_t>(
-      static_cast<int64_t>(std::floor(percent_ * static_cast<double>(n) / 100.0 + 1e-9)), 0, n);
+  const auto share = static_cast<int64_t>(std::floor(percent_ * static_cast<double>(n) / 100.0 + 1e-9));
+  return std::clamp<int64_t>(std::max(share, floor_), 0, n);
 }
 
 std::string Budget::text() const {
-  return tokens_ >= 0 ? fmt::format("{}", tokens_) : fmt::format("{}%", percent_);
+  if (tokens_ >= 0) return fmt::format("{}", tokens_);
+  return floor_ > 0 ? fmt::format("{}%:{}", percent_, floor_) : fmt::format("{}%", percent_);
 }
 
 void SelectionConfig::validate() const {

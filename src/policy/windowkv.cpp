@@ -134,9 +134,11 @@ class WindowKv final : public Policy {
   std::string_view name() const override { return "windowkv"; }
   std::unique_ptr<Selector> start(const PromptShape& shape) const override {
     const int64_t budget = options_.budget.resolve(shape.n);
-    if (options_.config.windows == Windows::kGrid)
-      return std::make_unique<GridSelector>(options_.config, shape, budget);
-    return std::make_unique<FreeSelector>(options_.config, shape, budget);
+    auto config = options_.config;
+    // The released code's pyramid drops tokens of its upper groups even where the budget holds the prompt.
+    if (options_.budget.below_floor(shape.n)) config.reference = false;
+    if (config.windows == Windows::kGrid) return std::make_unique<GridSelector>(config, shape, budget);
+    return std::make_unique<FreeSelector>(config, shape, budget);
   }
   const SelectionConfig* config() const override { return &options_.config; }
   std::optional<Budget> budget() const override { return options_.budget; }

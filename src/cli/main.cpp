@@ -4,9 +4,11 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
-#include <span>
-#include <string_view>
+#include <string>
+#include <vector>
 
+#include "cli/arguments.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
@@ -26,25 +28,10 @@ void spin_briefly(char** argv) {
   execv("/proc/self/exe", argv);
 }
 
-/// llama.cpp's short names of more than one letter, which CLI11 does not know.
-void spell_out(std::span<char*> arguments) {
-  static char k[] = "--cache-type-k";
-  static char v[] = "--cache-type-v";
-  static char devices[] = "--device";
-  static char split[] = "--tensor-split";
-  for (auto& argument : arguments) {
-    if (std::string_view(argument) == "-ctk") argument = k;
-    if (std::string_view(argument) == "-ctv") argument = v;
-    if (std::string_view(argument) == "-dev") argument = devices;
-    if (std::string_view(argument) == "-ts") argument = split;
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   spin_briefly(argv);
-  spell_out({argv, static_cast<size_t>(argc)});
   using namespace windowkv::cli;
   CLI::App app{
       "windowkv: long prompts through GGUF models with about 12 % of the KV cache.\n"
@@ -59,8 +46,11 @@ int main(int argc, char** argv) {
     add(app);
 
   try {
-    app.parse(argc, argv);
+    run_command_line(app, {argv + 1, argv + argc});
     return 0;
+  } catch (const UsageError& e) {
+    fmt::print(stderr, "windowkv: {} (see {})\n", e.what(), e.page);
+    return 2;
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);
     fmt::print(stderr, "windowkv: {}; see windowkv --help\n", e.what());

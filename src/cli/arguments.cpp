@@ -49,9 +49,7 @@ class Reader {
   }
 
  private:
-  [[noreturn]] void fail(const std::string& what) const {
-    throw UsageError(what, "windowkv " + command_.get_name() + " --help");
-  }
+  [[noreturn]] void fail(const std::string& what) const { throw UsageError(what, help_of(command_)); }
 
   CLI::Option* own(const std::string& name) const {
     return name.starts_with('-') ? command_.get_option_no_throw(name) : nullptr;
@@ -86,6 +84,9 @@ class Reader {
     const auto name = word.substr(0, equals);
     const bool assigned = equals != std::string::npos;
     const auto value = assigned ? word.substr(equals + 1) : "";
+    if (name == "--help-all") throw Page::kHelpAll;
+    if (name == "-h" || name == "--help" || name == "--usage") throw Page::kHelp;
+    if (name == "--list-devices" && loads_model()) throw Page::kDevices;
     if (auto* option = own(name)) return ours(*option, name, assigned, value);
     if (const auto* row = loads_model() ? find_llama_flag(name) : nullptr)
       return llamas(*row, name, assigned, value);
@@ -104,6 +105,7 @@ class Reader {
 
   std::string nearest_flag(const std::string& name) const {
     std::vector<std::string> names = {"--help", "--help-all"};
+    if (loads_model()) names.emplace_back("--list-devices");
     for (const auto* option : all_options(command_)) {
       for (const auto& l : option->get_lnames()) names.push_back("--" + l);
     }
@@ -160,6 +162,10 @@ void collect(CLI::App& app, std::vector<CLI::Option*>& options) {
 }
 
 }  // namespace
+
+std::string help_of(const CLI::App& command) {
+  return fmt::format("windowkv {} --help", command.get_name());
+}
 
 std::vector<CLI::Option*> all_options(CLI::App& command) {
   std::vector<CLI::Option*> options;

@@ -6,6 +6,9 @@
 #include <span>
 
 #include "cli/arguments.h"
+#include "cli/devices.h"
+#include "cli/help.h"
+#include "cli/output.h"
 
 namespace windowkv::cli {
 
@@ -23,7 +26,7 @@ std::vector<CLI::App*> commands(CLI::App& app) {
 
 /// Says what is wrong with words that do not begin with a command's name.
 [[noreturn]] void refuse(CLI::App& app, const std::vector<std::string>& words) {
-  const std::string page = "windowkv --help";
+  const std::string page("windowkv --help");
   if (words[0].starts_with('-') || words[0].ends_with(".gguf")) {
     std::string line(words[0].starts_with('-') ? "windowkv run" : "windowkv run -m");
     for (const auto& word : words) line += fmt::format(" {}", quoted(word));
@@ -41,18 +44,33 @@ std::vector<CLI::App*> commands(CLI::App& app) {
 }  // namespace
 
 void run_command_line(CLI::App& app, const std::vector<std::string>& words) {
+  const auto& first = words.empty() ? "" : words[0];
+  if (first.empty()) {
+    tell(overview(app));
+    throw ExitWith{kUsageExit};
+  }
+  if (first == "--version") return print(fmt::format("windowkv {}\n", WINDOWKV_VERSION));
+  if (first == "--list-devices") return print(devices_text());
+  if (first == "-h" || first == "--help" || first == "--help-all") return print(overview(app));
   const auto all = commands(app);
   const auto found =
-      std::ranges::find_if(all, [&](const auto* command) { return command->get_name() == words[0]; });
+      std::ranges::find_if(all, [&](const auto* command) { return command->get_name() == first; });
   if (found == all.end()) refuse(app, words);
-  std::vector<std::string> notes;
-  auto arguments = plain_arguments(**found, std::span(words).subspan(1), notes);
-  for (const auto& note : notes) fmt::print(stderr, "windowkv: note: {}\n", note);
-  // Where more values may follow a flag CLI11 takes "[a,b]" for two; plain_arguments leaves one each.
-  for (auto* option : all_options(**found)) option->allow_extra_args(false);
-  arguments.insert(arguments.begin(), words[0]);
-  std::ranges::reverse(arguments);
-  app.parse(std::move(arguments));
+  auto& command = **found;
+  try {
+    std::vector<std::string> notes;
+    auto arguments = plain_arguments(command, std::span(words).subspan(1), notes);
+    for (const auto& note : notes) tell(fmt::format("windowkv: note: {}\n", note));
+    // Where more values may follow a flag, CLI11 takes "[a,b]" for two; plain_arguments leaves one each.
+    for (auto* option : all_options(command)) option->allow_extra_args(false);
+    arguments.insert(arguments.begin(), first);
+    std::ranges::reverse(arguments);
+    app.parse(std::move(arguments));
+  } catch (const Page& page) {
+    print(page == Page::kDevices ? devices_text() : help_page(command, page == Page::kHelpAll));
+  } catch (const CLI::ParseError& e) {
+    throw UsageError(e.what(), help_of(command));
+  }
 }
 
 }  // namespace windowkv::cli

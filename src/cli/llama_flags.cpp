@@ -108,7 +108,6 @@ constexpr LlamaFlag kFlags[] = {
     {"-sys", kValue, kOurs, "--system-prompt"},
     {"-sysf", kValue, kOurs, "--system-prompt-file"},
     {"-bf, --binary-file", kValue, kRefused, "use -f FILE, which takes UTF-8 text"},
-    {"--no-escape", kNothing, kIgnored},
     {"-no-cnv, --no-conversation", kNothing, kOurs, "--no-chat"},
     {"-cnv, --conversation", kNothing, kIgnored,
      "windowkv run answers one prompt and ends; the chat template is applied in any case"},

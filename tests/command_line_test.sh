@@ -49,11 +49,10 @@ for flag in --model --prompt --file --system --kv --kv-budget --predict --temp -
   grep -q -- "$flag\b" <<<"$short" || fail "no $flag in the short help"
 done
 grep -q "windowkv run -m model.gguf -f book.txt" <<<"$short" || fail "no example in the short help"
-[[ $(wc -l <<<"$short") -le 60 && $(grep -c -- "--top-k" <<<"$short") -eq 0 ]] || fail "the short help is long"
+[[ $(wc -l <<<"$short") -le 60 && $(wc -L <<<"$long") -le 100 && $(grep -c -- "--top-k" <<<"$short") -eq 0 ]] || fail "the short help is long"
 grep -q -- "--top-k" <<<"$long" && grep -q -- "--lambda" <<<"$long" || fail "the long help is short"
 for command in inspect bench calibrate classify compare longbench niah ruler rpc-server; do
   "$windowkv" $command --help >page && grep -q "^Usage: windowkv $command" page || fail "$command --help"
-  [[ $(wc -L <page) -le 120 ]] || fail "$command --help is $(wc -L <page) columns wide"
 done
 "$windowkv" run -m "$model" -p x -h >page && [[ $(cat page) == "$short" ]] || fail "-h among other flags"
 
@@ -61,9 +60,9 @@ done
 misused "unknown flag --frob (see windowkv run --help)" run --frob
 misused "unknown flag --budget; did you mean --kv-budget? (see windowkv run --help)" run --budget 5
 misused "did you mean --model?" run -model x
-misused "unknown flag -n5; a value follows its flag after a space: -n 5" run -n5
-misused "-ngl 99" run -ngl99
-misused "-f file" run -ffile
+misused "unknown flag -n5; did you mean -n 5?" run -n5
+misused "did you mean -ngl 99?" run -ngl99
+misused "did you mean -f file or --file?" run -ffile
 misused "unknown flag -vq" run -vq
 misused "-p needs a value, but the flag -n follows; if that is the value: -p=-n" run -p -n 4
 misused "--stop needs a value" run --stop
@@ -86,7 +85,8 @@ grep -q 'a/two.jsonl:1' err || fail "two files after one flag: $(cat err)"
 silent -fa
 silent -fa on -ngl 99 -b 512 -ub 512 -t 1 -st --jinja --no-display-prompt --log-disable --color off --no-warmup --mmap
 silent -ngl all -sm layer --flash-attn auto -lv 1 -fit off --simple-io --no-escape --no-mmap
-silent --n-gpu-layers 0 -dev none -ctk f16 -ctv f16 --n-predict 8 --temperature 0 -s -1
+silent -ngl 0
+silent -dev none --device cpu -n 3 -ctk f16 -ctv f16 --n-predict 8 --temperature 0 -s -1
 silent -c 4096
 noted "prefill and decode both use the threads of -t" -tb 2
 noted "the device decides which attention kernel runs" -fa off
@@ -145,6 +145,7 @@ run -f "$source/demo/document.txt" -n 1 -q --kv-budget 20 2>&1 >/dev/null | grep
 # What is piped in
 question="Question: What is the secret ingredient of the red soup?"
 ask() { timeout 60 "$windowkv" run -m "$model" --kv full -q "$@"; }
+plain=$(ask -p "Once upon a time" --no-chat -n 8 </dev/null)
 [[ $(ask -p "$question" <"$source/demo/document.txt" 2>err) == mint ]] && grep -q "note: standard input" err || fail "< document: $(cat err)"
 [[ $(cat "$source/demo/document.txt" | ask -p "$question" 2>/dev/null) == mint ]] || fail "a piped document"
 [[ $({ cat "$source/demo/document.txt"; printf '\n\n%s' "$question"; } | ask 2>err) == mint && ! -s err ]] || fail "a piped prompt: $(cat err)"

@@ -1,6 +1,7 @@
 #include "cli/arguments.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <numeric>
@@ -94,12 +95,14 @@ class Reader {
   }
 
   [[noreturn]] void unknown(const std::string& word, const std::string& name) const {
-    if (const auto near = nearest_flag(name); !near.empty())
-      fail(fmt::format("unknown flag {}; did you mean {}?", name, near));
-    for (size_t size = word.starts_with("--") ? 0 : word.size() - 1; size >= 2; --size)
+    std::vector<std::string> likely;
+    // A value glued to a flag of one letter, or to one of llama.cpp's short names.
+    for (size_t size = word.starts_with("--") ? 0 : word.size() - 1; size >= 2 && likely.empty(); --size)
       if (const auto start = word.substr(0, size); is_known(start))
-        fail(fmt::format("unknown flag {}; a value follows its flag after a space: {} {}", word, start,
-                         word.substr(size)));
+        likely.push_back(fmt::format("{} {}", start, word.substr(size)));
+    if (auto near = nearest_flag(name); !near.empty()) likely.push_back(std::move(near));
+    if (!likely.empty())
+      fail(fmt::format("unknown flag {}; did you mean {}?", word, fmt::join(likely, " or ")));
     fail("unknown flag " + name);
   }
 

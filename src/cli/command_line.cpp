@@ -62,7 +62,11 @@ void run_command_line(CLI::App& app, const std::vector<std::string>& words) {
     auto arguments = plain_arguments(command, std::span(words).subspan(1), notes);
     for (const auto& note : notes) tell(fmt::format("windowkv: note: {}\n", note));
     // Where more values may follow a flag, CLI11 takes "[a,b]" for two; plain_arguments leaves one each.
-    for (auto* option : all_options(command)) option->allow_extra_args(false);
+    for (auto* option : all_options(command)) {
+      option->allow_extra_args(false);
+      // As in llama.cpp, the last one counts where a flag is given twice.
+      if (option->get_items_expected_max() == 1) option->take_last();
+    }
     arguments.insert(arguments.begin(), first);
     std::ranges::reverse(arguments);
     app.parse(std::move(arguments));

@@ -95,6 +95,8 @@ class Reader {
   }
 
   [[noreturn]] void unknown(const std::string& word, const std::string& name) const {
+    // "-model": no value, one "-" too few.
+    if (own("-" + name) != nullptr) fail(fmt::format("unknown flag {}; did you mean -{}?", name, name));
     std::vector<std::string> likely;
     // A value glued to a flag of one letter, or to one of llama.cpp's short names.
     for (size_t size = word.starts_with("--") ? 0 : word.size() - 1; size >= 2 && likely.empty(); --size)

@@ -35,7 +35,7 @@ struct LlamaFlag {
   std::string_view names;  ///< "-fa, --flash-attn"; "--rope-*" stands for all that begin so
   Takes takes = Takes::kNothing;
   Fate fate = Fate::kOurs;
-  std::string_view text = "";  ///< as Meaning's
+  std::string_view text;  ///< as Meaning's
   /// Where what it comes to depends on the value ("" for none); null otherwise.
   Meaning (*by_value)(const std::string& value) = nullptr;
 

@@ -160,8 +160,10 @@ void add_run(CLI::App& app) {
   auto* command = app.add_subcommand("run", "Answer one prompt");
   command->footer(
       "The answer goes to standard output, a table of what was kept and how long it took to standard error.\n"
-      "A text that is piped in is the prompt, or with -p its beginning. The names that llama.cpp's tools\n"
-      "have for these options work too.\n"
+      "A text that is piped in is the prompt, or with -p its beginning; if nothing arrives within five\n"
+      "seconds, -p is answered alone. In scripts, </dev/null keeps the caller's input out. llama.cpp's "
+      "names\n"
+      "for these options work too.\n"
       "\n"
       "Examples:\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"

@@ -25,7 +25,7 @@ void SamplingOptions::validate() const {
   check("the presence penalty", presence_penalty, -100, 100);
 }
 
-Sampler::Sampler(const SamplingOptions& o, const Vocab* vocab, int n_vocab, std::span<const Token> prompt) {
+Sampler::Sampler(const SamplingOptions& o, int n_vocab, std::span<const Token> prompt, const Vocab* vocab) {
   o.validate();
   if (!o.grammar.empty()) {
     if (vocab == nullptr) throw Error("a grammar needs the model's vocabulary, and the file has none");

@@ -15,7 +15,8 @@ class Sampler {
  public:
   /// `prompt` fills the penalties' memory. `vocab` may be null where there is no grammar. Throws Error for
   /// options that cannot be.
-  Sampler(const SamplingOptions& options, const Vocab* vocab, int n_vocab, std::span<const Token> prompt);
+  Sampler(const SamplingOptions& options, int n_vocab, std::span<const Token> prompt,
+          const Vocab* vocab = nullptr);
 
   /// Throws Error where the grammar leaves no token.
   Token sample(std::span<const float> logits);

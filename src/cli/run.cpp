@@ -159,11 +159,9 @@ void add_run(CLI::App& app) {
   auto flags = std::make_shared<RunFlags>();
   auto* command = app.add_subcommand("run", "Answer one prompt");
   command->footer(
-      "The answer goes to standard output, a table of what was kept and how long it took to standard error.\n"
-      "A text that is piped in is the prompt, or with -p its beginning; if nothing arrives within five\n"
-      "seconds, -p is answered alone. In scripts, </dev/null keeps the caller's input out. llama.cpp's "
-      "names\n"
-      "for these options work too.\n"
+      "The answer goes to standard output, figures to standard error. Piped text is the prompt, or with -p\n"
+      "its beginning; -p is answered alone if nothing arrives within five seconds (</dev/null keeps a\n"
+      "script's own input out). llama.cpp's names for these options work too.\n"
       "\n"
       "Examples:\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"

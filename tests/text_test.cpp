@@ -249,6 +249,42 @@ TEST_F(MiniLongVocab, EndTokens) {
   EXPECT_FALSE(vocab().is_end(500));
 }
 
+TEST_F(MiniLongVocab, OtherChatTemplates) {
+  const std::vector<ChatMessage> messages = {{"system", "Be brief."}, {"user", "What?"}};
+  EXPECT_EQ(vocab().apply_chat_template(messages, "chatml"),
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n"
+            "<|im_start|>assistant\n");
+  EXPECT_EQ(vocab().apply_chat_template(messages,
+                                        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"),
+            "[system]Be brief.[user]What?");
+  EXPECT_THROW(vocab().apply_chat_template(messages, "{% for %}"), Error);
+}
+
+TEST_F(MiniLongVocab, AnAnswerFollowsItsGrammar) {
+  SamplingOptions o;
+  o.grammar = "root ::= \"mint\" | \"basil\"";
+  const auto n = vocab().size();
+  std::set<std::string> answers;
+  for (const float temperature : {0.0f, 5.0f})
+    for (uint32_t seed = 0; seed < 20; ++seed) {
+      o.temperature = temperature;
+      o.seed = seed;
+      Sampler sampler(o, n, {}, &vocab());
+      EXPECT_FALSE(sampler.greedy());
+      // What the model would say without it: the end at once.
+      std::vector<float> logits(static_cast<size_t>(n), 0.0f);
+      logits[2] = 9.0f;
+      std::string text;
+      for (Token token = 0; !vocab().is_end(token = sampler.sample(logits));) text += vocab().piece(token);
+      EXPECT_TRUE(text == "mint" || text == "basil") << text;
+      answers.insert(text);
+    }
+  EXPECT_EQ(answers.size(), 2u);
+  EXPECT_THROW(Sampler(o, n, {}), Error);  // without a vocabulary
+  o.grammar = "no rule";
+  EXPECT_THROW(Sampler(o, n, {}, &vocab()), Error);
+}
+
 TEST_F(MiniLongVocab, ChatTemplateGivesTheFormTheModelWasTaught) {
   ASSERT_TRUE(vocab().has_chat_template());
   const auto text = vocab().apply_chat_template({{"user", "A text.\n\nQuestion: What?"}});

@@ -22,6 +22,7 @@ struct SamplingOptions {
   float frequency_penalty = 0.0f;
   float presence_penalty = 0.0f;
   uint32_t seed = 0xFFFFFFFFu;  ///< 0xFFFFFFFF: a random one
+  std::string grammar;          ///< in GBNF, with the rule `root`: the answer follows it; empty: any answer
 
   void validate() const;  ///< throws Error
 };

@@ -40,8 +40,12 @@ class Vocab {
 
   bool has_chat_template() const { return !template_.empty(); }
   /// The messages as the model was taught to read them, ending where the assistant begins. The template's own
-  /// BOS is left to tokenize(). Throws Error where the GGUF has no template or the template fails.
-  std::string apply_chat_template(const std::vector<ChatMessage>& messages) const;
+  /// BOS is left to tokenize(). `chat_template`: Jinja text or one of chat_template_names(), in place of the
+  /// GGUF's. Throws Error where there is no template or it fails.
+  std::string apply_chat_template(const std::vector<ChatMessage>& messages,
+                                  const std::string& chat_template = "") const;
+  /// llama.cpp's built-in chat templates.
+  static std::vector<std::string> chat_template_names();
 
   const llama_vocab* handle() const { return vocab_; }
 

@@ -16,6 +16,14 @@
 
 namespace windowkv {
 
+std::vector<ggml_backend_dev_t> usable_devices() {
+  std::vector<ggml_backend_dev_t> devices;
+  for (size_t i = 0; i < ggml_backend_dev_count(); ++i)
+    if (auto* dev = ggml_backend_dev_get(i); ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_ACCEL)
+      devices.push_back(dev);
+  return devices;
+}
+
 namespace {
 
 std::mutex log_mutex;
@@ -31,17 +39,16 @@ void keep_errors(ggml_log_level level, const char* text, void*) {
   if (first_error.empty()) first_error = line;
 }
 
-/// What a user can name: not the helpers of the CPU.
+/// What a user can name.
 std::vector<ggml_backend_dev_t> known_devices(const std::vector<ggml_backend_dev_t>& remote) {
   auto known = remote;
-  for (size_t i = 0; i < ggml_backend_dev_count(); ++i)
-    if (auto* dev = ggml_backend_dev_get(i); ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_ACCEL)
-      known.push_back(dev);
+  const auto local = usable_devices();
+  known.insert(known.end(), local.begin(), local.end());
   return known;
 }
 
 ggml_backend_dev_t find_device(std::string_view name, const std::vector<ggml_backend_dev_t>& known) {
-  if (name == "cpu") return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+  if (name == "cpu" || name == "none") return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   std::string names;
   for (auto* dev : known) {
     if (name == ggml_backend_dev_name(dev)) return dev;

@@ -72,6 +72,9 @@ class Backends {
 /// Loads ggml's backends where they are not yet; libllama needs them too. Idempotent.
 void load_backends();
 
+/// This machine's devices that can hold layers: all of ggml's but the CPU's helpers.
+std::vector<ggml_backend_dev_t> usable_devices();
+
 /// First line ggml or libllama logged as an error since the previous call; "" if none. Their logs are kept
 /// off stderr.
 std::string take_ggml_error();

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "backend/rpc.h"
+#include "cli/output.h"
 #include "support/file.h"
 
 namespace windowkv::cli {
@@ -31,7 +32,7 @@ void on_abort(const char* message) {
   static std::mutex speaking;
   speaking.lock();
   const char* start = isatty(STDERR_FILENO) != 0 ? "\r\x1b[K" : "";  // over a line of progress
-  fmt::print(stderr, "{}windowkv: {}\n", start, explain(message));
+  tell(fmt::format("{}windowkv: {}\n", start, explain(message)));
   remove_unfinished_files();
   std::fflush(nullptr);
   _exit(1);

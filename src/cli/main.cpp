@@ -4,9 +4,11 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
-#include <span>
-#include <string_view>
+#include <string>
+#include <vector>
 
+#include "cli/arguments.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
@@ -26,54 +28,42 @@ void spin_briefly(char** argv) {
   execv("/proc/self/exe", argv);
 }
 
-/// llama.cpp's short names of more than one letter, which CLI11 does not know.
-void spell_out(std::span<char*> arguments) {
-  static char k[] = "--cache-type-k";
-  static char v[] = "--cache-type-v";
-  static char devices[] = "--device";
-  static char split[] = "--tensor-split";
-  for (auto& argument : arguments) {
-    if (std::string_view(argument) == "-ctk") argument = k;
-    if (std::string_view(argument) == "-ctv") argument = v;
-    if (std::string_view(argument) == "-dev") argument = devices;
-    if (std::string_view(argument) == "-ts") argument = split;
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  spin_briefly(argv);
-  spell_out({argv, static_cast<size_t>(argc)});
   using namespace windowkv::cli;
-  CLI::App app{
-      "windowkv: long prompts through GGUF models with about 12 % of the KV cache.\n"
-      "Start with:  windowkv run -m MODEL.gguf -f DOCUMENT.txt -p \"Question: ...\"",
-      "windowkv"};
-  app.set_version_flag("--version", WINDOWKV_VERSION);
-  app.footer("windowkv COMMAND --help explains a command.");
+  secure_standard_streams();
+  spin_briefly(argv);
+  CLI::App app{"windowkv: long prompts through GGUF models with a small part of the KV cache", "windowkv"};
+  app.footer(
+      "Examples:\n"
+      "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"
+      "  windowkv inspect -m model.gguf\n"
+      "\n"
+      "windowkv COMMAND --help explains a command; --list-devices lists the devices that models can run on,\n"
+      "--version prints the version.");
+  app.set_help_flag();
   app.require_subcommand(1);
-  app.get_formatter()->column_width(34);
   for (auto add : {add_run, add_inspect, add_bench, add_calibrate, add_classify, add_compare, add_longbench,
                    add_niah, add_ruler, add_rpc_server, add_oracle_check})
     add(app);
 
+  auto fail = [](std::string_view what) { tell(fmt::format("windowkv: {}\n", what)); };
   try {
-    app.parse(argc, argv);
+    run_command_line(app, {argv + 1, argv + argc});
     return 0;
-  } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);
-    fmt::print(stderr, "windowkv: {}; see windowkv --help\n", e.what());
-    return 2;
+  } catch (const UsageError& e) {
+    fail(fmt::format("{} (see {})", e.what(), e.page));
+    return kUsageExit;
   } catch (const ExitWith& e) {
     return e.code;
   } catch (const windowkv::Cancelled&) {
-    fmt::print(stderr, "windowkv: interrupted\n");
+    fail("interrupted");
     return kInterruptedExit;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "windowkv: out of memory\n");
+    fail("out of memory");
   } catch (const std::exception& e) {
-    fmt::print(stderr, "windowkv: {}\n", e.what());
+    fail(e.what());
   }
   return 1;
 }

@@ -2,15 +2,16 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/mman.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <cerrno>
+#include <cstring>
 
+#include "cli/help.h"
 #include "cli/lost_server.h"
 #include "cli/output.h"
 #include "cli/provenance.h"
-#include "support/file.h"
-#include "support/utf8.h"
 #include "windowkv/error.h"
 
 namespace windowkv::cli {
@@ -18,47 +19,46 @@ namespace windowkv::cli {
 void ModelFlags::add_to(CLI::App& app) {
   auto* group = app.add_option_group("Model");
   group->add_option("-m,--model", path, "GGUF model file")->required()->type_name("FILE");
-  group->add_option("-t,--threads", threads, "CPU threads; 0: one a core")
-      ->check(CLI::Range(0, 512))
-      ->capture_default_str();
+  group->add_option("-t,--threads", threads, "CPU threads (default: all cores)")->check(CLI::Range(0, 512));
   group
-      ->add_option(
-          "--device", device,
-          "what holds the layers: auto (the --rpc servers and the GPUs ggml finds, else the CPU), or "
-          "names in the layers' order, such as cpu or CUDA0,RPC0; also -dev")
+      ->add_option("--device", device,
+                   "devices for the layers, in order: auto, cpu, or names such as CUDA0,RPC0 (--list-devices "
+                   "shows them; auto takes the RPC servers and GPUs, or else the CPU)")
+      ->type_name("NAME,...")
       ->capture_default_str();
   group
       ->add_option("--rpc", rpc,
-                   "other machines that hold layers, where windowkv rpc-server runs: RPC0, RPC1, ...")
+                   "machines running windowkv rpc-server, to be used as the devices RPC0, RPC1, ...")
       ->delimiter(',')
       ->type_name("HOST:PORT,...");
   group
-      ->add_option(
-          "--tensor-split", tensor_split,
-          "how the layers are shared among the devices, such as 3,1; without it as their free memory; "
-          "also -ts")
+      ->add_option("--tensor-split", tensor_split,
+                   "proportions in which the devices share the layers, such as 3,1 (default: by free memory)")
       ->delimiter(',')
       ->type_name("N,...");
-  group->add_flag("--no-blas", no_blas,
-                  "leave large products to ggml's own kernels where its BLAS backend would be faster");
-  group->add_flag("--no-mmap", no_mmap, "read the weights into memory instead of mapping the file");
+  group->add_flag("--no-blas", no_blas, "do not use BLAS for matrix products");
+  group->add_flag("--no-mmap", no_mmap, "read the model into memory instead of mapping its file");
+  group->add_flag("--mlock", mlock, "keep the model in memory: the system may not swap it out");
   group
       ->add_option(
           "--calibration", calibration,
-          "what each layer needs of the cache (windowkv calibrate): a file, auto (the one beside the "
-          "model), none")
+          "layer budgets measured by windowkv calibrate: a file, auto (the file beside the model) or "
+          "none")
+      ->type_name("FILE")
       ->capture_default_str();
-  group->add_option("--chunk", chunk, "prompt tokens that go through a layer at once")
+  group->add_option("--chunk", chunk, "prompt tokens processed at once during prefill (llama.cpp's -ub)")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
   group
       ->add_option("--kv-type", kv_type,
-                   fmt::format("how the KV cache is stored: {}", fmt::join(kv_type_names(), ", ")))
+                   fmt::format("data type of the KV cache: {}", fmt::join(kv_type_names(), ", ")))
+      ->type_name("TYPE")
       ->capture_default_str();
-  group->add_option("--kv-type-k,--cache-type-k", kv_type_k, "the same for K alone; also -ctk")
+  group->add_option("--kv-type-k,--cache-type-k", kv_type_k, "data type of K (default: that of --kv-type)")
       ->type_name("TYPE");
-  group->add_option("--kv-type-v,--cache-type-v", kv_type_v, "the same for V alone; also -ctv")
+  group->add_option("--kv-type-v,--cache-type-v", kv_type_v, "data type of V (default: that of --kv-type)")
       ->type_name("TYPE");
+  show_in_short_help(*group, {"--model", "--hf-repo", "--device", "--threads"});
 }
 
 EngineOptions ModelFlags::engine() const {
@@ -75,26 +75,33 @@ std::unique_ptr<Model> ModelFlags::load(bool weights) const {
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   auto model = Model::load(path, options);
   progress.clear();
+  if (mlock && mlockall(MCL_CURRENT) != 0)
+    warn(fmt::format("--mlock: cannot lock the model in memory: {}; `ulimit -l` shows the limit",
+                     std::strerror(errno)));
   return model;
 }
 
 void ClassifierFlags::add_to(CLI::App& group) {
-  group
-      .add_option("--task-threshold", threshold,
-                  fmt::format("the classifier decides where its probability is at least this, else it is {}",
-                              to_string(kNeutralTask)))
-      ->check(CLI::Range(0.5, 1.0))
-      ->capture_default_str();
-  group
-      .add_option("--classifier", path,
-                  "decide with this one: a BERT classifier as GGUF, or what windowkv classify --train wrote")
-      ->type_name("FILE");
-  group
-      .add_option("--classifier-labels", labels,
-                  "what the GGUF's outputs stand for, where it does not say: localization,aggregation or the "
-                  "reverse")
-      ->delimiter(',')
-      ->type_name("A,B");
+  auto* sure =
+      group
+          .add_option("--task-threshold", threshold,
+                      fmt::format("probability from which the classifier decides the task; below it, "
+                                  "the task is {}",
+                                  to_string(kNeutralTask)))
+          ->check(CLI::Range(0.5, 1.0))
+          ->capture_default_str();
+  auto* other = group
+                    .add_option("--classifier", path,
+                                "task classifier to use instead of the built-in one: a BERT classifier in "
+                                "GGUF format, or a file written by windowkv classify --train")
+                    ->type_name("FILE");
+  auto* names = group
+                    .add_option("--classifier-labels", labels,
+                                "order of the GGUF classifier's outputs, where its file does not name them: "
+                                "localization,aggregation or the reverse")
+                    ->delimiter(',')
+                    ->type_name("A,B");
+  for (auto* option : {sure, other, names}) option->group(kRareOptions);
 }
 
 std::shared_ptr<const TaskClassifier> ClassifierFlags::load() const {
@@ -104,12 +111,13 @@ std::shared_ptr<const TaskClassifier> ClassifierFlags::load() const {
 }
 
 void TaskFlags::add_to(CLI::App& app, bool rows) {
-  auto* group = app.add_option_group("Task", "What kind of question the prompt asks (docs/classifier.md)");
+  auto* group = app.add_option_group("Task");
   group
       ->add_option("--task", task,
-                   fmt::format("auto (told from the text), {}localization (questions, lookup) or aggregation "
-                               "(summaries, few-shot, counting, code)",
-                               rows ? "given (what the rows say), " : ""))
+                   fmt::format("kind of question: auto (a classifier reads the prompt), {}localization "
+                               "(questions, lookup) or aggregation (summaries, few-shot, counting, code)",
+                               rows ? "given (as each row says), " : ""))
+      ->type_name("NAME")
       ->capture_default_str();
   classifier.add_to(*group);
 }
@@ -122,21 +130,25 @@ std::string TaskFlags::text() const {
 }
 
 void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
-  auto* group = app.add_option_group("KV cache", "What of the prompt the cache keeps (arXiv 2503.17922)");
+  auto* group = app.add_option_group("KV cache");
   if (!fixed_policy) {
-    group->add_option("--kv", kv, fmt::format("policy: {}", fmt::join(policy_names(), ", ")))
+    group->add_option("--kv", kv, fmt::format("cache policy: {}", fmt::join(policy_names(), ", ")))
+        ->type_name("NAME")
         ->capture_default_str();
-    group
-        ->add_option(
-            "--kv-budget", budget,
-            "prompt tokens to keep a layer, on average: a count (512), a share of the prompt (12%), or "
-            "a share with a floor (12%:1024: 12 %, but at least 1,024 tokens)")
-        ->type_name("N|P%|P%:N")
-        ->capture_default_str();
+    budget_option =
+        group
+            ->add_option("--kv-budget", budget,
+                         "prompt tokens to keep in each layer, on average: a number (512), a "
+                         "percentage of the prompt (12%), or one with a floor (12%:1024 is 12 %, but "
+                         "at least 1,024 tokens)")
+            ->type_name("N|P%|P%:N")
+            ->capture_default_str();
   }
   group
       ->add_option("--preset", preset,
-                   fmt::format("the method's numbers: {}", fmt::join(preset_names(), ", ")))
+                   fmt::format("settings of the windowkv policy: {}; the options below change single ones",
+                               fmt::join(preset_names(), ", ")))
+      ->type_name("NAME")
       ->capture_default_str();
   for (const auto& setting : selection_settings())
     group
@@ -145,6 +157,7 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
             [this, &setting](const std::string& text) { setting.set(numbers, text); },
             std::string(setting.help))
         ->type_name(std::string(setting.value));
+  show_in_short_help(*group, {"--kv", "--kv-budget"});
   task.add_to(app, rows);
 }
 
@@ -169,15 +182,20 @@ eval::Contender contender_of(std::string name, const PolicyFlags& flags, const H
 void ContenderFlags::add_to(CLI::App& app, const std::string& note) {
   auto* group = app.add_option_group("KV cache");
   group
-      ->add_option("--policies", policies,
-                   fmt::format("policies to compare: {}; with settings: windowkv:group=1:pyramid=flat{}",
-                               fmt::join(policy_names(), ", "), note))
+      ->add_option(
+          "--policies", policies,
+          fmt::format("policies to compare: {}; settings are added as in windowkv:group=1:pyramid=flat{}",
+                      fmt::join(policy_names(), ", "), note))
       ->delimiter(',')
+      ->type_name("NAME,...")
       ->capture_default_str();
   group
-      ->add_option("-b,--budgets,--kv-budget", budgets,
-                   "prompt tokens kept, averaged over layers, each for every policy: N or P%")
+      ->add_option(
+          "-b,--budgets,--kv-budget", budgets,
+          "prompt tokens to keep in each layer, on average, for every policy: numbers or percentages "
+          "of the prompt")
       ->delimiter(',')
+      ->type_name("N|P%,...")
       ->capture_default_str();
 }
 
@@ -195,69 +213,6 @@ void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& l
 void sort_unique(std::vector<int64_t>& lengths) {
   std::sort(lengths.begin(), lengths.end());
   lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
-}
-
-void PromptFlags::add_to(CLI::App& app) {
-  auto* group = app.add_option_group("Prompt");
-  group->add_option("-p,--prompt", text, "prompt text; after the file's where both are given")
-      ->type_name("TEXT");
-  group->add_option("-f,--file", file, "file with the prompt; - for standard input")->type_name("FILE");
-  group->add_option("--tokens", tokens_file, "the prompt as a JSON list of token ids; - for standard input")
-      ->type_name("FILE");
-  group->add_option("--system", system, "system message, for models with a chat template")->type_name("TEXT");
-  group->add_flag("--no-chat", no_chat, "give the text as it is, without the model's chat template");
-}
-
-namespace {
-
-std::vector<Token> read_ids(const std::string& path) {
-  try {
-    return nlohmann::json::parse(read_file(path)).get<std::vector<Token>>();
-  } catch (const nlohmann::json::exception& e) {
-    throw Error(fmt::format("{}: not a JSON list of token ids: {}", path, e.what()));
-  }
-}
-
-/// The text of ids that may be no tokens of the model; "" without a vocabulary.
-std::string text_of(const Model& model, const std::vector<Token>& ids) {
-  const auto* vocab = model.find_vocab();
-  std::string out;
-  for (const auto id : ids)
-    if (vocab != nullptr && id >= 0 && id < vocab->size()) out += vocab->piece(id);
-  return out;
-}
-
-}  // namespace
-
-std::string PromptFlags::read_text() const {
-  std::string prompt = file.empty() ? "" : read_text_file(file);
-  if (utf8_first_error(text) != std::string::npos) throw Error("the text of -p is not UTF-8");
-  if (!prompt.empty() && !text.empty()) prompt += "\n\n";
-  prompt += text;
-  if (prompt.empty())
-    throw Error(given() ? "the prompt is empty"
-                        : "no prompt; give one with -p TEXT, -f FILE or --tokens FILE");
-  return prompt;
-}
-
-Prompt PromptFlags::read(const Model& model) const {
-  if (!tokens_file.empty()) {
-    if (!text.empty() || !file.empty()) throw Error("--tokens is the whole prompt; leave out -p and -f");
-    auto ids = read_ids(tokens_file);
-    auto words = text_of(model, ids);
-    return {std::move(ids), std::move(words)};
-  }
-  auto user = read_text();
-  const auto& vocab = model.vocab();
-  if (!no_chat && vocab.has_chat_template()) {
-    std::vector<ChatMessage> messages;
-    if (!system.empty()) messages.push_back({"system", system});
-    messages.push_back({"user", user});
-    return {vocab.tokenize(vocab.apply_chat_template(messages)), std::move(user)};
-  }
-  if (!system.empty())
-    throw Error("--system needs a chat template; the model has none or --no-chat is given");
-  return {vocab.tokenize(user), std::move(user)};
 }
 
 void check_context(const HParams& hp, int64_t n) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/prompt_flags.h"
 #include "eval/contender.h"
 #include "eval/task_choice.h"
 #include "windowkv/engine.h"
@@ -20,6 +21,7 @@ struct ModelFlags {
   std::vector<double> tensor_split;
   bool no_blas = false;
   bool no_mmap = false;
+  bool mlock = false;
   std::string calibration = "auto";
   int chunk = EngineOptions().chunk;
   std::string kv_type = "f16";
@@ -64,22 +66,18 @@ struct PolicyFlags {
   std::string budget{kDefaultBudget};
   std::string preset = "default";
   SelectionOverrides numbers;
+  const CLI::Option* budget_option = nullptr;  ///< null with a fixed policy
 
   TaskFlags task;
 
   /// `fixed_policy`: leave out --kv and --kv-budget, for commands that compare several. `rows`: see
   /// TaskFlags.
   void add_to(CLI::App& app, bool fixed_policy = false, bool rows = false);
+  bool budget_given() const { return budget_option != nullptr && budget_option->count() > 0; }
   /// Throws Error for values that make no policy.
   std::unique_ptr<Policy> make(const HParams& hp, Task kind) const;
   std::unique_ptr<Policy> make(const HParams& hp, Task kind, const std::string& kv_name,
                                const std::string& budget_text) const;
-};
-
-/// What is prefilled, and what the user wrote: the text before the chat template, or what the ids stand for.
-struct Prompt {
-  std::vector<Token> tokens;
-  std::string text;
 };
 
 /// The policy that the flags name as a contender called `name`. Throws Error for values that make no policy,
@@ -93,23 +91,6 @@ struct ContenderFlags {
 
   /// `note`: what the help of --policies adds.
   void add_to(CLI::App& app, const std::string& note = "");
-};
-
-/// -p, -f, --tokens and how the text becomes a prompt.
-struct PromptFlags {
-  std::string text;
-  std::string file;
-  std::string tokens_file;
-  std::string system;
-  bool no_chat = false;
-
-  void add_to(CLI::App& app);
-  bool given() const { return !text.empty() || !file.empty() || !tokens_file.empty(); }
-  /// Throws Error for no prompt, files that cannot be read, and text that is not UTF-8.
-  Prompt read(const Model& model) const;
-
- private:
-  std::string read_text() const;
 };
 
 /// A list of prompt lengths with k for 1,024.

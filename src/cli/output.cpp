@@ -1,11 +1,14 @@
 #include "cli/output.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
+#include <cstring>
 
 #include "windowkv/error.h"
 
@@ -49,12 +52,23 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows) {
 void print(std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     if (errno == EPIPE) throw ExitWith{kClosedPipeExit};  // as `head` does to us: no fault of anyone
-    throw Error("cannot write to standard output");
+    throw Error(fmt::format("cannot write to standard output: {}", std::strerror(errno)));
   }
 }
 
+void tell(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
+void secure_standard_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    // Each opens as the lowest number that is free, its own. Standard output for reading: writes fail.
+    if (fcntl(stream, F_GETFD) < 0) open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+  std::signal(SIGPIPE, SIG_IGN);
+}
+
 void warn(const std::string& text) {
-  fmt::print(stderr, "windowkv: warning: {}\n", text);
+  tell(fmt::format("windowkv: warning: {}\n", text));
 }
 
 Progress::Progress(std::string what)
@@ -73,16 +87,16 @@ void Progress::update(int64_t done, int64_t total) {
   if (terminal_) {
     constexpr size_t kWidth = 30;
     const auto full = static_cast<size_t>(share * kWidth);
-    fmt::print(stderr, "\r{} [{}{}] {:3.0f} %, {:.0f} s left \x1b[K", what_, std::string(full, '#'),
-               std::string(kWidth - full, ' '), share * 100, left);
+    tell(fmt::format("\r{} [{}{}] {:3.0f} %, {:.0f} s left \x1b[K", what_, std::string(full, '#'),
+                     std::string(kWidth - full, ' '), share * 100, left));
     shown_ = true;
   } else {
-    fmt::print(stderr, "{}: {:.0f} %, {:.0f} s left\n", what_, share * 100, left);
+    tell(fmt::format("{}: {:.0f} %, {:.0f} s left\n", what_, share * 100, left));
   }
 }
 
 void Progress::clear() {
-  if (shown_) fmt::print(stderr, "\r\x1b[K");
+  if (shown_) tell("\r\x1b[K");
   shown_ = false;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace windowkv::cli {
@@ -12,6 +13,7 @@ namespace windowkv::cli {
 struct ExitWith {
   int code;
 };
+inline constexpr int kUsageExit = 2;
 inline constexpr int kClosedPipeExit = 141;  ///< what a shell reports for a process that SIGPIPE ended
 
 /// "1.2 MiB".
@@ -20,8 +22,16 @@ std::string bytes_text(int64_t bytes);
 /// Rows of cells as aligned columns, two spaces apart; the first column to the left, the others to the right.
 std::string table_text(const std::vector<std::vector<std::string>>& rows);
 
+/// Opens /dev/null in place of standard streams that are closed, so that no file opened later takes their
+/// place; what is printed then fails. Also makes a write into a pipe without a reader fail, not end the
+/// process.
+void secure_standard_streams();
+
 /// Writes to standard output; throws Error where that fails, ExitWith where the reader has left.
 void print(std::string_view text);
+
+/// Writes to standard error. What cannot be written there is lost; no command fails for it.
+void tell(std::string_view text);
 
 /// A line on standard error that begins with "windowkv: warning: ".
 void warn(const std::string& text);

@@ -103,6 +103,17 @@ ordered_json trace_json(const RunReport& r) {
   return trace;
 }
 
+ordered_json answer_json(const RunReport& r) {
+  ordered_json answer = {{"text", r.generation.text},
+                         {"stop_reason", to_string(r.generation.reason)},
+                         {"prompt_tokens", r.sequence.prompt_tokens},
+                         {"generated_tokens", r.generation.tokens.size()}};
+  const auto trace = trace_json(r);
+  for (const auto& [name, value] : trace.items())
+    if (name != "tokens" && name != "groups" && name != "generated") answer[name] = value;
+  return answer;
+}
+
 std::string json_text(const ordered_json& json, int indent) {
   return json.dump(indent, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }

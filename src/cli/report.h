@@ -26,6 +26,8 @@ struct RunReport {
 
 /// The trace, as docs/trace.md defines it.
 nlohmann::ordered_json trace_json(const RunReport& report);
+/// What --json prints: the answer first, then what the trace says of it, but for tokens and kept positions.
+nlohmann::ordered_json answer_json(const RunReport& report);
 /// JSON as text; bytes that are not UTF-8 are replaced.
 std::string json_text(const nlohmann::ordered_json& json, int indent = -1);
 

@@ -26,8 +26,8 @@ auto run_resumable(Progress& progress, const std::string& out, F&& work) {
     return result;
   } catch (const Cancelled&) {
     progress.clear();
-    fmt::print(stderr, "windowkv: interrupted{}\n",
-               out.empty() ? "" : fmt::format("; the same command goes on from {}", out));
+    tell(fmt::format("windowkv: interrupted{}\n",
+                     out.empty() ? "" : fmt::format("; the same command goes on from {}", out)));
     throw ExitWith{kInterruptedExit};
   }
 }

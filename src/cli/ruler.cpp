@@ -251,7 +251,7 @@ void ruler_command(RulerFlags flags) {
   std::vector<std::string> too_short;
   const auto points = usable_points(samples, ruler::grid_points(tasks, flags.lengths, flags.samples),
                                     flags.samples, too_short);
-  for (const auto& note : notes) fmt::print(stderr, "windowkv: {}\n", note);
+  for (const auto& note : notes) tell(fmt::format("windowkv: {}\n", note));
   for (const auto& reason : too_short) warn(reason + "; left out");
   bool left_out = !too_short.empty();
   if (samples_file) {

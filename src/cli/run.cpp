@@ -2,16 +2,20 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/grammar.h"
+#include "cli/help.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/report.h"
 #include "support/clock.h"
 #include "support/file.h"
+#include "windowkv/error.h"
 
 namespace windowkv::cli {
 
@@ -22,6 +26,9 @@ struct RunFlags {
   PolicyFlags policy;
   PromptFlags prompt;
   GenerateOptions generate;
+  int64_t seed = -1;
+  std::string grammar_file;
+  int64_t context = -1;  // of prompt and answer; 0: the trained one; below: any
   bool json = false;
   bool verbose = false;
   bool quiet = false;
@@ -37,22 +44,22 @@ std::string memory_text(const MemoryPlan& plan) {
 
 void describe(const Model& model, const Engine& engine, const Policy& policy, int64_t n, int64_t reserve) {
   const auto& hp = model.hparams();
-  fmt::print(stderr, "model       {} ({}), {} layers, {} query and {} KV heads of {}, {} {}\n",
-             hp.name.empty() ? model.path() : hp.name, hp.family, hp.n_layer, hp.n_head, hp.n_head_kv,
-             hp.d_head, bytes_text(model.weight_bytes()), model.weight_type());
-  fmt::print(stderr, "weights     {} on {}\n", fmt::join(model.buffers(), ", "), model.device_name());
-  fmt::print(stderr, "memory      {}\n", memory_text(engine.plan(n, policy, reserve)));
+  tell(fmt::format("model       {} ({}), {} layers, {} query and {} KV heads of {}, {} {}\n",
+                   hp.name.empty() ? model.path() : hp.name, hp.family, hp.n_layer, hp.n_head, hp.n_head_kv,
+                   hp.d_head, bytes_text(model.weight_bytes()), model.weight_type()));
+  tell(fmt::format("weights     {} on {}\n", fmt::join(model.buffers(), ", "), model.device_name()));
+  tell(fmt::format("memory      {}\n", memory_text(engine.plan(n, policy, reserve))));
   if (const auto devices = engine.plan_devices(n, policy, reserve); devices.size() > 1)
     for (const auto& d : devices)
-      fmt::print(stderr, "  {}: {}; {} free\n", d.device, memory_text(d.memory), bytes_text(d.available));
+      tell(fmt::format("  {}: {}; {} free\n", d.device, memory_text(d.memory), bytes_text(d.available)));
 }
 
 /// What the devices had to tell each other.
 void describe_traffic(const Engine& engine, int64_t decoded) {
   auto line = [](const char* name, const DeviceTraffic& t, const std::string& more) {
     if (t.graphs > 0)
-      fmt::print(stderr, "{:<12}{} copies between devices, {}; {} graphs in {} parts{}\n", name, t.copies,
-                 bytes_text(t.bytes), t.graphs, t.splits, more);
+      tell(fmt::format("{:<12}{} copies between devices, {}; {} graphs in {} parts{}\n", name, t.copies,
+                       bytes_text(t.bytes), t.graphs, t.splits, more));
   };
   const auto decode = engine.decode_traffic();
   line("prefill", engine.prefill_traffic(), "");
@@ -63,30 +70,67 @@ void describe_traffic(const Engine& engine, int64_t decoded) {
                    : "");
 }
 
+/// The fewest prompt tokens a layer with which an answer can be expected to be of use.
+constexpr int64_t kLeastBudget = 64;
+
+void check_budget(const PolicyFlags& flags, const Policy& policy, int64_t n) {
+  if (!flags.budget_given()) return;
+  if (!policy.budget()) {
+    warn(fmt::format("--kv {} has no budget: --kv-budget {} is not used", flags.kv, flags.budget));
+  } else if (const auto kept = policy.budget()->resolve(n); kept < std::min(kLeastBudget, n)) {
+    warn(fmt::format("--kv-budget {} keeps {} of the prompt's {} tokens; below about {} answers are poor",
+                     flags.budget, kept, n, kLeastBudget));
+  }
+}
+
+/// The most tokens of an answer to a prompt of n tokens. Throws Error where -c leaves no room for one.
+int64_t answer_tokens(const RunFlags& flags, const HParams& hp, int64_t n) {
+  const int64_t wanted = flags.generate.max_tokens;
+  if (flags.context < 0) return wanted >= 0 ? wanted : std::max<int64_t>(1, hp.n_ctx_train - n);
+  const int64_t context = flags.context > 0 ? flags.context : hp.n_ctx_train;
+  if (n + (wanted == 0 ? 0 : 1) > context)
+    throw Error(
+        fmt::format("the prompt has {} tokens and does not fit the {} of -c {}; shorten it, or leave "
+                    "-c out",
+                    n, context, flags.context));
+  return wanted >= 0 ? std::min(wanted, context - n) : context - n;
+}
+
+GenerateOptions generate_options(const RunFlags& flags) {
+  auto options = flags.generate;
+  options.sampling.seed = static_cast<uint32_t>(flags.seed);  // -1 is the random one
+  if (!flags.grammar_file.empty()) options.sampling.grammar = read_text_file(flags.grammar_file);
+  options.sampling.validate();
+  if (!options.sampling.grammar.empty()) check_grammar(options.sampling.grammar, nullptr);
+  if (flags.prompt.escape)
+    for (auto& stop : options.stop) stop = unescape(stop);
+  options.cancelled = interrupted;
+  if (!flags.json) options.on_text = print;
+  return options;
+}
+
 void run(const RunFlags& flags) {
   catch_interrupts();
-  flags.generate.sampling.validate();
+  auto options = generate_options(flags);
   const auto trace = open_output(flags.trace);
+  const auto source = flags.prompt.read(/*piped=*/true);
 
   const auto task_choice = flags.policy.task.choice();
   const auto start = Clock::now();
   const auto model = flags.model.load();
   const double load_ms = ms_since(start);
-  const auto [prompt, text] = flags.prompt.read(*model);
+  if (!options.sampling.grammar.empty()) check_grammar(options.sampling.grammar, &model->vocab());
+  const auto [prompt, text] = source.prompt(*model);
   const auto task = task_choice(kNeutralTask, text);
   const auto policy = flags.policy.make(model->hparams(), task.task);
   const auto n = static_cast<int64_t>(prompt.size());
+  options.max_tokens = answer_tokens(flags, model->hparams(), n);
   check_context(model->hparams(), n);
+  check_budget(flags.policy, *policy, n);
 
   Engine engine(*model, flags.model.engine());
-  auto generate_options = flags.generate;
-  if (generate_options.max_tokens < 0)
-    generate_options.max_tokens = std::max<int64_t>(1, model->hparams().n_ctx_train - n);
-  generate_options.cancelled = interrupted;
-  if (!flags.json) generate_options.on_text = print;
-
   PrefillOptions prefill_options;
-  prefill_options.reserve = std::min<int64_t>(generate_options.max_tokens, 256);
+  prefill_options.reserve = std::min<int64_t>(options.max_tokens, 256);
   prefill_options.cancelled = interrupted;
   Progress progress("prefill");
   prefill_options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
@@ -95,16 +139,16 @@ void run(const RunFlags& flags) {
   Sequence sequence;
   const auto logits = engine.prefill(sequence, prompt, *policy, prefill_options);
   progress.clear();
-  const auto generation = generate(engine, model->find_vocab(), sequence, logits, prompt, generate_options);
+  const auto generation = generate(engine, model->find_vocab(), sequence, logits, prompt, options);
 
   const RunReport report{*model, *policy, prompt, sequence, generation, task, load_ms};
   if (flags.json) {
-    print(json_text(trace_json(report), 2));
+    print(json_text(answer_json(report), 2));
   } else if (!generation.text.empty() && !generation.text.ends_with('\n')) {
     print("\n");
   }
   if (trace) trace->commit(json_text(trace_json(report)));
-  if (!flags.quiet) fmt::print(stderr, "\n{}", summary_text(report));
+  if (!flags.quiet) tell(fmt::format("\n{}", summary_text(report)));
   if (flags.verbose) describe_traffic(engine, generation.decoded);
   if (generation.reason == StopReason::kCancelled) throw ExitWith{kInterruptedExit};
 }
@@ -115,50 +159,83 @@ void add_run(CLI::App& app) {
   auto flags = std::make_shared<RunFlags>();
   auto* command = app.add_subcommand("run", "Answer one prompt");
   command->footer(
-      "The answer goes to standard output, the closing table to standard error. Examples:\n"
-      "  windowkv run -m model.gguf -f book.txt -p \"Question: who is the killer?\"\n"
-      "  windowkv run -m model.gguf -f book.txt --task aggregation -p \"Summarize the book.\" --kv-budget "
-      "2048\n"
-      "  windowkv run -m model.gguf -f book.txt --kv full --json");
+      "The answer goes to standard output, figures to standard error. Piped text is the prompt, or with -p\n"
+      "its beginning; -p is answered alone if nothing arrives within five seconds (</dev/null keeps a\n"
+      "script's own input out). llama.cpp's names for these options work too.\n"
+      "\n"
+      "Examples:\n"
+      "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"
+      "  cat report.txt | windowkv run -m model.gguf -p \"Summarize the report.\" --kv-budget 2048\n"
+      "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\" --kv full --json");
   flags->model.add_to(*command);
   flags->prompt.add_to(*command);
   flags->policy.add_to(*command);
 
   auto& g = flags->generate;
-  auto* generation = command->add_option_group("Generation");
+  auto* generation = command->add_option_group("Answer");
   generation
-      ->add_option("-n,--predict", g.max_tokens,
-                   "most tokens to generate; -1: to the model's trained context")
+      ->add_option("-n,--predict,--n-predict", g.max_tokens,
+                   "most tokens of the answer; -1 is up to the model's trained context")
       ->check(CLI::Range(int64_t{-1}, int64_t{1} << 30))
       ->capture_default_str();
-  generation->add_option("--temp", g.sampling.temperature, "temperature; 0: always the most probable token")
+  generation
+      ->add_option("-c,--ctx-size", flags->context,
+                   "most tokens of prompt and answer together; 0 is the model's trained context (default: no "
+                   "limit; the cache is as large as the prompt needs)")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
+  generation
+      ->add_option("--temp,--temperature", g.sampling.temperature,
+                   "sampling temperature; 0 always takes the most probable token")
       ->capture_default_str();
-  generation->add_option("--top-k", g.sampling.top_k, "draw among the k most probable; 0: off")
+  generation->add_option("--top-k", g.sampling.top_k, "sample from the K most probable tokens; 0 is off")
       ->capture_default_str();
-  generation->add_option("--top-p", g.sampling.top_p, "draw among those that make up p; 1: off")
+  generation
+      ->add_option("--top-p", g.sampling.top_p,
+                   "sample from the most probable tokens that together have this probability; 1 is off")
       ->capture_default_str();
-  generation->add_option("--min-p", g.sampling.min_p, "leave out those under p of the best; 0: off")
+  generation
+      ->add_option("--min-p", g.sampling.min_p,
+                   "leave out tokens below this share of the best token's probability; 0 is off")
       ->capture_default_str();
-  generation->add_option("--repeat-penalty", g.sampling.repeat_penalty, "penalty on repeated tokens; 1: off")
+  generation
+      ->add_option("--repeat-penalty", g.sampling.repeat_penalty, "penalty on repeated tokens; 1 is off")
       ->capture_default_str();
-  generation->add_option("--repeat-last-n", g.sampling.penalty_last_n, "tokens the penalties look back on")
+  generation
+      ->add_option("--repeat-last-n", g.sampling.penalty_last_n, "last tokens that the penalties look at")
       ->capture_default_str();
-  generation->add_option("--frequency-penalty", g.sampling.frequency_penalty, "penalty by count; 0: off")
+  generation
+      ->add_option("--frequency-penalty", g.sampling.frequency_penalty,
+                   "penalty on a token for each time it occurred; 0 is off")
       ->capture_default_str();
-  generation->add_option("--presence-penalty", g.sampling.presence_penalty, "penalty by presence; 0: off")
+  generation
+      ->add_option("--presence-penalty", g.sampling.presence_penalty,
+                   "penalty on tokens that occurred at all; 0 is off")
       ->capture_default_str();
-  generation->add_option("--seed", g.sampling.seed, "seed of the draw; without it a random one");
-  generation->add_option("--stop", g.stop, "end the answer before this text; may be repeated")
+  generation->add_option("-s,--seed", flags->seed, "seed for sampling; -1 is a different one each time")
+      ->check(CLI::Range(int64_t{-1}, int64_t{0xFFFFFFFF}))
+      ->capture_default_str();
+  generation->add_option("--stop", g.stop, "end the answer before this text; may be given several times")
       ->type_name("TEXT")
-      ->take_all();
-  generation->add_flag("--ignore-eos", g.ignore_end, "go on past end-of-generation tokens");
+      ->allow_extra_args(false);
+  auto* ignore = generation->add_flag("--ignore-eos", g.ignore_end, "go on past end-of-generation tokens");
+  auto* grammar = generation
+                      ->add_option("--grammar", g.sampling.grammar,
+                                   "keep the answer to a grammar, in llama.cpp's GBNF with the rule root")
+                      ->type_name("TEXT")
+                      ->excludes(ignore);
+  generation->add_option("--grammar-file", flags->grammar_file, "read the grammar from a file")
+      ->type_name("FILE")
+      ->excludes(grammar, ignore);
+  show_in_short_help(*generation, {"--predict", "--temp"});
 
   auto* output = command->add_option_group("Output");
-  output->add_flag("--json", flags->json, "print one JSON object (the trace) instead of the text");
-  output->add_option("--trace", flags->trace, "write what was kept and measured as JSON (docs/trace.md)")
+  output->add_flag("--json", flags->json, "print the answer and the figures as one JSON object");
+  output
+      ->add_option("--trace", flags->trace,
+                   "write tokens, kept positions and all figures to a JSON file (docs/trace.md)")
       ->type_name("FILE");
-  output->add_flag("-v,--verbose", flags->verbose, "say what is loaded and what memory it takes");
-  output->add_flag("-q,--quiet", flags->quiet, "leave out the closing table");
+  output->add_flag("-v,--verbose", flags->verbose, "show what is loaded and how much memory it takes");
+  output->add_flag("-q,--quiet", flags->quiet, "do not print the table");
   command->callback([flags] { run(*flags); });
 }
 

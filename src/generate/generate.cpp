@@ -26,7 +26,7 @@ std::string_view to_string(StopReason reason) {
 Generation generate(Engine& engine, const Vocab* vocab, Sequence& sequence, std::span<const float> logits,
                     std::span<const Token> prompt, const GenerateOptions& options) {
   const auto start = Clock::now();
-  Sampler sampler(options.sampling, static_cast<int>(logits.size()), prompt);
+  Sampler sampler(options.sampling, static_cast<int>(logits.size()), prompt, vocab);
   TextStream stream(options.stop, options.on_text);
   auto ends = [&](Token token) {
     return std::find(options.end_tokens.begin(), options.end_tokens.end(), token) !=

@@ -25,8 +25,13 @@ void SamplingOptions::validate() const {
   check("the presence penalty", presence_penalty, -100, 100);
 }
 
-Sampler::Sampler(const SamplingOptions& o, int n_vocab, std::span<const Token> prompt) {
+Sampler::Sampler(const SamplingOptions& o, int n_vocab, std::span<const Token> prompt, const Vocab* vocab) {
   o.validate();
+  if (!o.grammar.empty()) {
+    if (vocab == nullptr) throw Error("a grammar needs the model's vocabulary, and the file has none");
+    grammar_.reset(llama_sampler_init_grammar(vocab->handle(), o.grammar.c_str(), "root"));
+    if (!grammar_) throw Error("the grammar cannot be read");
+  }
   const bool penalties = o.penalty_last_n > 0 && (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f ||
                                                   o.presence_penalty != 0.0f);
   if (o.temperature == 0.0f && !penalties) return;
@@ -48,14 +53,40 @@ Sampler::Sampler(const SamplingOptions& o, int n_vocab, std::span<const Token> p
   for (auto token : prompt.last(reach)) llama_sampler_accept(chain_.get(), token);
 }
 
-Token Sampler::sample(std::span<const float> logits) {
-  if (!chain_) return static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+void Sampler::fill_candidates(std::span<const float> logits) {
   candidates_.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<Token>(i), logits[i], 0.0f};
+}
+
+Token Sampler::draw() {
+  if (!chain_) return std::ranges::max_element(candidates_, {}, &llama_token_data::logit)->id;
   llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
   llama_sampler_apply(chain_.get(), &array);
-  const Token token = array.data[array.selected].id;
-  llama_sampler_accept(chain_.get(), token);
+  return array.data[array.selected].id;
+}
+
+bool Sampler::allowed(Token token) const {
+  llama_token_data one{token, 0.0f, 0.0f};
+  llama_token_data_array array{&one, 1, -1, false};
+  llama_sampler_apply(grammar_.get(), &array);
+  return std::isfinite(one.logit);
+}
+
+Token Sampler::sample(std::span<const float> logits) {
+  if (greedy()) return static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  fill_candidates(logits);
+  auto token = draw();
+  // As in llama.cpp: asking the grammar about one token is cheap, and it is mostly right.
+  if (grammar_ && !allowed(token)) {
+    fill_candidates(logits);
+    llama_token_data_array all{candidates_.data(), candidates_.size(), -1, false};
+    llama_sampler_apply(grammar_.get(), &all);
+    std::erase_if(candidates_, [](const auto& c) { return !std::isfinite(c.logit); });
+    if (candidates_.empty()) throw Error("the grammar allows no token here");
+    token = draw();
+  }
+  if (chain_) llama_sampler_accept(chain_.get(), token);
+  if (grammar_) llama_sampler_accept(grammar_.get(), token);
   return token;
 }
 

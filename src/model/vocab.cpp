@@ -2,6 +2,7 @@
 
 #include <llama.h>
 
+#include <algorithm>
 #include <climits>
 #include <minja/chat-template.hpp>
 
@@ -74,21 +75,62 @@ bool Vocab::is_end(Token token) const {
   return llama_vocab_is_eog(vocab_, token);
 }
 
-std::string Vocab::apply_chat_template(const std::vector<ChatMessage>& messages) const {
-  if (template_.empty())
-    throw Error("the model has no chat template; use --no-chat to give the text as it is");
-  auto special_text = [&](Token token) { return token < 0 ? std::string() : piece(token, true); };
-  const std::string bos = special_text(llama_vocab_bos(vocab_));
+std::vector<std::string> Vocab::chat_template_names() {
+  std::vector<const char*> names(static_cast<size_t>(llama_chat_builtin_templates(nullptr, 0)));
+  llama_chat_builtin_templates(names.data(), names.size());
+  return {names.begin(), names.end()};
+}
+
+namespace {
+
+std::string apply_builtin(const std::string& name, const std::vector<ChatMessage>& messages) {
+  std::vector<llama_chat_message> chat;
+  chat.reserve(messages.size());
+  size_t size = 1024;
+  for (const auto& m : messages) {
+    chat.push_back({m.role.c_str(), m.content.c_str()});
+    size += 2 * (m.role.size() + m.content.size());
+  }
   std::string text;
+  for (;;) {
+    text.resize(size);
+    const auto needed = llama_chat_apply_template(name.c_str(), chat.data(), chat.size(), /*add_ass=*/true,
+                                                  text.data(), static_cast<int32_t>(size));
+    if (needed < 0) throw Error("the built-in chat template " + name + " fails on this prompt");
+    if (static_cast<size_t>(needed) > size) {
+      size = static_cast<size_t>(needed);
+      continue;
+    }
+    text.resize(static_cast<size_t>(needed));
+    return text;
+  }
+}
+
+std::string apply_jinja(const std::string& source, const std::string& bos, const std::string& eos,
+                        const std::vector<ChatMessage>& messages) {
   try {
-    minja::chat_template engine(template_, bos, special_text(llama_vocab_eos(vocab_)));
+    minja::chat_template engine(source, bos, eos);
     minja::chat_template_inputs inputs;
     inputs.messages = nlohmann::ordered_json::array();
     for (const auto& m : messages) inputs.messages.push_back({{"role", m.role}, {"content", m.content}});
-    text = engine.apply(inputs);
+    return engine.apply(inputs);
   } catch (const std::exception& e) {
-    throw Error(std::string("the model's chat template fails: ") + e.what() + "; use --no-chat");
+    throw Error(std::string("the chat template fails: ") + e.what() + "; use --no-chat");
   }
+}
+
+}  // namespace
+
+std::string Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
+                                       const std::string& chat_template) const {
+  const auto& source = chat_template.empty() ? template_ : chat_template;
+  if (source.empty()) throw Error("the model has no chat template; use --no-chat to give the text as it is");
+  const auto names = chat_template_names();
+  auto special_text = [&](Token token) { return token < 0 ? std::string() : piece(token, true); };
+  const auto bos = special_text(llama_vocab_bos(vocab_));
+  auto text = std::ranges::find(names, source) != names.end()
+                  ? apply_builtin(source, messages)
+                  : apply_jinja(source, bos, special_text(llama_vocab_eos(vocab_)), messages);
   // tokenize() adds BOS where the model wants it; a template that writes it too would double it.
   if (!bos.empty() && llama_vocab_get_add_bos(vocab_) && text.starts_with(bos)) text.erase(0, bos.size());
   return text;

@@ -20,11 +20,11 @@ int number(std::string_view setting, std::string_view text) {
 }
 
 constexpr SelectionSetting kSettings[] = {
-    {"window", "N", "window size ω, tokens",
+    {"window", "N", "window size ω in tokens",
      [](SelectionOverrides& o, std::string_view text) { o.omega = number("window", text); }},
-    {"observe", "N", "observation window α: the prompt's last tokens, which choose",
+    {"observe", "N", "observation window α: how many of the prompt's last tokens choose what is kept",
      [](SelectionOverrides& o, std::string_view text) { o.alpha = number("observe", text); }},
-    {"group", "N", "layers that share one choice, γ",
+    {"group", "N", "layers γ that share one selection",
      [](SelectionOverrides& o, std::string_view text) { o.gamma = number("group", text); }},
     {"lambda", "N", "pyramid shape λ",
      [](SelectionOverrides& o, std::string_view text) { o.lambda = number("lambda", text); }},

@@ -1,0 +1,80 @@
+#include "cli/command_line.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <span>
+
+#include "cli/arguments.h"
+#include "cli/devices.h"
+#include "cli/help.h"
+#include "cli/output.h"
+
+namespace windowkv::cli {
+
+namespace {
+
+/// A word as it would be typed.
+std::string quoted(const std::string& word) {
+  const bool plain = !word.empty() && word.find_first_of(" \t\n\"'$`\\*?[]{}()<>|&;!#~") == std::string::npos;
+  return plain ? word : fmt::format("\"{}\"", word);
+}
+
+std::vector<CLI::App*> commands(CLI::App& app) {
+  return app.get_subcommands([](CLI::App*) { return true; });
+}
+
+/// Says what is wrong with words that do not begin with a command's name.
+[[noreturn]] void refuse(CLI::App& app, const std::vector<std::string>& words) {
+  const std::string page("windowkv --help");
+  if (words[0].starts_with('-') || words[0].ends_with(".gguf")) {
+    std::string line(words[0].starts_with('-') ? "windowkv run" : "windowkv run -m");
+    for (const auto& word : words) line += fmt::format(" {}", quoted(word));
+    if (line.size() > 120) line = fmt::format("{:.117}...", line);
+    throw UsageError("a command comes first, as in: " + line, page);
+  }
+  std::vector<std::string> names;
+  for (const auto* command : commands(app)) names.push_back(command->get_name());
+  const auto near = nearest(words[0], names);
+  throw UsageError(fmt::format("unknown command \"{}\"{}", words[0],
+                               near.empty() ? "" : fmt::format("; did you mean {}?", near)),
+                   page);
+}
+
+}  // namespace
+
+void run_command_line(CLI::App& app, const std::vector<std::string>& words) {
+  const auto& first = words.empty() ? "" : words[0];
+  if (first.empty()) {
+    tell(overview(app));
+    throw ExitWith{kUsageExit};
+  }
+  if (first == "--version") return print(fmt::format("windowkv {}\n", WINDOWKV_VERSION));
+  if (first == "--list-devices") return print(devices_text());
+  if (first == "-h" || first == "--help" || first == "--help-all") return print(overview(app));
+  const auto all = commands(app);
+  const auto found =
+      std::ranges::find_if(all, [&](const auto* command) { return command->get_name() == first; });
+  if (found == all.end()) refuse(app, words);
+  auto& command = **found;
+  try {
+    std::vector<std::string> notes;
+    auto arguments = plain_arguments(command, std::span(words).subspan(1), notes);
+    for (const auto& note : notes) tell(fmt::format("windowkv: note: {}\n", note));
+    // Where more values may follow a flag, CLI11 takes "[a,b]" for two; plain_arguments leaves one each.
+    for (auto* option : all_options(command)) {
+      option->allow_extra_args(false);
+      // As in llama.cpp, the last one counts where a flag is given twice.
+      if (option->get_items_expected_max() == 1) option->take_last();
+    }
+    arguments.insert(arguments.begin(), first);
+    std::ranges::reverse(arguments);
+    app.parse(std::move(arguments));
+  } catch (const Page& page) {
+    print(page == Page::kDevices ? devices_text() : help_page(command, page == Page::kHelpAll));
+  } catch (const CLI::ParseError& e) {
+    throw UsageError(e.what(), help_of(command));
+  }
+}
+
+}  // namespace windowkv::cli

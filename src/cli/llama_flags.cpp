@@ -1,0 +1,169 @@
+#include "cli/llama_flags.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace windowkv::cli {
+
+namespace {
+
+using enum Takes;
+using enum Fate;
+
+Meaning gpu_layers(const std::string& value) {
+  if (value == "0") return {kOurs, "--device=cpu"};
+  if (value == "auto" || value == "all" || value == "-1" || value == "-2") return {kIgnored, ""};
+  if (value.empty() || value.find_first_not_of("0123456789") != std::string::npos)
+    return {kRefused, fmt::format("it takes a number, auto or all, not \"{}\"", value)};
+  // No model has so many layers: the usual way to say "all of them".
+  if (value.size() > 2 || value == "99") return {kIgnored, ""};
+  return {kRefused,
+          fmt::format("layers are placed by device, not by number: --device CUDA0,cpu with --tensor-split "
+                      "{},N puts {} layers on the GPU and N on the CPU",
+                      value, value)};
+}
+
+Meaning flash_attention(const std::string& value) {
+  return {kIgnored,
+          value == "off" ? "-fa off is ignored: the device decides which attention kernel runs" : ""};
+}
+
+Meaning split_mode(const std::string& value) {
+  if (value == "layer") return {kIgnored, ""};
+  if (value == "none") return {kRefused, "name the one GPU to use, as in --device CUDA0"};
+  return {kRefused, "a model is split by layers only (--device, --tensor-split)"};
+}
+
+Meaning load_mode(const std::string& value) {
+  if (value == "auto" || value == "mmap") return {kIgnored, ""};
+  if (value == "none") return {kOurs, "--no-mmap"};
+  if (value == "mlock" || value == "mmap+mlock") return {kOurs, "--mlock"};
+  return {kRefused, "use --no-mmap or --mlock"};
+}
+
+constexpr std::string_view kOnePrompt =
+    "windowkv run answers one prompt and ends; give it with -p, -f or on standard input";
+constexpr std::string_view kSamplers = "the samplers are --top-k, --top-p, --min-p, --temp and the penalties";
+constexpr std::string_view kDraft = "there is no speculative decoding";
+constexpr std::string_view kWholeLayers = "layers are placed whole, with --device and --tensor-split";
+constexpr std::string_view kRope = "RoPE is scaled as the model file says";
+constexpr std::string_view kAdapters =
+    "adapters are not loaded; merge them into the model with llama-export-lora";
+constexpr std::string_view kTextOnly = "only text is read";
+
+constexpr LlamaFlag kFlags[] = {
+    // The model and where it runs
+    {"-hf, -hfr", kValue, kOurs, "--hf-repo"},
+    {"-hff", kValue, kOurs, "--hf-file"},
+    {"-hft", kValue, kOurs, "--hf-token"},
+    {"-mu, --model-url", kValue, kRefused, "download the file first and give it with -m"},
+    {"-dr, --docker-repo", kValue, kRefused, "give a model file with -m"},
+    {"-dev", kValue, kOurs, "--device"},
+    {"-ts", kValue, kOurs, "--tensor-split"},
+    {"-ngl, --gpu-layers, --n-gpu-layers", kValue, kOurs, "", gpu_layers},
+    {"-sm, --split-mode", kValue, kOurs, "", split_mode},
+    {"-mg, --main-gpu", kValue, kRefused, "name the GPU to use, as in --device CUDA0"},
+    {"-ot, --override-tensor, -cmoe, --cpu-moe, -ncmoe, --n-cpu-moe, --moe-cache-mib, -ncffn, --n-cpu-ffn",
+     kValue, kRefused, kWholeLayers},
+    {"-kvo, --kv-offload", kNothing, kIgnored},
+    {"-nkvo, --no-kv-offload", kNothing, kRefused,
+     "the cache lies where its layers lie; use --device cpu for both"},
+    {"--mmap, --repack, --no-host, --op-offload, --check-tensors, --swa-full, --warmup, --no-warmup",
+     kNothing, kIgnored},
+    {"-nr, --no-repack, --no-op-offload", kNothing, kIgnored,
+     "ignored: weights lie where their kernels are fastest"},
+    {"-lm, --load-mode", kValue, kOurs, "", load_mode},
+    {"-lzm, --lazy-mode", kValue, kIgnored},
+    {"-fit, --fit", kSwitch, kIgnored},
+    {"-fitt, --fit-target, -fitc, --fit-ctx", kValue, kIgnored,
+     "ignored: windowkv plans memory before it starts and refuses what does not fit"},
+    {"--override-kv", kValue, kRefused, "change the file's metadata instead, with gguf_set_metadata.py"},
+    {"--lora*, --control-vector*", kValue, kRefused, kAdapters},
+    {"-mm, -mmu, --mmproj*, --image*, --audio*, --video*", kValue, kRefused, kTextOnly},
+    {"--rope-*, --yarn-*", kValue, kRefused, kRope},
+    {"-gan, --grp-attn-n, -gaw, --grp-attn-w", kValue, kRefused, "there is no group attention"},
+    // Processors
+    {"-tb, --threads-batch", kValue, kIgnored, "ignored: prefill and decode both use the threads of -t"},
+    {"-C, --cpu-mask*, -Cr, --cpu-range*, --cpu-strict*, -Cb, -Crb", kValue, kRefused,
+     "use taskset to choose CPUs"},
+    {"--prio*", kValue, kRefused, "use nice to change the priority"},
+    {"--numa", kValue, kRefused, "use numactl to choose NUMA nodes"},
+    {"--poll*", kValue, kIgnored},
+    // The cache and batches
+    {"-c, --ctx-size", kValue, kIgnored, "ignored: the cache is sized by the prompt"},
+    {"-ctk", kValue, kOurs, "--kv-type-k"},
+    {"-ctv", kValue, kOurs, "--kv-type-v"},
+    {"-fa, --flash-attn", kSwitch, kIgnored, "", flash_attention},
+    {"-b, --batch-size, -dt, --defrag-thold", kValue, kIgnored},
+    {"-ub, --ubatch-size", kValue, kOurs, "--chunk"},
+    {"--keep", kValue, kRefused,
+     "the cache keeps what --kv chooses; --sinks N keeps the first N tokens in any case"},
+    {"-np, --parallel", kValue, kRefused, "windowkv run answers one prompt at a time"},
+    {"--context-shift", kNothing, kIgnored, "ignored: an answer ends where the trained context ends"},
+    {"--no-context-shift", kNothing, kIgnored},
+    {"-ctxcp, --ctx-checkpoints, --swa-checkpoints, -cram, --cache-ram", kValue, kIgnored},
+    {"--prompt-cache*", kValue, kRefused, "a prompt's cache is not saved"},
+    // The prompt
+    {"-sys", kValue, kOurs, "--system-prompt"},
+    {"-sysf", kValue, kOurs, "--system-prompt-file"},
+    {"-bf, --binary-file", kValue, kRefused, "use -f FILE, which takes UTF-8 text"},
+    {"-no-cnv, --no-conversation", kNothing, kOurs, "--no-chat"},
+    {"-cnv, --conversation", kNothing, kIgnored,
+     "windowkv run answers one prompt and ends; the chat template is applied in any case"},
+    {"-st, --single-turn", kNothing, kIgnored},
+    {"-i, --interactive, -if, --interactive-first, -mli, --multiline-input", kNothing, kRefused, kOnePrompt},
+    {"--in-prefix*, --in-suffix*", kValue, kRefused,
+     "write it into the prompt, with --no-chat where the template should not be applied"},
+    {"--jinja", kNothing, kIgnored},
+    {"--no-jinja", kNothing, kIgnored, "ignored: the model's chat template is always run as Jinja"},
+    {"--skip-chat-parsing, --no-skip-chat-parsing", kNothing, kIgnored},
+    {"-rea, --reasoning*", kValue, kRefused, "what a model thinks is part of its answer"},
+    // The answer
+    {"-r, --reverse-prompt", kValue, kOurs, "--stop"},
+    {"-j, --json-schema, -jf, --json-schema-file", kValue, kRefused,
+     "give a grammar with --grammar-file; llama.cpp's json_schema_to_grammar.py makes one from a schema"},
+    {"--samplers, --sampler-seq, --sampling-seq, --top-nsigma, --top-n-sigma, --xtc-*, --typical*, --dry-*, "
+     "--adaptive-*, --dynatemp-*, --mirostat*, -l, --logit-bias",
+     kValue, kRefused, kSamplers},
+    {"-bs, --backend-sampling", kNothing, kIgnored},
+    {"-md, --model-draft, -hfd, -hfrd, --hf-repo-draft, -td, -tbd, -devd, -ngld, -otd, -ctkd, -ctvd, -Cd, "
+     "-Crd, -Cbd, -cmoed, -ncmoed, --spec-*, --draft*, --threads-draft*, --device-draft, --gpu-layers-draft, "
+     "--n-gpu-layers-draft, --cache-type-k-draft, --cache-type-v-draft",
+     kValue, kRefused, kDraft},
+    // What is printed
+    {"--no-display-prompt, --perf, --no-perf, --simple-io, --log-disable, --log-prefix, --no-log-prefix, "
+     "--log-timestamps, --no-log-timestamps, --no-log-jsonl",
+     kNothing, kIgnored},
+    {"--display-prompt", kNothing, kIgnored, "ignored: the prompt is not printed before its answer"},
+    {"--verbose-prompt", kNothing, kIgnored, "ignored: --trace FILE holds the prompt's tokens"},
+    {"-co, --color, --log-colors", kSwitch, kIgnored},
+    {"-lv, --verbosity, --log-verbosity", kValue, kIgnored},
+    {"--log-verbose", kNothing, kOurs, "--verbose"},
+    {"--log-file", kValue, kRefused, "send standard error to a file, with 2>FILE"},
+    {"--log-jsonl", kNothing, kRefused, "use --json or --trace FILE"},
+    {"-sp, --special", kNothing, kRefused, "--trace FILE holds the answer's tokens, special ones too"},
+    {"-ptc, --print-token-count", kValue, kIgnored},
+};
+
+bool matches(std::string_view pattern, std::string_view name) {
+  return pattern.ends_with('*') ? name.starts_with(pattern.substr(0, pattern.size() - 1)) : name == pattern;
+}
+
+bool has_name(const LlamaFlag& flag, std::string_view name) {
+  for (auto rest = flag.names; !rest.empty();) {
+    const auto end = std::min(rest.find(','), rest.size());
+    if (matches(rest.substr(0, end), name)) return true;
+    rest.remove_prefix(std::min(end + 2, rest.size()));
+  }
+  return false;
+}
+
+}  // namespace
+
+const LlamaFlag* find_llama_flag(std::string_view name) {
+  const auto* found = std::ranges::find_if(kFlags, [&](const auto& flag) { return has_name(flag, name); });
+  return found == std::end(kFlags) ? nullptr : found;
+}
+
+}  // namespace windowkv::cli

@@ -1,0 +1,165 @@
+#include "cli/prompt_flags.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "cli/help.h"
+#include "cli/output.h"
+#include "cli/standard_input.h"
+#include "support/file.h"
+#include "support/utf8.h"
+#include "windowkv/error.h"
+
+namespace windowkv::cli {
+
+namespace {
+
+std::vector<Token> read_ids(const std::string& path) {
+  try {
+    return nlohmann::json::parse(read_file(path)).get<std::vector<Token>>();
+  } catch (const nlohmann::json::exception& e) {
+    throw Error(fmt::format("{}: not a JSON list of token ids: {}", path, e.what()));
+  }
+}
+
+/// The text of ids that may be no tokens of the model; "" without a vocabulary.
+std::string text_of(const Model& model, const std::vector<Token>& ids) {
+  const auto* vocab = model.find_vocab();
+  std::string out;
+  for (const auto id : ids)
+    if (vocab != nullptr && id >= 0 && id < vocab->size()) out += vocab->piece(id);
+  return out;
+}
+
+void check_chat_template(const std::string& text) {
+  const auto names = Vocab::chat_template_names();
+  if (text.empty() || text.find("{{") != std::string::npos || text.find("{%") != std::string::npos ||
+      std::ranges::find(names, text) != names.end())
+    return;
+  throw Error(fmt::format("\"{}\" is neither a Jinja chat template nor one of the built-in ones: {}", text,
+                          fmt::join(names, ", ")));
+}
+
+void check_utf8(const std::string& text, const char* flag) {
+  if (utf8_first_error(text) != std::string::npos)
+    throw Error(fmt::format("the text of {} is not UTF-8", flag));
+}
+
+}  // namespace
+
+std::string unescape(const std::string& text) {
+  static constexpr std::string_view kLetters = "nrt'\"\\";
+  static constexpr std::string_view kMeanings = "\n\r\t'\"\\";
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size(); ++i) {
+    out += text[i];
+    if (text[i] != '\\' || i + 1 == text.size()) continue;
+    if (const auto letter = kLetters.find(text[i + 1]); letter != std::string_view::npos) {
+      out.back() = kMeanings[letter];
+      ++i;
+    } else if (text[i + 1] == 'x' && i + 3 < text.size()) {
+      unsigned char byte = 0;
+      const char* end = text.data() + i + 4;
+      if (std::from_chars(text.data() + i + 2, end, byte, 16).ptr == end) {
+        out.back() = static_cast<char>(byte);
+        i += 3;
+      }
+    }
+  }
+  return out;
+}
+
+void PromptFlags::add_to(CLI::App& app) {
+  auto* group = app.add_option_group("Prompt");
+  group->add_option("-p,--prompt", text, "prompt text; follows the text of -f or of a pipe, if there is any")
+      ->type_name("TEXT");
+  group->add_option("-f,--file", file, "read the prompt from a file; - is standard input")->type_name("FILE");
+  group
+      ->add_option("--tokens", tokens_file,
+                   "read the prompt as a JSON list of token ids; - is standard input")
+      ->type_name("FILE");
+  auto* message =
+      group->add_option("--system,--system-prompt", system, "system message for the chat template")
+          ->type_name("TEXT");
+  group->add_option("--system-prompt-file", system_file, "read the system message from a file")
+      ->type_name("FILE")
+      ->excludes(message);
+  auto* bare = group->add_flag("--no-chat", no_chat, "do not apply a chat template to the prompt");
+  auto* named =
+      group
+          ->add_option("--chat-template", chat_template,
+                       "chat template to use instead of the model's: Jinja text, or the name of one "
+                       "of llama.cpp's (chatml, llama3, gemma, ...)")
+          ->type_name("NAME|TEXT")
+          ->excludes(bare);
+  group->add_option("--chat-template-file", chat_template_file, "read the chat template from a Jinja file")
+      ->type_name("FILE")
+      ->excludes(bare, named);
+  auto* replaced =
+      group->add_flag("-e,--escape", escape, "replace \\n, \\t and other escapes in -p, --system and --stop");
+  group->add_flag("--no-escape", no_escape, "take -p, --system and --stop as they are typed (the default)")
+      ->excludes(replaced);
+  show_in_short_help(*group, {"--prompt", "--file", "--system", "--no-chat"});
+}
+
+std::string PromptFlags::read_text(bool piped) const {
+  std::string prompt;
+  if (!file.empty()) {
+    prompt = read_text_file(file);
+  } else if (piped) {
+    if (auto input = piped_input(/*optional=*/!text.empty())) {
+      prompt = std::move(*input);
+      if (const auto at = utf8_first_error(prompt); at != std::string::npos)
+        throw Error(fmt::format("standard input: not UTF-8 text (byte {})", at));
+      if (!text.empty())
+        tell(fmt::format("windowkv: note: standard input ({} bytes) is the prompt's beginning, -p its end\n",
+                         prompt.size()));
+    }
+  }
+  if (!escape && !no_escape && text.find("\\n") != std::string::npos)
+    tell("windowkv: note: \\n in -p is taken as it is typed; with -e it is a line break\n");
+  const auto typed = escape ? unescape(text) : text;
+  check_utf8(typed, "-p");
+  if (!prompt.empty() && !typed.empty()) prompt += "\n\n";
+  prompt += typed;
+  if (prompt.empty())
+    throw Error(given() ? "the prompt is empty"
+                        : "no prompt; give one with -p TEXT, -f FILE or --tokens FILE");
+  return prompt;
+}
+
+PromptSource PromptFlags::read(bool piped) const {
+  PromptSource source{.no_chat = no_chat};
+  if (!tokens_file.empty()) {
+    if (!text.empty() || !file.empty()) throw Error("--tokens is the whole prompt; leave out -p and -f");
+    source.ids = read_ids(tokens_file);
+    return source;
+  }
+  source.system = system_file.empty() ? (escape ? unescape(system) : system) : read_text_file(system_file);
+  check_utf8(source.system, "--system");
+  source.chat_template = chat_template_file.empty() ? chat_template : read_text_file(chat_template_file);
+  check_chat_template(source.chat_template);
+  source.text = read_text(piped);
+  return source;
+}
+
+Prompt PromptSource::prompt(const Model& model) const {
+  if (text.empty()) return {ids, text_of(model, ids)};
+  const auto& vocab = model.vocab();
+  if (!no_chat && (vocab.has_chat_template() || !chat_template.empty())) {
+    std::vector<ChatMessage> messages;
+    if (!system.empty()) messages.push_back({"system", system});
+    messages.push_back({"user", text});
+    return {vocab.tokenize(vocab.apply_chat_template(messages, chat_template)), text};
+  }
+  if (!system.empty())
+    throw Error("--system needs a chat template; the model has none or --no-chat is given");
+  return {vocab.tokenize(text), text};
+}
+
+}  // namespace windowkv::cli

@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import random
@@ -532,6 +533,7 @@ def main():
     import torch
 
     torch.set_num_threads(args.threads)
+    logging.getLogger("kvpress").setLevel(logging.ERROR)
     run = Run(args)
     results = list(run.run())
     text = markdown(table(results, run.windowkv, args.budgets, args.match))

@@ -82,7 +82,7 @@ constexpr auto kPairs = std::to_array<ParaphrasePair>({
     {"The butler's brother tames elephants for a circus.", "What big animals does a servant's sibling train?",
      "elephants"},
     {"The nurse knitted mittens for the prisoners.",
-     "What clothing did a hospital employee make from wool for people in jail?", "mittens"},
+     "What woolen things did a hospital employee make for people in jail?", "mittens"},
     {"The explorer's ship sank near Iceland.", "Off which island did an adventurer's boat go down?",
      "Iceland"},
     {"The accountant gave his fiancée a harp.",

@@ -6,9 +6,11 @@ import importlib.util
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("kvpress_compare", ROOT / "tools" / "kvpress_compare.py")
@@ -133,6 +135,38 @@ class AgainstKvpress(unittest.TestCase):
             self.model.set_attn_implementation("eager")
             logits = self.model(input_ids=torch.tensor([self.prompt + self.answer[:-1]])).logits[0]
         torch.testing.assert_close(ours, logits[len(self.prompt) :].log_softmax(-1), atol=1e-3, rtol=0)
+
+    def test_windowkv_keeps_the_same_tokens(self):
+        """The methods that both define alike, given the same numbers: windowkv's positions from its trace."""
+        command = os.environ.get("WINDOWKV")
+        if not command:
+            self.skipTest("WINDOWKV does not name the command")
+        n, keep = len(self.prompt), 100
+        presses = {"snapkv": "snapkv:window_size=32:kernel_size=7", "tova": "tova", "streaming-llm": "streaming-llm"}
+        made = {name: tool.make_press(kvpress, text, tool.ratio_for(keep, n)) for name, text in presses.items()}
+        # windowkv pools by the maximum, as SnapKV's own code does by default; kvpress by the mean.
+        with torch.inference_mode(), unittest.mock.patch("torch.nn.functional.avg_pool1d", torch.nn.functional.max_pool1d):
+            full, chosen = tool.prefill(self.model, self.prompt, made)
+        for name in presses:
+            with self.subTest(policy=name):
+                ran = subprocess.run(
+                    [command, "run", "-m", self.path, "-t", "1", "--no-chat", "--tokens", "-", "--kv", name, "--kv-budget",
+                     str(keep), "-n", "1", "--json"], input=json.dumps(self.prompt), capture_output=True, text=True, check=True)
+                trace = json.loads(ran.stdout)
+                self.assertEqual(trace["tokens"], self.prompt)
+                same = total = 0
+                for group in trace["groups"]:
+                    for layer in range(group["first_layer"], group["last_layer"] + 1):
+                        for head in range(full[layer].keys.shape[1]):
+                            runs = group["kept_by_head"][head] if group.get("kept_by_head") else group["kept"]
+                            ours = {at for start, end in runs for at in range(start, end)}
+                            kept = chosen[name][layer].keys[0, head]
+                            theirs = set(torch.cdist(kept, full[layer].keys[0, head]).argmin(-1).tolist())
+                            self.assertEqual(len(ours), keep)
+                            self.assertEqual(len(theirs), keep)
+                            same, total = same + len(ours & theirs), total + keep
+                # K is F16 here and float32 there, and pooling makes ties.
+                self.assertGreater(same / total, 0.98)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 #include "eval/niah.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <array>
+#include <cctype>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -12,6 +16,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "eval/paraphrase_needles.h"
 #include "support/file.h"
 #include "support/files.h"
 #include "support/models.h"
@@ -101,6 +106,86 @@ TEST(NeedleSets, HoldTheirAnswersAndVary) {
   EXPECT_GE(forms.size(), 4u);
   EXPECT_EQ(needle_set("san-francisco")({512, 0, 3}).sentence, Needle().sentence);
   EXPECT_THROW(needle_set("other"), Error);
+}
+
+/// A crude stem: a long word without the endings of plurals, verbs and doers, cut to what its relatives
+/// share.
+std::string stem(std::string word) {
+  constexpr std::array kEndings = {"ings", "ing", "ies", "ied", "ers", "est", "ed",
+                                   "er",   "es",  "ly",  "s",   "e",   "y"};
+  for (const std::string ending : kEndings)
+    if (word.size() >= ending.size() + 3 && word.ends_with(ending)) {
+      word.resize(word.size() - ending.size());
+      break;
+    }
+  const auto n = word.size();  // running, run
+  if (n > 3 && word[n - 1] == word[n - 2]) word.pop_back();
+  return word;
+}
+
+/// The stems of a text's words, without the stop words.
+std::set<std::string> content_stems(std::string_view text) {
+  static const std::set<std::string> kStopWords = {
+      "a",   "an",   "and",  "as",   "at",    "by",    "did",  "do",    "does", "each", "every",
+      "for", "from", "has",  "have", "her",   "him",   "his",  "in",    "into", "is",   "it",
+      "of",  "off",  "on",   "only", "our",   "out",   "over", "s",     "that", "the",  "their",
+      "to",  "was",  "what", "when", "where", "which", "who",  "whose", "with"};
+  std::set<std::string> stems;
+  std::string word;
+  for (const char c : std::string(text) + ' ') {
+    const auto byte = static_cast<unsigned char>(c);
+    if (std::isalnum(byte) != 0 || byte >= 0x80)
+      word += static_cast<char>(byte < 0x80 ? std::tolower(byte) : byte);
+    else if (!word.empty()) {
+      if (!kStopWords.contains(word)) stems.insert(stem(word));
+      word.clear();
+    }
+  }
+  return stems;
+}
+
+TEST(ParaphraseNeedles, ShareNoContentWordWithTheirQuestions) {
+  // The stems do what they are for.
+  EXPECT_EQ(content_stems("The bakers baked"), content_stems("A baker bakes"));
+  EXPECT_EQ(stem("feeding"), stem("feeds"));
+  EXPECT_EQ(stem("traded"), stem("trade"));
+  EXPECT_EQ(stem("ponies"), stem("pony"));
+
+  const auto pairs = paraphrase_pairs();
+  EXPECT_EQ(pairs.size(), 40u);
+  const auto haystack = data_text("sherlock.txt");
+  std::set<std::string> answers, sentences;
+  for (const auto& pair : pairs) {
+    SCOPED_TRACE(pair.sentence);
+    std::vector<std::string> shared;
+    const auto told = content_stems(pair.sentence), asked = content_stems(pair.question);
+    std::set_intersection(told.begin(), told.end(), asked.begin(), asked.end(), std::back_inserter(shared));
+    EXPECT_TRUE(shared.empty()) << fmt::format("{}", fmt::join(shared, " "));
+    EXPECT_EQ(count(pair.sentence, pair.answer), 1u);
+    EXPECT_LE(count(pair.answer, " "), 1u);
+    EXPECT_EQ(count(haystack, pair.sentence), 0u);
+    answers.insert(pair.answer);
+    sentences.insert(pair.sentence);
+  }
+  EXPECT_EQ(answers.size(), pairs.size());
+  EXPECT_EQ(sentences.size(), pairs.size());
+}
+
+TEST(ParaphraseNeedles, AreOtherOnesForEachPromptOfACell) {
+  const auto source = needle_set("paraphrase");
+  for (int64_t length : {1024, 4096}) {
+    std::set<std::string> drawn;
+    for (uint64_t seed = 7; seed < 47; ++seed) {
+      const auto needle = source({length, 50, seed});
+      EXPECT_EQ(source({length, 50, seed}).question, needle.question);
+      drawn.insert(needle.sentence);
+    }
+    EXPECT_EQ(drawn.size(), 40u);
+  }
+  std::set<std::string> over_depths;
+  for (int depth = 0; depth <= 100; depth += 10)
+    over_depths.insert(source({1024, static_cast<double>(depth), 0}).sentence);
+  EXPECT_GE(over_depths.size(), 6u);  // of 11
 }
 
 /// Two lengths, two depths and two seeds.

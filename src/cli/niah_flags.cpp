@@ -67,7 +67,8 @@ void NiahFlags::add_to(CLI::App& app, const std::string& prefix) {
   group
       ->add_option(name("needle-set"), needle_set,
                    fmt::format("what is hidden: {}; minilong draws another fact, of a form that MiniLong was "
-                               "taught, for every prompt",
+                               "taught, for every prompt; paraphrase takes another of 40 facts, asked for "
+                               "in words that the fact does not hold",
                                fmt::join(eval::needle_set_names(), ", ")))
       ->type_name("NAME")
       ->capture_default_str();
@@ -88,9 +89,8 @@ void NiahFlags::add_to(CLI::App& app, const std::string& prefix) {
   group->add_flag(name("no-chat"), no_chat,
                   "ask with \"Question: ... Answer:\" instead of the model's chat template");
   group
-      ->add_option(
-          name("seed"), seed,
-          "where in the haystack the text starts, and which facts minilong draws; 0: at its beginning")
+      ->add_option(name("seed"), seed,
+                   "where in the haystack the text starts, and which facts a set takes; 0: at its beginning")
       ->capture_default_str();
   group->add_option(name("samples"), samples, "prompts a cell, with seeds counting up from the first")
       ->check(CLI::Range(1, 10000))

@@ -7,6 +7,7 @@
 #include <array>
 #include <bit>
 
+#include "eval/paraphrase_needles.h"
 #include "eval/random.h"
 #include "windowkv/error.h"
 
@@ -127,6 +128,15 @@ Needle minilong_needle(const NiahPoint& point) {
   return kForms[draw.below(kForms.size())](draw);
 }
 
+/// Seeds that follow each other take pairs that do, from where the length and the depth say: none comes twice
+/// in a cell of up to as many prompts.
+Needle paraphrase_needle(const NiahPoint& point) {
+  const auto pairs = paraphrase_pairs();
+  Draw draw({point.length, point.depth, 0});
+  const auto& pair = pairs[(draw.below(pairs.size()) + point.seed % pairs.size()) % pairs.size()];
+  return {pair.sentence, pair.question, pair.answer};
+}
+
 }  // namespace
 
 NeedleSource one_needle(Needle needle) {
@@ -134,13 +144,15 @@ NeedleSource one_needle(Needle needle) {
 }
 
 std::vector<std::string_view> needle_set_names() {
-  return {"san-francisco", "minilong"};
+  return {"san-francisco", "minilong", "paraphrase"};
 }
 
 NeedleSource needle_set(std::string_view name) {
   if (name == "san-francisco") return one_needle({});
   if (name == "minilong") return minilong_needle;
-  throw Error(fmt::format("unknown needle set \"{}\"; use {}", name, fmt::join(needle_set_names(), " or ")));
+  if (name == "paraphrase") return paraphrase_needle;
+  throw Error(
+      fmt::format("unknown needle set \"{}\"; use one of {}", name, fmt::join(needle_set_names(), ", ")));
 }
 
 }  // namespace windowkv::eval

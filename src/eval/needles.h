@@ -30,8 +30,9 @@ using NeedleSource = std::function<Needle(const NiahPoint&)>;
 /// The same needle everywhere.
 NeedleSource one_needle(Needle needle);
 
-/// Needles by name: `san-francisco`, the field's one needle, and `minilong`, facts in eight forms that the
-/// MiniLong model was taught (models/README.md), form, subject and answer drawn anew for each point.
+/// Needles by name: `san-francisco`, the field's one needle; `minilong`, facts in eight forms that the
+/// MiniLong model was taught (models/README.md), form, subject and answer drawn anew for each point; and
+/// `paraphrase`, facts asked for in other words (paraphrase_needles.h), another for each point of a cell.
 std::vector<std::string_view> needle_set_names();
 NeedleSource needle_set(std::string_view name);  ///< throws Error for an unknown name
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -79,6 +80,57 @@ TEST(Bootstrap, OfPairedDifferencesLeavesOutWhatBothShare) {
   EXPECT_DOUBLE_EQ(e.low, 1);
   EXPECT_DOUBLE_EQ(e.high, 1);
   EXPECT_EQ(bootstrap_mean({}).mean, 0);
+}
+
+/// log softmax in double precision.
+std::vector<double> log_softmax(std::span<const float> logits) {
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (float x : logits) sum += std::exp(x - top);
+  std::vector<double> out(logits.begin(), logits.end());
+  for (auto& x : out) x -= top + std::log(sum);
+  return out;
+}
+
+TEST(Fidelity, IsTheMeanKlOfWhatBothCachesSay) {
+  const auto model = load(minilong_path("q8_0"));
+  Engine engine(*model);
+  const auto prompt = model->vocab().tokenize(data_text("sherlock.txt").substr(0, 2500));
+  const auto full = full_policy(), tova = make_policy("tova", {Budget::percent(12), {}});
+  std::vector<Sequence> sequences(2);
+  const Policy* const pair[] = {full.get(), tova.get()};
+  const auto span = engine.prefill(sequences, prompt, pair);
+  const std::vector<float> logits(span.begin(), span.end());
+  const auto reference = reference_answer(engine, nullptr, sequences[0], logits, 70);
+  ASSERT_EQ(reference.tokens.size(), 70u);
+  ASSERT_EQ(reference.steps.size(), 69u);
+  const auto fidelity = measure_fidelity(engine, sequences[1], reference);
+
+  std::vector<std::vector<double>> said[2];
+  for (size_t s = 0; s < 2; ++s)
+    engine.follow(sequences[s], std::span(reference.tokens).first(69),
+                  [&](int64_t, std::span<const float> next) { said[s].push_back(log_softmax(next)); });
+  double mean_kl = 0, agreed = 0, worst = 0;
+  for (size_t i = 0; i < 69; ++i) {
+    const auto &p = said[0][i], &q = said[1][i];
+    for (size_t v = 0; v < p.size(); ++v) {
+      worst = std::max(worst, std::abs(reference.steps[i].p[v] - std::exp(p[v])) / std::exp(p[v]));
+      mean_kl += std::exp(p[v]) * (p[v] - q[v]) / 69;
+    }
+    agreed +=
+        std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin();
+  }
+  EXPECT_EQ(fidelity.steps, 69);
+  EXPECT_GT(mean_kl, 0.01);
+  EXPECT_LT(worst, 5e-6);  // logits that differ by 20 do so to 1e-6
+  EXPECT_NEAR(fidelity.mean_kl, mean_kl, 1e-5 * mean_kl);
+  EXPECT_DOUBLE_EQ(fidelity.top1_agreement, agreed / 69);
+  EXPECT_LT(agreed, 69);
+  EXPECT_FALSE(fidelity.same_answer());
+  sequences[0].rewind();
+  const auto itself = measure_fidelity(engine, sequences[0], reference);
+  EXPECT_EQ(itself.mean_kl, 0);
+  EXPECT_TRUE(itself.same_answer());
 }
 
 Sample needle(const std::string& id, int filler) {

@@ -237,6 +237,27 @@ TEST_F(Rpc, QuantizedCachesAndWeights) {
   EXPECT_EQ(outcomes[1].tokens, outcomes[0].tokens);
 }
 
+TEST_F(Rpc, ManyKnownTokensAtOnce) {
+  const auto prompt = random_tokens(300, 256), tokens = random_tokens(90, 256, 2);
+  const auto local = load_local(model_path());
+  const auto remote = load_remote(model_path(), {3, 5});
+  for (const auto& [name, policy] : policies(8)) {
+    SCOPED_TRACE(name);
+    std::vector<float> logits[2];
+    for (bool far : {false, true}) {
+      Engine engine(far ? *remote : *local, {.chunk = 40});
+      Sequence sequence;
+      engine.prefill(sequence, prompt, *policy);
+      engine.follow(sequence, tokens, [&](int64_t, std::span<const float> next) {
+        logits[far].insert(logits[far].end(), next.begin(), next.end());
+      });
+      const auto next = engine.decode(sequence, 7);
+      logits[far].insert(logits[far].end(), next.begin(), next.end());
+    }
+    EXPECT_EQ(logits[1], logits[0]);
+  }
+}
+
 TEST_F(Rpc, BatchOfThreeInAPool) {
   // Pyramids give the first device's layers more rows than the second's, and gaps of other lengths.
   const auto policy_of = [](size_t i) {

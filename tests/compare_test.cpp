@@ -2,8 +2,8 @@
 #include "eval/compare.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -81,6 +81,57 @@ TEST(Bootstrap, OfPairedDifferencesLeavesOutWhatBothShare) {
   EXPECT_EQ(bootstrap_mean({}).mean, 0);
 }
 
+/// log softmax in double precision.
+std::vector<double> log_softmax(std::span<const float> logits) {
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (float x : logits) sum += std::exp(x - top);
+  std::vector<double> out(logits.begin(), logits.end());
+  for (auto& x : out) x -= top + std::log(sum);
+  return out;
+}
+
+TEST(Fidelity, IsTheMeanKlOfWhatBothCachesSay) {
+  const auto model = load(minilong_path("q8_0"));
+  Engine engine(*model);
+  const auto prompt = model->vocab().tokenize(data_text("sherlock.txt").substr(0, 2500));
+  const auto full = full_policy(), tova = make_policy("tova", {Budget::percent(12), {}});
+  std::vector<Sequence> sequences(2);
+  const Policy* const pair[] = {full.get(), tova.get()};
+  const auto span = engine.prefill(sequences, prompt, pair);
+  const std::vector<float> logits(span.begin(), span.end());
+  const auto reference = reference_answer(engine, nullptr, sequences[0], logits, 70);
+  ASSERT_EQ(reference.tokens.size(), 70u);
+  ASSERT_EQ(reference.steps.size(), 69u);
+  const auto fidelity = measure_fidelity(engine, sequences[1], reference);
+
+  std::vector<std::vector<double>> said[2];
+  for (size_t s = 0; s < 2; ++s)
+    engine.follow(sequences[s], std::span(reference.tokens).first(69),
+                  [&](int64_t, std::span<const float> next) { said[s].push_back(log_softmax(next)); });
+  double mean_kl = 0, agreed = 0, worst = 0;
+  for (size_t i = 0; i < 69; ++i) {
+    const auto &p = said[0][i], &q = said[1][i];
+    for (size_t v = 0; v < p.size(); ++v) {
+      worst = std::max(worst, std::abs(reference.steps[i].p[v] - std::exp(p[v])) / std::exp(p[v]));
+      mean_kl += std::exp(p[v]) * (p[v] - q[v]) / 69;
+    }
+    agreed +=
+        std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin();
+  }
+  EXPECT_EQ(fidelity.steps, 69);
+  EXPECT_GT(mean_kl, 0.01);
+  EXPECT_LT(worst, 5e-6);  // logits that differ by 20 do so to 1e-6
+  EXPECT_NEAR(fidelity.mean_kl, mean_kl, 1e-5 * mean_kl);
+  EXPECT_DOUBLE_EQ(fidelity.top1_agreement, agreed / 69);
+  EXPECT_LT(agreed, 69);
+  EXPECT_FALSE(fidelity.same_answer());
+  sequences[0].rewind();
+  const auto itself = measure_fidelity(engine, sequences[0], reference);
+  EXPECT_EQ(itself.mean_kl, 0);
+  EXPECT_TRUE(itself.same_answer());
+}
+
 Sample needle(const std::string& id, int filler) {
   Sample s;
   s.dataset = "needles";
@@ -122,35 +173,129 @@ TEST_F(Compare, FullIsItsOwnReferenceAndABudgetOf100PerCentEqualsIt) {
     EXPECT_GT(row[2].fidelity.mean_kl, 0.0);
   }
   const auto results = summarize_compare(samples_, contenders_, measured);
-  EXPECT_EQ(results[1].over_full.mean, 0.0);
-  EXPECT_EQ(results[2].best_rival, "random 12%");
-  EXPECT_FALSE(results[0].over_best_rival.has_value());
+  EXPECT_EQ(results[1].scores->over_full.mean, 0.0);
+  EXPECT_EQ(results[2].scores->best_rival, "random 12%");
+  EXPECT_FALSE(results[0].scores->over_best_rival.has_value());
+  EXPECT_EQ(results[1].same_answer.mean, 1.0);
+  EXPECT_EQ(results[2].kl_by_dataset.at("needles").mean, results[2].kl.mean);
 }
 
-TEST_F(Compare, TakesUpAResultsFileWhereItStopped) {
-  const auto path =
-      (std::filesystem::temp_directory_path() / ("windowkv-compare-" + std::to_string(getpid()))).string();
-  std::filesystem::remove(path);
-  std::vector<std::vector<SampleResult>> first;
+void expect_same(const SampleResult& got, const SampleResult& expected) {
+  EXPECT_EQ(got.score, expected.score);
+  EXPECT_EQ(got.text, expected.text);
+  EXPECT_EQ(got.kept_bytes, expected.kept_bytes);
+  EXPECT_EQ(got.fidelity.steps, expected.fidelity.steps);
+  EXPECT_EQ(got.fidelity.mean_kl, expected.fidelity.mean_kl);
+  EXPECT_EQ(got.fidelity.top1_agreement, expected.fidelity.top1_agreement);
+}
+
+TEST_F(Compare, TakesUpAResultsFileBySampleAndContender) {
+  const auto path = temp_path("compare-log");
+  const auto whole = run_compare(engine_, *model_, samples_, contenders_, {});
   {
     JsonlLog log(path);
-    first = run_compare(engine_, *model_, std::span(samples_).first(1), contenders_, {.log = &log});
-    EXPECT_EQ(log.rows().size(), 1u);
+    run_compare(engine_, *model_, std::span(samples_).first(1), std::span(contenders_).first(3),
+                {.log = &log});
+    EXPECT_EQ(log.rows().size(), 3u);
   }
   JsonlLog log(path);
   int ran = 0;
   CompareOptions options;
   options.log = &log;
-  options.progress = [&](int64_t, int64_t) { ++ran; };
-  const auto both = run_compare(engine_, *model_, samples_, contenders_, options);
-  EXPECT_EQ(ran, 1);
-  EXPECT_EQ(log.rows().size(), 2u);
-  for (size_t c = 0; c < contenders_.size(); ++c) {
-    EXPECT_EQ(both[0][c].score, first[0][c].score);
-    EXPECT_EQ(both[0][c].text, first[0][c].text);
-    EXPECT_EQ(both[0][c].fidelity.mean_kl, first[0][c].fidelity.mean_kl);
+  options.progress = [&](int64_t done, int64_t total) {
+    EXPECT_EQ(done, ++ran);
+    EXPECT_EQ(total, 5);
+  };
+  for (int round = 0; round < 2; ++round) {
+    const auto all = run_compare(engine_, *model_, samples_, contenders_, options);
+    EXPECT_EQ(ran, 5);
+    EXPECT_EQ(log.rows().size(), 8u);
+    for (size_t i = 0; i < samples_.size(); ++i)
+      for (size_t c = 0; c < contenders_.size(); ++c) expect_same(all[i][c], whole[i][c]);
   }
+  samples_[1].prompt.insert(0, "So. ");  // another prompt under the same name
+  options.progress = nullptr;
+  run_compare(engine_, *model_, samples_, contenders_, options);
+  EXPECT_EQ(log.rows().size(), 12u);
+}
+
+TEST_F(Compare, FollowMeasuresTheSameFidelityWithoutAnswers) {
+  const auto whole = run_compare(engine_, *model_, samples_, contenders_, {});
+  JsonlLog log(temp_path("follow-log"));
+  CompareOptions options;
+  options.follow = true;
+  options.log = &log;
+  auto expect_fidelity = [&](const std::vector<std::vector<SampleResult>>& followed) {
+    for (size_t i = 0; i < samples_.size(); ++i)
+      for (size_t c = 0; c < contenders_.size(); ++c) {
+        auto expected = whole[i][c];
+        if (c > 0) expected.score.reset();
+        if (c > 0) expected.text = followed[i][c].text;
+        expect_same(followed[i][c], expected);
+      }
+  };
+  const auto followed = run_compare(engine_, *model_, samples_, contenders_, options);
+  expect_fidelity(followed);
+  const auto results = summarize_compare(samples_, contenders_, followed);
+  EXPECT_TRUE(results[0].scores.has_value());
+  EXPECT_FALSE(results[2].scores.has_value());
+  EXPECT_GT(results[2].kl.mean, 0);
+  EXPECT_LT(results[2].same_answer.mean, 1);
+  // Its rows do for another such run, and the full cache's alone for one with scores, whose rows do for both.
+  run_compare(engine_, *model_, samples_, contenders_, options);
+  EXPECT_EQ(log.rows().size(), 8u);
+  options.follow = false;
+  run_compare(engine_, *model_, samples_, contenders_, options);
+  EXPECT_EQ(log.rows().size(), 14u);
+  options.follow = true;
+  expect_fidelity(run_compare(engine_, *model_, samples_, contenders_, options));
+  EXPECT_EQ(log.rows().size(), 14u);
+}
+
+TEST_F(Compare, KeepsTheFullCachesAnswers) {
+  const auto path = temp_path("references");
+  const auto expected = run_compare(engine_, *model_, samples_, contenders_, {});
+  auto run = [&](const std::string& model_hash = "m", KvTypes types = {}) {
+    ReferenceFile file(path, model_hash, types);
+    CompareOptions options;
+    options.reference = &file;
+    return run_compare(engine_, *model_, samples_, contenders_, options);
+  };
+  auto rows = [&] { return JsonlLog(path).rows(); };
+  auto expect_all = [&](const std::vector<std::vector<SampleResult>>& got) {
+    for (size_t i = 0; i < samples_.size(); ++i)
+      for (size_t c = 0; c < contenders_.size(); ++c) expect_same(got[i][c], expected[i][c]);
+  };
+  expect_all(run());
+  ASSERT_EQ(rows().size(), 2u);
+  const auto first = rows()[0];
+  EXPECT_EQ(first["prompt"].get<std::vector<Token>>(), sample_tokens(*model_, samples_[0]));
+  EXPECT_EQ(first["text"], expected[0][0].text);
+  EXPECT_EQ(first["answer"].size(), static_cast<size_t>(expected[0][0].fidelity.steps) + 1);
+  expect_all(run());
+  EXPECT_EQ(rows().size(), 2u);
+  run("another model");
+  run("m", {KvType::kQ8_0, KvType::kQ8_0});
+  EXPECT_EQ(rows().size(), 6u);
+  samples_[0].max_new_tokens = 3;
+  EXPECT_LE(run()[0][0].fidelity.steps, 2);
+  samples_[0].prompt.insert(0, "So. ");
+  run();
+  EXPECT_EQ(rows().size(), 8u);
+
+  // An answer that is not the model's shows that it is taken from the file: nothing is generated.
+  auto other = rows()[1];
+  other["answer"] = {11, 12, 13, 14};
+  other["text"] = "other words";
   std::filesystem::remove(path);
+  JsonlLog(path).append(other);
+  const auto got = run();
+  EXPECT_EQ(got[1][0].text, "other words");
+  EXPECT_EQ(got[1][2].fidelity.steps, 3);
+  other["answer"] = "none";
+  std::filesystem::remove(path);
+  JsonlLog(path).append(other);
+  EXPECT_TRUE(run()[1].empty());
 }
 
 TEST_F(Compare, AFailingSampleDoesNotEndTheRun) {

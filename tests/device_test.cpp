@@ -144,6 +144,34 @@ TEST_F(Device, QuantizedCachesOfRowsThatLieUnaligned) {
   }
 }
 
+TEST_F(Device, ManyKnownTokensAtOnce) {
+  const auto prompt = random_tokens(300, 256), tokens = random_tokens(90, 256, 2);
+  // Policies that choose no rows by scores, which rounding would change.
+  const auto streaming = make_policy("streaming-llm", {Budget::percent(25), windows(2, Decider::kFirst)});
+  const auto full = full_policy();
+  const auto model = load_on(model_path(), gpu());
+  for (auto type : {KvType::kF16, KvType::kQ8_0})
+    for (const auto* policy : {streaming.get(), full.get()}) {
+      SCOPED_TRACE(to_string(type));
+      EngineOptions options;
+      options.chunk = 40;
+      options.kv = {type, type};
+      Engine engine(*model, options);
+      Sequence sequence;
+      engine.prefill(sequence, prompt, *policy);
+      Outcome expected, got;
+      for (auto token : tokens) {
+        const auto logits = engine.decode(sequence, token);
+        expected.logits.emplace_back(logits.begin(), logits.end());
+      }
+      sequence.rewind();
+      engine.follow(sequence, tokens, [&](int64_t, std::span<const float> logits) {
+        got.logits.emplace_back(logits.begin(), logits.end());
+      });
+      EXPECT_LT(worst_error(got, expected), type == KvType::kF16 ? 0.05 : 0.1);
+    }
+}
+
 TEST_F(Device, EverythingOfALayerStaysThere) {
   const auto model = load_on(model_path(), gpu());
   const auto prompt = random_tokens(600, 256);

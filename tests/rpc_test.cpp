@@ -24,6 +24,7 @@
 #include "support/models.h"
 #include "support/outcomes.h"
 #include "support/program.h"
+#include "support/reference.h"
 #include "windowkv/engine.h"
 #include "windowkv/error.h"
 
@@ -235,6 +236,29 @@ TEST_F(Rpc, QuantizedCachesAndWeights) {
   }
   EXPECT_EQ(outcomes[1].kept, outcomes[0].kept);
   EXPECT_EQ(outcomes[1].tokens, outcomes[0].tokens);
+}
+
+TEST_F(Rpc, ManyKnownTokensAtOnce) {
+  const auto prompt = random_tokens(300, 256), tokens = random_tokens(90, 256, 2);
+  const auto remote = load_remote(model_path(), {3, 5});
+  Engine engine(*remote, {.chunk = 40});
+  for (const auto& [name, policy] : policies(8)) {
+    SCOPED_TRACE(name);
+    Sequence sequence;
+    engine.prefill(sequence, prompt, *policy);
+    Logits expected, got;
+    for (auto token : tokens) {
+      const auto logits = engine.decode(sequence, token);
+      expected.emplace_back(logits.begin(), logits.end());
+    }
+    sequence.rewind();
+    engine.follow(sequence, tokens, [&](int64_t, std::span<const float> logits) {
+      got.emplace_back(logits.begin(), logits.end());
+    });
+    const auto d = compare(got, expected);
+    EXPECT_LT(d.mean, 1e-2);
+    EXPECT_LT(d.worst, 3e-2);
+  }
 }
 
 TEST_F(Rpc, BatchOfThreeInAPool) {

@@ -159,6 +159,12 @@ class Engine {
   /// decode(), but the most probable tokens, found on the device: one id a step instead of n_vocab logits.
   std::span<const Token> decode_greedy(std::span<const Step> steps);
 
+  /// Appends tokens that are known beforehand and computes all their positions together: what a decode() each
+  /// would give, but for rounding, at a prefill's speed. `logits` receives each one's [n_vocab], for the
+  /// token after it, in order; good until it returns. Throws Error before any work, as decode() does.
+  void follow(Sequence& sequence, std::span<const Token> tokens,
+              const std::function<void(int64_t index, std::span<const float> logits)>& logits);
+
   /// Decode graphs built so far; the others were used again.
   int64_t graphs_built() const;
   /// A second continuation of what the sequence holds: a copy of its caches, with the room they have.

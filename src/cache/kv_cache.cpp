@@ -115,13 +115,13 @@ void KvCache::forget_masks() {
   version_ = next_version();
 }
 
-void KvCache::ensure_room() {
+void KvCache::ensure_room(int64_t tokens) {
   bool full = std::any_of(layers_.begin(), layers_.end(),
-                          [](const Layer& l) { return l.length >= l.rows.capacity(); });
+                          [=](const Layer& l) { return l.length + tokens > l.rows.capacity(); });
   if (!full) return;
   std::vector<int64_t> capacities;
   capacities.reserve(layers_.size());
-  for (const auto& layer : layers_) capacities.push_back(layer.length + growth_);
+  for (const auto& layer : layers_) capacities.push_back(layer.length + std::max(growth_, tokens));
   auto bigger = make_segment(capacities);
   copy_to(*bigger);
   segment_ = std::move(bigger);

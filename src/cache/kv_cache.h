@@ -104,9 +104,9 @@ class KvCache {
   /// Where the layer's rows lie. Caches whose layers share one arena share all.
   const KvArena& arena(int index) const { return segment_->memory().of(index); }
   KvTypes types() const { return segment_->memory().types(); }
-  /// Makes room for one more token in every layer, doubling what was reserved beyond the prompt. Throws Error
-  /// where the arena has none.
-  void ensure_room();
+  /// Makes room for `tokens` more in every layer, doubling what was reserved beyond the prompt or more.
+  /// Throws Error where the arena has none.
+  void ensure_room(int64_t tokens = 1);
   /// Makes masks over this cache stale, as shortened lengths do: they show rows beyond.
   void forget_masks();
   KvMeter& meter() { return *meter_; }

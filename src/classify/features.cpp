@@ -6,6 +6,7 @@
 
 #include "classify/excerpt.h"
 #include "classify/shape.h"
+#include "support/hash.h"
 
 namespace windowkv {
 
@@ -42,10 +43,8 @@ uint64_t mix(uint64_t x) {  // splitmix64's finalizer
   return x ^ (x >> 31);
 }
 
-uint64_t hash_of(std::string_view text) {  // FNV-1a, 64 bits
-  uint64_t hash = 14695981039346656037u;
-  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211u;
-  return hash;
+uint64_t hash_of(std::string_view text) {
+  return fnv1a64_step(kFnvStart, text);
 }
 
 uint64_t hash_of(uint64_t first, uint64_t second) {

@@ -11,6 +11,7 @@
 #include "cli/output.h"
 #include "cli/report.h"
 #include "cli/resumable.h"
+#include "cli/samples.h"
 #include "eval/longbench.h"
 #include "support/file.h"
 #include "windowkv/error.h"
@@ -43,8 +44,7 @@ void show(const eval::CalibrationResult& result) {
 void calibrate(const CalibrateFlags& flags) {
   catch_interrupts();
   const auto file = open_output(flags.out);
-  const auto data = eval::load_samples(flags.data, {{}, flags.limit});
-  for (const auto& row : data.broken) warn(row.text() + "; row skipped");
+  const auto data = read_samples(flags.data, {{}, flags.limit});
   if (data.samples.empty()) throw Error("no usable row in the files of --data");
   const auto model = flags.model.load();
   std::vector<std::vector<Token>> prompts;

@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/report.h"
+#include "cli/samples.h"
 #include "eval/longbench.h"
 #include "eval/task_report.h"
 #include "eval/task_rows.h"
@@ -101,8 +102,7 @@ void show_lines(const TaskClassifier& classifier, const ClassifyFlags& flags) {
 std::vector<eval::TaskRow> labelled_rows(const ClassifyFlags& flags) {
   auto rows = eval::load_task_rows(flags.eval);
   if (!flags.data.empty()) {
-    auto data = eval::load_samples(flags.data);
-    for (const auto& row : data.broken) warn(row.text() + "; row skipped");
+    auto data = read_samples(flags.data);
     for (auto& sample : data.samples)
       rows.push_back({std::move(sample.prompt), sample.task, "data/" + sample.dataset});
   }

@@ -16,6 +16,7 @@
 #include "cli/provenance.h"
 #include "cli/report.h"
 #include "cli/resumable.h"
+#include "cli/samples.h"
 #include "support/file.h"
 #include "windowkv/error.h"
 
@@ -33,6 +34,8 @@ struct CompareFlags {
   std::vector<std::string> datasets;
   int64_t limit = -1;
   int64_t max_length = 0;
+  bool follow = false;
+  std::string reference;
   std::string out;
   std::string json;
   std::string markdown;
@@ -95,11 +98,12 @@ NiahReport niah_report(const CompareFlags& flags, const Model& model, const Need
           flags.niah.facts(model.vocab(), needles.inputs)};
 }
 
-/// All that changes the results of a sample, so that a results file is only taken up by the same run.
-std::string setup_of(const CompareFlags& flags, const std::string& model_hash) {
-  return fnv1a64(fmt::format("v2 | {} | {} | {} | {} | {} | {}", model_hash, WINDOWKV_VERSION,
-                             fmt::join(flags.contenders.policies, ","),
-                             fmt::join(flags.contenders.budgets, ","), flags.max_length, flags.task.text()));
+/// All that changes what a policy makes of a sample, so that a results file is only taken up by such a run.
+std::string setup_of(const CompareFlags& flags, const Model& model, const std::string& model_hash) {
+  const auto kv = flags.model.engine().kv;
+  return fmt::format("v3 | {} | {} | {} | {} | {} {} | {}", model_hash, WINDOWKV_VERSION, flags.max_length,
+                     flags.task.text(), to_string(kv.k), to_string(kv.v),
+                     fmt::join(model.hparams().layer_shares, ","));
 }
 
 void compare(const CompareFlags& flags) {
@@ -114,9 +118,7 @@ void compare(const CompareFlags& flags) {
   if (!flags.niah.lengths.empty()) needles = Needles{flags.niah.read()};
   if (flags.data.empty() && !needles)
     throw Error("nothing to compare on; give samples with --data, or a needle grid with --niah-lengths");
-  auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit});
-  auto& samples = data.samples;
-  for (const auto& row : data.broken) warn(row.text() + "; skipped");
+  auto samples = read_samples(flags.data, {flags.datasets, flags.limit}).samples;
   if (samples.empty() && !flags.data.empty())
     throw Error("no sample to compare on in the files given with --data");
   const auto model = flags.model.load();
@@ -129,7 +131,11 @@ void compare(const CompareFlags& flags) {
   options.max_length = flags.max_length;
   options.task = task;
   options.log = log.get();
-  options.setup = setup_of(flags, model_hash);
+  options.setup = setup_of(flags, *model, model_hash);
+  options.follow = flags.follow;
+  std::optional<eval::ReferenceFile> reference;
+  if (!flags.reference.empty())
+    options.reference = &reference.emplace(flags.reference, model_hash, flags.model.engine().kv);
   options.cancelled = interrupted;
   Progress progress("compare");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
@@ -146,8 +152,10 @@ void compare(const CompareFlags& flags) {
                        provenance(*model, model_hash),
                        samples.size(),
                        failed,
+                       flags.follow,
                        {}};
-  if (needles) report.niah = niah_report(flags, *model, *needles, contenders, samples, measured);
+  if (needles && !flags.follow)
+    report.niah = niah_report(flags, *model, *needles, contenders, samples, measured);
   print(table_text(compare_table(report)));
   if (report.niah) print(fmt::format("\n{}", table_text(niah_table(*report.niah))));
   if (json_file) json_file->commit(json_text(compare_json(report), 2));
@@ -163,16 +171,29 @@ void add_compare(CLI::App& app) {
   command->footer(
       "One prefill a sample serves all policies. Scores are 0 to 100; KL and top-1 compare next-token "
       "distributions with\n"
-      "the full cache's along its own answer. Intervals are 95 % bootstraps. A policy may carry numbers:\n"
+      "the full cache's along its own answer; \"same\" is the share of its answers that a policy gives "
+      "whole. "
+      "Intervals are\n"
+      "95 % bootstraps. With --follow only the full cache answers, and the others are compared with it in "
+      "one "
+      "pass each,\n"
+      "which is many times faster; --reference keeps its answers for the next run. A policy may carry "
+      "numbers:\n"
       "  windowkv compare -m model.gguf --data data/minilong-suite --policies "
       "windowkv,windowkv:group=1:pyramid=flat,snapkv\n"
       "      --budgets 6%,12% --out results.jsonl\n"
+      "  windowkv compare -m model.gguf --data LongBench/data ruler.jsonl --follow --reference full.jsonl "
+      "--out "
+      "follow.jsonl\n"
       "With --niah-lengths a needle grid is one dataset more, niah, with a table and heatmaps of its own:\n"
       "  windowkv compare -m model.gguf --niah-lengths 512,1k,1900 --niah-depths 0,25,50,75,100 --html "
       "compare.html");
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Compare");
-  group->add_option("--data", flags->data, "folders or files in LongBench's format")->type_name("PATH");
+  group
+      ->add_option("--data", flags->data,
+                   "folders or files in LongBench's format, or what ruler --generate-only writes")
+      ->type_name("PATH...");
   group->add_option("--datasets", flags->datasets, "only these datasets")->delimiter(',');
   group->add_option("--limit", flags->limit, "rows a dataset, the first; -1: all")->capture_default_str();
   group
@@ -180,7 +201,19 @@ void add_compare(CLI::App& app) {
                    "prompt tokens, longer ones lose their middle; 0: what fits")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
-  group->add_option("--out", flags->out, "results as JSON lines; a run that was stopped goes on from it")
+  group->add_flag("--follow", flags->follow,
+                  "measure only how well policies follow the full cache's answers; none but full generates");
+  group
+      ->add_option(
+          "--reference", flags->reference,
+          "the full cache's answers, JSON lines: those in the file are not generated again, others are "
+          "added")
+      ->type_name("FILE");
+  group
+      ->add_option(
+          "--out", flags->out,
+          "results as JSON lines, one a sample and policy; a run that was stopped, or has more samples "
+          "or policies, goes on from it")
       ->type_name("FILE");
   group->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
   group->add_option("--html", flags->html, "write one self-contained page with charts")->type_name("FILE");

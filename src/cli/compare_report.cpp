@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -12,23 +13,78 @@ namespace windowkv::cli {
 
 using nlohmann::ordered_json;
 
-Table compare_table(const CompareReport& report) {
+namespace {
+
+std::string three_digits(const eval::Estimate& e) {
+  return fmt::format("{:.3f}", e.mean);
+}
+
+/// Fidelity in all: KL, top-1, same answers.
+void add_fidelity(const eval::ContenderResult& r, std::vector<std::string>& row) {
+  row.push_back(three_digits(r.kl));
+  row.push_back(percent(r.top1_agreement.mean));
+  row.push_back(percent(r.same_answer.mean));
+}
+
+Table score_table(const CompareReport& report) {
   Table rows = {{"policy", "kept"}};
-  for (const auto& [dataset, estimate] : report.results.front().by_dataset) rows[0].push_back(dataset);
-  for (const char* name : {"all", "all, 95 %", "less full, 95 %", "less best rival, 95 %", "KL", "top-1"})
+  for (const auto& [dataset, estimate] : report.results.front().scores->by_dataset)
+    rows[0].push_back(dataset);
+  for (const char* name :
+       {"all", "all, 95 %", "less full, 95 %", "less best rival, 95 %", "KL", "top-1", "same"})
     rows[0].emplace_back(name);
   for (const auto& r : report.results) {
     std::vector<std::string> row = {r.name, percent(r.kept_share)};
-    for (const auto& [dataset, estimate] : r.by_dataset) row.push_back(fmt::format("{:.1f}", estimate.mean));
-    row.push_back(fmt::format("{:.1f}", r.overall.mean));
-    row.push_back(interval_text(r.overall));
-    row.push_back(with_interval(r.over_full));
-    row.push_back(r.over_best_rival ? with_interval(*r.over_best_rival) : "");
-    row.push_back(fmt::format("{:.3f}", r.mean_kl));
-    row.push_back(percent(r.top1_agreement));
+    const auto& scores = *r.scores;
+    for (const auto& [dataset, estimate] : scores.by_dataset)
+      row.push_back(fmt::format("{:.1f}", estimate.mean));
+    row.push_back(fmt::format("{:.1f}", scores.overall.mean));
+    row.push_back(interval_text(scores.overall));
+    row.push_back(with_interval(scores.over_full));
+    row.push_back(scores.over_best_rival ? with_interval(*scores.over_best_rival) : "");
+    add_fidelity(r, row);
     rows.push_back(std::move(row));
   }
   return rows;
+}
+
+/// Of a share, in per cent.
+std::string percent_interval(const eval::Estimate& e) {
+  return interval_text({100 * e.mean, 100 * e.low, 100 * e.high});
+}
+
+/// KL by dataset where score_table has scores.
+Table follow_table(const CompareReport& report) {
+  Table rows = {{"policy", "kept"}};
+  for (const auto& [dataset, estimate] : report.results.front().kl_by_dataset)
+    rows[0].push_back("KL " + dataset);
+  for (const char* name : {"KL", "KL, 95 %", "top-1", "top-1, 95 %", "same", "same, 95 %", "score"})
+    rows[0].emplace_back(name);
+  for (const auto& r : report.results) {
+    std::vector<std::string> row = {r.name, percent(r.kept_share)};
+    for (const auto& [dataset, estimate] : r.kl_by_dataset) row.push_back(three_digits(estimate));
+    row.push_back(three_digits(r.kl));
+    row.push_back(fmt::format("{:.3f} to {:.3f}", r.kl.low, r.kl.high));
+    row.push_back(percent(r.top1_agreement.mean));
+    row.push_back(percent_interval(r.top1_agreement));
+    row.push_back(percent(r.same_answer.mean));
+    row.push_back(percent_interval(r.same_answer));
+    row.push_back(r.scores ? fmt::format("{:.1f}", r.scores->overall.mean) : "");
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+ordered_json estimates_json(const std::map<std::string, eval::Estimate>& estimates) {
+  auto json = ordered_json::object();
+  for (const auto& [name, estimate] : estimates) json[name] = estimate_json(estimate);
+  return json;
+}
+
+}  // namespace
+
+Table compare_table(const CompareReport& report) {
+  return report.follow ? follow_table(report) : score_table(report);
 }
 
 std::string compare_markdown(const CompareReport& report) {
@@ -46,14 +102,22 @@ ordered_json compare_json(const CompareReport& report) {
     ordered_json row = {{"policy", r.name},
                         {"budget", r.budget},
                         {"kept_share", r.kept_share},
-                        {"overall", estimate_json(r.overall)},
-                        {"over_full", estimate_json(r.over_full)},
-                        {"mean_kl", r.mean_kl},
-                        {"top1_agreement", r.top1_agreement},
-                        {"datasets", ordered_json::object()}};
-    if (r.over_best_rival)
-      row["over_best_rival"] = {{"policy", r.best_rival}, {"difference", estimate_json(*r.over_best_rival)}};
-    for (const auto& [dataset, estimate] : r.by_dataset) row["datasets"][dataset] = estimate_json(estimate);
+                        {"mean_kl", r.kl.mean},
+                        {"top1_agreement", r.top1_agreement.mean},
+                        {"same_answer", r.same_answer.mean},
+                        {"intervals",
+                         {{"mean_kl", estimate_json(r.kl)},
+                          {"top1_agreement", estimate_json(r.top1_agreement)},
+                          {"same_answer", estimate_json(r.same_answer)}}},
+                        {"kl_by_dataset", estimates_json(r.kl_by_dataset)}};
+    if (r.scores) {
+      row["overall"] = estimate_json(r.scores->overall);
+      row["over_full"] = estimate_json(r.scores->over_full);
+      row["datasets"] = estimates_json(r.scores->by_dataset);
+      if (r.scores->over_best_rival)
+        row["over_best_rival"] = {{"policy", r.scores->best_rival},
+                                  {"difference", estimate_json(*r.scores->over_best_rival)}};
+    }
     json["contenders"].push_back(std::move(row));
   }
   if (report.niah) json["niah"] = niah_json(*report.niah);
@@ -62,25 +126,34 @@ ordered_json compare_json(const CompareReport& report) {
 
 namespace {
 
-/// Where only one budget was run, there is nothing to connect.
-std::string score_over_kept(const CompareReport& report) {
-  std::vector<KeptScore> scores;
-  for (const auto& r : report.results)
-    if (r.budget != "100%") scores.push_back({eval::policy_in(r.name), r.kept_share, r.overall});
-  return score_over_kept_svg(scores, "Score against kept KV bytes", "score");
+/// What a page draws: scores, or KL where there is fidelity alone.
+const std::map<std::string, eval::Estimate>& drawn_by_dataset(const CompareReport& report,
+                                                              const eval::ContenderResult& r) {
+  return report.follow ? r.kl_by_dataset : r.scores->by_dataset;
 }
 
-/// The datasets' scores of the policies at one budget, full beside them.
-std::string scores_by_dataset(const CompareReport& report, const std::string& budget) {
+/// Where only one budget was run, there is nothing to connect.
+std::string over_kept(const CompareReport& report) {
+  std::vector<KeptScore> points;
+  for (const auto& r : report.results)
+    if (r.budget != "100%")
+      points.push_back({eval::policy_in(r.name), r.kept_share, report.follow ? r.kl : r.scores->overall});
+  return report.follow ? score_over_kept_svg(points, "KL against kept KV bytes", "KL, nats")
+                       : score_over_kept_svg(points, "Score against kept KV bytes", "score");
+}
+
+/// The datasets' figures of the policies at one budget, full beside them.
+std::string by_dataset(const CompareReport& report, const std::string& budget) {
+  const auto& full = report.results.front();
   eval::BarChart chart;
-  chart.title = "Scores at " + budget;
-  chart.y_label = "score";
-  for (const auto& [dataset, estimate] : report.results.front().by_dataset)
-    chart.categories.push_back(dataset);
+  chart.title = (report.follow ? "KL at " : "Scores at ") + budget;
+  chart.y_label = report.follow ? "KL, nats" : "score";
+  for (const auto& [dataset, estimate] : drawn_by_dataset(report, full)) chart.categories.push_back(dataset);
   for (const auto& r : report.results) {
-    if (r.budget != budget && &r != &report.results.front()) continue;
+    if (r.budget != budget && &r != &full) continue;
     eval::BarSeries series{r.name, {}};
-    for (const auto& [dataset, estimate] : r.by_dataset) series.values.push_back(measured(estimate));
+    for (const auto& [dataset, estimate] : drawn_by_dataset(report, r))
+      series.values.push_back(measured(estimate));
     chart.series.push_back(std::move(series));
   }
   return eval::bar_chart_svg(chart);
@@ -90,15 +163,16 @@ std::string scores_by_dataset(const CompareReport& report, const std::string& bu
 
 std::string compare_html(const CompareReport& report) {
   eval::HtmlReport page("KV cache policies compared");
-  page.paragraph(
-      fmt::format("{} samples, {} failed. Scores are 0 to 100 with 95 % bootstrap intervals; KL and top-1 "
-                  "compare next-token distributions with the full cache's along its own answer.",
-                  report.samples, report.failed));
-  page.figure(score_over_kept(report));
+  page.paragraph(fmt::format(
+      "{} samples, {} failed. {}KL and top-1 compare next-token distributions with the full cache's "
+      "along its own answer; \"same\" is the share of its answers that a policy gives whole. "
+      "Intervals are 95 % bootstraps.",
+      report.samples, report.failed, report.follow ? "" : "Scores are 0 to 100. "));
+  page.figure(over_kept(report));
   std::set<std::string> budgets;
   for (const auto& r : report.results)
     if (&r != &report.results.front() && budgets.insert(r.budget).second)
-      page.figure(scores_by_dataset(report, r.budget));
+      page.figure(by_dataset(report, r.budget));
   page.heading("All figures");
   page.table(html_table(compare_table(report)));
   if (report.niah) {

@@ -17,6 +17,7 @@ struct CompareReport {
   Facts provenance;
   size_t samples = 0;
   size_t failed = 0;
+  bool follow = false;             ///< fidelity alone
   std::optional<NiahReport> niah;  ///< where needles were among the samples
 };
 
@@ -25,8 +26,8 @@ Table compare_table(const CompareReport& report);
 /// The table, and the needle grid's where there is one.
 std::string compare_markdown(const CompareReport& report);
 nlohmann::ordered_json compare_json(const CompareReport& report);
-/// One self-contained page: score against kept bytes, bars by dataset, all figures, needle heatmaps, where
-/// they come from.
+/// One self-contained page: score or KL against kept bytes, bars by dataset, all figures, needle heatmaps,
+/// where they come from.
 std::string compare_html(const CompareReport& report);
 
 }  // namespace windowkv::cli

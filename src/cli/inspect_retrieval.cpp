@@ -10,6 +10,7 @@
 #include "cli/output.h"
 #include "cli/report.h"
 #include "cli/resumable.h"
+#include "cli/samples.h"
 #include "eval/longbench.h"
 #include "eval/retrieval.h"
 #include "support/file.h"
@@ -58,8 +59,7 @@ std::vector<eval::RetrievalPrompt> read_prompts(const RetrievalFlags& flags, con
              .max_tokens = flags.max_tokens}};
   }
   if (prompt.given()) throw Error("--data brings the prompts; leave out -p, -f and --tokens");
-  const auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit});
-  for (const auto& row : data.broken) warn(row.text() + "; row skipped");
+  const auto data = read_samples(flags.data, {flags.datasets, flags.limit});
   if (data.samples.empty()) throw Error("no usable row in the files of --data");
   std::vector<eval::RetrievalPrompt> prompts;
   for (const auto& sample : data.samples)

@@ -14,6 +14,7 @@
 #include "cli/provenance.h"
 #include "cli/report.h"
 #include "cli/resumable.h"
+#include "cli/samples.h"
 #include "support/file.h"
 #include "windowkv/error.h"
 
@@ -85,8 +86,7 @@ void longbench(const LongbenchFlags& flags) {
   catch_interrupts();
   const auto file = open_output(flags.json);
   const auto task = flags.policy.task.choice();
-  const auto data = eval::load_samples(flags.data, {flags.datasets, flags.limit, flags.longbench_e});
-  for (const auto& row : data.broken) warn(row.text() + "; row skipped");
+  const auto data = read_samples(flags.data, {flags.datasets, flags.limit, flags.longbench_e});
   if (data.samples.empty()) throw Error("no usable row in the files of --data");
   const auto model = flags.model.load();
   model->vocab();  // throws where there is none

@@ -5,24 +5,13 @@
 #include <ggml.h>
 #include <llama.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <vector>
 
-#include "windowkv/error.h"
-
 namespace windowkv::cli {
 
 namespace {
-
-constexpr uint64_t kFnvStart = 14695981039346656037u;
-
-uint64_t fnv1a64_step(uint64_t hash, std::string_view bytes) {
-  for (char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  return hash;
-}
 
 std::string shell_word(const std::string& word) {
   constexpr std::string_view kPlain =
@@ -40,21 +29,6 @@ std::string command_line() {
   std::vector<std::string> words;
   for (std::string word; std::getline(file, word, '\0');) words.push_back(shell_word(word));
   return fmt::format("{}", fmt::join(words, " "));
-}
-
-std::string fnv1a64(std::string_view bytes) {
-  return fmt::format("{:016x}", fnv1a64_step(kFnvStart, bytes));
-}
-
-std::string fnv1a64_of_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
-  uint64_t hash = kFnvStart;
-  std::vector<char> buffer(1 << 20);
-  while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || file.gcount() > 0)
-    hash = fnv1a64_step(hash, {buffer.data(), static_cast<size_t>(file.gcount())});
-  if (file.bad()) throw Error(path + ": cannot read: input error");
-  return fmt::format("{:016x}", hash);
 }
 
 std::vector<std::pair<std::string, std::string>> provenance(const Model& model,

@@ -1,12 +1,10 @@
 // Token-major decode: one step of many sequences over compressed caches of different lengths.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <numeric>
 
+#include "engine/checks.h"
 #include "engine/decode_graph.h"
 #include "engine/state.h"
-#include "windowkv/error.h"
 
 namespace windowkv {
 
@@ -16,14 +14,11 @@ void check(std::span<const Step> steps, const HParams& hp, KvTypes types) {
   if (steps.empty()) throw Error("a decode step needs a sequence");
   for (size_t i = 0; i < steps.size(); ++i) {
     const auto& [sequence, token] = steps[i];
-    if (sequence == nullptr || !sequence->cache) throw Error("decode needs a prefilled sequence");
+    check_prefilled(sequence, types);
     const auto earlier = steps.first(i);
     if (std::ranges::find(earlier, sequence, &Step::sequence) != earlier.end())
       throw Error("a sequence appears twice in one decode step");
-    if (sequence->cache->types() != types)
-      throw Error("the sequence was prefilled by an engine of other KV cache types");
-    if (token < 0 || token >= hp.n_vocab)
-      throw Error(fmt::format("token id {} is outside the vocabulary of {}", token, hp.n_vocab));
+    check_tokens(std::span(&token, 1), hp);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/checks.h"
 #include "engine/memory_plan.h"
 #include "engine/prefill.h"
 #include "engine/state.h"
@@ -17,9 +18,7 @@ namespace {
 
 void check(std::span<const Token> prompt, const HParams& hp) {
   if (prompt.empty()) throw Error("the prompt is empty");
-  for (auto token : prompt)
-    if (token < 0 || token >= hp.n_vocab)
-      throw Error(fmt::format("token id {} is outside the vocabulary of {}", token, hp.n_vocab));
+  check_tokens(prompt, hp);
   if (prompt.size() > INT32_MAX) throw Error("a prompt of over 2^31 tokens");
 }
 

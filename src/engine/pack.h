@@ -67,9 +67,10 @@ class CausalMask {
 class Pack {
  public:
   /// `lengths`: tokens of each prompt; `observation`: rows of each kept aside for scoring at most, of
-  /// `in_flight` layers at once; `accumulates`: room for the attention of all queries, of a single prompt.
+  /// `in_flight` layers at once; `accumulates`: room for the attention of all queries, of a single prompt;
+  /// `position`: of each one's first token.
   Pack(const Backends& backends, const HParams& hp, std::vector<int64_t> lengths, int64_t observation,
-       int64_t in_flight, bool accumulates)
+       int64_t in_flight, bool accumulates, int64_t position = 0)
       : backends_(backends),
         hp_(hp),
         lengths_(std::move(lengths)),
@@ -77,6 +78,7 @@ class Pack {
         observation_(observation),
         in_flight_(in_flight),
         accumulates_(accumulates),
+        position_(position),
         parts_(backends.device_count()) {
     enter(backends.device_of(0));
   }
@@ -128,7 +130,7 @@ class Pack {
     return ggml_view_2d(ctx, hidden, hidden->ne[0], count, hidden->nb[1],
                         static_cast<size_t>(first) * hidden->nb[1]);
   }
-  /// Their positions, each in its prompt.
+  /// Their positions in the text.
   ggml_tensor* positions_at(ggml_context* ctx, int64_t first, int64_t count) const {
     const size_t offset = static_cast<size_t>(first) * sizeof(int32_t);
     auto* positions = ggml_view_1d(ctx, part().positions, count, offset);
@@ -184,7 +186,7 @@ class Pack {
     std::vector<int32_t> numbers(static_cast<size_t>(n_));
     auto next = numbers.begin();
     for (auto length : lengths_) {
-      std::iota(next, next + length, 0);
+      std::iota(next, next + length, static_cast<int32_t>(position_));
       next += length;
     }
     ggml_backend_tensor_set(p.positions, numbers.data(), 0, ggml_nbytes(p.positions));
@@ -200,6 +202,7 @@ class Pack {
   int64_t observation_;
   int64_t in_flight_;
   bool accumulates_;
+  int64_t position_;
   size_t device_ = 0;
   std::vector<std::optional<Part>> parts_;  ///< by device
 };

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <numeric>
-#include <optional>
 
 #include "engine/attention.h"
+#include "engine/chunk_pass.h"
 #include "engine/layer_selection.h"
-#include "engine/product_attention.h"
 #include "policy/observed_attention.h"
 #include "support/clock.h"
 #include "windowkv/error.h"
@@ -28,22 +27,21 @@ class Prefill {
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
         pack_(*m.backends, m.hp, lengths(prompts), most_observed(targets), in_flight_,
               any_accumulates(targets)),
-        chunk_(std::min(chunk, pack_.tokens())),
+        pass_(m, scheduler, pack_, chunk, std::ranges::max(pack_.lengths())),
+        chunk_(pass_.chunk()),
         steps_(prefill_steps(m.hp, pack_.tokens(), chunk)) {
     for (auto prompt : prompts) tokens_.insert(tokens_.end(), prompt.begin(), prompt.end());
-    if (m.backends->blas() != nullptr) products_.emplace(*m.backends, m.hp, chunk_);
   }
 
   /// Returns the logits of each prompt's last position, [n_vocab, prompts].
   std::vector<float> run() {
-    for_chunks([&](int64_t first, int64_t count) { embed(first, count); });
+    for_chunks([&](int64_t first, int64_t count) {
+      pass_.embed(first, std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+    });
     std::vector<float> logits;
     const int last = m_.hp.n_layer - 1;
     for (int layer = 0; layer <= last; ++layer) {
-      if (const int64_t moved = pack_.go_to(layer); moved > 0) scheduler_.add_copy(moved);
-      if (const size_t device = m_.backends->device_of(layer);
-          !products_ && (layer == 0 || device != m_.backends->device_of(layer - 1)))
-        mask_.emplace(*m_.backends, std::ranges::max(pack_.lengths()), chunk_, device);
+      pass_.go_to(layer);
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
                                        [&](const Target& t) { return t.selector->decides(layer); }) &&
                            pack_.observation() > 0;
@@ -125,16 +123,6 @@ class Prefill {
     }
   }
 
-  void embed(int64_t first, int64_t count) {
-    Graph graph(64);
-    auto* ids = graph.input(GGML_TYPE_I32, count);
-    auto* x = m_.family->embed(graph.ctx(), m_.hp, m_.weights, ids);
-    graph.add(ggml_cpy(graph.ctx(), x, pack_.hidden_at(graph.ctx(), first, count)));
-    scheduler_.allocate(graph);
-    ggml_backend_tensor_set(ids, tokens_.data() + first, 0, ggml_nbytes(ids));
-    scheduler_.compute(graph);
-  }
-
   /// What is wanted of a layer's chunks beside K and V.
   struct ChunkParts {
     bool queries;  ///< those of the observation windows
@@ -157,7 +145,7 @@ class Prefill {
       store_kv(graph, rows, run.first, part);
       if (pack_.accumulated != nullptr) accumulate(graph, rows, run.first, part.q);
       if (parts.queries) keep_queries(graph, layer, run, part.q);
-      if (parts.output) attention.push_back(attend_run(graph, rows, run, run.row - first, part.q));
+      if (parts.output) attention.push_back(pass_.attend(graph, part.q, rows, run.first, run.row - first));
     }
     if (parts.output) {
       auto* out = join_columns(ctx, std::move(attention));
@@ -192,15 +180,6 @@ class Prefill {
     graph.add(ggml_cpy(ctx, ggml_reshape_2d(ctx, q, place->ne[0], count), place));
   }
 
-  /// `column`: where the run begins in its chunk.
-  ggml_tensor* attend_run(Graph& graph, const KvRows& rows, const Pack::Run& run, int64_t column,
-                          ggml_tensor* q) {
-    auto* ctx = graph.ctx();
-    const int64_t keys = run.first + run.count;
-    if (!products_) return attend(ctx, m_.hp, q, rows, keys, mask_->of(ctx, run.first, run.count));
-    return products_->build(graph, q, rows, pack_.positions_at(ctx, run.row - run.first, keys), column);
-  }
-
   /// Adds the attention of a chunk's queries to what each token has received, for policies that look at all
   /// queries.
   void accumulate(Graph& graph, const KvRows& rows, int64_t first, ggml_tensor* chunk_q) {
@@ -232,24 +211,15 @@ class Prefill {
                                                    pack_.positions_at(ctx, end.row, 1), Family::kQ);
       attention.push_back(attend(ctx, m_.hp, qkv.q, rows_for(layer, end.prompt), end.first + 1, nullptr));
     }
-    return read_logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
-                                                      join_columns(ctx, attention)));
-  }
-
-  std::vector<float> read_logits(Graph& graph, ggml_tensor* x) {
-    auto* logits = graph.output(m_.family->logits(graph.ctx(), m_.hp, m_.weights, x));
-    scheduler_.run(graph);
-    std::vector<float> values(static_cast<size_t>(ggml_nelements(logits)));
-    ggml_backend_tensor_get(logits, values.data(), 0, ggml_nbytes(logits));
-    return values;
+    return pass_.logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
+                                                       join_columns(ctx, attention)));
   }
 
   std::vector<float> report_all() {
     std::vector<float> last;
     const auto vocab = static_cast<size_t>(m_.hp.n_vocab);
     for_chunks([&](int64_t first, int64_t count) {
-      Graph graph(64);
-      auto values = read_logits(graph, pack_.hidden_at(graph.ctx(), first, count));
+      const auto values = pass_.logits(first, count);
       for (int64_t i = 0; i < count; ++i)
         options_.all_logits(first + i, std::span(values).subspan(static_cast<size_t>(i) * vocab, vocab));
       last.assign(values.end() - static_cast<std::ptrdiff_t>(vocab), values.end());
@@ -264,10 +234,8 @@ class Prefill {
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
   Pack pack_;
+  ChunkPass pass_;
   int64_t chunk_;
-  /// One of the two: how chunks attend.
-  std::optional<ProductAttention> products_;
-  std::optional<CausalMask> mask_;  ///< on the device of the layer that is computed
   std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};
   int64_t steps_;
   int64_t done_ = 0;

@@ -3,22 +3,14 @@
 #include <span>
 #include <vector>
 
+#include "engine/chunk_pass.h"
 #include "engine/layer_selection.h"
-#include "engine/product_attention.h"
 #include "windowkv/engine.h"
 
 namespace windowkv {
 
 /// Prompts that may share chunks: past this many, products gain nothing by more columns.
 constexpr size_t kMostPacked = 16;
-
-/// No fewer nodes than the graph of a chunk through one layer has, where tokens of `prompts` prompts are in
-/// it.
-inline size_t chunk_nodes(const LoadedModel& m, int64_t chunk, size_t prompts) {
-  const auto heads = static_cast<size_t>(m.hp.n_head_kv);
-  return 256 + 64 * heads + (m.backends->blas() != nullptr ? ProductAttention::nodes(m.hp, chunk) : 0) +
-         (prompts - 1) * (32 + 32 * heads);
-}
 
 /// Calls of PrefillOptions::progress.
 int64_t prefill_steps(const HParams& hp, int64_t tokens, int64_t chunk);

@@ -29,19 +29,19 @@ ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, 
   storage_.allocate(/*clear=*/false);
 }
 
-ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows, ggml_tensor* positions,
+ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first,
                                      int64_t column) const {
   auto* ctx = graph.ctx();
   const int64_t t = q->ne[2];
-  const int64_t keys = positions->ne[0];
-  const int64_t first = keys - t;
+  const int64_t keys = first + t;
   const int64_t share = share_of(hp_);
   const int64_t tile = tile_queries(hp_, keys);
+  auto* numbers = build_numbers(ctx, keys);
   for (int64_t h = 0; h < hp_.n_head_kv; ++h) {
     auto widened = [&](ggml_tensor* all) {
       auto* head =
           ggml_view_2d(ctx, all, hp_.d_head, keys, all->nb[1], ggml_row_size(all->type, h * hp_.d_head));
-      return build_widened(ctx, head, positions);
+      return build_widened(ctx, head, numbers);
     };
     auto* k = widened(rows.k());
     auto* v = widened(rows.v());

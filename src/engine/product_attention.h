@@ -13,10 +13,10 @@ class ProductAttention {
   /// For chunks of up to `chunk` tokens. Throws Error where the memory is not to be had.
   ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk);
 
-  /// Attention of q [d_head, n_head, t], which are the last of `positions` (0, 1, ..., I32), over the rows up
-  /// to each: [d_head·n_head, t] F32, columns [column, column + t) of the chunk's results, good until the
-  /// next chunk's graph runs.
-  ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, ggml_tensor* positions,
+  /// Attention of q [d_head, n_head, t], to which rows [first, first + t) belong, over the rows up to each:
+  /// [d_head·n_head, t] F32, columns [column, column + t) of the chunk's results, good until the next chunk's
+  /// graph runs.
+  ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first,
                      int64_t column = 0) const;
 
   /// Nodes that a call adds at most.

@@ -26,9 +26,9 @@ Answer answer(Engine& engine, const Model& model, std::span<const Token> prompt,
   auto& sequence = prefill.sequences[policy];
   auto out = generate(engine, model.find_vocab(), sequence, prefill.logits, prompt, generation);
   if (out.reason == StopReason::kCancelled) throw Cancelled();
-  return {std::move(out.text), sequence.prompt_tokens, static_cast<int64_t>(out.tokens.size()),
-          sequence.bytes,      sequence.timing.total,  prefill.sequences.size(),
-          out.decode_ms};
+  const auto generated = static_cast<int64_t>(out.tokens.size());
+  return {std::move(out.text), std::move(out.tokens), sequence.prompt_tokens,   generated,
+          sequence.bytes,      sequence.timing.total, prefill.sequences.size(), out.decode_ms};
 }
 
 std::vector<Token> truncate_middle(std::vector<Token> tokens, int64_t limit) {

@@ -15,6 +15,7 @@ namespace windowkv::eval {
 /// What one prompt gave under one policy.
 struct Answer {
   std::string text;
+  std::vector<Token> tokens;  ///< generated, an end-of-generation token included
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
   KvBytes kv;

@@ -130,7 +130,7 @@ CalibrationResult calibrate(Engine& engine, const Model& model, std::span<const 
       const auto span = engine.prefill(sequences, prompt, policies, prefill);
       const std::vector<float> logits(span.begin(), span.end());
       reference = reference_answer(engine, model.find_vocab(), sequences[0], logits, options.max_tokens);
-      if (reference.log_probs.empty()) {
+      if (reference.steps.empty()) {
         done += layers;
         continue;
       }

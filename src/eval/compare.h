@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "eval/fidelity.h"
 #include "eval/jsonl_log.h"
 #include "eval/longbench.h"
+#include "eval/reference_file.h"
 #include "eval/stats.h"
 
 /// Policies side by side on the same samples: scores, fidelity to the full cache, kept bytes.
@@ -17,25 +19,28 @@ namespace windowkv::eval {
 struct CompareOptions {
   TaskChoice task = TaskChoice::parse("given");  ///< what is given is the row's
   int64_t max_length = 0;                        ///< as sample_tokens takes it
-  JsonlLog* log = nullptr;                       ///< one row a sample; samples it has are not run again
-  std::string setup;                             ///< tells runs under other settings apart
+  bool follow = false;      ///< fidelity alone: no other policy than full answers and is scored
+  JsonlLog* log = nullptr;  ///< a row a sample and contender; those it has are not run again
+  std::string setup;        ///< tells runs under other settings apart; contenders need not be part of it
+  ReferenceFile* reference = nullptr;  ///< the full cache's answers; those it has are not generated again
   std::function<bool()> cancelled;
+  /// Work in contenders of samples; results of earlier runs are not part of it.
   std::function<void(int64_t done, int64_t total)> progress;
   std::function<void(const Sample& sample, const std::string& error)> failed;
 };
 
 /// What one contender made of one sample.
 struct SampleResult {
-  double score = 0;        ///< 0 to 100
-  double kept_share = 0;   ///< KV bytes kept of those of the whole prompt
-  int64_t kept_bytes = 0;  ///< KV bytes kept
+  std::optional<double> score;  ///< 0 to 100; none where it was not asked to answer
+  double kept_share = 0;        ///< KV bytes kept of those of the whole prompt
+  int64_t kept_bytes = 0;       ///< KV bytes kept
   Fidelity fidelity;
   std::string text;
 };
 
 /// By sample, in the order given, each by contender; empty where a sample failed. One prefill a sample serves
-/// all contenders. contenders[0] must be the full policy: fidelity is measured against it. Throws Cancelled
-/// on.
+/// all contenders that have not run on it. contenders[0] must be the full policy: fidelity is measured along
+/// its answer. Throws Cancelled on.
 std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& model,
                                                    std::span<const Sample> samples,
                                                    std::span<const Contender> contenders,
@@ -43,16 +48,24 @@ std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& 
 
 /// One contender's line of the result.
 struct ContenderResult {
+  struct Scores {
+    std::map<std::string, Estimate> by_dataset;
+    Estimate overall;                         ///< mean of the samples
+    Estimate over_full;                       ///< paired difference from the full cache
+    std::optional<Estimate> over_best_rival;  ///< from the best other policy (not full) of the same budget
+    std::string best_rival;
+  };
+
   std::string name;
   std::string budget;
-  std::map<std::string, Estimate> by_dataset;
-  Estimate overall;                         ///< mean of the samples
-  Estimate over_full;                       ///< paired difference from the full cache
-  std::optional<Estimate> over_best_rival;  ///< from the best other policy (not full) of the same budget
-  std::string best_rival;
   double kept_share = 0;
-  double mean_kl = 0;         ///< mean over the samples with two answer tokens or more
-  double top1_agreement = 0;  ///< likewise
+  std::optional<Scores> scores;  ///< none where it answered nothing
+
+  /// Means over the samples whose answers have two tokens or more.
+  std::map<std::string, Estimate> kl_by_dataset;
+  Estimate kl;
+  Estimate top1_agreement;
+  Estimate same_answer;  ///< share of the full cache's answers that are given whole
 };
 
 /// Means and 95 % bootstrap intervals over the samples that did not fail.

@@ -1,15 +1,12 @@
 #include "eval/longbench.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
-#include "support/file.h"
+#include "eval/prompt_form.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
 
@@ -17,189 +14,7 @@ namespace windowkv::eval {
 
 namespace {
 
-using nlohmann::json;
 using nlohmann::ordered_json;
-
-/// Whether a name, of a dataset or a file without its ending, is one of LongBench-E.
-bool is_longbench_e(std::string_view name) {
-  return name.ends_with("_e") && find_dataset(name) != nullptr;
-}
-
-std::string name_of(const std::string& file) {
-  return std::filesystem::path(file).stem().string();
-}
-
-std::vector<std::string> files_of(std::span<const std::string> paths, bool longbench_e) {
-  std::vector<std::string> files;
-  for (const auto& path : paths) {
-    if (!std::filesystem::is_directory(path)) {
-      files.push_back(path);
-      continue;
-    }
-    std::vector<std::string> found;
-    bool others = false;
-    for (const auto& entry : std::filesystem::directory_iterator(path)) {
-      const auto file = entry.path().string();
-      if (entry.path().extension() != ".jsonl") continue;
-      if (is_longbench_e(name_of(file)) == longbench_e)
-        found.push_back(file);
-      else
-        others = true;
-    }
-    if (found.empty())
-      throw Error(fmt::format("{}: no .jsonl file{} in this folder{}", path,
-                              longbench_e ? " of LongBench-E" : "",
-                              others && !longbench_e ? " but LongBench-E's; they are run with --e" : ""));
-    std::sort(found.begin(), found.end());  // folders list their files in no order
-    files.insert(files.end(), found.begin(), found.end());
-  }
-  return files;
-}
-
-const json& field(const json& row, const char* name) {
-  const auto found = row.find(name);
-  if (found == row.end()) throw Error(fmt::format("no field \"{}\"", name));
-  return *found;
-}
-
-std::string text_field(const json& row, const char* name) {
-  const auto& value = field(row, name);
-  if (!value.is_string()) throw Error(fmt::format("\"{}\" is not a text", name));
-  return value.get<std::string>();
-}
-
-std::vector<std::string> list_field(const json& row, const char* name) {
-  const auto& value = field(row, name);
-  if (!value.is_array() ||
-      !std::all_of(value.begin(), value.end(), [](const json& v) { return v.is_string(); }))
-    throw Error(fmt::format("\"{}\" is not a list of texts", name));
-  return value.get<std::vector<std::string>>();
-}
-
-/// The template with the row's fields in place, each replaced once: texts may hold braces of their own.
-std::string fill(std::string_view pattern, const json& row) {
-  std::string out;
-  while (!pattern.empty()) {
-    const size_t open = std::min(pattern.find('{'), pattern.size());
-    out += pattern.substr(0, open);
-    pattern.remove_prefix(open);
-    if (pattern.empty()) break;
-    const size_t close = pattern.find('}');
-    out += text_field(row, std::string(pattern.substr(1, close - 1)).c_str());
-    pattern.remove_prefix(close + 1);
-  }
-  return out;
-}
-
-/// What a row of its own says over what its dataset does.
-void read_own(const json& row, bool known, Sample& sample) {
-  sample.own_prompt = true;
-  sample.chat = false;
-  sample.prompt = text_field(row, "prompt");
-  if (!known || row.contains("metric")) sample.metric = parse_metric(text_field(row, "metric"));
-  if (!known || row.contains("task")) sample.task = parse_task(text_field(row, "task"));
-  if (!known || row.contains("max_new_tokens")) {
-    const auto& value = field(row, "max_new_tokens");
-    if (!value.is_number_integer() || value.get<int64_t>() < 1)
-      throw Error("\"max_new_tokens\" is not a number of tokens");
-    sample.max_new_tokens = value.get<int64_t>();
-  }
-  if (!sample.prompt.ends_with('\n')) sample.stop = {"\n"};
-}
-
-/// The length that a row of LongBench-E is binned by.
-int64_t length_field(const json& row) {
-  const auto& value = field(row, "length");
-  if (!value.is_number_integer() || value.get<int64_t>() < 0)
-    throw Error("\"length\" is not a number of words");
-  return value.get<int64_t>();
-}
-
-/// `file`: name of the row's file, without its ending.
-Sample read_sample(std::string_view line, std::string_view file) {
-  const auto row = json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!row.is_object()) throw Error("not a JSON object");
-  Sample sample;
-  sample.dataset = text_field(row, "dataset");
-  sample.id = text_field(row, "_id");
-  if (is_longbench_e(file) && file == sample.dataset + "_e") sample.dataset = file;
-  if (is_longbench_e(sample.dataset)) sample.length = length_field(row);
-  const auto* dataset = find_dataset(sample.dataset);
-  if (dataset != nullptr) {
-    sample.metric = dataset->metric;
-    sample.max_new_tokens = dataset->max_new_tokens;
-    sample.task = dataset->task;
-    sample.chat = dataset->chat;
-    sample.first_line = dataset->first_line;
-    sample.newline_ends = dataset->newline_ends;
-  }
-  if (row.contains("prompt")) {
-    read_own(row, dataset != nullptr, sample);
-  } else if (dataset != nullptr) {
-    sample.prompt = fill(dataset->prompt, row);
-  } else {
-    throw Error(
-        fmt::format("dataset \"{}\" is none of LongBench's and the row has no \"prompt\"", sample.dataset));
-  }
-  if (sample.prompt.empty()) throw Error("the prompt is empty");
-  sample.answers = list_field(row, "answers");
-  if (sample.answers.empty()) throw Error("no answers");
-  if (row.contains("all_classes") && !row["all_classes"].is_null())
-    sample.all_classes = list_field(row, "all_classes");
-  if (dataset != nullptr && !sample.own_prompt && sample.metric == Metric::kClassification &&
-      sample.all_classes.empty())
-    throw Error("no \"all_classes\"");
-  score(sample, "");  // throws for answers that the metric cannot read
-  return sample;
-}
-
-/// Collects the rows of files, as far as the options want them.
-class Loader {
- public:
-  explicit Loader(const LoadOptions& options) : options_(options) {}
-
-  void read(const std::string& file) {
-    const auto content = read_file(file);
-    const auto name = name_of(file);
-    for (const auto& [number, line] : lines_of(content)) {
-      try {
-        add(read_sample(line, name));
-      } catch (const Error& e) {
-        result_.broken.push_back({file, number, e.what()});
-      }
-    }
-  }
-
-  Samples result() {
-    for (const auto& name : options_.datasets)
-      if (!rows_.contains(name)) {
-        std::vector<std::string> present;
-        for (const auto& entry : rows_) present.push_back(entry.first);
-        throw Error(
-            fmt::format("no rows of dataset \"{}\"; the files have: {}", name, fmt::join(present, ", ")));
-      }
-    return std::move(result_);
-  }
-
- private:
-  void add(Sample sample) {
-    auto& rows = rows_[sample.dataset];
-    if (!wanted(sample.dataset)) return;
-    if (options_.limit >= 0 && static_cast<int64_t>(rows.size()) >= options_.limit) return;
-    if (!rows.insert(sample.id).second)
-      throw Error(fmt::format("another row of {} has the _id \"{}\"", sample.dataset, sample.id));
-    result_.samples.push_back(std::move(sample));
-  }
-
-  bool wanted(const std::string& dataset) const {
-    return options_.datasets.empty() ||
-           std::find(options_.datasets.begin(), options_.datasets.end(), dataset) != options_.datasets.end();
-  }
-
-  const LoadOptions& options_;
-  std::map<std::string, std::set<std::string>> rows_;  // ids taken, by dataset
-  Samples result_;
-};
 
 int64_t default_length(const Model& model, const Sample& sample, bool chat) {
   constexpr int64_t kMargin = 16;  // text cut and put together again may have a few tokens more
@@ -220,6 +35,15 @@ std::string middle_cut(const Vocab& vocab, const std::vector<Token>& tokens, int
   const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
   tail.erase(tail.begin(), std::find_if_not(tail.begin(), tail.end(), continues));
   return head + tail;
+}
+
+/// Whether a chat template is in the text already: the model's own, or marks that it knows.
+bool is_templated(const Vocab& vocab, const PromptForm& form, std::string_view text,
+                  std::span<const Token> tokens) {
+  if (!form.before.empty() && text.starts_with(form.before)) return true;
+  return std::any_of(tokens.begin(), tokens.end(), [&](Token token) {
+    return vocab.piece(token).empty() && text.find(vocab.piece(token, /*special=*/true)) != text.npos;
+  });
 }
 
 std::string key_of(const Sample& sample, const std::string& setup) {
@@ -306,16 +130,6 @@ std::optional<double> mean(const std::vector<double>& values) {
 
 }  // namespace
 
-std::string BrokenRow::text() const {
-  return fmt::format("{}:{}: {}", file, line, what);
-}
-
-Samples load_samples(std::span<const std::string> paths, const LoadOptions& options) {
-  Loader loader(options);
-  for (const auto& file : files_of(paths, options.longbench_e)) loader.read(file);
-  return loader.result();
-}
-
 GenerateOptions sample_generation(const Vocab& vocab, const Sample& sample) {
   GenerateOptions options;
   options.max_tokens = sample.max_new_tokens;
@@ -335,17 +149,24 @@ double score(const Sample& sample, std::string_view prediction) {
 
 std::vector<Token> sample_tokens(const Model& model, const Sample& sample, int64_t max_length) {
   const auto& vocab = model.vocab();
-  const bool chat = sample.chat && vocab.has_chat_template();
+  bool chat = sample.chat && vocab.has_chat_template();
   auto tokens = vocab.tokenize(sample.prompt);
+  PromptForm form;
+  if (chat && sample.own_prompt) {
+    form = chat_form(vocab);
+    chat = !is_templated(vocab, form, sample.prompt, tokens);
+  }
   const auto n = static_cast<int64_t>(tokens.size());
   const bool unlimited = max_length == 0 && sample.own_prompt;
   const int64_t limit = unlimited ? n : max_length > 0 ? max_length : default_length(model, sample, chat);
   if (n > limit && limit < 2)
     throw Error(fmt::format("an answer of {} tokens leaves no room for a prompt in the trained context of {}",
                             sample.max_new_tokens, model.hparams().n_ctx_train));
-  if (!chat) return truncate_middle(std::move(tokens), limit);
-  return vocab.tokenize(
-      vocab.apply_chat_template({{"user", n > limit ? middle_cut(vocab, tokens, limit) : sample.prompt}}));
+  if (!chat && sample.answer_prefix.empty()) return truncate_middle(std::move(tokens), limit);
+  const auto text = n > limit ? middle_cut(vocab, tokens, limit) : sample.prompt;
+  if (!chat) return vocab.tokenize(text + sample.answer_prefix);
+  if (sample.own_prompt) return vocab.tokenize(form.before + text + form.after + sample.answer_prefix);
+  return vocab.tokenize(vocab.apply_chat_template({{"user", text}}));
 }
 
 std::vector<Outcome> run_samples(Engine& engine, const Model& model, std::span<const Sample> samples,

@@ -41,14 +41,17 @@ const Dataset* find_dataset(std::string_view name);
 struct Sample {
   std::string dataset;
   std::string id;
-  std::string prompt;  ///< before the chat template
+  std::string prompt;         ///< before the chat template
+  std::string answer_prefix;  ///< behind all of it: how the answer begins (RULER's)
   std::vector<std::string> answers;
   std::vector<std::string> all_classes;
   Metric metric = Metric::kQaF1;
   int64_t max_new_tokens = 0;
   Task task = Task::kLocalization;
   bool chat = false;
-  bool own_prompt = false;  ///< the row brought the exact prompt; it is cut only where a length is asked for
+  /// The row brought the exact prompt: it is cut only where a length is asked for, and where it is to be
+  /// `chat` gets the template unless it has one.
+  bool own_prompt = false;
   bool first_line = false;
   bool newline_ends = false;  ///< see Dataset
   std::vector<std::string> stop;
@@ -72,14 +75,21 @@ struct LoadOptions {
 struct Samples {
   std::vector<Sample> samples;
   std::vector<BrokenRow> broken;
+
+  /// A line a file with broken rows: the first of them, and how many more there are.
+  std::vector<std::string> broken_files() const;
 };
 
 /// Reads files, and the *.jsonl of folders in the order of their names. A file named "qasper_e.jsonl" is
 /// LongBench-E's, and so are its rows: their dataset is "qasper_e". Rows are LongBench's (`_id, dataset,
 /// context, input, answers, all_classes`), or bring their own `prompt` and, where the dataset is none of
 /// LongBench's, `metric, max_new_tokens, task`. Own prompts are taken as they are, chat marks included; those
-/// that end within a line are completed to the end of that line. Rows that are broken, or repeat an _id of
-/// their dataset, are left out and listed. Throws Error where a path or a wanted dataset is not there.
+/// that end within a line are completed to the end of that line. A row without `dataset` is of the one its
+/// file is named after. RULER's rows (`task, index, input, answer_prefix, outputs`), as `windowkv ruler
+/// --generate-only` writes them, are of the dataset that their task is called. Of a folder, only files that
+/// may hold a wanted dataset are opened: those named after one, and, unless each has such a file, those whose
+/// names are no dataset's. Rows that are broken, or repeat an _id of their dataset, are left out and listed.
+/// Throws Error where a path or a wanted dataset is not there.
 Samples load_samples(std::span<const std::string> paths, const LoadOptions& options = {});
 
 /// How the sample's answer is generated: greedily, to its length, with its stop rules.

@@ -16,7 +16,7 @@ namespace windowkv::eval {
 
 namespace {
 
-constexpr std::array<std::pair<Metric, std::string_view>, 12> kNames = {{
+constexpr std::array<std::pair<Metric, std::string_view>, 14> kNames = {{
     {Metric::kQaF1, "qa_f1"},
     {Metric::kQaF1Zh, "qa_f1_zh"},
     {Metric::kRougeL, "rouge_l"},
@@ -29,6 +29,8 @@ constexpr std::array<std::pair<Metric, std::string_view>, 12> kNames = {{
     {Metric::kCodeSimilarity, "code_sim"},
     {Metric::kExact, "exact"},
     {Metric::kListRecall, "list_recall"},
+    {Metric::kStringMatchAll, "string_match_all"},
+    {Metric::kStringMatchPart, "string_match_part"},
 }};
 
 /// Words for qa_f1: lower case, no ASCII punctuation, no articles.
@@ -190,6 +192,9 @@ double score_one(Metric metric, std::string_view prediction, std::string_view re
       return exact(prediction, reference);
     case Metric::kListRecall:
       return list_recall(prediction, reference);
+    case Metric::kStringMatchAll:
+    case Metric::kStringMatchPart:
+      break;  // of all references together
   }
   return 0;
 }
@@ -290,6 +295,26 @@ double list_recall(std::string_view prediction, std::string_view reference) {
   return items == 0 ? 0 : static_cast<double>(found) / static_cast<double>(items);
 }
 
+namespace {
+
+/// How many of the references occur in the prediction.
+int64_t matches(std::string_view prediction, std::span<const std::string> references) {
+  const auto said = lowercase(code_points(prediction));
+  return std::count_if(references.begin(), references.end(), [&](const std::string& reference) {
+    return said.find(lowercase(code_points(reference))) != std::u32string::npos;
+  });
+}
+
+}  // namespace
+
+double string_match_all(std::string_view prediction, std::span<const std::string> references) {
+  return static_cast<double>(matches(prediction, references)) / static_cast<double>(references.size());
+}
+
+double string_match_part(std::string_view prediction, std::span<const std::string> references) {
+  return matches(prediction, references) > 0 ? 1 : 0;
+}
+
 double fuzz_ratio(std::u32string_view first, std::u32string_view second) {
   if (first == second) return 1;
   if (first.empty() || second.empty()) return 0;
@@ -305,6 +330,8 @@ std::string_view first_line(std::string_view prediction) {
 
 double best_score(Metric metric, std::string_view prediction, std::span<const std::string> references,
                   std::span<const std::string> classes) {
+  if (metric == Metric::kStringMatchAll) return string_match_all(prediction, references);
+  if (metric == Metric::kStringMatchPart) return string_match_part(prediction, references);
   double best = 0;
   for (const auto& reference : references)
     best = std::max(best, score_one(metric, prediction, reference, classes));

@@ -6,8 +6,8 @@
 
 #include "eval/rouge.h"  // rouge_l_f1, rouge1_f1
 
-/// The metrics of LongBench, as its own metrics.py defines them, quirks included, and those of the MiniLong
-/// suite. Each gives 0 to 1 for one prediction and one reference.
+/// The metrics of LongBench, as its own metrics.py defines them, quirks included, those of the MiniLong suite
+/// and those of RULER. Each gives 0 to 1 for one prediction and one reference.
 ///
 /// Where this departs from the official ones:
 /// - the Chinese metrics cut text into characters, the official ones into words by the dictionary of `jieba`.
@@ -29,6 +29,8 @@ enum class Metric {
   kCodeSimilarity,
   kExact,
   kListRecall,
+  kStringMatchAll,
+  kStringMatchPart,
 };
 
 std::string_view to_string(Metric metric);
@@ -66,6 +68,11 @@ double exact(std::string_view prediction, std::string_view reference);
 /// Share of the reference's comma-separated items that occur in the prediction.
 double list_recall(std::string_view prediction, std::string_view reference);
 
+/// RULER's: the share of the references that occur in the prediction, and whether any does. Case does not
+/// matter. Theirs are of all references together, where other metrics take the best.
+double string_match_all(std::string_view prediction, std::span<const std::string> references);
+double string_match_part(std::string_view prediction, std::span<const std::string> references);
+
 /// fuzzywuzzy.fuzz.ratio in [0, 1], rounded to hundredths (halves to even): 2M/T of Python's difflib, where M
 /// are the characters of its matching blocks and T those of both texts. difflib is what fuzzywuzzy uses
 /// unless python-Levenshtein is installed, which LongBench does not ask for. Characters that make up more
@@ -75,7 +82,7 @@ double fuzz_ratio(std::u32string_view first, std::u32string_view second);
 /// The answer's first line, as LongBench takes it: newlines before it are left out.
 std::string_view first_line(std::string_view prediction);
 
-/// The best score over the references.
+/// The best score over the references; of RULER's metrics that of all.
 double best_score(Metric metric, std::string_view prediction, std::span<const std::string> references,
                   std::span<const std::string> classes = {});
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "eval/metrics.h"
 #include "eval/prompt_grid.h"
 #include "eval/ruler/fit.h"
 #include "eval/words.h"
@@ -106,12 +107,8 @@ std::string postprocess(std::string_view answer) {
 }
 
 double score(Match match, std::string_view answer, std::span<const std::string> outputs) {
-  const auto said = lowercase(code_points(answer));
-  const auto found = std::count_if(outputs.begin(), outputs.end(), [&](const std::string& output) {
-    return said.find(lowercase(code_points(output))) != std::u32string::npos;
-  });
-  if (match == Match::kPart) return found > 0 ? 100 : 0;
-  return 100 * static_cast<double>(found) / static_cast<double>(outputs.size());
+  return 100 *
+         (match == Match::kPart ? string_match_part(answer, outputs) : string_match_all(answer, outputs));
 }
 
 std::vector<std::vector<std::optional<Cell>>> run(Engine& engine, const Model& model, const Samples& samples,

@@ -15,9 +15,7 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
                    static_cast<size_t>(heads.first * share) * q->nb[2]);
   k = ggml_view_3d(ctx, k, k->ne[0], k->ne[1], heads.count, k->nb[1], k->nb[2],
                    static_cast<size_t>(heads.first) * k->nb[2]);
-  auto* numbers = ggml_arange(ctx, 0.0f, static_cast<float>(k->ne[1]), 1.0f);
-  if (heads.count > 1) numbers = ggml_repeat_4d(ctx, numbers, numbers->ne[0], heads.count, 1, 1);
-  return build_head_attention(ctx, q, build_widened(ctx, k, ggml_cast(ctx, numbers, GGML_TYPE_I32)), past,
+  return build_head_attention(ctx, q, build_widened(ctx, k, build_numbers(ctx, k->ne[1], heads.count)), past,
                               scale);
 }
 
@@ -48,6 +46,12 @@ std::vector<KvHeads> heads_at_once(const LayerView& view) {
 
 int64_t observed_attention_bytes(int64_t keys, int64_t d_head, int64_t n_head_kv, int64_t columns) {
   return most_at_once(keys, d_head, n_head_kv, columns) * head_bytes(keys, d_head, columns);
+}
+
+ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times) {
+  auto* numbers = ggml_arange(ctx, 0.0f, static_cast<float>(count), 1.0f);
+  if (times > 1) numbers = ggml_repeat_4d(ctx, numbers, count, times, 1, 1);
+  return ggml_cast(ctx, numbers, GGML_TYPE_I32);
 }
 
 ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers) {

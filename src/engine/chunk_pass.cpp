@@ -1,0 +1,53 @@
+#include "engine/chunk_pass.h"
+
+#include <algorithm>
+
+#include "engine/attention.h"
+
+namespace windowkv {
+
+ChunkPass::ChunkPass(LoadedModel& m, Scheduler& scheduler, Pack& pack, int64_t chunk, int64_t rows)
+    : m_(m), scheduler_(scheduler), pack_(pack), chunk_(std::min(chunk, pack.tokens())), rows_(rows) {
+  if (m.backends->blas() != nullptr) products_.emplace(*m.backends, m.hp, chunk_);
+}
+
+void ChunkPass::embed(int64_t first, std::span<const Token> tokens) {
+  Graph graph(64);
+  const auto count = static_cast<int64_t>(tokens.size());
+  auto* ids = graph.input(GGML_TYPE_I32, count);
+  auto* x = m_.family->embed(graph.ctx(), m_.hp, m_.weights, ids);
+  graph.add(ggml_cpy(graph.ctx(), x, pack_.hidden_at(graph.ctx(), first, count)));
+  scheduler_.allocate(graph);
+  ggml_backend_tensor_set(ids, tokens.data(), 0, ggml_nbytes(ids));
+  scheduler_.compute(graph);
+}
+
+void ChunkPass::go_to(int layer) {
+  if (const int64_t moved = pack_.go_to(layer); moved > 0) scheduler_.add_copy(moved);
+  if (const size_t device = m_.backends->device_of(layer);
+      !products_ && (layer == 0 || device != m_.backends->device_of(layer - 1)))
+    mask_.emplace(*m_.backends, rows_, chunk_, device);
+}
+
+ggml_tensor* ChunkPass::attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first,
+                               int64_t column) const {
+  if (products_) return products_->build(graph, q, rows, first, column);
+  auto* ctx = graph.ctx();
+  const int64_t count = q->ne[2];
+  return windowkv::attend(ctx, m_.hp, q, rows, first + count, mask_->of(ctx, first, count));
+}
+
+std::vector<float> ChunkPass::logits(Graph& graph, ggml_tensor* x) const {
+  auto* logits = graph.output(m_.family->logits(graph.ctx(), m_.hp, m_.weights, x));
+  scheduler_.run(graph);
+  std::vector<float> values(static_cast<size_t>(ggml_nelements(logits)));
+  ggml_backend_tensor_get(logits, values.data(), 0, ggml_nbytes(logits));
+  return values;
+}
+
+std::vector<float> ChunkPass::logits(int64_t first, int64_t count) const {
+  Graph graph(64);
+  return logits(graph, pack_.hidden_at(graph.ctx(), first, count));
+}
+
+}  // namespace windowkv

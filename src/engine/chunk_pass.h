@@ -1,0 +1,57 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "backend/graph.h"
+#include "engine/pack.h"
+#include "engine/product_attention.h"
+#include "model/loaded_model.h"
+
+namespace windowkv {
+
+/// A pack's tokens on their way through the model, chunk by chunk: how they enter it, attend to a layer's
+/// rows and leave it as logits.
+class ChunkPass {
+ public:
+  /// `chunk`: most tokens of a graph. `rows`: most that one of them attends to, and a chunk more where chunks
+  /// do not begin at multiples of `chunk`. Throws Error where the memory is not to be had.
+  ChunkPass(LoadedModel& m, Scheduler& scheduler, Pack& pack, int64_t chunk, int64_t rows);
+
+  int64_t chunk() const { return chunk_; }
+
+  /// Hidden states of the pack's tokens [first, first + tokens).
+  void embed(int64_t first, std::span<const Token> tokens);
+
+  /// Makes `layer` the one that is computed.
+  void go_to(int layer);
+
+  /// Causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t of which are its own:
+  /// [d_head·n_head, t] F32. `column`: where q begins in its chunk.
+  ggml_tensor* attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first, int64_t column) const;
+
+  /// Runs the graph and returns what the last layer's output x [n_embd, t] says: [n_vocab, t].
+  std::vector<float> logits(Graph& graph, ggml_tensor* x) const;
+  /// The same of the pack's tokens [first, first + count), which have passed all layers.
+  std::vector<float> logits(int64_t first, int64_t count) const;
+
+ private:
+  LoadedModel& m_;
+  Scheduler& scheduler_;
+  Pack& pack_;
+  int64_t chunk_;
+  int64_t rows_;
+  /// One of the two: how chunks attend.
+  std::optional<ProductAttention> products_;
+  std::optional<CausalMask> mask_;  ///< on the device of the layer that is computed
+};
+
+/// No fewer nodes than the graph of a chunk through one layer has, where tokens of `prompts` prompts are in
+/// it.
+inline size_t chunk_nodes(const LoadedModel& m, int64_t chunk, size_t prompts) {
+  const auto heads = static_cast<size_t>(m.hp.n_head_kv);
+  return 256 + 64 * heads + (m.backends->blas() != nullptr ? ProductAttention::nodes(m.hp, chunk) : 0) +
+         (prompts - 1) * (32 + 32 * heads);
+}
+
+}  // namespace windowkv

@@ -1,0 +1,69 @@
+// Tokens that are known beforehand, behind what a sequence holds: all positions together, layer by layer.
+#include <algorithm>
+
+#include "engine/attention.h"
+#include "engine/checks.h"
+#include "engine/chunk_pass.h"
+#include "engine/state.h"
+
+namespace windowkv {
+
+namespace {
+
+/// Positions whose logits are held at once: a vocabulary of 152k takes 39 MB for them.
+constexpr int64_t kLogitColumns = 64;
+
+void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const ChunkPass& pass, int layer,
+                  const KvCache::Layer& cached) {
+  for (int64_t first = 0; first < pack.tokens(); first += pass.chunk()) {
+    const int64_t count = std::min(pass.chunk(), pack.tokens() - first);
+    Graph graph(chunk_nodes(m, pass.chunk(), 1));
+    auto* ctx = graph.ctx();
+    auto* x = pack.hidden_at(ctx, first, count);
+    const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x,
+                                                pack.positions_at(ctx, first, count), Family::kQkv);
+    store_kv(graph, cached.rows, cached.length + first, qkv);
+    auto* attention = pass.attend(graph, qkv.q, cached.rows, cached.length + first, 0);
+    graph.add(ggml_cpy(ctx, m.family->finish_layer(ctx, m.hp, m.weights, layer, x, attention), x));
+    scheduler.run(graph);
+  }
+}
+
+}  // namespace
+
+void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
+                    const std::function<void(int64_t index, std::span<const float> logits)>& logits) {
+  auto& m = state_->m;
+  check_prefilled(&sequence, state_->options.kv);
+  check_tokens(tokens, m.hp);
+  if (tokens.empty()) return;
+  auto& cache = *sequence.cache;
+  const auto count = static_cast<int64_t>(tokens.size());
+  cache.ensure_room(count);
+  int64_t longest = 0;
+  for (int layer = 0; layer < m.hp.n_layer; ++layer) longest = std::max(longest, cache.layer(layer).length);
+
+  Pack pack(*m.backends, m.hp, {count}, 0, 1, false, sequence.position);
+  const int64_t chunk = std::min<int64_t>(state_->options.chunk, count);
+  ChunkPass pass(m, state_->prefill_scheduler, pack, chunk, longest + count + chunk);
+  for (int64_t first = 0; first < count; first += chunk)
+    pass.embed(first, tokens.subspan(static_cast<size_t>(first),
+                                     static_cast<size_t>(std::min(chunk, count - first))));
+  for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    pass.go_to(layer);
+    follow_layer(m, state_->prefill_scheduler, pack, pass, layer, cache.layer(layer));
+    pack.wait();
+  }
+  for (int layer = 0; layer < m.hp.n_layer; ++layer) cache.layer(layer).length += count;
+  sequence.position += count;
+
+  const auto vocab = static_cast<size_t>(m.hp.n_vocab);
+  for (int64_t first = 0; first < count; first += kLogitColumns) {
+    const int64_t columns = std::min(kLogitColumns, count - first);
+    const auto values = pass.logits(first, columns);
+    for (int64_t i = 0; i < columns; ++i)
+      logits(first + i, std::span(values).subspan(static_cast<size_t>(i) * vocab, vocab));
+  }
+}
+
+}  // namespace windowkv

@@ -45,8 +45,8 @@ void ModelFlags::add_to(CLI::App& app) {
   group
       ->add_option(
           "--calibration", calibration,
-          "what each layer needs of the cache (windowkv calibrate): a file, auto (the one beside the "
-          "model), none")
+          "what each layer needs of the cache (windowkv calibrate): a file, auto (one of this model beside "
+          "it or built in), none")
       ->capture_default_str();
   group->add_option("--chunk", chunk, "prompt tokens that go through a layer at once")
       ->check(CLI::Range(1, 65536))
@@ -73,6 +73,7 @@ std::unique_ptr<Model> ModelFlags::load(bool weights) const {
   ModelOptions options{device, threads, !no_blas, !no_mmap, weights, calibration, rpc, tensor_split};
   Progress progress("loading weights");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
+  options.warning = warn;
   auto model = Model::load(path, options);
   progress.clear();
   return model;

@@ -40,6 +40,7 @@ std::vector<std::pair<std::string, std::string>> provenance(const Model& model,
                                 hp.n_layer, model.weight_type(), model_hash)},
           {"Versions", fmt::format("windowkv {}, ggml {}, libllama {}", WINDOWKV_VERSION, ggml_version(),
                                    llama_version())},
+          {"Calibration", model.calibration().empty() ? "none" : model.calibration()},
           {"Device", model.device_name()}};
 }
 

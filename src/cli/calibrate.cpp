@@ -32,7 +32,7 @@ struct CalibrateFlags {
   std::vector<std::string> data;
   std::vector<std::string> files;
   std::vector<std::string> prompts;
-  int64_t length = 2048;
+  int64_t length = 1536;
   int64_t limit = 8;
   double percent = 12;
   int64_t max_tokens = eval::CalibrateOptions().max_tokens;

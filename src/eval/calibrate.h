@@ -21,7 +21,7 @@ inline constexpr size_t kUnchangedFactor = 1;
 
 struct CalibrateOptions {
   double percent = 12;      ///< the budget that is shared out
-  int64_t max_tokens = 48;  ///< of the full cache's answer that distributions are compared along
+  int64_t max_tokens = 32;  ///< of the full cache's answer that distributions are compared along
   JsonlLog* log = nullptr;  ///< one row a prompt and layer; those it has are not measured again
   std::string setup;        ///< tells runs with other models and settings apart
   std::function<bool()> cancelled;

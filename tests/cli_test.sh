@@ -260,7 +260,7 @@ assert len(rows) == 9 and {r["task"] for r in rows} >= {"niah_multiquery", "fwe"
 assert all(r["length"] < r["length_w_model_temp"] <= 600 and r["outputs"] for r in rows)
 P
 
-# Calibration: measured into a file that is found beside the model, by name and depth.
+# Calibration: measured into a file that is found beside the model, by its fingerprint.
 mkdir -p here && cp "$model" here/m.gguf
 head -2 "$suite/needles.jsonl" >needles.jsonl
 "$windowkv" calibrate -m here/m.gguf --data needles.jsonl -n 4 -o here/m.calibration.json >table 2>err || fail "calibrate: $(cat err)"
@@ -269,41 +269,62 @@ python3 - <<'P' || fail "the calibration"
 import json
 c = json.load(open("here/m.calibration.json"))
 assert c["model"] == "MiniLong" and c["prompts"] == 2 and c["budget_percent"] == 12
+assert c["fingerprint"] == "020c36caa8f91ffb"
 assert len(c["layer_shares"]) == 6 and abs(sum(c["layer_shares"]) - 6) < 1e-9 and min(c["layer_shares"]) > 0
 P
-kept() { "$windowkv" run -m here/m.gguf -f "$source/demo/document.txt" -n 1 "$@" 2>&1 >/dev/null | grep "^kept"; }
+[[ $(ls here) == "m.calibration.json m.gguf" || $(ls here) == $'m.calibration.json\nm.gguf' ]] || fail "calibrate leaves $(ls here)"
+used() { "$windowkv" run -m here/m.gguf -f "$source/demo/document.txt" -n 1 --kv-budget 12% "$@" 2>&1 >/dev/null; }
+kept() { used "$@" | grep "^kept"; }
 even=$(kept --calibration none)
 grep -q "layers 0-5" <<<"$even" || fail "--calibration none: $even"
 [[ $(kept) != "$even" ]] || fail "the calibration beside the model is not used"
 [[ $(kept) == "$(kept --calibration here/m.calibration.json)" ]] || fail "--calibration FILE"
+used | grep -q "calibration here/m.calibration.json" || fail "run does not say which calibration it uses"
 mv here/m.calibration.json right.json
-[[ $(kept) == "$even" ]] || fail "a calibration where there is none"
-sed 's/MiniLong/Other/' right.json >here/other.calibration.json
-[[ $(kept) == "$even" ]] || fail "another model's calibration is used"
-refuses 'made for "Other" of 6 layers' run -m here/m.gguf -p x --calibration here/other.calibration.json
+# Without one beside it, the one that comes with windowkv.
+built_in=$(kept --calibration "$source/models/minilong-6m.calibration.json")
+[[ $(kept) == "$built_in" ]] || fail "the calibration that is built in is not used"
+used | grep -q "calibration built in" || fail "run does not say that the calibration is built in"
+used --calibration none | grep -q "calibration none" || fail "run does not say that there is no calibration"
+"$windowkv" inspect -m here/m.gguf | grep -q "^calibration *built in" || fail "inspect does not name the calibration"
+sed 's/020c36caa8f91ffb/0123456789abcdef/' right.json >here/other.calibration.json
+[[ $(kept) == "$built_in" ]] || fail "another model's calibration is used"
+refuses "made for another model" run -m here/m.gguf -p x --calibration here/other.calibration.json
 echo '{"model": "MiniLong"' >here/other.calibration.json
-refuses "here/other.calibration.json: not a calibration" run -m here/m.gguf -p x
+used | grep -q "warning: here/other.calibration.json: not a calibration" || fail "a broken calibration is not named"
+[[ $(kept) == "$built_in" ]] || fail "a broken calibration blocks the command"
 rm here/other.calibration.json
 refuses "not a calibration" run -m here/m.gguf -p x --calibration needles.jsonl
-echo '{"model": "MiniLong", "layer_shares": [0, 1, 1, 1, 1, 2]}' >zero.json
+echo '{"model": "MiniLong", "fingerprint": "020c36caa8f91ffb", "layer_shares": [0, 1, 1, 1, 1, 2]}' >zero.json
 refuses "above 0" run -m here/m.gguf -p x --calibration zero.json
 refuses "missing.json" run -m here/m.gguf -p x --calibration missing.json
 refuses "missing" calibrate -m here/m.gguf --data missing
-refuses "--data is required" calibrate -m here/m.gguf
+refuses "missing" calibrate -m here/m.gguf -f missing
+refuses "missing" calibrate -m here/m.gguf --prompts missing
 refuses "cannot write" calibrate -m here/m.gguf --data needles.jsonl -o /nonexistent/c.json
 refuses "--percent" calibrate -m here/m.gguf --data needles.jsonl --percent 0
 refuses "--predict" calibrate -m here/m.gguf --data needles.jsonl -n 1
 refuses "--limit" calibrate -m here/m.gguf --data needles.jsonl --limit 0
 : >empty.jsonl
 refuses "no usable row" calibrate -m here/m.gguf --data empty.jsonl -o here/none.calibration.json
+refuses "no prompt" calibrate -m here/m.gguf --prompts empty.jsonl -o here/none.calibration.json
+# Prompts without labels, and plain text.
+printf 'Who wrote this?\n{"prompt": "What is a violin?"}\n' >prompts.jsonl
+echo '{"question": "x"}' >no-prompt.jsonl
+refuses "line 1" calibrate -m here/m.gguf --prompts no-prompt.jsonl
+"$windowkv" calibrate -m here/m.gguf -n 4 --prompts prompts.jsonl -f "$source/demo/document.txt" --length 300 --limit 2 -o here/t.calibration.json >/dev/null 2>err || fail "calibrate from text: $(cat err)"
+python3 -c 'import json; assert json.load(open("here/t.calibration.json"))["prompts"] == 4' || fail "calibrate's prompts"
+rm here/t.calibration.json
+# Stopped, it keeps what is measured and goes on from there.
 "$windowkv" calibrate -m here/m.gguf --data "$suite" -o here/cut.calibration.json >out 2>err &
 pid=$!
-sleep 1
+for _ in $(seq 100); do [[ -s here/cut.calibration.progress.jsonl ]] && break; sleep 0.1; done
 kill -INT $pid
 wait $pid
 code=$?
-[[ $code -eq 130 && ! -s out ]] && grep -q "interrupted" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
-[[ -z $(find here -name '*calibration*') ]] || fail "calibrate leaves a file after Ctrl-C: $(ls here)"
+[[ $code -eq 130 && ! -s out ]] && grep -q "interrupted; the same command goes on from here/cut.calibration.progress.jsonl" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
+[[ ! -e here/cut.calibration.json && -s here/cut.calibration.progress.jsonl ]] || fail "calibrate leaves after Ctrl-C: $(ls here)"
+rm here/cut.*
 
 # Which layers know: at 100 % a rule holds all of the mass; heads and JSON say the same as the table.
 retrieval() { "$windowkv" inspect -m "$model" --retrieval "$@"; }

@@ -169,6 +169,9 @@ class Engine {
   int64_t graphs_built() const;
   /// A second continuation of what the sequence holds: a copy of its caches, with the room they have.
   Sequence fork(const Sequence& sequence, const KvPool& pool = {});
+  /// What one prefill would give under a policy that keeps of layer i what by_layer[i] keeps of it: a copy of
+  /// each layer's cache. All must be of one prompt, by one engine, and rewound to it. `groups` stay empty.
+  Sequence compose(std::span<const Sequence* const> by_layer, const KvPool& pool = {});
 
   /// What passed between devices in all prefills and decode steps so far.
   DeviceTraffic prefill_traffic() const;

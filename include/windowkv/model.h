@@ -15,6 +15,8 @@ struct LoadedModel;
 struct HParams {
   std::string family;  ///< general.architecture
   std::string name;    ///< general.name, may be empty
+  /// 16 hex digits, the same for all GGUFs of a model, whatever types their weights have.
+  std::string fingerprint;
   int n_layer = 0;
   int n_embd = 0;
   int n_head = 0;
@@ -51,13 +53,16 @@ struct ModelOptions {
   bool blas = true;     ///< large products on the CPU through ggml's BLAS backend where it is faster
   bool mmap = true;     ///< map weights that ggml computes with as they stand in the file
   bool weights = true;  ///< false: metadata and vocabulary only
-  /// Calibration file; "auto": the one beside the model that was made for it, if any; "none".
+  /// Calibration file; "auto": the one beside the model that was made for it, else the one that comes with
+  /// this library, if any; "none".
   std::string calibration = "auto";
   std::vector<std::string> rpc;      ///< servers of ggml's RPC backend, "host:port"
   std::vector<double> tensor_split;  ///< the devices' shares of the layers; empty: as their free memory
   /// Told the bytes of weights copied to the devices and those to copy; not called where all stay in the
   /// file.
   std::function<void(int64_t done, int64_t total)> progress;
+  /// Told of what was passed over, one line each.
+  std::function<void(const std::string& line)> warning;
 };
 
 /// A device and the layers it holds; empty where there were too few layers for it.
@@ -84,8 +89,8 @@ class Model {
   /// Throws Error where the file carries no vocabulary; find_vocab() gives null instead.
   const Vocab& vocab() const;
   const Vocab* find_vocab() const;
-  /// The calibration that HParams::layer_shares come from; "" without one.
-  const std::string& calibration_path() const;
+  /// What HParams::layer_shares come from: a file, or "built in"; "" without a calibration.
+  const std::string& calibration() const;
   int64_t weight_bytes() const;
   /// Type that most weight bytes have, as ggml names it ("q8_0").
   const std::string& weight_type() const;

@@ -19,6 +19,29 @@ std::vector<int64_t> rows_by_device(const Backends& backends, const std::vector<
   return rows;
 }
 
+std::vector<int64_t> capacities_of(std::span<const KvCache* const> by_layer) {
+  std::vector<int64_t> all;
+  all.reserve(by_layer.size());
+  for (size_t i = 0; i < by_layer.size(); ++i)
+    all.push_back(by_layer[i]->layer(static_cast<int>(i)).rows.capacity());
+  return all;
+}
+
+/// Copies the rows in use of each layer to a segment that has room for them.
+void copy_rows(const Backends& backends, std::span<const KvCache* const> by_layer, const KvSegment& segment) {
+  const size_t nodes = 16 + 16 * by_layer.size();
+  Graph graph(nodes);
+  for (size_t l = 0; l < by_layer.size(); ++l) {
+    const int i = static_cast<int>(l);
+    const auto& [rows, length] = by_layer[l]->layer(i);
+    if (length == 0) continue;
+    for (auto [from, to] : {std::pair{rows.k(), segment.layer(i).k()}, {rows.v(), segment.layer(i).v()}})
+      graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), from, 0, length),
+                         KvRows::slice(graph.ctx(), to, 0, length)));
+  }
+  Scheduler(backends, 2 * nodes).run(graph);
+}
+
 }  // namespace
 
 KvRows::KvRows(ggml_context* ctx, const KvArena& arena, int64_t first, int64_t capacity) : first_(first) {
@@ -72,17 +95,11 @@ KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
   for (size_t i = 0; i < capacities.size(); ++i) layers_.push_back({segment_->layer(static_cast<int>(i)), 0});
 }
 
-KvCache::KvCache(const KvCache& other, std::shared_ptr<KvMemory> shared)
-    : KvCache(other.backends_, other.hp_, other.types_, other.capacities(), std::move(shared)) {
-  other.copy_to(*segment_);
-  for (int i = 0; i < layers(); ++i) layer(i).length = other.layer(i).length;
-}
-
-std::vector<int64_t> KvCache::capacities() const {
-  std::vector<int64_t> all;
-  all.reserve(layers_.size());
-  for (const auto& layer : layers_) all.push_back(layer.rows.capacity());
-  return all;
+KvCache::KvCache(std::span<const KvCache* const> by_layer, std::shared_ptr<KvMemory> shared)
+    : KvCache(by_layer.front()->backends_, by_layer.front()->hp_, by_layer.front()->types_,
+              capacities_of(by_layer), std::move(shared)) {
+  copy_rows(backends_, by_layer, *segment_);
+  for (int i = 0; i < layers(); ++i) layer(i).length = by_layer[static_cast<size_t>(i)]->layer(i).length;
 }
 
 std::unique_ptr<KvSegment> KvCache::make_segment(const std::vector<int64_t>& capacities) {
@@ -98,19 +115,6 @@ std::unique_ptr<KvSegment> KvCache::make_segment(const std::vector<int64_t>& cap
   return std::make_unique<KvSegment>(std::move(memory), rounded, devices, *meter_);
 }
 
-void KvCache::copy_to(const KvSegment& segment) const {
-  const size_t nodes = 16 + 16 * layers_.size();
-  Graph graph(nodes);
-  for (int i = 0; i < layers(); ++i) {
-    const auto& [rows, length] = layer(i);
-    if (length == 0) continue;
-    for (auto [from, to] : {std::pair{rows.k(), segment.layer(i).k()}, {rows.v(), segment.layer(i).v()}})
-      graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), from, 0, length),
-                         KvRows::slice(graph.ctx(), to, 0, length)));
-  }
-  Scheduler(backends_, 2 * nodes).run(graph);
-}
-
 void KvCache::forget_masks() {
   version_ = next_version();
 }
@@ -123,7 +127,7 @@ void KvCache::ensure_room(int64_t tokens) {
   capacities.reserve(layers_.size());
   for (const auto& layer : layers_) capacities.push_back(layer.length + std::max(growth_, tokens));
   auto bigger = make_segment(capacities);
-  copy_to(*bigger);
+  copy_rows(backends_, std::vector<const KvCache*>(layers_.size(), this), *bigger);
   segment_ = std::move(bigger);
   for (int i = 0; i < layers(); ++i) layer(i).rows = segment_->layer(i);
   growth_ *= 2;

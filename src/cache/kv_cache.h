@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "cache/kv_arena.h"
@@ -95,8 +96,9 @@ class KvCache {
   KvCache(const Backends& backends, const HParams& hp, KvTypes types, const std::vector<int64_t>& capacities,
           std::shared_ptr<KvMemory> shared = nullptr);
 
-  /// A copy of another, with the same capacities, in memory of `shared` or its own.
-  KvCache(const KvCache& other, std::shared_ptr<KvMemory> shared);
+  /// A copy whose layer i is that of by_layer[i], with the capacities they have, in memory of `shared` or its
+  /// own. All are of one model and one type.
+  KvCache(std::span<const KvCache* const> by_layer, std::shared_ptr<KvMemory> shared);
 
   int layers() const { return static_cast<int>(layers_.size()); }
   Layer& layer(int index) { return layers_[static_cast<size_t>(index)]; }
@@ -114,10 +116,7 @@ class KvCache {
   uint64_t version() const { return version_; }
 
  private:
-  std::vector<int64_t> capacities() const;
   std::unique_ptr<KvSegment> make_segment(const std::vector<int64_t>& capacities);
-  /// Copies the rows in use to a segment that has room for them.
-  void copy_to(const KvSegment& segment) const;
 
   const Backends& backends_;
   const HParams& hp_;

@@ -3,15 +3,19 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/haystack.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/provenance.h"
 #include "cli/report.h"
 #include "cli/resumable.h"
 #include "cli/samples.h"
+#include "eval/calibration_prompts.h"
 #include "eval/longbench.h"
 #include "support/file.h"
 #include "windowkv/error.h"
@@ -20,18 +24,53 @@ namespace windowkv::cli {
 
 namespace {
 
+/// Tokens of a prompt's length that are left to the question and the chat template.
+constexpr int64_t kQuestionRoom = 96;
+
 struct CalibrateFlags {
   ModelFlags model;
   std::vector<std::string> data;
-  int64_t limit = 4;
+  std::vector<std::string> files;
+  std::vector<std::string> prompts;
+  int64_t length = 1536;
+  int64_t limit = 8;
   double percent = 12;
   int64_t max_tokens = eval::CalibrateOptions().max_tokens;
   std::string out;
+  std::string log;
+
+  bool given() const { return !data.empty() || !files.empty() || !prompts.empty(); }
 };
+
+/// All prompts that the flags name; without any, questions about the shipped text.
+std::vector<std::vector<Token>> prompts_of(const CalibrateFlags& flags, const Model& model) {
+  const auto& vocab = model.vocab();
+  std::vector<std::vector<Token>> prompts;
+  const auto length = std::min<int64_t>(flags.length, model.hparams().n_ctx_train - flags.max_tokens);
+  if (!flags.data.empty()) {
+    const auto data = read_samples(flags.data, {{}, flags.limit});
+    if (data.samples.empty()) throw Error("no usable row in the files of --data");
+    for (const auto& sample : data.samples) prompts.push_back(eval::sample_tokens(model, sample));
+  }
+  for (const auto& file : flags.files)
+    for (const auto& piece : eval::text_pieces(vocab, read_text_file(file), length, flags.limit))
+      prompts.push_back(vocab.tokenize(piece));
+  for (const auto& file : flags.prompts) {
+    auto messages = eval::read_prompts(file);
+    if (messages.size() > static_cast<size_t>(flags.limit)) messages.resize(static_cast<size_t>(flags.limit));
+    for (const auto& message : messages) prompts.push_back(eval::message_prompt(vocab, message));
+  }
+  if (flags.given()) return prompts;
+  const auto pieces =
+      eval::text_pieces(vocab, read_haystack(default_haystack()), length - kQuestionRoom, flags.limit);
+  for (const auto& message : eval::questions_about(pieces))
+    prompts.push_back(eval::message_prompt(vocab, message));
+  return prompts;
+}
 
 void show(const eval::CalibrationResult& result) {
   std::vector<std::vector<std::string>> rows = {{"layer"}};
-  for (const double factor : result.factors) rows[0].push_back(fmt::format("KL at {}x", factor));
+  for (const double factor : eval::kCalibrationFactors) rows[0].push_back(fmt::format("KL at {}x", factor));
   rows[0].push_back("share");
   for (size_t layer = 0; layer < result.kl.size(); ++layer) {
     rows.push_back({fmt::format("{}", layer)});
@@ -41,34 +80,53 @@ void show(const eval::CalibrationResult& result) {
   print(table_text(rows));
 }
 
+/// Beside the model, where every command finds it.
+std::string default_out(const std::string& model) {
+  return std::filesystem::path(model).replace_extension(".calibration.json").string();
+}
+
+/// Where results go as they come, until the calibration is complete; "" for one that goes to a pipe.
+std::string log_beside(const std::string& out) {
+  namespace fs = std::filesystem;
+  if (fs::exists(out) && !fs::is_regular_file(out)) return "";
+  return fs::path(out).replace_extension(".progress.jsonl").string();
+}
+
 void calibrate(const CalibrateFlags& flags) {
   catch_interrupts();
-  const auto file = open_output(flags.out);
-  const auto data = read_samples(flags.data, {{}, flags.limit});
-  if (data.samples.empty()) throw Error("no usable row in the files of --data");
   const auto model = flags.model.load();
-  std::vector<std::vector<Token>> prompts;
-  for (const auto& sample : data.samples) prompts.push_back(eval::sample_tokens(*model, sample));
-
-  Engine engine(*model, flags.model.engine());
+  const auto out = flags.out.empty() ? default_out(model->path()) : flags.out;
+  const auto file = open_output(out);
+  const auto prompts = prompts_of(flags, *model);
+  const auto log_path = flags.log.empty() ? log_beside(out) : flags.log;
+  auto log = open_log(log_path);
+  const auto engine_options = flags.model.engine();
+  Engine engine(*model, engine_options);
   Progress progress("calibrate");
   eval::CalibrateOptions options;
   options.percent = flags.percent;
   options.max_tokens = flags.max_tokens;
+  options.log = log.get();
+  options.setup = fnv1a64(fmt::format("{} {} {} {} {} {}", WINDOWKV_VERSION, fnv1a64_of_file(model->path()),
+                                      flags.percent, flags.max_tokens, to_string(engine_options.kv.k),
+                                      to_string(engine_options.kv.v)));
   options.cancelled = interrupted;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   const auto result =
-      run_resumable(progress, "", [&] { return eval::calibrate(engine, *model, prompts, options); });
+      run_resumable(progress, log_path, [&] { return eval::calibrate(engine, *model, prompts, options); });
   show(result);
   const auto& hp = model->hparams();
-  if (file)
-    file->commit(json_text({{"model", hp.name},
-                            {"layer_shares", result.layer_shares},
-                            {"budget_percent", flags.percent},
-                            {"prompts", result.prompts},
-                            {"factors", result.factors},
-                            {"kl", result.kl}},
-                           -1));
+  file->commit(json_text({{"model", hp.name},
+                          {"fingerprint", hp.fingerprint},
+                          {"layer_shares", result.layer_shares},
+                          {"budget_percent", flags.percent},
+                          {"prompts", result.by_prompt.size()},
+                          {"factors", eval::kCalibrationFactors},
+                          {"kl", result.kl}},
+                         -1));
+  log.reset();
+  if (flags.log.empty() && !log_path.empty()) std::filesystem::remove(log_path);
+  if (flags.out.empty()) fmt::print(stderr, "calibration: {}\n", out);
 }
 
 }  // namespace
@@ -77,21 +135,30 @@ void add_calibrate(CLI::App& app) {
   auto flags = std::make_shared<CalibrateFlags>();
   auto* command = app.add_subcommand("calibrate", "Measure what each layer of a model needs of the cache");
   command->footer(
-      "Gives one layer at a time a quarter to four times the budget and measures how far the next-token\n"
+      "Gives one layer at a time a quarter and four times the budget and measures how far the next-token\n"
       "distributions move from the full cache's, along the full cache's own answers; no labels are read. "
-      "The\n"
-      "budget is then shared out where it helps most. A file NAME.calibration.json beside the model is found "
-      "by\n"
-      "all commands (--calibration none: not used); the GGUFs of a model in all their types share one.\n"
-      "Example:\n"
-      "  windowkv calibrate -m model.gguf --data prompts.jsonl -o model.calibration.json");
+      "Layers\n"
+      "that gain more then get more of the budget. Every command takes the calibration that lies beside its\n"
+      "model and was made for it, in any of its GGUFs; some come with windowkv (--calibration none: not "
+      "used).\n"
+      "Examples:\n"
+      "  windowkv calibrate -m model.gguf\n"
+      "  windowkv calibrate -m model.gguf -f handbook.txt --limit 6 -o model.calibration.json\n"
+      "  windowkv calibrate -m model.gguf --prompts prompts.txt");
   flags->model.calibration = "none";
   flags->model.add_to(*command);
-  command
-      ->add_option("--data", flags->data, "prompts: files of JSON lines as longbench takes them, or folders")
-      ->required()
+  auto* group = command->add_option_group(
+      "Prompts", "What is measured on; without any of them questions about a shipped text");
+  group->add_option("--data", flags->data, "files of JSON lines as longbench takes them, or folders")
       ->type_name("PATH");
-  command->add_option("--limit", flags->limit, "rows a dataset, the first")
+  group->add_option("-f,--file", flags->files, "text files; the model goes on with pieces of them")
+      ->type_name("FILE");
+  group->add_option("--prompts", flags->prompts, "messages, one a line, or JSON lines with a \"prompt\"")
+      ->type_name("FILE");
+  group->add_option("--length", flags->length, "tokens of a piece of text")
+      ->check(CLI::Range(int64_t{64}, int64_t{1} << 20))
+      ->capture_default_str();
+  group->add_option("--limit", flags->limit, "prompts of a file, rows of a dataset")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   command->add_option("--percent", flags->percent, "budget that is shared out, per cent of the prompt")
@@ -100,7 +167,14 @@ void add_calibrate(CLI::App& app) {
   command->add_option("-n,--predict", flags->max_tokens, "tokens of each answer that are compared")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
       ->capture_default_str();
-  command->add_option("-o,--out", flags->out, "the calibration, JSON")->type_name("FILE");
+  command->add_option("-o,--out", flags->out, "the calibration, JSON; without it beside the model")
+      ->type_name("FILE");
+  command
+      ->add_option("--log", flags->log,
+                   "keep what is measured as JSON lines; a run that was stopped goes on from it (without it "
+                   "a file beside "
+                   "the calibration, until that is complete)")
+      ->type_name("FILE");
   command->callback([flags] { calibrate(*flags); });
 }
 

@@ -43,6 +43,8 @@ void show_model(const Model& model) {
   line("width", fmt::format("{}, feed-forward {}", hp.n_embd, hp.n_ff));
   line("vocabulary", fmt::format("{} tokens", hp.n_vocab));
   line("trained context", fmt::format("{} tokens", hp.n_ctx_train));
+  line("fingerprint", hp.fingerprint);
+  line("calibration", model.calibration().empty() ? "none, every layer keeps the same" : model.calibration());
   line("KV cache", fmt::format("{} a token in {} layers, F16",
                                bytes_text(hp.kv_layer_bytes_per_token() * hp.n_layer), hp.n_layer));
   print(text);

@@ -39,8 +39,8 @@ struct LongbenchFlags {
 
 /// Which results may be taken from an earlier run: a name for people, and a hash of all that an answer
 /// depends on.
-std::string setup_text(const LongbenchFlags& flags, const std::string& policy) {
-  const auto all = fmt::format("{} {} {} {}", fnv1a64_of_file(flags.model.path),
+std::string setup_text(const LongbenchFlags& flags, const Model& model, const std::string& policy) {
+  const auto all = fmt::format("{}{} {} {} {}", fnv1a64_of_file(model.path()), calibration_key(model),
                                flags.command->get_option_group("KV cache")->config_to_str(true),
                                flags.policy.task.text(), flags.max_length);
   return fmt::format("{} {}", policy, fnv1a64(all));
@@ -101,7 +101,7 @@ void longbench(const LongbenchFlags& flags) {
   options.max_length = flags.max_length;
   options.task = task;
   options.log = log.get();
-  options.setup = setup_text(flags, contender.name);
+  options.setup = setup_text(flags, *model, contender.name);
   options.cancelled = interrupted;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   options.failed = [&](const eval::Sample& sample, const std::string& error) {

@@ -76,7 +76,7 @@ void niah(const NiahCommand& flags) {
   options.max_tokens = flags.test.predict;
   options.task = task;
   options.log = log.get();
-  options.setup = fnv1a64(fmt::format("{} {} {} {}", WINDOWKV_VERSION, model_hash,
+  options.setup = fnv1a64(fmt::format("{} {}{} {} {}", WINDOWKV_VERSION, model_hash, calibration_key(*model),
                                       flags.test.setup(vocab, inputs), flags.task.text()));
   options.cancelled = interrupted;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };

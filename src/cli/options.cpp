@@ -42,7 +42,7 @@ void ModelFlags::add_to(CLI::App& app) {
   group
       ->add_option(
           "--calibration", calibration,
-          "layer budgets measured by windowkv calibrate: a file, auto (the file beside the model) or "
+          "layer budgets measured by windowkv calibrate: a file, auto (one beside the model, or built in) or "
           "none")
       ->type_name("FILE")
       ->capture_default_str();
@@ -73,6 +73,7 @@ std::unique_ptr<Model> ModelFlags::load(bool weights) const {
   ModelOptions options{device, threads, !no_blas, !no_mmap, weights, calibration, rpc, tensor_split};
   Progress progress("loading weights");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
+  options.warning = warn;
   auto model = Model::load(path, options);
   progress.clear();
   if (mlock && mlockall(MCL_CURRENT) != 0)

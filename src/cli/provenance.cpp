@@ -31,6 +31,11 @@ std::string command_line() {
   return fmt::format("{}", fmt::join(words, " "));
 }
 
+std::string calibration_key(const Model& model) {
+  const auto& shares = model.hparams().layer_shares;
+  return shares.empty() ? "" : fnv1a64(fmt::format("{}", fmt::join(shares, " ")));
+}
+
 std::vector<std::pair<std::string, std::string>> provenance(const Model& model,
                                                             const std::string& model_hash) {
   const auto& hp = model.hparams();
@@ -40,6 +45,7 @@ std::vector<std::pair<std::string, std::string>> provenance(const Model& model,
                                 hp.n_layer, model.weight_type(), model_hash)},
           {"Versions", fmt::format("windowkv {}, ggml {}, libllama {}", WINDOWKV_VERSION, ggml_version(),
                                    llama_version())},
+          {"Calibration", model.calibration().empty() ? "none" : model.calibration()},
           {"Device", model.device_name()}};
 }
 

@@ -41,7 +41,7 @@ ordered_json trace_json(const RunReport& r) {
                     {"embedding", hp.n_embd},
                     {"vocabulary", hp.n_vocab},
                     {"trained_context", hp.n_ctx_train},
-                    {"calibration", r.model.calibration_path()}};
+                    {"calibration", r.model.calibration()}};
   trace["policy"] = r.policy.name();
   if (const auto* c = r.policy.config()) {
     trace["task"] = to_string(c->task);
@@ -133,6 +133,8 @@ std::string summary_text(const RunReport& r) {
     policy += fmt::format(", {} ({}), preset {}", to_string(c->task), describe(r.task), c->preset);
   const auto budget = r.policy.budget();
   if (budget) policy += ", budget " + budget->text();
+  if (const auto* c = r.policy.config(); c != nullptr && c->pyramid == Pyramid::kMeasured)
+    policy += ", calibration " + (r.model.calibration().empty() ? "none" : r.model.calibration());
   line("policy", policy);
   line("prompt", fmt::format("{} tokens", s.prompt_tokens));
   if (budget && budget->below_floor(s.prompt_tokens))

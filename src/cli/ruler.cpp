@@ -268,7 +268,7 @@ void ruler_command(RulerFlags flags) {
   ruler::RunOptions options;
   options.task = task;
   options.log = log.get();
-  options.setup = setup_hash(flags, model_hash, haystack, chat);
+  options.setup = setup_hash(flags, model_hash + calibration_key(*model), haystack, chat);
   options.cancelled = interrupted;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   options.failed = [&](const ruler::Point& point, const std::string& error) {

@@ -50,7 +50,8 @@ KvPool Engine::make_pool(int64_t bytes) {
 Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
   if (!sequence.cache) throw Error("only a prefilled sequence can be forked");
   Sequence copy;
-  copy.cache = std::make_unique<KvCache>(*sequence.cache, pool.memory());
+  const std::vector<const KvCache*> all(sequence.kept.size(), sequence.cache.get());
+  copy.cache = std::make_unique<KvCache>(all, pool.memory());
   copy.prompt_tokens = sequence.prompt_tokens;
   copy.position = sequence.position;
   copy.kept = sequence.kept;
@@ -59,6 +60,32 @@ Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
   copy.bytes = sequence.bytes;
   copy.bytes.peak = copy.cache->meter().peak();
   return copy;
+}
+
+Sequence Engine::compose(std::span<const Sequence* const> by_layer, const KvPool& pool) {
+  if (by_layer.size() != static_cast<size_t>(state_->m.hp.n_layer))
+    throw Error(fmt::format("{} sequences for {} layers", by_layer.size(), state_->m.hp.n_layer));
+  std::vector<const KvCache*> caches;
+  caches.reserve(by_layer.size());
+  for (const auto* s : by_layer) {
+    if (s == nullptr || !s->cache) throw Error("only layers of prefilled sequences can be composed");
+    const auto& first = *by_layer.front();
+    if (s->prompt_tokens != first.prompt_tokens || s->position != s->prompt_tokens ||
+        s->kv_types != first.kv_types)
+      throw Error("layers can only be composed of one prompt's sequences, rewound to it");
+    caches.push_back(s->cache.get());
+  }
+  Sequence out;
+  out.cache = std::make_unique<KvCache>(caches, pool.memory());
+  out.prompt_tokens = out.position = by_layer.front()->prompt_tokens;
+  out.kv_types = by_layer.front()->kv_types;
+  for (size_t layer = 0; layer < by_layer.size(); ++layer) {
+    out.kept.push_back(by_layer[layer]->kept[layer]);
+    out.bytes.kept += out.kept.back() * kv_token_bytes(state_->m.hp, out.kv_types);
+  }
+  out.bytes.full = by_layer.front()->bytes.full;
+  out.bytes.peak = out.cache->meter().peak();
+  return out;
 }
 
 DeviceTraffic Engine::prefill_traffic() const {

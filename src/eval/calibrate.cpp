@@ -5,160 +5,166 @@
 #include <algorithm>
 
 #include "eval/fidelity.h"
+#include "eval/layer_shares.h"
+#include "support/hash.h"
 #include "windowkv/error.h"
 
 namespace windowkv::eval {
 
 namespace {
 
-constexpr double kFactors[] = {0.25, 0.5, 1, 2, 4};
-constexpr size_t kUnchanged = 2;
+constexpr size_t kFactors = std::size(kCalibrationFactors);
 
-/// The default settings with one layer's budget changed: each layer by itself, so that budgets need not add
-/// up.
-class OneLayer final : public Policy {
+using nlohmann::ordered_json;
+
+std::string_view bytes_of(std::span<const Token> tokens) {
+  return {reinterpret_cast<const char*>(tokens.data()), tokens.size_bytes()};
+}
+
+/// A prompt's results: those of earlier runs, and where new ones go.
+class PromptLog {
  public:
-  OneLayer(const SelectionConfig& config, double percent, int layer, double factor)
-      : base_(make_policy("windowkv", {Budget::percent(percent), config})),
-        other_(make_policy("windowkv", {Budget::percent(std::min(100.0, percent * factor)), config})),
-        layer_(layer) {}
+  PromptLog(const CalibrateOptions& options, std::span<const Token> prompt)
+      : log_(options.log), key_(fmt::format("{} {}", fnv1a64(bytes_of(prompt)), options.setup)) {}
 
-  std::string_view name() const override { return "windowkv"; }
-
-  std::unique_ptr<Selector> start(const PromptShape& shape) const override {
-    return std::make_unique<Both>(base_->start(shape), other_->start(shape), layer_);
+  /// Null for what is not there; an empty list where the answer was too short.
+  const ordered_json* find(int layer) const {
+    const auto* row = log_ == nullptr ? nullptr : log_->find(key(layer));
+    return row == nullptr ? nullptr : &row->at("kl");
+  }
+  void append(int layer, const std::vector<double>& kl) const {
+    if (log_ != nullptr) log_->append({{"key", key(layer)}, {"layer", layer}, {"kl", kl}});
+  }
+  int missing(int layers) const {
+    int count = 0;
+    for (int layer = 0; layer < layers; ++layer) {
+      const auto* kl = find(layer);
+      if (kl != nullptr && kl->empty()) return 0;
+      count += kl == nullptr;
+    }
+    return count;
   }
 
  private:
-  class Both final : public Selector {
-   public:
-    Both(std::unique_ptr<Selector> base, std::unique_ptr<Selector> other, int layer)
-        : base_(std::move(base)), other_(std::move(other)), layer_(layer) {}
-    int64_t observation() const override { return std::max(base_->observation(), other_->observation()); }
-    int64_t capacity(int layer) const override { return of(layer).capacity(layer); }
-    bool decides(int layer) const override { return of(layer).decides(layer); }
-    ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override {
-      return of(views.front().layer).build(ctx, views);
-    }
-    KeptTokens choose(int layer, std::span<const int32_t> picked) override {
-      return of(layer).choose(layer, picked);
-    }
-    std::vector<GroupSelection> groups() const override { return base_->groups(); }
-
-   private:
-    Selector& of(int layer) const { return layer == layer_ ? *other_ : *base_; }
-    std::unique_ptr<Selector> base_, other_;
-    int layer_;
-  };
-
-  std::unique_ptr<Policy> base_, other_;
-  int layer_;
+  std::string key(int layer) const { return fmt::format("layer {} {}", layer, key_); }
+  JsonlLog* log_;
+  std::string key_;
 };
 
-SelectionConfig flat_config(int n_layer) {
-  SelectionOverrides overrides;
-  overrides.pyramid = Pyramid::kFlat;
-  overrides.gamma = 1;
-  return make_config("default", Task::kLocalization, n_layer, overrides);
-}
-
-/// The lower convex hull of KL over the factors, so that a step's gain never hides behind a worse one before
-/// it.
-std::vector<double> convex(std::span<const double> kl) {
-  std::vector<double> hull(kl.begin(), kl.end());
-  for (size_t i = 1; i < hull.size(); ++i) hull[i] = std::min(hull[i], hull[i - 1]);
-  for (size_t i = 0; i < hull.size(); ++i)
-    for (size_t a = 0; a < i; ++a)
-      for (size_t b = i + 1; b < hull.size(); ++b) {
-        const double at = (kFactors[i] - kFactors[a]) / (kFactors[b] - kFactors[a]);
-        hull[i] = std::min(hull[i], hull[a] + at * (hull[b] - hull[a]));
-      }
-  return hull;
-}
-
-/// Shares with the mean 1 that make the sum of the layers' KL small: from the smallest factor on, the step
-/// with the most gain a token is taken next, the last one in part.
-std::vector<double> share_out(const std::vector<std::vector<double>>& kl) {
-  std::vector<std::vector<double>> hulls;
-  hulls.reserve(kl.size());
-  for (const auto& layer : kl) hulls.push_back(convex(layer));
-  std::vector<size_t> at(kl.size(), 0);
-  std::vector<double> shares(kl.size(), kFactors[0]);
-  double room = static_cast<double>(kl.size()) * (1 - kFactors[0]);
-  while (room > 1e-9) {
-    size_t best = kl.size();
-    double most = -1;
-    for (size_t l = 0; l < kl.size(); ++l) {
-      if (at[l] + 1 >= std::size(kFactors)) continue;
-      const double gain = (hulls[l][at[l]] - hulls[l][at[l] + 1]) / (kFactors[at[l] + 1] - kFactors[at[l]]);
-      if (gain > most) {
-        most = gain;
-        best = l;
-      }
-    }
-    if (best == kl.size()) break;
-    const double step = std::min(room, kFactors[at[best] + 1] - kFactors[at[best]]);
-    shares[best] += step;
-    room -= step;
-    ++at[best];
+class Calibrator {
+ public:
+  Calibrator(Engine& engine, const Model& model, const CalibrateOptions& options)
+      : engine_(engine), model_(model), options_(options), layers_(model.hparams().n_layer) {
+    SelectionOverrides overrides;
+    overrides.pyramid = Pyramid::kFlat;
+    overrides.gamma = 1;
+    const auto config = make_config("default", Task::kLocalization, layers_, overrides);
+    owned_.push_back(make_policy("full", {Budget::percent(100), config}));
+    for (const double factor : kCalibrationFactors)
+      owned_.push_back(
+          make_policy("windowkv", {Budget::percent(std::min(100.0, options.percent * factor)), config}));
+    for (const auto& policy : owned_) policies_.push_back(policy.get());
   }
-  return shares;
-}
+
+  CalibrationResult run(std::span<const std::vector<Token>> prompts) {
+    for (const auto& prompt : prompts) total_ += work(prompt, PromptLog(options_, prompt).missing(layers_));
+    CalibrationResult result;
+    for (const auto& prompt : prompts)
+      if (auto kl = measure(prompt); !kl.empty()) result.by_prompt.push_back(std::move(kl));
+    return result;
+  }
+
+ private:
+  int64_t layer_work() const { return static_cast<int64_t>(kFactors - 1) * options_.max_tokens; }
+  int64_t work(const std::vector<Token>& prompt, int missing) const {
+    return missing == 0 ? 0 : static_cast<int64_t>(prompt.size()) + missing * layer_work();
+  }
+  void advance(int64_t done) const {
+    if (options_.cancelled && options_.cancelled()) throw Cancelled();
+    if (options_.progress) options_.progress(done_ + done, total_);
+  }
+
+  /// Empty where the answer is too short.
+  LayerKl measure(const std::vector<Token>& prompt) {
+    const PromptLog log(options_, prompt);
+    const int missing = log.missing(layers_);
+    LayerKl kl(static_cast<size_t>(layers_));
+    bool usable = true;
+    if (missing > 0) {
+      usable = measure(prompt, log, kl);
+      done_ += work(prompt, missing);
+      advance(0);
+    }
+    for (int layer = 0; layer < layers_ && usable; ++layer)
+      if (const auto* known = log.find(layer)) {
+        usable = !known->empty();
+        kl[static_cast<size_t>(layer)] = known->get<std::vector<double>>();
+      }
+    return usable ? kl : LayerKl();
+  }
+
+  /// Fills in the layers that the log does not have. False where the answer is too short.
+  bool measure(const std::vector<Token>& prompt, const PromptLog& log, LayerKl& kl) {
+    PrefillOptions prefill;
+    prefill.reserve = options_.max_tokens;
+    prefill.cancelled = options_.cancelled;
+    const auto tokens = static_cast<int64_t>(prompt.size());
+    prefill.progress = [&](int64_t done, int64_t total) { advance(tokens * done / total); };
+    std::vector<Sequence> sequences(policies_.size());
+    const auto span = engine_.prefill(sequences, prompt, policies_, prefill);
+    const std::vector<float> logits(span.begin(), span.end());
+    const auto reference =
+        reference_answer(engine_, model_.find_vocab(), sequences[0], logits, options_.max_tokens);
+    if (reference.steps.empty()) {
+      log.append(0, {});
+      return false;
+    }
+    auto by_factor = std::span(sequences).subspan(1);
+    const double unchanged = measure_fidelity(engine_, by_factor[kUnchangedFactor], reference).mean_kl;
+    std::vector<const Sequence*> by_layer(static_cast<size_t>(layers_), &by_factor[kUnchangedFactor]);
+    int64_t done = tokens;
+    for (int layer = 0; layer < layers_; ++layer) {
+      if (log.find(layer) != nullptr) continue;
+      const auto l = static_cast<size_t>(layer);
+      for (size_t f = 0; f < kFactors; ++f) {
+        if (f == kUnchangedFactor) {
+          kl[l].push_back(unchanged);
+          continue;
+        }
+        advance(done + static_cast<int64_t>(f) * options_.max_tokens);
+        by_layer[l] = &by_factor[f];
+        auto variant = engine_.compose(by_layer);
+        kl[l].push_back(measure_fidelity(engine_, variant, reference).mean_kl);
+      }
+      by_layer[l] = &by_factor[kUnchangedFactor];
+      log.append(layer, kl[l]);
+      advance(done += layer_work());
+    }
+    return true;
+  }
+
+  Engine& engine_;
+  const Model& model_;
+  const CalibrateOptions& options_;
+  int layers_;
+  std::vector<std::unique_ptr<Policy>> owned_;
+  std::vector<const Policy*> policies_;  ///< full, then by factor
+  int64_t done_ = 0, total_ = 0;
+};
 
 }  // namespace
 
 CalibrationResult calibrate(Engine& engine, const Model& model, std::span<const std::vector<Token>> prompts,
                             const CalibrateOptions& options) {
-  const int layers = model.hparams().n_layer;
-  const auto config = flat_config(layers);
-  const auto full = make_policy("full", {Budget::percent(100), config});
-  const auto unchanged = make_policy("windowkv", {Budget::percent(options.percent), config});
-  CalibrationResult result;
-  result.factors.assign(std::begin(kFactors), std::end(kFactors));
-  result.kl.assign(static_cast<size_t>(layers), std::vector<double>(std::size(kFactors), 0.0));
-  PrefillOptions prefill;
-  prefill.reserve = options.max_tokens;
-  prefill.cancelled = options.cancelled;
-  int64_t done = 0;
-  const auto total = static_cast<int64_t>(prompts.size()) * layers;
-  for (const auto& prompt : prompts) {
-    ReferenceAnswer reference;
-    double unchanged_kl = 0;
-    {
-      std::vector<Sequence> sequences(2);
-      const Policy* const policies[] = {full.get(), unchanged.get()};
-      const auto span = engine.prefill(sequences, prompt, policies, prefill);
-      const std::vector<float> logits(span.begin(), span.end());
-      reference = reference_answer(engine, model.find_vocab(), sequences[0], logits, options.max_tokens);
-      if (reference.steps.empty()) {
-        done += layers;
-        continue;
-      }
-      unchanged_kl = measure_fidelity(engine, sequences[1], reference).mean_kl;
-    }
-    ++result.prompts;
-    // A layer at a time: the caches of all layers' variants at once would outgrow the full cache.
-    for (int layer = 0; layer < layers; ++layer) {
-      std::vector<OneLayer> variants;
-      for (size_t f = 0; f < std::size(kFactors); ++f)
-        if (f != kUnchanged) variants.emplace_back(config, options.percent, layer, kFactors[f]);
-      std::vector<const Policy*> policies;
-      policies.reserve(variants.size());
-      for (const auto& variant : variants) policies.push_back(&variant);
-      std::vector<Sequence> sequences(policies.size());
-      engine.prefill(sequences, prompt, policies, prefill);
-      auto sequence = sequences.begin();
-      for (size_t f = 0; f < std::size(kFactors); ++f)
-        result.kl[static_cast<size_t>(layer)][f] +=
-            f == kUnchanged ? unchanged_kl : measure_fidelity(engine, *sequence++, reference).mean_kl;
-      if (options.progress) options.progress(++done, total);
-    }
-  }
-  if (result.prompts == 0)
+  auto result = Calibrator(engine, model, options).run(prompts);
+  if (result.by_prompt.empty())
     throw Error("no prompt has an answer of two tokens or more; give others, or end them with a question");
-  for (auto& layer : result.kl)
-    for (auto& kl : layer) kl /= static_cast<double>(result.prompts);
-  result.layer_shares = share_out(result.kl);
+  result.kl.assign(static_cast<size_t>(model.hparams().n_layer), std::vector<double>(kFactors, 0.0));
+  for (const auto& prompt : result.by_prompt)
+    for (size_t l = 0; l < prompt.size(); ++l)
+      for (size_t f = 0; f < kFactors; ++f)
+        result.kl[l][f] += prompt[l][f] / static_cast<double>(result.by_prompt.size());
+  result.layer_shares = share_out(result.by_prompt);
   return result;
 }
 

@@ -2,8 +2,10 @@
 
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "eval/jsonl_log.h"
 #include "windowkv/engine.h"
 #include "windowkv/generate.h"
 
@@ -11,23 +13,34 @@
 /// from the full cache's when one layer has a smaller or larger part of the prompt than the others.
 namespace windowkv::eval {
 
+/// The parts of the budget that a layer is tried with. Those between would double the time, and say little
+/// more of how KL falls as the budget doubles.
+inline constexpr double kCalibrationFactors[] = {0.25, 1, 4};
+/// That of the layers that are not on trial.
+inline constexpr size_t kUnchangedFactor = 1;
+
 struct CalibrateOptions {
   double percent = 12;      ///< the budget that is shared out
-  int64_t max_tokens = 48;  ///< of the full cache's answer that distributions are compared along
+  int64_t max_tokens = 32;  ///< of the full cache's answer that distributions are compared along
+  JsonlLog* log = nullptr;  ///< one row a prompt and layer; those it has are not measured again
+  std::string setup;        ///< tells runs with other models and settings apart
   std::function<bool()> cancelled;
+  /// Work in tokens that pass through the model; what earlier runs measured is not part of it.
   std::function<void(int64_t done, int64_t total)> progress;
 };
 
+/// Mean KL(full ‖ compressed) along a prompt's answer, nats: [layer][factor], the other layers at the budget.
+using LayerKl = std::vector<std::vector<double>>;
+
 struct CalibrationResult {
-  std::vector<double> layer_shares;     ///< mean 1
-  std::vector<double> factors;          ///< the parts tried, relative to the budget
-  std::vector<std::vector<double>> kl;  ///< [layer][factor] mean KL in nats, the other layers at the budget
-  int64_t prompts = 0;
+  std::vector<double> layer_shares;  ///< mean 1
+  LayerKl kl;                        ///< mean over the prompts
+  std::vector<LayerKl> by_prompt;    ///< of the prompts whose answer has two tokens or more
 };
 
-/// Prefills every prompt with the default settings and, layer by layer, factors of the budget for one layer.
-/// The sum of the layers' KL is then made small under the same total (steepest step first). Prompts whose
-/// answer has fewer than two tokens are left out; throws Error where no other is left.
+/// Prefills every prompt once under the full cache and the default settings at each factor of the budget. A
+/// layer with another factor than the others is composed of those caches: selection does not change what the
+/// layers above it compute of the prompt. Throws Cancelled; Error where no prompt's answer has two tokens.
 CalibrationResult calibrate(Engine& engine, const Model& model, std::span<const std::vector<Token>> prompts,
                             const CalibrateOptions& options);
 

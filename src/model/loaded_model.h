@@ -16,7 +16,7 @@ namespace windowkv {
 struct LoadedModel {
   std::unique_ptr<GgufFile> file;
   HParams hp;
-  std::string calibration_path;
+  std::string calibration;
   const Family* family = nullptr;
   std::unique_ptr<Vocab> vocab;
   std::string vocab_error;  ///< why `vocab` is null

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "model/fingerprint.h"
 #include "model/loaded_model.h"
 #include "windowkv/calibration.h"
 #include "windowkv/error.h"
@@ -23,6 +24,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
   WeightLoader loader(*m->file);
   m->family->declare(loader, m->hp, m->weights);
   loader.check_all_known();
+  m->hp.fingerprint = fingerprint(*m->file, m->hp);
 
   if (auto tokens = m->file->find_array_size("tokenizer.ggml.tokens"); tokens && *tokens != m->hp.n_vocab)
     m->file->fail(fmt::format("the vocabulary has {} tokens, the embedding {}", *tokens, m->hp.n_vocab));
@@ -31,11 +33,15 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
   } catch (const Error& e) {
     m->vocab_error = e.what();
   }
-  m->calibration_path = options.calibration == "auto"   ? find_calibration(path, m->hp)
-                        : options.calibration == "none" ? ""
-                                                        : options.calibration;
-  if (!m->calibration_path.empty())
-    m->hp.layer_shares = read_calibration(m->calibration_path, m->hp).layer_shares;
+  std::optional<Calibration> calibration;
+  if (options.calibration == "auto")
+    calibration = find_calibration(path, m->hp, options.warning);
+  else if (options.calibration != "none")
+    calibration = read_calibration(options.calibration, m->hp);
+  if (calibration) {
+    m->calibration = calibration->source;
+    m->hp.layer_shares = std::move(calibration->layer_shares);
+  }
   if (options.weights) m->storage = loader.load(*m->backends, options.mmap, options.progress);
   return std::unique_ptr<Model>(new Model(std::move(m)));
 }
@@ -56,8 +62,8 @@ const Vocab* Model::find_vocab() const {
   return loaded_->vocab.get();
 }
 
-const std::string& Model::calibration_path() const {
-  return loaded_->calibration_path;
+const std::string& Model::calibration() const {
+  return loaded_->calibration;
 }
 
 int64_t Model::weight_bytes() const {

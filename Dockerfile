@@ -12,4 +12,5 @@ RUN apt-get update && apt-get install -y --no-install-recommends libllama0 libgg
       libggml0-backend-rpc 'libfmt1*' 'libicu7*' \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/windowkv/bin/windowkv /usr/local/bin/windowkv
+COPY --from=build /opt/windowkv/share/windowkv /usr/local/share/windowkv
 ENTRYPOINT ["windowkv"]

@@ -166,6 +166,13 @@ echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": [
 [[ $? -eq 3 ]] && grep -q "broken.jsonl:2" err || fail "a broken row: $(cat err)"
 "$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 2 --html n.html >/dev/null &&
   grep -q "<svg" n.html || fail "niah"
+# The text that comes with windowkv is found from anywhere, through a link too.
+ln -s "$(realpath "$windowkv")" wkv
+./wkv niah -m "$model" --lengths 300 --depths 1 --policies full -n 1 >/dev/null || fail "the default haystack"
+WINDOWKV_DATA=$source/data ./wkv niah -m "$model" --lengths 300 --depths 1 --policies full -n 1 >/dev/null || fail "WINDOWKV_DATA"
+WINDOWKV_DATA=/nonexistent refuses "no haystack at /nonexistent/haystack" niah -m "$model" --lengths 300
+cp wkv alone && windowkv=./alone refuses "share/windowkv/haystack or $PWD/data/haystack; give text" niah -m "$model" --lengths 300
+rm alone
 
 # The task: told from the text, given, or neutral
 run -n 1 2>chosen >/dev/null

@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
     return e.code;
   } catch (const windowkv::Cancelled&) {
     fmt::print(stderr, "windowkv: interrupted\n");
-    return kInterruptedExit;
+    return interrupted_exit();
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "windowkv: out of memory\n");
   } catch (const std::exception& e) {

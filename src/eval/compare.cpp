@@ -88,7 +88,7 @@ std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& 
       out[i] = from_json(row->at("measured"));
       continue;
     }
-    if (options.cancelled && options.cancelled()) throw Cancelled();
+    if (options.cancelled && options.cancelled()) break;
     try {
       out[i] = run_sample(engine, model, sample, contenders, options);
       if (options.log != nullptr)
@@ -96,7 +96,7 @@ std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& 
                              {"task", to_string(options.task(sample.task, sample.prompt).task)},
                              {"measured", to_json(contenders, out[i])}});
     } catch (const Cancelled&) {
-      throw;
+      break;
     } catch (const Error& e) {
       if (options.failed) options.failed(sample, e.what());
     }

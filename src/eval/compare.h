@@ -33,9 +33,9 @@ struct SampleResult {
   std::string text;
 };
 
-/// By sample, in the order given, each by contender; empty where a sample failed. One prefill a sample serves
-/// all contenders. contenders[0] must be the full policy: fidelity is measured against it. Throws Cancelled
-/// on.
+/// By sample, in the order given, each by contender; empty where a sample failed, or the run was cancelled
+/// before. One prefill a sample serves all contenders. contenders[0] must be the full policy: fidelity is
+/// measured against it.
 std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& model,
                                                    std::span<const Sample> samples,
                                                    std::span<const Contender> contenders,

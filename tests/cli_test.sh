@@ -86,9 +86,36 @@ assert (c["budget"] - 1) * m["layers"] <= total <= c["budget"] * m["layers"]
 assert t["kv"]["bytes"] == total * 2 * 2 * m["kv_heads"] * m["head_size"]
 P
 [[ $("$windowkv" run -m "$model" --tokens ids.json --kv full -q) == mint ]] || fail "--tokens"
-grep -q "KV cache .*3.0 KiB a token" <<<"$("$windowkv" inspect -m "$model")" || fail "inspect"
-grep -q $'\x1b\\[1m' <<<"$("$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" --color always)" ||
-  fail "inspect -f"
+grep -q "KV cache .*3.0 KiB per token" <<<"$("$windowkv" inspect -m "$model")" || fail "inspect"
+kept_text() { "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" "$@"; }
+kept_text --color always >shaded || fail "inspect -f"
+grep -q $'\x1b\[48;5;24;38;5;231m 1-10 % ' shaded && grep -q $'\x1b\[48;5;208;38;5;16m[^ ]' shaded && grep -q $'\x1b\[2m' shaded ||
+  fail "inspect's shades"
+grep -qE '^tokens kept +[0-9]+ in layers 0-5, of [0-9]+ prompt tokens$' shaded || fail "inspect's equal layers: $(grep "^tokens" shaded)"
+kept_text >plain
+grep -q $'\x1b' plain && fail "inspect colours a file"
+python3 - "$source/demo/document.txt" <<'P' || fail "inspect's plain text"
+import re, sys
+lines = [l for l in open("plain").read().split("mean over its tokens.")[1].splitlines() if l.strip()]
+assert all(re.match(r" *(<1|\d+) %  |       ", l) for l in lines), lines
+words = " ".join(l[7:] for l in lines).split()
+missing = [w for w in open(sys.argv[1]).read().split() if w not in words]
+assert not missing, missing
+shares = [int(m[1]) for m in (re.match(r" *(\d+) %", l) for l in lines) if m]
+assert max(shares) > 60 and min(shares) < 20 and len(shares) > 10, shares
+P
+for env in NO_COLOR=1 TERM=dumb TERM=xterm; do # on a terminal
+  env -u NO_COLOR TERM=xterm $env script -qec "'$windowkv' inspect -m '$model' -f '$source/demo/document.txt' -p x" /dev/null </dev/null >typed 2>&1
+  if grep -q $'\x1b\[2m' typed; then [[ $env == TERM=xterm ]]; else [[ $env != TERM=xterm ]]; fi || fail "inspect's colours with $env"
+done
+kept_text --preset paper --detail >detail
+[[ $(grep -cE "^layers? [0-9-]+: [0-9]+ tokens$" detail) -ge 2 ]] || fail "inspect --detail: $(grep layer detail)"
+kept_text --layers 2 >one && [[ $(grep -cE "^layers? .*: [0-9]+ tokens in each KV head$" one) -eq 1 ]] && grep -q "^layer 2: " one || fail "inspect --layers"
+kept_text --layers 0,2-3 >three && [[ $(grep -cE "^layer [023]: " three) -eq 3 ]] || fail "inspect --layers with a range"
+refuses "such as 2-5; the model has layers 0-5" inspect -m "$model" -p x --layers 3-6
+refuses "give one with -p" inspect -m "$model" --layers 3
+"$windowkv" inspect -m "$model" --lengths 8k,16k >table && grep -q "^8192 " table && grep -q "^16384\* " table &&
+  grep -q "^\* longer than the model's trained context of 8192 tokens" table || fail "inspect marks no lengths: $(cat table)"
 "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" 2>err | head -1 >/dev/null
 [[ ! -s err ]] || fail "a closed pipe: $(cat err)"
 
@@ -123,7 +150,7 @@ P
 chmod +x bin/*
 beside() { PATH=$PWD/bin:$PATH "$windowkv" bench -m "$model" -b 12% --vs llama -t 1 "$@"; }
 beside -l 200 -n 4 -r 2 --batch 1,3 --json vs.json >table || fail "bench --vs"
-grep -q "beside llama.cpp" table || fail "bench --vs prints no table"
+grep -q "vs llama.cpp" table || fail "bench --vs prints no table"
 python3 - <<'P' || fail "bench --vs --json"
 import json
 one, three = json.load(open("vs.json"))["results"][0]["llama"]
@@ -166,6 +193,13 @@ echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": [
 [[ $? -eq 3 ]] && grep -q "broken.jsonl:2" err || fail "a broken row: $(cat err)"
 "$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 2 --html n.html >/dev/null &&
   grep -q "<svg" n.html || fail "niah"
+# The text that comes with windowkv is found from anywhere, through a link too.
+ln -s "$(realpath "$windowkv")" wkv
+./wkv niah -m "$model" --lengths 300 --depths 1 --policies full -n 1 >/dev/null || fail "the default haystack"
+WINDOWKV_DATA=$source/data ./wkv niah -m "$model" --lengths 300 --depths 1 --policies full -n 1 >/dev/null || fail "WINDOWKV_DATA"
+WINDOWKV_DATA=/nonexistent refuses "no haystack at /nonexistent/haystack" niah -m "$model" --lengths 300
+cp wkv alone && windowkv=./alone refuses "share/windowkv/haystack or $PWD/data/haystack; give text" niah -m "$model" --lengths 300
+rm alone
 
 # The task: told from the text, given, or neutral
 run -n 1 2>chosen >/dev/null
@@ -330,7 +364,7 @@ rm here/cut.*
 retrieval() { "$windowkv" inspect -m "$model" --retrieval "$@"; }
 retrieval -f "$source/demo/document.txt" -p "$question" --kv full --heads-detail --json r.json >table || fail "inspect --retrieval"
 [[ $(grep -cE "^[0-5] +(all|[0-3]) .* 100.0 %" table) -eq 30 ]] || fail "the full cache loses mass: $(cat table)"
-grep -q "keeps half of the mass or more in every layer" table || fail "what the retrieval table says"
+grep -q "keep at least half of the mass in every layer" table || fail "what the retrieval table says"
 python3 - <<'P' || fail "inspect --retrieval --json"
 import json
 r = json.load(open("r.json"))
@@ -355,6 +389,58 @@ wait $pid
 code=$?
 [[ $code -eq 130 ]] || fail "Ctrl-C exits $code"
 grep -q "^decode" err || fail "Ctrl-C prints no table"
+
+# What is stopped shows what it has, says how to go on, and leaves no file behind.
+python3 -c "
+import json
+for i in range(400):
+  print(json.dumps({'_id': str(i), 'dataset': 'own', 'prompt': 'word ' * 800, 'metric': 'exact', 'task': 'localization', 'answers': ['x'], 'max_new_tokens': 1}))" >many.jsonl
+# stopped SIGNAL CODE RESULTS ARGUMENTS...: once the results file has two lines
+stopped() {
+  local signal=$1 expected=$2 results=$3 pid code
+  shift 3
+  "$windowkv" "$@" >out 2>err &
+  pid=$!
+  for _ in $(seq 600); do [[ -s $results && $(wc -l <"$results") -ge 2 ]] && break; sleep 0.05; done
+  kill -"$signal" $pid
+  wait $pid
+  code=$?
+  [[ $code -eq $expected ]] || fail "SIG$signal: exit code $code of: $*"
+  [[ $(grep -c "interrupted" err) -eq 1 ]] && grep -q "continue from $results" err || fail "SIG$signal: $(cat err)"
+  [[ -z $(find . -name '*.part') && ! -e stopped.json ]] || fail "SIG$signal leaves files: $(ls -A)"
+}
+stopped INT 130 sl.jsonl longbench -m "$model" --data many.jsonl --kv full --out sl.jsonl --json stopped.json
+grep -qE "^own +localization +[0-9]+ " out && grep -qE "the table shows the [0-9]+ of 400 rows" err || fail "longbench, stopped: $(cat out err)"
+stopped TERM 143 sc.jsonl compare -m "$model" --data many.jsonl --policies snapkv --out sc.jsonl --html stopped.json
+grep -q "^snapkv 12%" out && grep -qE "the table shows the [0-9]+ of 400 samples" err || fail "compare, stopped: $(cat out err)"
+stopped HUP 129 sn.jsonl niah -m "$model" -l 1500 --samples 40 --depths 5 --out sn.jsonl --json stopped.json
+grep -q "^windowkv 12%" out || fail "niah, stopped: $(cat out)"
+stopped INT 130 sr.jsonl ruler -m "$model" -l 2k --tasks niah_single_1 --samples 50 --out sr.jsonl --json stopped.json
+grep -q "^niah_single_1 " out || fail "ruler, stopped: $(cat out)"
+"$windowkv" bench -m "$model" -l 200,4k -n 1 -r 500 --json stopped.json >out 2>err &
+pid=$!
+sleep 3
+kill -INT $pid
+wait $pid
+[[ $? -eq 130 ]] && grep -q "^200 " out && grep -qE "the [0-9]+ of 2000 measurements" err || fail "bench, stopped: $(cat out err)"
+[[ ! -e stopped.json ]] || fail "bench, stopped, leaves a file"
+
+# Results into pipes and devices; reports through links.
+"$windowkv" longbench -m "$model" --data needles.jsonl --kv full --out /dev/stdout 2>err | cat >out
+[[ $(grep -c '^{"key"' out) -eq 2 ]] && grep -q "^overall" out || fail "--out /dev/stdout: $(cat err)"
+mkfifo fifo
+timeout 60 cat fifo >from &
+timeout 60 "$windowkv" longbench -m "$model" --data needles.jsonl --kv full --out fifo >/dev/null || fail "--out FIFO"
+wait
+[[ $(wc -l <from) -eq 2 ]] || fail "--out FIFO writes $(wc -l <from) lines"
+[[ ! -w /dev/full ]] || refuses "No space left" longbench -m "$model" --data needles.jsonl --kv full --out /dev/full
+echo old >real.json
+ln -s real.json link.json
+run -n 1 -q --trace link.json >/dev/null && [[ -L link.json ]] && python3 -m json.tool real.json >/dev/null || fail "--trace through a link"
+
+# Progress in a file: whole lines, and few.
+"$windowkv" longbench -m "$model" --data many.jsonl --kv full --limit 100 >/dev/null 2>err || fail "longbench: $(cat err)"
+[[ $(wc -l <err) -le 11 ]] && ! grep -q $'[\r\x1b]' err || fail "progress floods a file: $(cat err)"
 
 # Bad input
 echo text >text.gguf

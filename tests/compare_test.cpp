@@ -330,6 +330,37 @@ TEST_F(Compare, GivesNeedlesTheScoresThatNiahGivesThem) {
     }
 }
 
+TEST_F(Compare, HasWhatIsFinishedWhereItIsCancelled) {
+  bool stop = false;
+  CompareOptions options;
+  options.progress = [&](int64_t, int64_t) { stop = true; };
+  options.cancelled = [&] { return stop; };
+  const auto measured = run_compare(engine_, *model_, samples_, contenders_, options);
+  ASSERT_EQ(measured.size(), samples_.size());
+  EXPECT_EQ(measured[0].size(), contenders_.size());
+  EXPECT_TRUE(measured[1].empty());
+}
+
+TEST_F(Compare, NeedlesThatNotAllPoliciesFinishedAreLeftOutWhereItIsCancelled) {
+  const NiahPrompts prompts(model_->vocab(), data_text("sherlock.txt"), needle_set("minilong"), true);
+  const auto points = NiahGrid{.lengths = {300}, .depths = {0, 50, 100}, .seeds = {0}}.points();
+  const auto path = temp_path("cancelled.jsonl");
+  JsonlLog log(path);
+  NiahOptions options{.max_tokens = 4, .log = &log};
+  const size_t enough = contenders_.size() + 1;  // the first prompt's, and one of the second's
+  options.cancelled = [&] { return log.rows().size() >= enough; };
+  const auto cells = run_niah(engine_, *model_, prompts, points, contenders_, options);
+  EXPECT_EQ(log.rows().size(), enough);
+  for (const auto& of_contender : cells) {
+    EXPECT_TRUE(of_contender[0].has_value());
+    EXPECT_FALSE(of_contender[1].has_value() || of_contender[2].has_value());
+  }
+  options.cancelled = nullptr;
+  for (const auto& of_contender : run_niah(engine_, *model_, prompts, points, contenders_, options))
+    EXPECT_TRUE(of_contender[0].has_value() && of_contender[1].has_value() && of_contender[2].has_value());
+  EXPECT_EQ(log.rows().size(), 3 * contenders_.size());
+}
+
 TEST(Rewind, GivesTheSameContinuationAgain) {
   const auto model = load(minilong_path("q8_0"));
   Engine engine(*model);

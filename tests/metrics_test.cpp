@@ -6,6 +6,10 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "eval/words.h"
 #include "windowkv/error.h"
 
 namespace windowkv::eval {
@@ -64,6 +68,33 @@ TEST(Metrics, QaF1Unicode) {
           {"日本 a", "日本", 1},              // an article by itself goes, whatever stands around
           {"日本a", "日本", 0},               // 日 is \w, so no \b between it and "a": one word 日本a
       });
+}
+
+// Lines of {metric, prediction, reference, score}, scored by LongBench's own metrics.py.
+TEST(Metrics, UnicodeAsTheOfficialScriptHasIt) {
+  std::ifstream lines(WINDOWKV_TEST_VECTORS_DIR "/metrics_unicode.jsonl");
+  int pairs = 0;
+  for (std::string line; std::getline(lines, line); ++pairs) {
+    const auto pair = nlohmann::json::parse(line);
+    const std::string reference = pair.at("reference");
+    EXPECT_NEAR(best_score(parse_metric(pair.at("metric").get<std::string>()),
+                           pair.at("prediction").get<std::string>(), {&reference, 1}, {}),
+                pair.at("score").get<double>(), 1e-9)
+        << line;
+  }
+  EXPECT_GE(pairs, 4);
+}
+
+// What Python's str.lower(), \d, \w and str.isspace() say.
+TEST(Metrics, CharactersAsPythonHasThem) {
+  EXPECT_EQ(lowercase(U"ΑΣ ΑΣ.Β ΑΣ\u0301 Σ ΣΑΣ ΣΑ"), U"ας ασ.β ας\u0301 σ σας σα");
+  EXPECT_EQ(lowercase(U"İẞ\U00010400"), U"i\u0307ß\U00010428");
+  for (const char32_t c : U"0٣९𝟗𞥓０") EXPECT_EQ(is_digit(c), c != U'\0');
+  for (const char32_t c : U"①²½Ⅷ〇") EXPECT_EQ(is_digit(c), false);
+  for (const char32_t c : U"①²½Ⅷ〇aßあ𠀀_") EXPECT_EQ(is_word(c), c != U'\0');
+  for (const char32_t c : U"-”\u0301\u200D😀") EXPECT_FALSE(is_word(c));
+  for (const char32_t c : U" \t\u001C\u0085\u00A0\u2028\u3000") EXPECT_EQ(is_space(c), c != U'\0');
+  for (const char32_t c : U"\u200B\uFEFFx") EXPECT_FALSE(is_space(c));
 }
 
 // The units are characters here and jieba's words officially: derived from our own definition.

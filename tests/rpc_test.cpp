@@ -613,7 +613,7 @@ TEST_F(Rpc, ServerCommand) {
   servers_[0]->program().send(SIGINT);
   EXPECT_EQ(servers_[0]->program().wait(10s), 0);
   EXPECT_NE(servers_[0]->program().out().find(address), std::string::npos) << servers_[0]->program().out();
-  EXPECT_NE(servers_[0]->program().err().find("never let it face an open network"), std::string::npos);
+  EXPECT_NE(servers_[0]->program().err().find("never expose it to an open network"), std::string::npos);
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ struct TaskDecision {
   DecisionSource source = DecisionSource::kGiven;
 };
 
-/// "classifier, p = 0.98", "given", "neutral choice, p = 0.54".
+/// "classifier, p = 0.98", "given", "the default, as the classifier is unsure, p = 0.54".
 std::string describe(const TaskDecision& decision);
 
 /// What stands in where no classifier is sure: the rule that loses least when it is the wrong one

@@ -67,9 +67,12 @@ std::string_view to_string(DecisionSource source) {
 
 std::string describe(const TaskDecision& decision) {
   if (decision.source == DecisionSource::kGiven) return "given";
-  const auto* source = decision.source == DecisionSource::kClassifier ? "classifier" : "neutral choice";
-  if (decision.probability == 0) return fmt::format("{}, no text", source);
-  return fmt::format("{}, p = {:.2f}", source, decision.probability);
+  if (decision.probability == 0) return "the default, as there is no text";
+  return fmt::format("{}, p = {:.2f}",
+                     decision.source == DecisionSource::kClassifier
+                         ? "classifier"
+                         : "the default, as the classifier is unsure",
+                     decision.probability);
 }
 
 std::vector<TaskReason> TaskClassifier::reasons(std::string_view /*text*/, size_t /*count*/) const {

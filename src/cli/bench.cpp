@@ -8,11 +8,13 @@
 #include "cli/bench_cell.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/length_marks.h"
 #include "cli/llama_tools.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/provenance.h"
 #include "cli/report.h"
+#include "cli/resumable.h"
 #include "support/file.h"
 #include "windowkv/error.h"
 
@@ -60,7 +62,8 @@ std::vector<std::string> rival_devices(const Model& model) {
     names.push_back(holder.name());
     if (names.back() == "CPU")
       throw Error(
-          "--vs llama compares on the CPU or on GPUs, and here both hold layers; choose with --device");
+          "--vs llama needs all layers on the CPU or all on GPUs, and here both hold layers; choose with "
+          "--device");
   }
   return names;
 }
@@ -96,16 +99,17 @@ std::string ratio_text(const std::vector<double>& a, const std::vector<double>& 
   return fmt::format("{:.2f} ({:.2f}-{:.2f})", median(ratios), *low, *high);
 }
 
-std::string speeds_table(const std::vector<BenchCell>& cells) {
+std::string speeds_table(const std::vector<BenchCell>& cells, const HParams& hp) {
+  LengthMarks lengths(hp);
   Table rows = {{"prompt", "budget", "kept", "prefill ms", "prefill t/s", "selection ms", "of prefill",
-                 "first token ms", "batch", "decode t/s", "ms a step", "KV kept", "KV full", "KV peak"}};
+                 "first token ms", "batch", "decode t/s", "ms/step", "KV kept", "KV full", "KV peak"}};
   for (const auto& c : cells) {
     const double prefill = median(c.prefill_ms);
     const double selection = median(c.selection_ms);
     for (const auto& batch : c.decode) {
       const auto n = static_cast<double>(batch.sequences);
       const double speed = median(batch.tokens_per_second);
-      std::vector<std::string> row = {fmt::format("{}", c.length), c.budget};
+      std::vector<std::string> row = {lengths.text(c.length), c.budget};
       const std::vector<std::string> once = {
           fmt::format("{:.1f} %", 100 * c.kept),
           cell_text(prefill, 1),
@@ -126,12 +130,13 @@ std::string speeds_table(const std::vector<BenchCell>& cells) {
       rows.push_back(row);
     }
   }
-  return table_text(rows);
+  return table_text(rows) + lengths.note();
 }
 
 /// What devices had to tell each other.
 std::string traffic_table(const std::vector<BenchCell>& cells, int64_t predict) {
-  Table rows = {{"between devices", "budget", "prefill copies", "bytes", "batch", "copies a step", "bytes"}};
+  Table rows = {
+      {"between devices", "budget", "prefill copies", "bytes", "batch", "copies/step", "bytes/step"}};
   for (const auto& c : cells)
     for (const auto& batch : c.decode) {
       const bool first = &batch == &c.decode.front();
@@ -174,10 +179,11 @@ RivalValues values_of(const std::vector<LlamaTools::Speed>& speeds) {
 }
 
 std::string rivals_table(const std::vector<Rival>& rivals, const RivalSpeeds& speeds) {
-  Table rows = {{"beside llama.cpp", "budget", "sequences", "its", "prefill ms", "its", "ratio (spread)",
-                 "decode t/s", "its", "ratio (spread)", "KV peak", "its"}};
+  Table rows = {{"vs llama.cpp", "budget", "sequences", "llama.cpp", "prefill ms", "llama.cpp",
+                 "ratio (range)", "decode t/s", "llama.cpp", "ratio (range)", "KV peak", "llama.cpp"}};
   for (const auto& r : rivals) {
     const auto its = values_of(speeds.at({r.cell->length, r.sequences}));
+    if (!r.cell->measured() || its.prefill_ms.empty()) continue;  // on Ctrl-C
     const auto& ours = r.cell->decode[r.batch];
     rows.push_back({fmt::format("{}", r.cell->length), r.cell->budget, fmt::format("{}", ours.sequences),
                     fmt::format("{}", r.sequences), cell_text(median(r.cell->prefill_ms), 1),
@@ -242,8 +248,9 @@ void bench(const BenchFlags& flags) {
     if (budget != "full") Budget::parse(budget);
   const bool beside = !flags.vs.empty();
   if (beside && !flags.model.rpc.empty())
-    throw Error("--vs llama and --rpc: a server works for one program at a time; leave one of them out");
-  if (beside && flags.predict < 1) throw Error("--vs compares decode too; give --predict at least 1");
+    throw Error("--vs llama cannot be combined with --rpc: a server works for one program at a time");
+  if (beside && flags.predict < 1)
+    throw Error("--vs compares decode as well, so --predict must be at least 1");
   if (beside)
     LlamaTools::require(flags.equal_memory || std::ranges::find(flags.batches, 1) != flags.batches.end(),
                         std::ranges::any_of(flags.batches, [](auto b) { return b > 1; }));
@@ -277,30 +284,47 @@ void bench(const BenchFlags& flags) {
   // Repetitions outermost and llama.cpp after every length, so that what else the machine does falls on every
   // cell alike.
   Progress progress("bench");
+  constexpr int64_t kParts = 1000;  // of a measurement
   int64_t done = 0;
   const int64_t total = static_cast<int64_t>(cells.size() + speeds.size()) * flags.repetitions;
-  for (int r = 0; r < flags.repetitions; ++r)
-    for (auto length : flags.lengths) {
-      for (auto& cell : cells)
-        if (cell.length == length) {
-          cell.measure(*model, engine, *flags.make_policy(hp, task, cell.budget), flags.predict);
-          progress.update(++done, total);
-        }
-      for (auto& [of, measured] : speeds)
-        if (of.first == length) {
-          measured.push_back(llama.measure(length, of.second));
-          progress.update(++done, total);
-        }
-    }
+  const auto report = [&](int64_t part) { progress.update(kParts * done + part, kParts * total); };
+  const auto within = [&](int64_t step, int64_t steps) {
+    report(kParts * step / std::max<int64_t>(1, steps + 1));
+  };
+  const auto measure = [&](int64_t length) {
+    for (auto& cell : cells)
+      if (cell.length == length) {
+        cell.measure(*model, engine, *flags.make_policy(hp, task, cell.budget), flags.predict, within);
+        ++done;
+        report(0);
+      }
+    for (auto& [of, measured] : speeds)
+      if (of.first == length) {
+        measured.push_back(llama.measure(length, of.second));
+        ++done;
+        report(0);
+      }
+  };
+  try {
+    for (int r = 0; r < flags.repetitions; ++r)
+      for (auto length : flags.lengths) measure(length);
+  } catch (const Cancelled&) {  // what was measured so far is shown
+  }
   progress.clear();
 
-  print(speeds_table(cells));
-  // Of what lies on other devices this process's peak says nothing; plans are of one prompt.
-  if (!model->on_cpu())
-    print("\n" + traffic_table(cells, flags.predict));
-  else if (flags.prompts == 1)
-    print("\n" + memory_table(cells));
-  if (beside) print("\n" + rivals_table(rivals, speeds));
+  std::vector<BenchCell> measured;
+  std::copy_if(cells.begin(), cells.end(), std::back_inserter(measured),
+               [](const BenchCell& cell) { return cell.measured(); });
+  if (!measured.empty()) {
+    print(speeds_table(measured, hp));
+    // Of what lies on other devices this process's peak says nothing; plans are of one prompt.
+    if (!model->on_cpu())
+      print("\n" + traffic_table(measured, flags.predict));
+    else if (flags.prompts == 1)
+      print("\n" + memory_table(measured));
+    if (beside) print("\n" + rivals_table(rivals, speeds));
+  }
+  end_if_interrupted(static_cast<size_t>(done), static_cast<size_t>(total), "measurements");
   if (file) {
     const auto& kv = flags.model.engine().kv;
     ordered_json json = {{"command", command_line()},
@@ -324,11 +348,15 @@ void add_bench(CLI::App& app) {
   auto flags = std::make_shared<BenchFlags>();
   auto* command = app.add_subcommand("bench", "Measure prefill, selection, decode and memory");
   command->footer(
-      "Prompts are random tokens; figures are medians of the repetitions. A batch is so many copies of the\n"
-      "prompt's cache decoded together; its tokens/s are those of all. With --vs llama, llama-bench (one\n"
-      "sequence) and llama-batched-bench (more) run in turn with it on the same file, device, threads and "
-      "chunk;\n"
-      "ratios are ours over theirs, round by round: median (smallest-largest). Examples:\n"
+      "Prompts are random tokens; figures are medians over the repetitions. A batch of N decodes N copies "
+      "of\n"
+      "the prompt's cache together; its tokens/s are the total. With --vs llama, llama-bench (one sequence) "
+      "and\n"
+      "llama-batched-bench (more) run in alternation on the same file, with the same devices, threads and "
+      "chunk\n"
+      "size; ratios are windowkv's figure over llama.cpp's, repetition by repetition: median "
+      "(smallest-largest).\n"
+      "Examples:\n"
       "  windowkv bench -m model.gguf -l 1024,4096,8192 -b 12%,512,full -r 5 --json bench.json\n"
       "  windowkv bench -m model.gguf -l 4096 -b 12% --batch 1,8,32 -ctk q8_0 -ctv q8_0\n"
       "  windowkv bench -m model.gguf -l 64,128,256 --prompts 8 -n 0\n"
@@ -336,33 +364,36 @@ void add_bench(CLI::App& app) {
       "  windowkv bench -m model.gguf -l 16384 -b 12% --batch 32 --vs llama --equal-memory");
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Bench");
-  add_lengths(*group, "-l,--lengths", flags->lengths, "prompt lengths, tokens; 1k is 1,024");
-  group->add_option("-b,--kv-budget", flags->budgets, "budgets: N, P% or full")
+  add_lengths(*group, "-l,--lengths", flags->lengths, "prompt lengths in tokens; 1k is 1,024");
+  group
+      ->add_option("-b,--kv-budget", flags->budgets,
+                   "cache budgets: tokens (N), percent of the prompt (P%), or full")
       ->delimiter(',')
       ->capture_default_str();
-  group->add_option("--batch", flags->batches, "sequences decoded together")
+  group->add_option("--batch", flags->batches, "batch sizes: sequences decoded together")
       ->delimiter(',')
       ->check(CLI::Range(int64_t{1}, int64_t{4096}))
       ->capture_default_str();
-  group->add_option("-n,--predict", flags->predict, "tokens to decode, of each sequence")
+  group->add_option("-n,--predict", flags->predict, "tokens to decode in each sequence")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
-  group->add_option("-r,--repetitions", flags->repetitions, "measurements of each, alternating")
+  group->add_option("-r,--repetitions", flags->repetitions, "how often each is measured, in alternation")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   auto* prompts = group
                       ->add_option("--prompts", flags->prompts,
-                                   "prompts of each length prefilled at once; short ones share chunks")
+                                   "prompts prefilled together at each length; short ones share chunks")
                       ->check(CLI::Range(int64_t{1}, int64_t{1024}))
                       ->capture_default_str();
-  auto* vs = group->add_option("--vs", flags->vs, "run llama.cpp's tools in turn, and print ratios")
-                 ->check(CLI::IsMember({"llama"}));
+  auto* vs =
+      group->add_option("--vs", flags->vs, "also run llama.cpp's tools, in alternation, and print the ratios")
+          ->check(CLI::IsMember({"llama"}));
   prompts->excludes(vs);
   group
       ->add_flag("--equal-memory", flags->equal_memory,
-                 "give llama.cpp as many sequences as fit in the KV memory that ours take")
+                 "give llama.cpp as many sequences as fit into windowkv's KV memory")
       ->needs(vs);
-  group->add_option("--json", flags->json, "write every measurement as JSON")->type_name("FILE");
+  group->add_option("--json", flags->json, "write all measurements as JSON")->type_name("FILE");
   flags->policy.add_to(*command, /*fixed_policy=*/true);
   command->callback([flags] { bench(*flags); });
 }

@@ -77,7 +77,19 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict) {
+void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict,
+                        const std::function<void(int64_t done, int64_t total)>& progress) {
+  const auto before = *this;
+  try {
+    measure_once(model, engine, policy, predict, progress);
+  } catch (const Cancelled&) {
+    *this = before;
+    throw;
+  }
+}
+
+void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& policy, int64_t predict,
+                             const std::function<void(int64_t done, int64_t total)>& progress) {
   std::mt19937 random(42);
   std::vector<Token> tokens(static_cast<size_t>(length * prompts));
   for (auto& token : tokens)
@@ -90,6 +102,7 @@ void BenchCell::measure(const Model& model, Engine& engine, const Policy& policy
   PrefillOptions options;
   options.reserve = predict;
   options.cancelled = interrupted;
+  options.progress = progress;
   options.pool =
       engine.make_pool(engine.plan_pool(0, length, policy, predict).sequence_bytes * std::max(most, prompts));
   std::vector<Sequence> sequences(static_cast<size_t>(prompts));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -43,8 +44,15 @@ struct BenchCell {
   PeakMemory memory;
 
   /// Measures once more: prefills prompts of random tokens, then decodes `predict` tokens of each of as many
-  /// copies of the first one's cache as every entry of `decode` says. Throws Cancelled on Ctrl-C.
-  void measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict);
+  /// copies of the first one's cache as every entry of `decode` says. `progress` is of the prefill. Throws
+  /// Cancelled on Ctrl-C, and then has what it had before.
+  void measure(const Model& model, Engine& engine, const Policy& policy, int64_t predict,
+               const std::function<void(int64_t done, int64_t total)>& progress = {});
+  bool measured() const { return !prefill_ms.empty(); }
+
+ private:
+  void measure_once(const Model& model, Engine& engine, const Policy& policy, int64_t predict,
+                    const std::function<void(int64_t done, int64_t total)>& progress);
 };
 
 /// PeakMemory::program, where the model is loaded, nothing else is held, and something has been computed:

@@ -126,7 +126,7 @@ void calibrate(const CalibrateFlags& flags) {
                          -1));
   log.reset();
   if (flags.log.empty() && !log_path.empty()) std::filesystem::remove(log_path);
-  if (flags.out.empty()) fmt::print(stderr, "calibration: {}\n", out);
+  if (flags.out.empty()) tell(fmt::format("calibration: {}\n", out));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/report.h"
+#include "cli/resumable.h"
 #include "cli/samples.h"
 #include "eval/longbench.h"
 #include "eval/task_report.h"
@@ -76,7 +77,7 @@ void show_one(const TaskClassifier& classifier, const ClassifyFlags& flags, cons
   print(fmt::format("{} ({})\n", to_string(decision.task), describe(decision)));
   if (flags.why == 0) return;
   const auto reasons = classifier.reasons(text, flags.why);
-  if (reasons.empty()) throw Error("--why: this classifier cannot say why");
+  if (reasons.empty()) throw Error("--why: this classifier has no features to show");
   for (const auto& reason : reasons)
     print(fmt::format("{:+.2f}  {:<12}  {}\n", reason.weight,
                       reason.weight > 0 ? "aggregation" : "localization", reason.text));
@@ -110,12 +111,13 @@ std::vector<eval::TaskRow> labelled_rows(const ClassifyFlags& flags) {
   return rows;
 }
 
+/// By row; on Ctrl-C of those before.
 std::vector<eval::TaskOutcome> classify_rows(const TaskClassifier& classifier,
                                              std::span<const eval::TaskRow> rows) {
   std::vector<eval::TaskOutcome> outcomes;
   Progress progress("classify");
   for (const auto& row : rows) {
-    if (interrupted()) throw Cancelled();
+    if (interrupted()) break;
     outcomes.push_back({row.task, classifier.aggregation_probability(row.text), row.source});
     progress.update(static_cast<int64_t>(outcomes.size()), static_cast<int64_t>(rows.size()));
   }
@@ -139,7 +141,7 @@ std::string score_tables(std::span<const eval::TaskOutcome> outcomes, bool famil
   for (const auto& [name, scores] : eval::score_by_source(outcomes, families)) add(name, scores);
   const auto all = eval::score_tasks(outcomes);
   add("all", all);
-  std::vector<std::vector<std::string>> bins = {{"probability", "rows", "mean", "right"}};
+  std::vector<std::vector<std::string>> bins = {{"probability", "rows", "mean", "accuracy"}};
   for (const auto& b : all.bins)
     bins.push_back({fmt::format("{:.2f}-{:.2f}", b.from, b.to), fmt::format("{}", b.rows),
                     percent(b.confidence), percent(b.accuracy)});
@@ -159,7 +161,7 @@ void show_errors(std::span<const eval::TaskRow> rows, std::span<const eval::Task
   for (const auto i : wrong) {
     constexpr size_t kShown = 200;
     const std::string_view text = rows[i].text;
-    print(fmt::format("\n{}: {} told as {}, p = {:.2f}\n  {}\n  ... {}\n", rows[i].source,
+    print(fmt::format("\n{}: {} classified as {}, p = {:.2f}\n  {}\n  ... {}\n", rows[i].source,
                       to_string(outcomes[i].truth), to_string(outcomes[i].predicted()),
                       outcomes[i].confidence(), one_line(text.substr(0, kShown)),
                       one_line(text.substr(text.size() - std::min(text.size(), kShown)))));
@@ -171,9 +173,11 @@ void judge(const TaskClassifier& classifier, const ClassifyFlags& flags) {
   const auto outcomes = classify_rows(classifier, rows);
   const bool families = flags.data.empty();
   if (!flags.json) {
-    print(score_tables(outcomes, families));
+    if (!outcomes.empty()) print(score_tables(outcomes, families));
+    end_if_interrupted(outcomes.size(), rows.size(), "prompts");
     return show_errors(rows, outcomes, flags.errors);
   }
+  if (outcomes.size() < rows.size()) throw Cancelled();
   ordered_json json = {{"classifier", classifier.name()}, {"all", to_json(eval::score_tasks(outcomes))}};
   for (const auto& [name, scores] : eval::score_by_source(outcomes, families))
     json["sources"][name] = to_json(scores);
@@ -205,7 +209,7 @@ void bench(const TaskClassifier& classifier, int rounds) {
 
 void train(const ClassifyFlags& flags) {
   if (flags.out.empty() && flags.leave_out.empty())
-    throw Error("--train needs --out FILE for what it learns");
+    throw Error("--train needs --out FILE to write the classifier to");
   const auto file = open_output(flags.out);
   auto rows = eval::load_task_rows(flags.train);
   const auto valid = eval::load_task_rows(flags.valid);
@@ -216,7 +220,8 @@ void train(const ClassifyFlags& flags) {
     });
     held_out.assign(std::make_move_iterator(first), std::make_move_iterator(rows.end()));
     rows.erase(first, rows.end());
-    if (held_out.empty()) throw Error(fmt::format("--leave-out {}: no source begins so", flags.leave_out));
+    if (held_out.empty())
+      throw Error(fmt::format("--leave-out {}: no source has this prefix", flags.leave_out));
   }
   if (!flags.phrasings.empty()) {
     auto more = eval::rows_of_phrasings(flags.phrasings, rows, flags.copies);
@@ -226,8 +231,7 @@ void train(const ClassifyFlags& flags) {
   eval::TrainOptions options;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   options.cancelled = interrupted;
-  auto model = eval::train_task_model(rows, options);
-  progress.clear();
+  auto model = run_resumable(progress, "", [&] { return eval::train_task_model(rows, options); });
   if (!valid.empty()) eval::calibrate(model, valid);
 
   const auto& judged = held_out.empty() ? valid : held_out;
@@ -262,13 +266,14 @@ void classify(const ClassifyFlags& flags) {
 
 void add_classify(CLI::App& app) {
   auto flags = std::make_shared<ClassifyFlags>();
-  auto* command = app.add_subcommand("classify", "Tell what kind of question a prompt asks");
+  auto* command =
+      app.add_subcommand("classify", "Tell whether a prompt is a localization or an aggregation task");
   command->footer(
-      "Localization: the answer sits in a few places of the prompt (questions, lookup). Aggregation: it "
-      "needs the\n"
-      "whole (summaries, many examples, counting, code). Only the two ends of a prompt are read, whatever "
-      "its "
-      "length.\n"
+      "Localization: the answer is in a few places of the prompt (questions, lookup). Aggregation: it takes "
+      "all\n"
+      "of the prompt (summaries, few-shot examples, counting, code). Only the beginning and the end of a "
+      "prompt\n"
+      "are read, however long it is.\n"
       "Examples:\n"
       "  windowkv classify -f book.txt -p \"Who sent the letter?\" --why 8\n"
       "  windowkv classify --jsonl prompts.jsonl > tasks.jsonl\n"
@@ -276,43 +281,48 @@ void add_classify(CLI::App& app) {
       "  windowkv classify --train mine.jsonl --valid mine-valid.jsonl --out mine.task\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Sum up.\" --classifier mine.task");
   auto* input = command->add_option_group("Prompt");
-  input->add_option("-p,--prompt", flags->text, "prompt text; after the file's where both are given")
+  input->add_option("-p,--prompt", flags->text, "prompt text; appended to the file's text if both are given")
       ->type_name("TEXT");
   input->add_option("-f,--file", flags->file, "file with the prompt; - for standard input")
       ->type_name("FILE");
   input
       ->add_option("--jsonl", flags->jsonl,
-                   "a prompt a line, as \"text\" or \"prompt\"; answers are JSON lines")
+                   "JSON lines with a \"text\" or a \"prompt\"; prints one JSON line for each")
       ->type_name("FILE");
-  input->add_option("--why", flags->why, "show the N features that weigh most")->type_name("N");
+  input->add_option("--why", flags->why, "show the N features with the most weight")->type_name("N");
   input->add_flag("--json", flags->json, "print JSON");
   auto* group = command->add_option_group("Classifier");
   flags->classifier.add_to(*group);
-  auto* judging = command->add_option_group("Judging");
+  auto* judging = command->add_option_group("Evaluation");
   judging
       ->add_option("--eval", flags->eval,
-                   "JSON lines of text, label and source: accuracy, F1 and calibration by source")
+                   "report accuracy, F1 and calibration by source, on JSON lines with text, label and source")
       ->type_name("FILE...");
-  judging->add_option("--data", flags->data, "the same on rows in LongBench's format, by dataset")
+  judging->add_option("--data", flags->data, "the same by dataset, on data in LongBench's format")
       ->type_name("PATH...");
-  judging->add_option("--errors", flags->errors, "then show the N surest mistakes")->type_name("N");
-  judging->add_option("--bench", flags->bench, "time of a prompt at four lengths, over N rounds")
+  judging->add_option("--errors", flags->errors, "also show the N most confident mistakes")->type_name("N");
+  judging->add_option("--bench", flags->bench, "time the classifier on prompts of four lengths, N times each")
       ->check(CLI::Range(1, 1000000))
       ->type_name("N");
   auto* training = command->add_option_group("Training");
-  training->add_option("--train", flags->train, "JSON lines of text, label and source")->type_name("FILE...");
-  training
-      ->add_option("--valid", flags->valid, "rows that the probabilities are made honest on, and judged on")
+  training->add_option("--train", flags->train, "train on JSON lines with text, label and source")
       ->type_name("FILE...");
-  training->add_option("--phrasings", flags->phrasings, "more ways to ask, put around the training contexts")
+  training
+      ->add_option("--valid", flags->valid,
+                   "validation rows: probabilities are calibrated, and the classifier is scored, on them")
+      ->type_name("FILE...");
+  training
+      ->add_option("--phrasings", flags->phrasings,
+                   "file of further ways to ask, combined with the contexts of the training rows")
       ->type_name("FILE");
-  training->add_option("--copies", flags->copies, "prompts a phrasing")
+  training->add_option("--copies", flags->copies, "prompts made from each phrasing")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   training
-      ->add_option("--leave-out", flags->leave_out, "train without sources that begin so, and judge on them")
+      ->add_option("--leave-out", flags->leave_out,
+                   "leave sources with this prefix out of the training, and score on them")
       ->type_name("PREFIX");
-  training->add_option("--out", flags->out, "write the classifier")->type_name("FILE");
+  training->add_option("--out", flags->out, "file to write the classifier to")->type_name("FILE");
   command->callback([flags] { classify(*flags); });
 }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -145,9 +146,11 @@ void compare(const CompareFlags& flags) {
     warn(fmt::format("{}/{}: {}", sample.dataset, sample.id, error));
     ++failed;
   };
-  const auto measured = run_resumable(
-      progress, flags.out, [&] { return eval::run_compare(engine, *model, samples, contenders, options); });
+  const auto measured = eval::run_compare(engine, *model, samples, contenders, options);
+  progress.clear();
   if (failed == samples.size()) throw Error("every sample failed");
+  const auto finished = static_cast<size_t>(
+      std::count_if(measured.begin(), measured.end(), [](const auto& row) { return !row.empty(); }));
   CompareReport report{eval::summarize_compare(samples, contenders, measured),
                        provenance(*model, model_hash),
                        samples.size(),
@@ -156,8 +159,11 @@ void compare(const CompareFlags& flags) {
                        {}};
   if (needles && !flags.follow)
     report.niah = niah_report(flags, *model, *needles, contenders, samples, measured);
-  print(table_text(compare_table(report)));
-  if (report.niah) print(fmt::format("\n{}", table_text(niah_table(*report.niah))));
+  if (finished > 0) {
+    print(table_text(compare_table(report)));
+    if (report.niah) print(fmt::format("\n{}", table_text(niah_table(*report.niah))));
+  }
+  end_if_interrupted(finished, samples.size() - failed, "samples", how_to_continue(flags.out, log.get()));
   if (json_file) json_file->commit(json_text(compare_json(report), 2));
   if (markdown_file) markdown_file->commit(compare_markdown(report));
   if (html_file) html_file->commit(compare_html(report));

@@ -3,19 +3,14 @@
 #include <filesystem>
 #include <set>
 
+#include "cli/data_dir.h"
 #include "support/file.h"
 #include "windowkv/error.h"
 
 namespace windowkv::cli {
 
 std::string default_haystack() {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  const auto command = fs::read_symlink("/proc/self/exe", ignored);
-  for (const auto& folder :
-       {command.parent_path().parent_path() / "share" / "windowkv" / "haystack", fs::path("data/haystack")})
-    if (fs::is_directory(folder, ignored)) return folder.string();
-  throw Error("no haystack; give text to hide the needle in with --haystack FILE or FOLDER");
+  return find_data("haystack", "give text to hide the needles in with --haystack FILE|FOLDER").string();
 }
 
 std::string read_haystack(const std::string& path) {

@@ -4,8 +4,7 @@
 
 namespace windowkv::cli {
 
-/// Where text is looked for without --haystack: beside an installed command, and in the source tree. Throws
-/// Error where there is none.
+/// The text that windowkv comes with, for commands without --haystack. Throws Error where it is not found.
 std::string default_haystack();
 
 /// A text file, or the .txt files of a folder by name with empty lines between. Throws Error for what cannot

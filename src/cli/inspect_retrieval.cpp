@@ -41,10 +41,10 @@ std::vector<Rule> rules_of(const PolicyFlags& flags, const HParams& hp) {
   leader.numbers.decider = Decider::kFirst;
   const auto budget = flags.kv == "full" ? "" : " " + flags.budget;
   return {
-      {contender_of("current", flags, hp), fmt::format("what is set now: {}{}", flags.kv, budget)},
+      {contender_of("current", flags, hp), fmt::format("the current settings: {}{}", flags.kv, budget)},
       {contender_of("leader", leader, hp),
-       fmt::format("windowkv as set now, in groups of {} whose first layer chooses", gamma)},
-      {spec_contender("snapkv", "snapkv", flags, hp), "SnapKV: each layer for itself, each KV head its own"},
+       fmt::format("windowkv as set now, in groups of {} layers whose first layer selects for all", gamma)},
+      {spec_contender("snapkv", "snapkv", flags, hp), "SnapKV: every layer and KV head selects for itself"},
       {spec_contender("paper", "windowkv:preset=paper", flags, hp), "the published rule (--preset paper)"}};
 }
 
@@ -58,9 +58,9 @@ std::vector<eval::RetrievalPrompt> read_prompts(const RetrievalFlags& flags, con
              .task = choice(kNeutralTask, text).task,
              .max_tokens = flags.max_tokens}};
   }
-  if (prompt.given()) throw Error("--data brings the prompts; leave out -p, -f and --tokens");
+  if (prompt.given()) throw Error("--data gives the prompts; leave out -p, -f and --tokens");
   const auto data = read_samples(flags.data, {flags.datasets, flags.limit});
-  if (data.samples.empty()) throw Error("no usable row in the files of --data");
+  if (data.samples.empty()) throw Error("no usable row in the files given with --data");
   std::vector<eval::RetrievalPrompt> prompts;
   for (const auto& sample : data.samples)
     prompts.push_back({.tokens = eval::sample_tokens(model, sample),
@@ -115,18 +115,19 @@ std::string verdict(const eval::RetrievalResult& result) {
   for (size_t i = 0; i < shown; ++i)
     names.push_back(fmt::format("{} ({})", readers[i].second, percent(-readers[i].first)));
   return fmt::format(
-      "{}\nHeads that read most from few tokens (layer.head, mass x best 5 %): {}.\n",
-      weak.empty() ? std::string("The current rule keeps half of the mass or more in every layer.")
-                   : fmt::format("The current rule keeps less than half of the mass in {} of {} layers: {}.",
-                                 weak.size(), result.layers.size(), fmt::join(weak, ", ")),
+      "{}\nHeads that read the most from few tokens (layer.head, mass x best 5 %): {}.\n",
+      weak.empty()
+          ? std::string("The current settings keep at least half of the mass in every layer.")
+          : fmt::format("The current settings keep less than half of the mass in {} of {} layers: {}.",
+                        weak.size(), result.layers.size(), fmt::join(weak, ", ")),
       fmt::join(names, ", "));
 }
 
 std::string legend(std::span<const Rule> rules) {
   std::string text =
-      "\nmass      of the answer's attention, what goes to the prompt without its ends\n"
-      "best 5 %  of that mass, what is on the best 5 % of the tokens\n"
-      "The other columns: of that mass, what is on tokens the rule keeps.\n";
+      "\nmass      share of the answer's attention that goes to the prompt, its two ends not counted\n"
+      "best 5 %  share of that mass on the 5 % of the tokens with the most of it\n"
+      "The other columns: share of that mass on the tokens that a selection rule keeps.\n";
   for (const auto& rule : rules) text += fmt::format("{:<10}{}\n", rule.contender.name, rule.about);
   return text + "\n";
 }
@@ -147,29 +148,28 @@ nlohmann::ordered_json result_json(const PolicyFlags& policy, const Model& model
 
 void RetrievalFlags::add_to(CLI::App& app) {
   auto* group = app.add_option_group(
-      "Retrieval", "Which layers and heads know where the answer is, and what of that each rule keeps");
-  auto* retrieval =
-      group->add_flag("--retrieval", wanted,
-                      "answer the prompt with the full cache, and measure what of it the answer "
-                      "attends to");
-  group
-      ->add_option("--data", data, "prompts: files of JSON lines as longbench takes them, or folders of them")
+      "Retrieval",
+      "Which layers and heads attend to what the answer comes from, and how much of that each rule keeps");
+  auto* retrieval = group->add_flag(
+      "--retrieval", wanted,
+      "answer the prompt with the full cache, and measure which of its tokens the answer attends to");
+  group->add_option("--data", data, "prompts: files of JSON lines as for longbench, or folders of them")
       ->type_name("PATH")
       ->needs(retrieval);
-  group->add_option("--datasets", datasets, "only these, by name")
+  group->add_option("--datasets", datasets, "use only these datasets")
       ->delimiter(',')
       ->type_name("NAME,...")
       ->needs(retrieval);
-  group->add_option("--limit", limit, "rows a dataset, the first; without it all")
+  group->add_option("--limit", limit, "use only the first N rows of each dataset")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->type_name("N")
       ->needs(retrieval);
-  group->add_option("-n,--predict", max_tokens, "most tokens of the answer")
+  group->add_option("-n,--predict", max_tokens, "maximum tokens of the answer")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str()
       ->needs(retrieval);
-  group->add_flag("--heads-detail", heads_detail, "a line for every head")->needs(retrieval);
-  group->add_option("--json", json, "write the figures, of heads too, as JSON")
+  group->add_flag("--heads-detail", heads_detail, "show a line for each head")->needs(retrieval);
+  group->add_option("--json", json, "write the figures as JSON, with those of each head")
       ->type_name("FILE")
       ->needs(retrieval);
 }
@@ -187,16 +187,19 @@ void inspect_retrieval(const RetrievalFlags& flags, const PolicyFlags& policy, c
   eval::RetrievalOptions options;
   options.cancelled = interrupted;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
+  size_t left_out = 0;
   options.left_out = [&](size_t number, const std::string& why) {
+    ++left_out;
     progress.clear();
     warn(fmt::format("prompt {} of {} is left out: {}", number + 1, prompts.size(), why));
   };
   const auto result = run_resumable(
       progress, "", [&] { return eval::measure_retrieval(engine, model, prompts, contenders, options); });
-  print(fmt::format("{} prompt{} of {} tokens, answers of {}\n\n", result.prompts,
+  print(fmt::format("{} prompt{}; on average {} prompt tokens and {} answer tokens\n\n", result.prompts,
                     result.prompts == 1 ? "" : "s", result.prompt_tokens / result.prompts,
                     result.answer_tokens / result.prompts) +
         result_table(result, flags.heads_detail) + legend(rules) + verdict(result));
+  end_if_interrupted(static_cast<size_t>(result.prompts), prompts.size() - left_out, "prompts");
   if (file) file->commit(json_text(result_json(policy, model, rules, result), 2));
 }
 

@@ -3,26 +3,36 @@
 #include <atomic>
 #include <csignal>
 
+#include "support/file.h"
+
 namespace windowkv::cli {
 
 namespace {
 
-std::atomic<bool> flag = false;
+std::atomic<int> caught = 0;
 
-void on_interrupt(int) {
-  flag = true;
-  std::signal(SIGINT, SIG_DFL);
+void on_signal(int signal) {
+  if (int none = 0; caught.compare_exchange_strong(none, signal)) return;
+  remove_unfinished_files();
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
 }
 
 }  // namespace
 
 void catch_interrupts() {
-  std::signal(SIGINT, on_interrupt);
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  if (std::signal(SIGHUP, on_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // as nohup wants it
   std::signal(SIGPIPE, SIG_IGN);
 }
 
 bool interrupted() {
-  return flag;
+  return caught != 0;
+}
+
+int interrupted_exit() {
+  return 128 + (caught != 0 ? caught.load() : SIGINT);
 }
 
 }  // namespace windowkv::cli

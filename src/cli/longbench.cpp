@@ -87,7 +87,7 @@ void longbench(const LongbenchFlags& flags) {
   const auto file = open_output(flags.json);
   const auto task = flags.policy.task.choice();
   const auto data = read_samples(flags.data, {flags.datasets, flags.limit, flags.longbench_e});
-  if (data.samples.empty()) throw Error("no usable row in the files of --data");
+  if (data.samples.empty()) throw Error("no usable row in the files given with --data");
   const auto model = flags.model.load();
   model->vocab();  // throws where there is none
   const bool full = flags.policy.kv == "full";
@@ -108,11 +108,11 @@ void longbench(const LongbenchFlags& flags) {
     progress.clear();
     warn(fmt::format("{}/{}: {}", sample.dataset, sample.id, error));
   };
-  const auto outcomes = run_resumable(progress, flags.out, [&] {
-    return eval::run_samples(engine, *model, data.samples, contender, options);
-  });
-  const auto summary = eval::summarize(data.samples, outcomes);
-  print(summary_table(summary));
+  const auto outcomes = eval::run_samples(engine, *model, data.samples, contender, options);
+  progress.clear();
+  const auto summary = eval::summarize(std::span(data.samples).first(outcomes.size()), outcomes);
+  if (!outcomes.empty()) print(summary_table(summary));
+  end_if_interrupted(outcomes.size(), data.samples.size(), "rows", how_to_continue(flags.out, log.get()));
   if (file) file->commit(json_text(summary_json(flags, *model, contender, data, summary), 2));
   if (summary.failed > 0 || !data.broken.empty()) throw ExitWith{kSkippedExit};
 }
@@ -121,15 +121,15 @@ void longbench(const LongbenchFlags& flags) {
 
 void add_longbench(CLI::App& app) {
   auto flags = std::make_shared<LongbenchFlags>();
-  auto* command = app.add_subcommand("longbench", "Score a cache on LongBench or a suite in its format");
+  auto* command = app.add_subcommand("longbench", "Score a cache policy on LongBench or data in its format");
   flags->command = command;
   command->footer(
-      "Rows are LongBench's own (github.com/THUDM/LongBench), run and scored as it does, or carry prompt,\n"
-      "metric, max_new_tokens and task themselves; those prompts are cut only with --max-length. Scores are\n"
-      "0 to 100, of the best of a row's answers; averages are over datasets. Chinese text is scored by\n"
-      "characters, not by jieba's words: those scores are not comparable with published ones. Rows of\n"
-      "LongBench-E (--e) are also averaged by the length of their context: under 4,000 words, under 8,000\n"
-      "and above.\n"
+      "Rows are LongBench's own (github.com/THUDM/LongBench), run and scored as it does, or bring their own\n"
+      "prompt, metric, max_new_tokens and task; such prompts are cut only with --max-length. Scores are 0 "
+      "to\n"
+      "100, for the best match among a row's answers; averages are over datasets. Chinese text is scored by\n"
+      "character rather than by jieba's words, so those scores cannot be compared with published ones.\n"
+      "LongBench-E (--e) is also averaged by context length: under 4,000 words, under 8,000, and above.\n"
       "Exit code 0: all rows ran; 3: some were broken or failed, and are listed; 130: Ctrl-C.\n"
       "Examples:\n"
       "  windowkv longbench -m model.gguf --data LongBench/data --kv-budget 12% --out results.jsonl\n"
@@ -140,24 +140,25 @@ void add_longbench(CLI::App& app) {
   data->add_option("--data", flags->data, "files of JSON lines, or folders of *.jsonl")
       ->required()
       ->type_name("PATH");
-  data->add_option("--datasets", flags->datasets, "only these, by name")
+  data->add_option("--datasets", flags->datasets, "run only these datasets")
       ->delimiter(',')
       ->type_name("NAME,...");
   data->add_flag("--e", flags->longbench_e,
-                 "of folders, run LongBench-E's files (qasper_e.jsonl ...) and no others");
-  data->add_option("--limit", flags->limit, "rows a dataset, the first; without it all")
+                 "from folders, run only LongBench-E's files (qasper_e.jsonl, ...)");
+  data->add_option("--limit", flags->limit, "run only the first N rows of each dataset")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->type_name("N");
-  data->add_option(
-          "--max-length", flags->max_length,
-          "most prompt tokens, longer ones lose their middle; without it what fits the trained context")
+  data->add_option("--max-length", flags->max_length,
+                   "maximum tokens of a prompt; longer ones lose their middle (default: what fits the "
+                   "trained context)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 30))
       ->type_name("N");
   flags->policy.add_to(*command, /*fixed_policy=*/false, /*rows=*/true);
   auto* output = command->add_option_group("Output");
   output
       ->add_option("--out", flags->out,
-                   "append each result as a JSON line; a run that was cut off goes on here")
+                   "write each result as a JSON line as soon as it is ready; running the same command again "
+                   "continues from the file")
       ->type_name("FILE");
   output->add_option("--json", flags->json, "write the table as JSON")->type_name("FILE");
   command->callback([flags] { longbench(*flags); });

@@ -59,7 +59,7 @@ int main(int argc, char** argv) {
     return e.code;
   } catch (const windowkv::Cancelled&) {
     fail("interrupted");
-    return kInterruptedExit;
+    return interrupted_exit();
   } catch (const std::bad_alloc&) {
     fail("out of memory");
   } catch (const std::exception& e) {

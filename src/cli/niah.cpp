@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -80,12 +81,16 @@ void niah(const NiahCommand& flags) {
                                       flags.test.setup(vocab, inputs), flags.task.text()));
   options.cancelled = interrupted;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
-  const auto cells = run_resumable(progress, flags.out, [&] {
-    return eval::run_niah(engine, *model, prompts, inputs.grid.points(), contenders, options);
-  });
+  const auto points = inputs.grid.points();
+  const auto cells = eval::run_niah(engine, *model, prompts, points, contenders, options);
+  progress.clear();
+  const auto finished = static_cast<size_t>(
+      std::count_if(cells[0].begin(), cells[0].end(), [](const auto& cell) { return cell.has_value(); }));
 
   const NiahReport report{inputs.grid, eval::summarize_niah(inputs.grid, contenders, cells),
                           flags.test.facts(vocab, inputs)};
+  if (finished > 0) print(table_text(niah_table(report)));
+  end_if_interrupted(finished, points.size(), "prompts", how_to_continue(flags.out, log.get()));
   const auto origin = provenance(*model, model_hash);
   if (json) {
     nlohmann::ordered_json all = {{"provenance", facts_json(origin)}};
@@ -99,22 +104,23 @@ void niah(const NiahCommand& flags) {
                           std::filesystem::path(model->path()).filename().string());
     add_niah_section(page, report);
     page.table(answers_table(inputs.grid, contenders, cells));
-    page.heading("Where this comes from");
+    page.heading("How this was measured");
     page.facts(origin);
     html->commit(page.html());
   }
-  print(table_text(niah_table(report)));
 }
 
 }  // namespace
 
 void add_niah(CLI::App& app) {
   auto flags = std::make_shared<NiahCommand>();
-  auto* command = app.add_subcommand("niah", "Find a needle in a haystack at lengths and depths");
+  auto* command =
+      app.add_subcommand("niah", "Test retrieval of a needle in a haystack, by prompt length and depth");
   command->footer(
-      "Scores are ROUGE-1 F1 (0 to 100) against the expected answer; \"exact\" counts answers that contain "
-      "it.\n"
-      "Intervals are 95 % bootstraps over prompts; --samples makes more of them a cell.\n"
+      "Scores are ROUGE-1 F1 (0 to 100) against the expected answer; \"exact\" is the percentage of answers "
+      "that\n"
+      "contain it. Intervals are 95 % bootstrap intervals over prompts; --samples runs several prompts per "
+      "cell.\n"
       "Examples:\n"
       "  windowkv niah -m model.gguf --haystack essays/ --html niah.html --out niah.jsonl\n"
       "  windowkv niah -m model.gguf --haystack book.txt -l 4k,8k,16k --depths 11 --policies "
@@ -131,12 +137,13 @@ void add_niah(CLI::App& app) {
   auto* output = command->add_option_group("Output");
   output
       ->add_option("-o,--out", flags->out,
-                   "JSON lines, one a cell, written as they come; a second run continues the file")
+                   "write each result as a JSON line as soon as it is ready; running the same command again "
+                   "continues from the file")
       ->type_name("FILE");
   output->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
   output->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
-  output->add_option("--html", flags->html, "report of one self-contained page")->type_name("FILE");
-  output->add_option("--svg", flags->svg, "the heatmaps alone")->type_name("FILE");
+  output->add_option("--html", flags->html, "write a self-contained HTML report")->type_name("FILE");
+  output->add_option("--svg", flags->svg, "write the heatmaps alone, as SVG")->type_name("FILE");
   command->callback([flags] { niah(*flags); });
 }
 

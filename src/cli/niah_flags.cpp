@@ -22,8 +22,9 @@ namespace {
 /// "11": so many, evenly from 0 to 100 %, rounded as Kamradt's are. "0,50,100" or "50%": these.
 std::vector<double> parse_depths(const std::string& text) {
   const auto refuse = [&](const char* why) {
-    throw Error(fmt::format("--depths \"{}\": {}; give how many (11), or depths in percent (0,25,50 or 50%)",
-                            text, why));
+    throw Error(fmt::format(
+        "--depths \"{}\": {}; give a number of depths (11), or depths in percent (0,25,50 or 50%)", text,
+        why));
   };
   std::vector<double> depths;
   for (size_t at = 0; at <= text.size();) {
@@ -45,7 +46,7 @@ std::vector<double> parse_depths(const std::string& text) {
   }
   std::sort(depths.begin(), depths.end());
   depths.erase(std::unique(depths.begin(), depths.end()), depths.end());
-  if (!(depths.front() >= 0 && depths.back() <= 100)) refuse("a depth is not within 0 to 100 %");
+  if (!(depths.front() >= 0 && depths.back() <= 100)) refuse("a depth is not between 0 and 100 %");
   return depths;
 }
 
@@ -57,45 +58,46 @@ void NiahFlags::add_to(CLI::App& app, const std::string& prefix) {
   };
   auto* group = app.add_option_group(prefix.empty() ? "Test" : "Needle in a haystack");
   add_lengths(*group, name("lengths", "-l,"), lengths,
-              fmt::format("tokens of whole prompts, question and template included; 1k is 1,024{}",
-                          prefix.empty() ? "" : "; without it no needles"));
+              fmt::format("prompt lengths in tokens, with the question and the chat template; 1k is 1,024{}",
+                          prefix.empty() ? "" : " (default: no needle test)"));
   group
       ->add_option(name("depths"), depths,
-                   "where the needle is: N depths evenly from 0 to 100 %, or a list of percents")
+                   "where the needle goes: N depths evenly spaced from 0 to 100 %, or a list of percentages")
       ->type_name("N|P,P,...")
       ->capture_default_str();
   group
       ->add_option(name("needle-set"), needle_set,
-                   fmt::format("what is hidden: {}; minilong draws another fact, of a form that MiniLong was "
-                               "taught, for every prompt; paraphrase takes another of 40 facts, asked for "
-                               "in words that the fact does not hold",
+                   fmt::format("what is hidden: {}; minilong takes a different fact for each prompt, in a "
+                               "form that MiniLong was trained on; paraphrase takes a different one of 40 "
+                               "facts, asked for in words that do not occur in the fact",
                                fmt::join(eval::needle_set_names(), ", ")))
       ->type_name("NAME")
       ->capture_default_str();
   own_needle_ = {group->add_option(name("needle"), needle.sentence, "sentence to hide")
                      ->type_name("TEXT")
                      ->capture_default_str(),
-                 group->add_option(name("question"), needle.question, "what is asked for it")
+                 group->add_option(name("question"), needle.question, "question that asks for it")
                      ->type_name("TEXT")
                      ->capture_default_str(),
-                 group->add_option(name("answer"), needle.answer, "what is expected")
+                 group->add_option(name("answer"), needle.answer, "expected answer")
                      ->type_name("TEXT")
                      ->capture_default_str()};
   group
-      ->add_option(
-          name("haystack"), haystack,
-          "text file, or folder of .txt files, to hide it in; by default what windowkv was installed with")
+      ->add_option(name("haystack"), haystack,
+                   "text file, or folder of .txt files, to hide the needle in (default: the novel that comes "
+                   "with windowkv)")
       ->type_name("FILE|FOLDER");
   group->add_flag(name("no-chat"), no_chat,
                   "ask with \"Question: ... Answer:\" instead of the model's chat template");
   group
-      ->add_option(name("seed"), seed,
-                   "where in the haystack the text starts, and which facts a set takes; 0: at its beginning")
+      ->add_option(
+          name("seed"), seed,
+          "where in the haystack the text starts (0: at its beginning), and which facts a set takes")
       ->capture_default_str();
-  group->add_option(name("samples"), samples, "prompts a cell, with seeds counting up from the first")
+  group->add_option(name("samples"), samples, "prompts per cell, with consecutive seeds")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  group->add_option(name("predict", "-n,"), predict, "most tokens of an answer")
+  group->add_option(name("predict", "-n,"), predict, "maximum tokens of an answer")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
 }
@@ -112,7 +114,7 @@ NiahInputs NiahFlags::read() const {
                                [](const auto* option) { return option->count() > 0; });
   if (own && needle_set != "san-francisco")
     throw Error(
-        fmt::format("the needle set {} brings its own sentences; leave out --needle, --question and "
+        fmt::format("the needle set {} has its own sentences; leave out --needle, --question and "
                     "--answer",
                     needle_set));
   for (const auto* text : {&needle.sentence, &needle.question, &needle.answer})
@@ -142,7 +144,8 @@ Facts NiahFlags::facts(const Vocab& vocab, const NiahInputs& inputs) const {
   if (needle_set == "san-francisco")
     facts = {{"Needle", needle.sentence}, {"Question", needle.question}, {"Expected answer", needle.answer}};
   else
-    facts = {{"Needles", fmt::format("the set {}, drawn anew for each prompt by its seed", needle_set)}};
+    facts = {{"Needles",
+              fmt::format("the set {}: a different one for each prompt, chosen by its seed", needle_set)}};
   facts.emplace_back("Prompt form", chat(vocab)
                                         ? "the model's chat template around {text}\\n\\nQuestion: {question}"
                                         : "{text}\\n\\nQuestion: {question}\\nAnswer:");

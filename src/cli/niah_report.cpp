@@ -70,13 +70,13 @@ std::string niah_heatmap_svg(const NiahReport& report) {
 
 void add_niah_section(eval::HtmlReport& page, const NiahReport& report) {
   page.paragraph(fmt::format(
-      "One sentence is hidden at a depth of a text and asked for at its end; the answer is compared with the "
-      "expected one by ROUGE-1 F1 (0 to 100). {}",
+      "A sentence is hidden at some depth of a text and asked for at its end; the answer is scored against "
+      "the expected one by ROUGE-1 F1 (0 to 100). {}",
       report.grid.seeds.size() == 1
           ? "Each cell is one prompt."
-          : fmt::format("Each cell is the mean of {} prompts, whose texts start at different "
-                        "places of the haystack.",
-                        report.grid.seeds.size())));
+          : fmt::format(
+                "Each cell is the mean of {} prompts, whose texts start at different places in the haystack.",
+                report.grid.seeds.size())));
   page.figure(niah_heatmap_svg(report));
   std::vector<KeptScore> scores;
   std::set<std::string> budgets;
@@ -90,8 +90,9 @@ void add_niah_section(eval::HtmlReport& page, const NiahReport& report) {
     page.figure(score_over_kept_svg(scores, "Needles found against kept KV bytes", "ROUGE-1 F1"));
   page.table(html_table(niah_table(report)));
   page.paragraph(
-      "Columns of lengths and ROUGE-1: means of F1. Exact: answers of 100 that contain the expected one. "
-      "Intervals are 95 % bootstraps over prompts. Kept: key and value bytes kept of the prompt's.");
+      "The columns of each length, and ROUGE-1 over all of them, are mean F1. Exact: percentage of answers "
+      "that contain the expected one. Intervals are 95 % bootstrap intervals over prompts. Kept: share of "
+      "the prompt's key and value bytes.");
   page.facts(report.facts);
 }
 

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 
 #include "windowkv/error.h"
@@ -21,6 +23,12 @@ int64_t now_ms() {
   return duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
 }
 
+/// Whether a line can be written over: not in a file, and not on a terminal that has no cursor to move.
+bool updates_a_line(int stream) {
+  const char* kind = std::getenv("TERM");
+  return isatty(stream) != 0 && kind != nullptr && std::string_view(kind) != "dumb";
+}
+
 }  // namespace
 
 std::string bytes_text(int64_t bytes) {
@@ -29,6 +37,12 @@ std::string bytes_text(int64_t bytes) {
   size_t unit = 0;
   for (; value >= 1024 && unit + 1 < std::size(units); ++unit) value /= 1024;
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, units[unit]);
+}
+
+bool in_color(const std::string& wanted) {
+  if (wanted != "auto") return wanted == "always";
+  const char* none = std::getenv("NO_COLOR");
+  return updates_a_line(STDOUT_FILENO) && (none == nullptr || *none == '\0');
 }
 
 std::string table_text(const std::vector<std::vector<std::string>>& rows) {
@@ -71,33 +85,46 @@ void warn(const std::string& text) {
   tell(fmt::format("windowkv: warning: {}\n", text));
 }
 
+std::string duration_text(double seconds) {
+  const auto whole = static_cast<int64_t>(std::ceil(seconds));
+  if (whole < 120) return fmt::format("{} s", whole);
+  const auto minutes = (whole + 30) / 60;
+  return minutes < 120 ? fmt::format("{} min", minutes)
+                       : fmt::format("{} h {} min", minutes / 60, minutes % 60);
+}
+
 Progress::Progress(std::string what)
     : what_(std::move(what)),
-      terminal_(isatty(STDERR_FILENO) != 0),
+      line_(updates_a_line(STDERR_FILENO)),
       start_ms_(now_ms()),
       last_ms_(start_ms_) {}
 
 void Progress::update(int64_t done, int64_t total) {
   const int64_t now = now_ms();
-  const int64_t step = terminal_ ? 100 : 5000;
-  if (now - start_ms_ < 1000 || now - last_ms_ < step || done >= total) return;
+  share_ = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0;
+  if (done >= total) return;
+  if (now - start_ms_ < 1000 || now - last_ms_ < (line_ ? 100 : 10000)) return;
+  // Into a file at most ten lines, and the first.
+  if (!line_ && told_ && share_ < last_share_ + 0.1) return;
+  told_ = true;
   last_ms_ = now;
-  const double share = static_cast<double>(done) / static_cast<double>(total);
-  const double left = static_cast<double>(now - start_ms_) * (1 - share) / share / 1000;
-  if (terminal_) {
-    constexpr size_t kWidth = 30;
-    const auto full = static_cast<size_t>(share * kWidth);
-    tell(fmt::format("\r{} [{}{}] {:3.0f} %, {:.0f} s left \x1b[K", what_, std::string(full, '#'),
-                     std::string(kWidth - full, ' '), share * 100, left));
-    shown_ = true;
-  } else {
-    tell(fmt::format("{}: {:.0f} %, {:.0f} s left\n", what_, share * 100, left));
-  }
+  last_share_ = share_;
+  auto text = fmt::format("{:3.0f} %", share_ * 100);
+  if (done > 0)
+    text += fmt::format(", {} left",
+                        duration_text(static_cast<double>(now - start_ms_) / 1000 *
+                                      static_cast<double>(total - done) / static_cast<double>(done)));
+  if (!line_) return tell(fmt::format("{}: {}\n", what_, text.substr(text.find_first_not_of(' '))));
+  constexpr size_t kWidth = 30;
+  const auto full = std::min(kWidth, static_cast<size_t>(share_ * kWidth));
+  text = fmt::format("{} [{}{}] {}", what_, std::string(full, '#'), std::string(kWidth - full, ' '), text);
+  tell(fmt::format("\r{:<{}}", text, shown_));
+  shown_ = text.size();
 }
 
 void Progress::clear() {
-  if (shown_) tell("\r\x1b[K");
-  shown_ = false;
+  if (shown_ > 0) tell(fmt::format("\r{:{}}\r", "", shown_));
+  shown_ = 0;
 }
 
 }  // namespace windowkv::cli

@@ -19,6 +19,13 @@ inline constexpr int kClosedPipeExit = 141;  ///< what a shell reports for a pro
 /// "1.2 MiB".
 std::string bytes_text(int64_t bytes);
 
+/// "45 s", "12 min", "3 h 20 min".
+std::string duration_text(double seconds);
+
+/// Whether standard output is coloured: "always", "never", or "auto": on a terminal that can, unless NO_COLOR
+/// is set (no-color.org).
+bool in_color(const std::string& wanted);
+
 /// Rows of cells as aligned columns, two spaces apart; the first column to the left, the others to the right.
 std::string table_text(const std::vector<std::vector<std::string>>& rows);
 
@@ -36,20 +43,26 @@ void tell(std::string_view text);
 /// A line on standard error that begins with "windowkv: warning: ".
 void warn(const std::string& text);
 
-/// Progress of work that may take long, on standard error: a bar where that is a terminal, else a line every
-/// few seconds. Silent for work that is done within a second.
+/// Progress of work that may take long, on standard error, with an estimate of the time left. On a terminal
+/// one line that is written over; else, and on one without a cursor (TERM=dumb), a line after ten seconds and
+/// then one every tenth of the work at most. Silent for work that is done within a second.
 class Progress {
  public:
   explicit Progress(std::string what);
   ~Progress() { clear(); }
   void update(int64_t done, int64_t total);
-  /// Takes the bar away.
+  /// Takes the line away.
   void clear();
+  /// Of the work, by the latest update: 0 to 1.
+  double share() const { return share_; }
 
  private:
   std::string what_;
-  bool terminal_;
-  bool shown_ = false;
+  bool line_;
+  bool told_ = false;
+  size_t shown_ = 0;  // characters of the line
+  double share_ = 0;
+  double last_share_ = 0;
   int64_t start_ms_;
   int64_t last_ms_;
 };

@@ -6,26 +6,12 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "cli/layer_ranges.h"
 #include "cli/output.h"
 
 namespace windowkv::cli {
 
 using nlohmann::ordered_json;
-
-namespace {
-
-/// Runs of layers that keep the same number of tokens, as "layers 0-1: 389".
-std::vector<std::string> kept_by_layers(const std::vector<int64_t>& kept) {
-  std::vector<std::string> runs;
-  for (size_t first = 0, next; first < kept.size(); first = next) {
-    for (next = first; next < kept.size() && kept[next] == kept[first];) ++next;
-    runs.push_back(next - first == 1 ? fmt::format("layer {}: {}", first, kept[first])
-                                     : fmt::format("layers {}-{}: {}", first, next - 1, kept[first]));
-  }
-  return runs;
-}
-
-}  // namespace
 
 ordered_json trace_json(const RunReport& r) {
   const auto& hp = r.model.hparams();

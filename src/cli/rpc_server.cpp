@@ -52,8 +52,8 @@ void serve(const ServerFlags& flags) {
   const auto address = fmt::format("{}:{}", flags.host, flags.port == 0 ? free_port(flags.host) : flags.port);
   check_can_serve_rpc(address);
   warn(
-      "anyone who reaches the port can use this machine's memory and may take over the server; never let it "
-      "face an open network");
+      "anyone who can reach this port can use this machine's memory and may take over the server; never "
+      "expose it to an open network");
   // Nothing is lost when it ends: what clients have here lives as long as their connection.
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, end);
   std::signal(SIGPIPE, SIG_IGN);  // a client that has gone is no reason to end
@@ -66,31 +66,34 @@ void serve(const ServerFlags& flags) {
 
 void add_rpc_server(CLI::App& app) {
   auto flags = std::make_shared<ServerFlags>();
-  auto* command = app.add_subcommand("rpc-server", "Lend this machine to a windowkv on another one");
+  auto* command =
+      app.add_subcommand("rpc-server", "Lend this machine's devices to windowkv on another machine");
   command->footer(
-      "Serves one client at a time, until Ctrl-C. It does what it is told by whoever connects, unencrypted: "
-      "keep it on a network where you trust everyone.\n"
-      "Both sides need the same version of ggml. Examples, on two machines and a third one that asks:\n"
+      "Serves one client at a time, until Ctrl-C. It obeys whoever connects, and nothing is encrypted: use "
+      "it\n"
+      "only on a network where you trust everyone. Both sides need the same version of ggml.\n"
+      "Examples, on two servers and on a third machine that uses them:\n"
       "  windowkv rpc-server -H 192.168.1.2\n"
       "  windowkv rpc-server -H 192.168.1.3 --cache\n"
       "  windowkv run -m model.gguf --rpc 192.168.1.2:50052,192.168.1.3:50052 -f book.txt -p \"Summarize the "
       "book.\"");
-  command->add_option("-H,--host", flags->host, "address to listen at; 0.0.0.0: all of this machine's")
+  command->add_option("-H,--host", flags->host, "address to listen on; 0.0.0.0 is all of this machine's")
       ->capture_default_str();
-  command->add_option("-p,--port", flags->port, "port to listen at; 0: any that is free, printed as endpoint")
+  command
+      ->add_option("-p,--port", flags->port, "port to listen on; 0 is any free one, printed as the endpoint")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
-  command->add_option("-t,--threads", flags->threads, "CPU threads; 0: one a core")
+  command->add_option("-t,--threads", flags->threads, "CPU threads; 0 is one per core")
       ->check(CLI::Range(0, 512))
       ->capture_default_str();
   command
       ->add_option(
           "--device", flags->device,
-          "what is lent: auto (the GPUs that ggml finds, else the CPU), or device names such as CUDA0,cpu")
+          "devices to lend: auto (the GPUs that ggml finds, else the CPU), or device names such as CUDA0,cpu")
       ->capture_default_str();
   command->add_flag("-c,--cache", flags->cache,
-                    "keep matrices over 10 MiB that clients send in the user's cache folder, so that the "
-                    "same model need not be sent again");
+                    "store large weights (over 10 MiB) from clients in the user's cache folder, so that a "
+                    "model is sent only once");
   command->callback([flags] { serve(*flags); });
 }
 

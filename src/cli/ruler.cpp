@@ -65,7 +65,7 @@ std::vector<const ruler::TaskInfo*> tasks_of(const RulerFlags& flags, const rule
                                        ? "SQuAD's questions; give its file with --squad FILE"
                                        : "HotpotQA's questions; give its file with --hotpotqa FILE");
       if (wanted.contains(&task)) throw Error(why);
-      notes.push_back(why + "; left out");
+      notes.push_back(why + "; skipped");
       continue;
     }
     tasks.push_back(&task);
@@ -79,7 +79,7 @@ std::vector<ruler::Point> usable_points(const ruler::Samples& samples,
                                         const std::vector<ruler::Point>& points, int64_t per_cell,
                                         std::vector<std::string>& reasons) {
   std::vector<ruler::Point> usable;
-  Progress progress("ruler: lengths");
+  Progress progress("ruler: checking lengths");
   for (size_t at = 0; at < points.size(); at += static_cast<size_t>(per_cell)) {
     const auto first = points.begin() + static_cast<std::ptrdiff_t>(at), last = first + per_cell;
     std::string reason;  // of the first
@@ -219,7 +219,7 @@ size_t write_samples(const ruler::Samples& samples, const std::vector<ruler::Poi
       text += json_text(ruler::to_json(points[p], samples.make(points[p])));
     } catch (const Error& e) {
       progress.clear();
-      warn(fmt::format("sample {} of {}; left out", points[p].index, e.what()));
+      warn(fmt::format("sample {} of {}; skipped", points[p].index, e.what()));
       ++failed;
     }
     progress.update(static_cast<int64_t>(p + 1), static_cast<int64_t>(points.size()));
@@ -252,7 +252,7 @@ void ruler_command(RulerFlags flags) {
   const auto points = usable_points(samples, ruler::grid_points(tasks, flags.lengths, flags.samples),
                                     flags.samples, too_short);
   for (const auto& note : notes) tell(fmt::format("windowkv: {}\n", note));
-  for (const auto& reason : too_short) warn(reason + "; left out");
+  for (const auto& reason : too_short) warn(reason + "; skipped");
   bool left_out = !too_short.empty();
   if (samples_file) {
     left_out = write_samples(samples, points, *samples_file) > 0 || left_out;
@@ -273,13 +273,16 @@ void ruler_command(RulerFlags flags) {
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   options.failed = [&](const ruler::Point& point, const std::string& error) {
     progress.clear();
-    warn(fmt::format("sample {} of {}; left out", point.index, error));
+    warn(fmt::format("sample {} of {}; skipped", point.index, error));
     left_out = true;
   };
-  const auto cells = run_resumable(
-      progress, flags.out, [&] { return ruler::run(engine, *model, samples, points, contenders, options); });
+  const auto cells = ruler::run(engine, *model, samples, points, contenders, options);
+  progress.clear();
+  const auto finished = static_cast<size_t>(
+      std::count_if(cells[0].begin(), cells[0].end(), [](const auto& cell) { return cell.has_value(); }));
   const RulerResults results{flags, tasks, flags.lengths, points, contenders, cells};
-  print(tables_text(results, table_text));
+  if (finished > 0) print(tables_text(results, table_text));
+  end_if_interrupted(finished, points.size(), "samples", how_to_continue(flags.out, log.get()));
   if (json_file) json_file->commit(json_text(summary_json(results, *model, model_hash), 2));
   if (markdown_file) markdown_file->commit(tables_text(results, markdown_table));
   if (left_out) throw ExitWith{kLeftOutExit};
@@ -289,17 +292,18 @@ void ruler_command(RulerFlags flags) {
 
 void add_ruler(CLI::App& app) {
   auto flags = std::make_shared<RulerFlags>();
-  auto* command = app.add_subcommand("ruler", "Run RULER's 13 long-context tasks at lengths");
+  auto* command = app.add_subcommand("ruler", "Run RULER's 13 long-context tasks at several lengths");
   std::vector<std::string_view> names;
   for (const auto& task : ruler::tasks()) names.push_back(task.name);
   command->footer(
-      "RULER (arXiv 2404.06654) asks for needles, variables, frequent words and answers in texts of any "
-      "length, made\n"
-      "with the model's own tokenizer. Scores are 0 to 100: the share of the expected texts in the answer; "
-      "for qa_1 and\n"
-      "qa_2 whether one of them is. Published scores are of 500 samples and of Paul Graham's essays "
-      "(--haystack).\n"
-      "Exit code 0: all ran; 3: a length was too short for some tasks, which are listed; 130: Ctrl-C.\n"
+      "RULER (arXiv 2404.06654) makes prompts of any length, counted with the model's tokenizer, that ask "
+      "for\n"
+      "needles, variables, frequent words and answers to questions. Scores are 0 to 100: the percentage of "
+      "the\n"
+      "expected strings that are in the answer; for qa_1 and qa_2, whether any of them is. Published scores "
+      "are\n"
+      "means over 500 samples with Paul Graham's essays as the text (--haystack).\n"
+      "Exit code 0: everything ran; 3: some tasks do not fit a length, and are listed; 130: Ctrl-C.\n"
       "Examples:\n"
       "  windowkv ruler -m model.gguf -l 4k,8k --policies full,windowkv,snapkv --out ruler.jsonl\n"
       "  windowkv ruler -m model.gguf -l 16k --tasks qa_1,qa_2 --squad dev-v2.0.json --hotpotqa "
@@ -309,23 +313,25 @@ void add_ruler(CLI::App& app) {
 
   auto* test = command->add_option_group("Test");
   add_lengths(*test, "-l,--lengths", flags->lengths,
-              "tokens of prompt and answer together, the chat template included; 4k is 4,096");
-  test->add_option("--tasks", flags->tasks, fmt::format("all, or some of {}", fmt::join(names, ", ")))
+              "lengths in tokens, of prompt, chat template and answer together; 4k is 4,096");
+  test->add_option("--tasks", flags->tasks, fmt::format("all, or any of {}", fmt::join(names, ", ")))
       ->delimiter(',')
       ->capture_default_str();
-  test->add_option("--samples", flags->samples, "prompts a task and length")
+  test->add_option("--samples", flags->samples, "prompts per task and length")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
-  test->add_option("--seed", flags->seed, "decides what is hidden where")->capture_default_str();
+  test->add_option("--seed", flags->seed, "random seed: decides what is hidden, and where")
+      ->capture_default_str();
   test->add_option("--haystack", flags->haystack,
-                   "text file, or folder of .txt files, around the needles of most tasks; by default what "
-                   "windowkv was installed with")
+                   "text file, or folder of .txt files, that most tasks hide needles in (default: the novel "
+                   "that comes with windowkv)")
       ->type_name("FILE|FOLDER");
-  test->add_option("--squad", flags->squad, "SQuAD's JSON, for qa_1; without it that is left out")
+  test->add_option("--squad", flags->squad, "SQuAD's JSON file, for qa_1; without it, qa_1 is skipped")
       ->type_name("FILE");
-  test->add_option("--hotpotqa", flags->hotpotqa, "HotpotQA's JSON, for qa_2; without it that is left out")
+  test->add_option("--hotpotqa", flags->hotpotqa,
+                   "HotpotQA's JSON file, for qa_2; without it, qa_2 is skipped")
       ->type_name("FILE");
-  test->add_flag("--no-chat,--raw", flags->no_chat, "leave the model's chat template out");
+  test->add_flag("--no-chat,--raw", flags->no_chat, "do not apply the model's chat template");
 
   flags->contenders.add_to(*command);
   flags->task.add_to(*command, /*rows=*/true);
@@ -333,15 +339,15 @@ void add_ruler(CLI::App& app) {
   auto* output = command->add_option_group("Output");
   auto* out = output
                   ->add_option("-o,--out", flags->out,
-                               "JSON lines, one an answer, written as they come; a second run continues the "
-                               "file")
+                               "write each result as a JSON line as soon as it is ready; running the same "
+                               "command again continues from the file")
                   ->type_name("FILE");
   auto* json = output->add_option("--json", flags->json, "write the tables as JSON")->type_name("FILE");
   auto* markdown =
       output->add_option("--markdown", flags->markdown, "write the tables as Markdown")->type_name("FILE");
   output
       ->add_option("--generate-only", flags->generate_only,
-                   "run nothing; write the prompts, as JSON lines with RULER's fields")
+                   "only write the prompts, as JSON lines with RULER's fields")
       ->type_name("FILE")
       ->excludes(out, json, markdown);
   command->callback([flags] { ruler_command(*flags); });

@@ -150,7 +150,7 @@ void run(const RunFlags& flags) {
   if (trace) trace->commit(json_text(trace_json(report)));
   if (!flags.quiet) tell(fmt::format("\n{}", summary_text(report)));
   if (flags.verbose) describe_traffic(engine, generation.decoded);
-  if (generation.reason == StopReason::kCancelled) throw ExitWith{kInterruptedExit};
+  if (generation.reason == StopReason::kCancelled) throw ExitWith{interrupted_exit()};
 }
 
 }  // namespace

@@ -163,11 +163,11 @@ std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& 
   for (size_t i = 0; i < samples.size(); ++i) {
     const size_t end = done + runs[i].missing().size();
     if (end > done) {
-      if (options.cancelled && options.cancelled()) throw Cancelled();
+      if (options.cancelled && options.cancelled()) break;
       try {
         runs[i].run(engine, model, [&] { advance_to(done + 1); });
       } catch (const Cancelled&) {
-        throw;
+        break;
       } catch (const Error& e) {
         if (options.failed) options.failed(samples[i], e.what());
         advance_to(end);

@@ -38,9 +38,9 @@ struct SampleResult {
   std::string text;
 };
 
-/// By sample, in the order given, each by contender; empty where a sample failed. One prefill a sample serves
-/// all contenders that have not run on it. contenders[0] must be the full policy: fidelity is measured along
-/// its answer. Throws Cancelled on.
+/// By sample, in the order given, each by contender; empty where a sample failed, or the run was cancelled
+/// before. One prefill a sample serves all contenders that have not run on it. contenders[0] must be the full
+/// policy: fidelity is measured along its answer.
 std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& model,
                                                    std::span<const Sample> samples,
                                                    std::span<const Contender> contenders,

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "support/file.h"
+#include "support/output_target.h"
 #include "windowkv/error.h"
 
 namespace windowkv::eval {
@@ -14,27 +15,40 @@ namespace windowkv::eval {
 using nlohmann::ordered_json;
 
 JsonlLog::JsonlLog(const std::string& path) : path_(path) {
-  if (std::filesystem::exists(path)) {
-    const auto content = read_file(path);
-    size_t start = 0;
-    for (size_t number = 1, end; (end = content.find('\n', start)) != std::string::npos;
-         start = end + 1, ++number) {
-      auto row = ordered_json::parse(content.begin() + static_cast<std::ptrdiff_t>(start),
-                                     content.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-      if (!row.is_object() || !row.contains("key") || !row["key"].is_string())
-        throw Error(
-            fmt::format("{}: line {} is not a result of an earlier run; give another file", path, number));
-      index_[row["key"]] = rows_.size();
-      rows_.push_back(std::move(row));
-    }
-    if (start < content.size()) std::filesystem::resize_file(path, start);
+  const auto target = OutputTarget::of(path);
+  resumable_ = !target.stream;
+  if (target.stream) {
+    file_ = fdopen(target.open_stream(), "wb");
+    return;
   }
-  file_ = std::fopen(path.c_str(), "ab");
+  if (std::filesystem::exists(target.path))
+    read_rows(target.path);
+  else
+    made_ = target.path;
+  file_ = std::fopen(target.path.c_str(), "ab");
   if (file_ == nullptr) throw Error(fmt::format("{}: cannot write: {}", path, std::strerror(errno)));
 }
 
 JsonlLog::~JsonlLog() {
-  if (file_ != nullptr) std::fclose(file_);
+  if (file_ == nullptr) return;
+  std::fclose(file_);
+  if (rows_.empty() && !made_.empty()) std::remove(made_.c_str());
+}
+
+void JsonlLog::read_rows(const std::string& file) {
+  const auto content = read_file(file);
+  size_t start = 0;
+  for (size_t number = 1, end; (end = content.find('\n', start)) != std::string::npos;
+       start = end + 1, ++number) {
+    auto row = ordered_json::parse(content.begin() + static_cast<std::ptrdiff_t>(start),
+                                   content.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    if (!row.is_object() || !row.contains("key") || !row["key"].is_string())
+      throw Error(
+          fmt::format("{}: line {} is not a result of an earlier run; give another file", path_, number));
+    index_[row["key"]] = rows_.size();
+    rows_.push_back(std::move(row));
+  }
+  if (start < content.size()) std::filesystem::resize_file(file, start);
 }
 
 void JsonlLog::append(ordered_json row) {

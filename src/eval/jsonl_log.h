@@ -9,16 +9,19 @@
 namespace windowkv::eval {
 
 /// Results as JSON lines, one a sample, appended as they come. A run that was killed is taken up where it
-/// stopped: a line cut off in the middle is dropped, whole lines are known by their "key".
+/// stopped: a line cut off in the middle is dropped, whole lines are known by their "key". A pipe or a device
+/// takes lines too, but what it took is not known to a later run.
 class JsonlLog {
  public:
-  /// Opens or makes the file. Throws Error where it cannot be written, or holds lines that are not this
-  /// program's.
+  /// Opens or makes the file; one that was made goes again if it gets no rows. Throws Error where it cannot
+  /// be written, or holds lines that are not this program's.
   explicit JsonlLog(const std::string& path);
   ~JsonlLog();
   JsonlLog(const JsonlLog&) = delete;
   JsonlLog& operator=(const JsonlLog&) = delete;
 
+  /// Whether a later run can go on from it.
+  bool resumable() const { return resumable_; }
   bool has(const std::string& key) const { return index_.contains(key); }
   /// The row with that key, null if there is none; valid until the next append().
   const nlohmann::ordered_json* find(const std::string& key) const {
@@ -32,7 +35,11 @@ class JsonlLog {
   const std::vector<nlohmann::ordered_json>& rows() const { return rows_; }
 
  private:
+  void read_rows(const std::string& file);
+
   std::string path_;
+  std::string made_;  // empty: the file was there
+  bool resumable_ = true;
   std::FILE* file_ = nullptr;
   std::vector<nlohmann::ordered_json> rows_;
   std::map<std::string, size_t> index_;

@@ -87,7 +87,8 @@ ordered_json answer_row(ordered_json row, const Sample& sample, const Answer& an
 /// The row of the log for a sample run now: its answer, or, under a key of its own so that the sample is not
 /// taken for done, its error.
 ordered_json run_sample(Engine& engine, const Model& model, const Sample& sample, const Contender& contender,
-                        const std::string& key, const LongbenchOptions& options) {
+                        const std::string& key, const LongbenchOptions& options,
+                        const std::function<void(int64_t, int64_t)>& progress) {
   const auto task = task_for(contender, options.task, sample.task, sample.prompt);
   std::string error;
   try {
@@ -95,7 +96,7 @@ ordered_json run_sample(Engine& engine, const Model& model, const Sample& sample
     generation.cancelled = options.cancelled;
     const auto tokens = sample_tokens(model, sample, options.max_length);
     const std::unique_ptr<Policy> policies[] = {contender.make(task.task)};
-    auto prefill = prefill_shared(engine, tokens, policies, generation);
+    auto prefill = prefill_shared(engine, tokens, policies, generation, progress);
     return answer_row(row_of(key, sample, contender, task), sample,
                       answer(engine, model, tokens, prefill, 0, generation));
   } catch (const Cancelled&) {
@@ -183,8 +184,16 @@ std::vector<Outcome> run_samples(Engine& engine, const Model& model, std::span<c
       outcomes.push_back(outcome_of(*row));
       continue;
     }
-    if (options.cancelled && options.cancelled()) throw Cancelled();
-    auto row = run_sample(engine, model, sample, contender, key, options);
+    if (options.cancelled && options.cancelled()) break;
+    ordered_json row;
+    try {
+      row = run_sample(engine, model, sample, contender, key, options, [&](int64_t step, int64_t steps) {
+        if (options.progress)
+          options.progress(done + static_cast<int64_t>(sample.prompt.size()) * step / (steps + 1), total);
+      });
+    } catch (const Cancelled&) {
+      break;
+    }
     outcomes.push_back(outcome_of(row));
     if (options.log != nullptr && !options.log->has(row.at("key"))) options.log->append(std::move(row));
     done += static_cast<int64_t>(sample.prompt.size());

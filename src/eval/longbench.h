@@ -125,7 +125,7 @@ struct LongbenchOptions {
 };
 
 /// Answers every sample under the contender's policy, greedily. An error on one is its outcome and no reason
-/// to stop; Cancelled is thrown on.
+/// to stop. Where it is cancelled, the outcomes are of the samples before.
 std::vector<Outcome> run_samples(Engine& engine, const Model& model, std::span<const Sample> samples,
                                  const Contender& contender, const LongbenchOptions& options = {});
 

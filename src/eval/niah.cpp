@@ -247,7 +247,8 @@ NiahCells run_niah(Engine& engine, const Model& model, const NiahPrompts& prompt
   NiahCells cells;
   for (const auto& rows : run_grid(engine, model, grid, contenders)) {
     auto& of_contender = cells.emplace_back();
-    for (const auto& row : rows) of_contender.push_back(from_json(row));
+    for (const auto& row : rows)
+      of_contender.push_back(row.is_null() ? std::nullopt : std::optional(from_json(row)));
   }
   return cells;
 }

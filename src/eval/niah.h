@@ -82,7 +82,7 @@ struct NiahCell {
   int64_t kept_bytes = 0;  ///< KV bytes kept
 };
 
-/// [contender][point]; none where a prompt failed.
+/// [contender][point]; none where a prompt was not run.
 using NiahCells = std::vector<std::vector<std::optional<NiahCell>>>;
 
 /// A prompt as a sample of a dataset "niah", scored by ROUGE-1.
@@ -103,8 +103,8 @@ struct NiahOptions {
   std::function<void(int64_t done, int64_t total)> progress;
 };
 
-/// Answers every point under every contender. The contenders of a point share one prefill. Throws Cancelled
-/// on.
+/// Answers every point under every contender. The contenders of a point share one prefill. Where it is
+/// cancelled, points that are not finished have no cells.
 NiahCells run_niah(Engine& engine, const Model& model, const NiahPrompts& prompts,
                    std::span<const NiahPoint> points, std::span<const Contender> contenders,
                    const NiahOptions& options);

@@ -81,9 +81,18 @@ std::vector<std::vector<ordered_json>> run_grid(Engine& engine, const Model& mod
       if (grid.log != nullptr) grid.log->append(rows[c][p]);
     }
   };
+  // Of a prompt that is not finished, what some contenders said would only skew the comparison.
+  auto leave_out = [&](size_t p) {
+    for (auto& of_contender : rows) of_contender[p] = nullptr;
+  };
+  bool stopped = false;
   for (size_t p = 0; p < grid.prompts; ++p) {
     if (missing[p].empty()) continue;
-    if (grid.cancelled && grid.cancelled()) throw Cancelled();
+    if (stopped || (grid.cancelled && grid.cancelled())) {
+      stopped = true;
+      leave_out(p);
+      continue;
+    }
     std::optional<GridPrompt> prompt;
     try {
       prompt = grid.make(p);
@@ -91,7 +100,13 @@ std::vector<std::vector<ordered_json>> run_grid(Engine& engine, const Model& mod
       if (!grid.failed) throw;
       grid.failed(p, e.what());
     }
-    if (prompt) run(p, *prompt);
+    try {
+      if (prompt) run(p, *prompt);
+    } catch (const Cancelled&) {
+      stopped = true;
+      leave_out(p);
+      continue;
+    }
     done += grid.size(p);
     report(done);
   }

@@ -38,7 +38,8 @@ struct PromptGrid {
 };
 
 /// Rows [contender][prompt]; null where a prompt failed. The contenders of a prompt share one prefill. Rows
-/// are in the log as soon as they are there. Throws Cancelled where grid.cancelled says so.
+/// are in the log as soon as they are there. Where grid.cancelled says so the run stops, and prompts that are
+/// not finished under all contenders are null too.
 std::vector<std::vector<nlohmann::ordered_json>> run_grid(Engine& engine, const Model& model,
                                                           const PromptGrid& grid,
                                                           std::span<const Contender> contenders);

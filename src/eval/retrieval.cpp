@@ -164,9 +164,14 @@ class Measurement {
   RetrievalResult run(std::span<const RetrievalPrompt> prompts) {
     for (const auto& prompt : prompts) total_ += work(prompt);
     for (size_t i = 0; i < prompts.size(); ++i) {
-      if (const auto why = measure(prompts[i]); !why.empty()) {
-        if (prompts.size() == 1) throw Error("the prompt cannot be measured: " + why);
-        if (options_.left_out) options_.left_out(i, why);
+      try {
+        if (const auto why = measure(prompts[i]); !why.empty()) {
+          if (prompts.size() == 1) throw Error("the prompt cannot be measured: " + why);
+          if (options_.left_out) options_.left_out(i, why);
+        }
+      } catch (const Cancelled&) {
+        if (result_.prompts == 0) throw;
+        break;
       }
       done_ += work(prompts[i]);
     }

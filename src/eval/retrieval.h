@@ -75,7 +75,7 @@ struct RetrievalResult {
 
 /// Answers every prompt greedily with the full cache and measures the rules along that answer. Prompts
 /// without a token between the ends, or with an empty answer, are left out; throws Error where no other is
-/// left.
+/// left. Where it is cancelled, the result is of the prompts before; throws Cancelled where there are none.
 RetrievalResult measure_retrieval(Engine& engine, const Model& model,
                                   std::span<const RetrievalPrompt> prompts, std::span<const Contender> rules,
                                   const RetrievalOptions& options = {});

@@ -86,7 +86,7 @@ struct RunOptions {
 };
 
 /// By contender, each by point; none where no sample could be made. The contenders of a point share one
-/// prefill. Throws Cancelled on.
+/// prefill. Where it is cancelled, points that are not finished have no cells.
 std::vector<std::vector<std::optional<Cell>>> run(Engine& engine, const Model& model, const Samples& samples,
                                                   std::span<const Point> points,
                                                   std::span<const Contender> contenders,

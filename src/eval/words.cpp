@@ -1,24 +1,23 @@
 #include "eval/words.h"
 
+#include <unicode/locid.h>
+#include <unicode/uchar.h>
+#include <unicode/unistr.h>
+
 #include <algorithm>
-#include <clocale>
-#include <cwctype>
 
 #include "support/utf8.h"
-#include "windowkv/error.h"
 
 namespace windowkv::eval {
 
 namespace {
 
-/// Letters and case come from the C library, of a locale that has Unicode's whatever the user's is.
-locale_t unicode_locale() {
-  static const locale_t locale = [] {
-    for (const char* name : {"C.UTF-8", "en_US.UTF-8"})
-      if (const locale_t found = newlocale(LC_CTYPE_MASK, name, nullptr)) return found;
-    throw Error("the system has neither the locale C.UTF-8 nor en_US.UTF-8; the metrics need one of them");
-  }();
-  return locale;
+UChar32 icu_char(char32_t c) {
+  return static_cast<UChar32>(c);
+}
+
+bool in_category(char32_t c, uint32_t mask) {
+  return (U_MASK(u_charType(icu_char(c))) & mask) != 0;
 }
 
 size_t sequence_length(unsigned char lead) {
@@ -57,24 +56,17 @@ bool is_blank(char c) {
 }
 
 bool is_space(char32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
+  const auto direction = u_charDirection(icu_char(c));
+  return in_category(c, U_GC_ZS_MASK) || direction == U_WHITE_SPACE_NEUTRAL ||
+         direction == U_BLOCK_SEPARATOR || direction == U_SEGMENT_SEPARATOR;
 }
 
 bool is_digit(char32_t c) {
-  // The zeros of Unicode's decimal digits (category Nd), of which nine more follow each.
-  static constexpr char32_t kZeros[] = {
-      0x0030, 0x0660, 0x06F0, 0x07C0, 0x0966, 0x09E6, 0x0A66, 0x0AE6, 0x0B66, 0x0BE6, 0x0C66, 0x0CE6, 0x0D66,
-      0x0DE6, 0x0E50, 0x0ED0, 0x0F20, 0x1040, 0x1090, 0x17E0, 0x1810, 0x1946, 0x19D0, 0x1A80, 0x1A90, 0x1B50,
-      0x1BB0, 0x1C40, 0x1C50, 0xA620, 0xA8D0, 0xA900, 0xA9D0, 0xA9F0, 0xAA50, 0xABF0, 0xFF10};
-  for (const char32_t zero : kZeros)
-    if (c >= zero && c < zero + 10) return true;
-  return false;
+  return in_category(c, U_GC_ND_MASK);
 }
 
 bool is_word(char32_t c) {
-  return c == U'_' || is_digit(c) || iswalnum_l(static_cast<wint_t>(c), unicode_locale()) != 0;
+  return c == U'_' || in_category(c, U_GC_L_MASK | U_GC_N_MASK);
 }
 
 bool is_ascii_punctuation(char32_t c) {
@@ -88,15 +80,13 @@ bool is_cjk(char32_t c) {
 }
 
 std::u32string lowercase(std::u32string_view text) {
-  std::u32string out;
-  out.reserve(text.size());
-  for (const char32_t c : text) {
-    if (c == U'\u0130') {
-      out += U"i\u0307";  // the one letter whose lower case is two code points
-    } else {
-      out.push_back(static_cast<char32_t>(towlower_l(static_cast<wint_t>(c), unicode_locale())));
-    }
-  }
+  static_assert(sizeof(UChar32) == sizeof(char32_t));
+  auto lower = icu::UnicodeString::fromUTF32(reinterpret_cast<const UChar32*>(text.data()),
+                                             static_cast<int32_t>(text.size()));
+  lower.toLower(icu::Locale::getRoot());
+  std::u32string out(static_cast<size_t>(lower.countChar32()), U'\0');
+  UErrorCode error = U_ZERO_ERROR;
+  lower.toUTF32(reinterpret_cast<UChar32*>(out.data()), static_cast<int32_t>(out.size()), error);
   return out;
 }
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 /// Text as the official metrics, which are Python, see it: code points, and Python's notion of whitespace,
-/// digits and words.
+/// digits and words (the Unicode properties come from ICU).
 namespace windowkv::eval {
 
 using Words = std::vector<std::u32string>;
@@ -15,13 +15,13 @@ std::u32string code_points(std::string_view utf8);
 
 bool is_blank(char c);      ///< a space, tab or line break of ASCII
 bool is_space(char32_t c);  ///< str.isspace()
-bool is_digit(char32_t c);  ///< \d, of the Basic Multilingual Plane
-bool is_word(char32_t c);   ///< \w
+bool is_digit(char32_t c);  ///< \d: Unicode's decimal digits, of any script
+bool is_word(char32_t c);   ///< \w: letters and numbers of any kind, and _
 bool is_ascii_punctuation(char32_t c);
 /// Characters written without spaces between words: Chinese, and the Japanese syllabaries.
 bool is_cjk(char32_t c);
 
-/// str.lower(), but for the two forms of Greek sigma, which stay as the simple mapping has them.
+/// str.lower(), with its two rules of context: a final Greek sigma, and İ as two code points.
 std::u32string lowercase(std::u32string_view text);
 
 /// str.split(): the runs between whitespace.

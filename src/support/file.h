@@ -27,7 +27,9 @@ struct NumberedLine {
 std::vector<NumberedLine> lines_of(std::string_view content);
 
 /// A file that appears under its name only once it is complete; until then it is beside it, and goes when
-/// this object does. Made before long work, so that a path that cannot be written is known first.
+/// this object does. Symbolic links are written through; a file in a folder that cannot be written is
+/// overwritten in place; pipes, devices and /dev/stdout are written directly. Made before long work, so that
+/// a path that cannot be written is known first.
 class AtomicFile {
  public:
   /// Throws Error where the file cannot be made.
@@ -42,14 +44,17 @@ class AtomicFile {
 
  private:
   [[noreturn]] void fail();
+  void overwrite(const std::string& content);
 
-  std::string path_;
-  std::string temporary_;  // empty: the path is a device or a pipe, written directly
+  std::string path_;       // as given
+  std::string target_;     // links followed
+  std::string temporary_;  // empty: the target is written directly
+  bool in_place_ = false;  // the target is a file with content that goes on commit
   std::FILE* file_ = nullptr;
 };
 
 /// Removes what lies beside the paths of all AtomicFiles that are not complete, before the process ends
-/// without their destructors.
+/// without their destructors. May be called by a signal handler.
 void remove_unfinished_files();
 
 /// The file of an output flag; null where the flag was not given.

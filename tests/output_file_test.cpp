@@ -1,0 +1,131 @@
+// Where output goes: files that appear whole or not at all, links, pipes and devices.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "eval/jsonl_log.h"
+#include "support/file.h"
+#include "support/files.h"
+#include "support/output_target.h"
+#include "windowkv/error.h"
+
+namespace windowkv::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class OutputFile : public ::testing::Test {
+ protected:
+  OutputFile() { fs::create_directories(folder_); }
+  ~OutputFile() override { fs::remove_all(folder_); }
+
+  std::string at(const std::string& name) const { return (folder_ / name).string(); }
+  size_t files() const {
+    return static_cast<size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
+  }
+  void write(const std::string& name, const std::string& content) const {
+    const auto file = open_output(at(name));
+    file->commit(content);
+  }
+
+  fs::path folder_ = fs::temp_directory_path() / ("windowkv_output_" + std::to_string(getpid()));
+};
+
+TEST_F(OutputFile, IsThereOnlyOnceItIsWhole) {
+  {
+    const auto file = open_output(at("a"));
+    EXPECT_FALSE(fs::exists(at("a")));
+    EXPECT_EQ(files(), 1u);
+  }
+  EXPECT_EQ(files(), 0u);
+  write("a", "one");
+  EXPECT_EQ(read_file(at("a")), "one");
+  EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(OutputFile, TakesTheLongestNames) {
+  const std::string name(255, 'n');
+  write(name, "x");
+  EXPECT_EQ(read_file(at(name)), "x");
+}
+
+TEST_F(OutputFile, KeepsTheModeOfWhatItReplaces) {
+  write("a", "old");
+  chmod(at("a").c_str(), 0640);
+  write("a", "new");
+  struct stat now {};
+  stat(at("a").c_str(), &now);
+  EXPECT_EQ(now.st_mode & 0777, 0640u);
+}
+
+TEST_F(OutputFile, WritesThroughLinks) {
+  fs::create_directory(at("there"));
+  write("there/real", "old");
+  fs::create_symlink("there/real", at("link"));
+  fs::create_symlink("link", at("second"));
+  write("second", "new");
+  EXPECT_EQ(read_file(at("there/real")), "new");
+  EXPECT_TRUE(fs::is_symlink(at("link")) && fs::is_symlink(at("second")));
+  fs::create_symlink("there/later", at("dangling"));
+  write("dangling", "made");
+  EXPECT_EQ(read_file(at("there/later")), "made");
+  fs::create_symlink("circle", at("circle"));
+  EXPECT_THROW(open_output(at("circle")), Error);
+  EXPECT_THROW(open_output(at("there")), Error);
+}
+
+TEST_F(OutputFile, UnfinishedOnesCanBeRemovedFromASignalHandler) {
+  const auto one = open_output(at("a"));
+  const auto other = open_output(at("b"));
+  write("c", "whole");
+  EXPECT_EQ(files(), 3u);
+  remove_unfinished_files();
+  EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(OutputFile, GoesToDescriptorsThatAreOpen) {
+  const int file = open(at("log").c_str(), O_WRONLY | O_CREAT, 0600);
+  ASSERT_EQ(::write(file, "head ", 5), 5);
+  const auto name = "/dev/fd/" + std::to_string(file);
+  EXPECT_TRUE(OutputTarget::of(name).stream);
+  open_output(name)->commit("tail");
+  close(file);
+  EXPECT_EQ(read_file(at("log")), "head tail");
+}
+
+TEST_F(OutputFile, AFifoWaitsForItsReader) {
+  mkfifo(at("fifo").c_str(), 0600);
+  std::string got;
+  std::thread reader([&] {
+    usleep(200'000);
+    got = read_file(at("fifo"));
+  });
+  open_output(at("fifo"))->commit("through");
+  reader.join();
+  EXPECT_EQ(got, "through");
+}
+
+TEST_F(OutputFile, ResultsGoIntoPipesAndDevicesToo) {
+  {
+    eval::JsonlLog log("/dev/null");
+    EXPECT_FALSE(log.resumable());
+    log.append({{"key", "1"}});
+    EXPECT_TRUE(log.has("1"));
+  }
+  if (access("/dev/full", W_OK) == 0) {
+    eval::JsonlLog log("/dev/full");
+    EXPECT_THROW(log.append({{"key", "1"}}), Error);
+  }
+  { eval::JsonlLog log(at("results")); }
+  EXPECT_EQ(files(), 0u) << "a file without a row stays";
+  { eval::JsonlLog(at("results")).append({{"key", "1"}}); }
+  EXPECT_TRUE(eval::JsonlLog(at("results")).resumable());
+  EXPECT_TRUE(eval::JsonlLog(at("results")).has("1"));
+}
+
+}  // namespace
+}  // namespace windowkv::test

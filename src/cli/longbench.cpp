@@ -39,7 +39,7 @@ struct LongbenchFlags {
 /// Which results may be taken from an earlier run: a name for people, and a hash of all that an answer
 /// depends on.
 std::string setup_text(const LongbenchFlags& flags, const std::string& policy) {
-  const auto all = fmt::format("{} {} {} {}", fnv1a64_of_file(flags.model.path),
+  const auto all = fmt::format("{} {} {} {}", fnv1a64_of_file(flags.model.file()),
                                flags.command->get_option_group("KV cache")->config_to_str(true),
                                flags.policy.task.text(), flags.max_length);
   return fmt::format("{} {}", policy, fnv1a64(all));

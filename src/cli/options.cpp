@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "cli/interrupt.h"
 #include "cli/lost_server.h"
 #include "cli/output.h"
 #include "cli/provenance.h"
+#include "hub/hub.h"
 #include "support/file.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
@@ -17,7 +19,21 @@ namespace windowkv::cli {
 
 void ModelFlags::add_to(CLI::App& app) {
   auto* group = app.add_option_group("Model");
-  group->add_option("-m,--model", path, "GGUF model file")->required()->type_name("FILE");
+  auto* file = group->add_option("-m,--model", path, "GGUF model file")->type_name("FILE");
+  auto* repo = group
+                   ->add_option("--hf-repo", hub.repo,
+                                "in place of -m: a model from Hugging Face, downloaded once into the cache "
+                                "that llama.cpp uses too; QUANT is Q4_K_M unless given, or the first there "
+                                "is; also -hf")
+                   ->type_name("USER/REPO[:QUANT]")
+                   ->excludes(file);
+  group->add_option("--hf-file", hub.file, "this file of the repository; also -hff")
+      ->type_name("FILE")
+      ->needs(repo);
+  group->add_option("--hf-token", hub.token, "access token, if not the one in HF_TOKEN; also -hft")
+      ->type_name("TOKEN")
+      ->needs(repo);
+  group->add_flag("--offline", hub.offline, "use the cached model and no network");
   group->add_option("-t,--threads", threads, "CPU threads; 0: one a core")
       ->check(CLI::Range(0, 512))
       ->capture_default_str();
@@ -68,12 +84,27 @@ EngineOptions ModelFlags::engine() const {
            kv_type_v.empty() ? either : parse_kv_type(kv_type_v)}};
 }
 
+const std::string& ModelFlags::file() const {
+  if (!path.empty() || !found_.empty()) return path.empty() ? found_ : path;
+  if (hub.repo.empty()) throw CLI::RequiredError("-m FILE or -hf USER/REPO");
+  Progress progress("download");
+  const hub::Listener listener{interrupted,
+                               [&](int64_t done, int64_t total) { progress.update(done, total); },
+                               [&](const std::string& line) {
+                                 progress.clear();
+                                 fmt::print(stderr, "windowkv: {}\n", line);
+                               }};
+  found_ = hub::find_model(hub, listener).string();
+  return found_;
+}
+
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {
   if (!rpc.empty()) end_when_server_is_lost();
   ModelOptions options{device, threads, !no_blas, !no_mmap, weights, calibration, rpc, tensor_split};
+  const auto& gguf = file();
   Progress progress("loading weights");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
-  auto model = Model::load(path, options);
+  auto model = Model::load(gguf, options);
   progress.clear();
   return model;
 }

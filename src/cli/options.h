@@ -7,13 +7,15 @@
 
 #include "eval/contender.h"
 #include "eval/task_choice.h"
+#include "hub/model_request.h"
 #include "windowkv/engine.h"
 
 namespace windowkv::cli {
 
-/// -m, -t and what else decides how a model is loaded.
+/// -m or --hf-repo, -t and what else decides how a model is loaded.
 struct ModelFlags {
   std::string path;
+  hub::ModelRequest hub;
   int threads = 0;
   std::string device = "auto";
   std::vector<std::string> rpc;
@@ -28,8 +30,14 @@ struct ModelFlags {
 
   void add_to(CLI::App& app);
   std::unique_ptr<Model> load(bool weights = true) const;
+  /// The model's file: -m's, or the one of --hf-repo, downloaded where that has not been done before. Throws
+  /// CLI::RequiredError where neither is given, and as hub::find_model.
+  const std::string& file() const;
   /// Throws Error for unknown types.
   EngineOptions engine() const;
+
+ private:
+  mutable std::string found_;  // what file() found on the hub
 };
 
 /// --task-threshold, --classifier and --classifier-labels: what tells tasks apart.

@@ -104,7 +104,7 @@ fs::path RepoCache::content_path(const std::string& commit, const RepoFile& file
 
 fs::path RepoCache::place(const std::string& commit, const RepoFile& file) const {
   const auto content = content_path(commit, file);
-  const auto named = snapshot(commit) / file.path;
+  auto named = snapshot(commit) / file.path;
   std::error_code error;
   if (content != named && !(fs::exists(named, error) && fs::equivalent(named, content, error))) {
     make_folders(named.parent_path());

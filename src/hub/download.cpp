@@ -58,7 +58,10 @@ class Part {
       throw;
     }
   }
-  ~Part() { close(fd_); }
+  ~Part() {
+    if (bytes_ == 0) remove();
+    close(fd_);
+  }
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
 
@@ -194,8 +197,11 @@ std::string fetch_all(Http& http, const Download& download, Part& part, const Li
     if (why.empty()) break;
     failed = part.bytes() > before ? 1 : failed + 1;
     if (failed >= kAttempts)
-      throw Unavailable(fmt::format("{}: the download stopped after {}: {}; start again to go on from there",
-                                    download.name, size_text(part.bytes()), why));
+      throw Unavailable(
+          part.bytes() == 0
+              ? fmt::format("{}: cannot be downloaded: {}", download.name, why)
+              : fmt::format("{}: the download stopped after {}: {}; start again to go on from there",
+                            download.name, size_text(part.bytes()), why));
     pause(std::chrono::seconds(1 << (failed - 1)), listener);
   }
   return response.linked_sha256;

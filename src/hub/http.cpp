@@ -115,7 +115,7 @@ struct Http::State {
   Response run(const std::string& url, int64_t offset, const Reader* reader);
 };
 
-Http::Http(std::string token, std::function<bool()> cancelled) : state_(std::make_unique<State>()) {
+Http::Http(const std::string& token, std::function<bool()> cancelled) : state_(std::make_unique<State>()) {
   static const auto started = curl_global_init(CURL_GLOBAL_DEFAULT);
   state_->curl.reset(curl_easy_init());
   if (started != CURLE_OK || state_->curl == nullptr) throw Error("libcurl cannot be used");

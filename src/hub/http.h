@@ -31,7 +31,7 @@ struct Reader {
 class Http {
  public:
   /// `token`: "" for none. `cancelled`: asked all the time; Cancelled is thrown once it says true.
-  Http(std::string token, std::function<bool()> cancelled);
+  Http(const std::string& token, std::function<bool()> cancelled);
   ~Http();
   Http(const Http&) = delete;
   Http& operator=(const Http&) = delete;

@@ -37,7 +37,7 @@ std::string endpoint() {
 }
 
 std::string token_of(const ModelRequest& request) {
-  const auto token = request.token.empty() ? variable("HF_TOKEN") : request.token;
+  auto token = request.token.empty() ? variable("HF_TOKEN") : request.token;
   if (!std::ranges::all_of(token, [](unsigned char c) { return c > ' ' && c < 127; }))
     throw Error("the Hugging Face token (HF_TOKEN or --hf-token) holds characters that no token has");
   return token;
@@ -57,7 +57,7 @@ class Remote {
     const auto refs = api("/refs");
     std::string first;
     for (const auto& branch : refs.value("branches", nlohmann::json::array())) {
-      const auto at = branch.value("targetCommit", "");
+      auto at = branch.value("targetCommit", "");
       if (!is_commit(at)) continue;
       if (branch.value("name", "") == "main") return at;
       if (first.empty()) first = at;

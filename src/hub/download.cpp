@@ -122,8 +122,8 @@ class Part {
 
   /// Whether the open file still has its name.
   bool is_named() const {
-    struct stat ours {
-    }, named{};
+    struct stat ours = {};
+    struct stat named = {};
     return fstat(fd_, &ours) == 0 && stat(path_.c_str(), &named) == 0 && ours.st_ino == named.st_ino;
   }
 

@@ -84,6 +84,16 @@ TEST_P(MiniLongParity, RealTextGivesTheSameTopTokens) {
 INSTANTIATE_TEST_SUITE_P(Types, MiniLongParity, testing::Values("f16", "q8_0"),
                          [](const auto& test) { return test.param; });
 
+TEST(SmolLM2Parity, ChatGivesTheSameTopTokens) {
+  const auto path = smollm2_path();
+  if (path.empty()) GTEST_SKIP() << kNoSmolLM2;
+  const auto model = load_plain(path);
+  auto tokens = model->vocab().tokenize(
+      model->vocab().apply_chat_template({{"user", data_text("sherlock.txt").substr(0, 1000)}}));
+  tokens.resize(150);
+  expect_parity("smollm2", path, tokens, 0.97, 0.05);
+}
+
 struct Case {
   std::string name;
   RandomModel model;

@@ -273,7 +273,7 @@ void bench(const BenchFlags& flags) {
       for (auto batch : flags.batches) cell.decode.push_back({batch, {}});
       cell.memory.program = program;
     }
-  LlamaTools llama{flags.model.path,        flags.model.threads,
+  LlamaTools llama{flags.model.file(),      flags.model.threads,
                    flags.model.chunk,       flags.predict,
                    flags.model.engine().kv, beside ? rival_devices(*model) : std::vector<std::string>{},
                    flags.model.tensor_split};

@@ -54,7 +54,7 @@ int64_t resident_weights(const Model& model) {
     if (std::string_view(ggml_backend_buffer_name(buffer.get())).find("Mapped") == std::string_view::npos)
       resident += static_cast<int64_t>(ggml_backend_buffer_get_size(buffer.get()));
   std::ifstream maps("/proc/self/smaps");
-  const auto path = std::filesystem::absolute(model.path()).lexically_normal().string();
+  const auto path = std::filesystem::canonical(model.path()).string();
   bool mapped = false;
   for (std::string line; std::getline(maps, line);) {
     if (line.find('-') < line.find(' ')) mapped = line.ends_with(path);

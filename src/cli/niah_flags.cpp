@@ -90,9 +90,8 @@ void NiahFlags::add_to(CLI::App& app, const std::string& prefix) {
   group->add_flag(name("no-chat"), no_chat,
                   "ask with \"Question: ... Answer:\" instead of the model's chat template");
   group
-      ->add_option(
-          name("seed"), seed,
-          "where in the haystack the text starts (0: at its beginning), and which facts a set takes")
+      ->add_option(name("seed"), seed,
+                   "where in the haystack the text starts (0: at its beginning), and which facts a set takes")
       ->capture_default_str();
   group->add_option(name("samples"), samples, "prompts per cell, with consecutive seeds")
       ->check(CLI::Range(1, 10000))

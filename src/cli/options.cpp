@@ -18,7 +18,8 @@ namespace windowkv::cli {
 
 void ModelFlags::add_to(CLI::App& app) {
   auto* group = app.add_option_group("Model");
-  group->add_option("-m,--model", path, "GGUF model file")->required()->type_name("FILE");
+  auto* file = group->add_option("-m,--model", path, "GGUF model file")->required()->type_name("FILE");
+  hub.add_to(*group, *file);
   group->add_option("-t,--threads", threads, "CPU threads (default: all cores)")->check(CLI::Range(0, 512));
   group
       ->add_option("--device", device,
@@ -68,13 +69,20 @@ EngineOptions ModelFlags::engine() const {
            kv_type_v.empty() ? either : parse_kv_type(kv_type_v)}};
 }
 
+const std::string& ModelFlags::file() const {
+  if (!hub.given()) return path;
+  if (found_.empty()) found_ = hub.find();
+  return found_;
+}
+
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {
   if (!rpc.empty()) end_when_server_is_lost();
   ModelOptions options{device, threads, !no_blas, !no_mmap, weights, calibration, rpc, tensor_split};
+  const auto& gguf = file();
   Progress progress("loading weights");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   options.warning = warn;
-  auto model = Model::load(path, options);
+  auto model = Model::load(gguf, options);
   progress.clear();
   if (mlock && mlockall(MCL_CURRENT) != 0)
     warn(fmt::format("--mlock: cannot lock the model in memory: {}; `ulimit -l` shows the limit",

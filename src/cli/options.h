@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/hub_flags.h"
 #include "cli/prompt_flags.h"
 #include "eval/contender.h"
 #include "eval/task_choice.h"
@@ -12,9 +13,10 @@
 
 namespace windowkv::cli {
 
-/// -m, -t and what else decides how a model is loaded.
+/// -m or --hf-repo, -t and what else decides how a model is loaded.
 struct ModelFlags {
   std::string path;
+  HubFlags hub;
   int threads = 0;
   std::string device = "auto";
   std::vector<std::string> rpc;
@@ -30,8 +32,13 @@ struct ModelFlags {
 
   void add_to(CLI::App& app);
   std::unique_ptr<Model> load(bool weights = true) const;
+  /// The model's file: -m's, or that of --hf-repo, looked for (HubFlags::find) at the first call.
+  const std::string& file() const;
   /// Throws Error for unknown types.
   EngineOptions engine() const;
+
+ private:
+  mutable std::string found_;  // what file() found on the hub
 };
 
 /// --task-threshold, --classifier and --classifier-labels: what tells tasks apart.

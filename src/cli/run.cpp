@@ -116,6 +116,7 @@ void run(const RunFlags& flags) {
   const auto source = flags.prompt.read(/*piped=*/true);
 
   const auto task_choice = flags.policy.task.choice();
+  flags.model.file();  // a download is no part of loading
   const auto start = Clock::now();
   const auto model = flags.model.load();
   const double load_ms = ms_since(start);

@@ -1,6 +1,7 @@
 #include "support/models.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <random>
 #include <set>
 
@@ -10,6 +11,16 @@ namespace windowkv::test {
 
 std::string minilong_path(std::string_view type) {
   return WINDOWKV_MODELS_DIR "/minilong-6m-" + std::string(type) + ".gguf";
+}
+
+std::string smollm2_path() {
+  const char* cache = std::getenv("WINDOWKV_CACHE");
+  const char* home = std::getenv("HOME");
+  const auto folder = cache != nullptr && *cache != '\0'
+                          ? std::string(cache)
+                          : std::string(home == nullptr ? "" : home) + "/.cache/windowkv/models";
+  const auto path = folder + "/smollm2-135m-instruct-q4_1.gguf";
+  return std::filesystem::exists(path) ? path : "";
 }
 
 std::string random_model_path(std::string_view name, const RandomModel& model) {

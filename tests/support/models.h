@@ -15,6 +15,10 @@ namespace windowkv::test {
 /// Path of the MiniLong model in that type: "f16" or "q8_0".
 std::string minilong_path(std::string_view type);
 
+/// Path of SmolLM2-135M-Instruct, where scripts/fetch-model.sh puts it; "" where it is not.
+std::string smollm2_path();
+inline constexpr const char* kNoSmolLM2 = "SmolLM2 is not there; scripts/fetch-model.sh fetches it";
+
 /// Path of a model file with these sizes, written once a process under this name.
 std::string random_model_path(std::string_view name, const RandomModel& model);
 

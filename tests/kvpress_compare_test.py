@@ -45,14 +45,22 @@ class Files(unittest.TestCase):
     def test_rows_say_what_is_wrong_with_them(self):
         good = {"key": "a", "prompt": [1], "answer": [2]}
         self.assertEqual(tool.read_rows(self.write(json.dumps(good)), -1), [good])
-        for text, error in (("", "no rows"), ("nonsense\n", "line 1: not JSON"), ('{"key": "a"}\n', "needs"),
+        for text, error in (("", "no rows"), (json.dumps({**good, "model": 1}) + "\n" + json.dumps({**good, "key": "b", "model": 2}), "several models"),
+                            ("nonsense\n", "line 1: not JSON"), ('{"key": "a"}\n', "needs"),
                             (2 * (json.dumps(good) + "\n"), "the same key")):
             with self.assertRaisesRegex(tool.Failure, error):
                 tool.read_rows(self.write(text), -1)
 
-    def test_windowkvs_results_are_found_by_the_rows_key(self):
-        path = self.write(json.dumps({"key": "niah/1 0123", "measured": [{"policy": "tova 12%", **measures(1, 1)}]}) + "\n")
-        self.assertTrue(tool.read_windowkv(path)["niah/1"]["tova 12%"]["same_answer"])
+    def test_windowkvs_results_are_found_by_their_sample(self):
+        row = {"key": "follow niah/1 tova 12% 0123", "dataset": "niah", "_id": "1", "policy": "tova 12%", **measures(1, 1)}
+        scored = {**row, "key": "niah/1 tova 12% 0123", "score": 3}
+        read = lambda *rows: tool.read_windowkv(self.write("".join(json.dumps(r) + "\n" for r in rows)))
+        reference = {"key": "niah/1 4567", "dataset": "niah", "_id": "1", "prompt": [1], "answer": [2]}
+        self.assertTrue(read(row, scored)[tool.sample_of(reference)]["tova 12%"]["same_answer"])
+        with self.assertRaisesRegex(tool.Failure, "several runs"):
+            read(row, {**row, "key": "niah/1 tova 12% 89ab"})
+        with self.assertRaisesRegex(tool.Failure, "line 1: not a result"):
+            read(reference)
 
 
 class Table(unittest.TestCase):
@@ -62,10 +70,15 @@ class Table(unittest.TestCase):
         head, own, rival = tool.table(results, windowkv, ["12%"], "windowkv")
         self.assertEqual(own[:2] + own[4:5], ["windowkv 12%", "2", "1.500"])
         self.assertEqual(rival[:2] + rival[4:5], ["kvpress snapkv 12%", "2", "3.000"])
-        self.assertEqual(rival[head.index("same answer")], "100.0 %")
+        self.assertEqual(rival[head.index("same")], "100.0 %")
         self.assertEqual(rival[-1], "1.500 [1.000, 2.000]")
         self.assertEqual(own[-1], "")
         self.assertEqual(tool.markdown([head, own]).count("|--:"), len(head) - 1)
+
+    def test_budgets_are_windowkvs(self):
+        for budget, n, tokens in (("12%", 1000, 120), ("12%", 589, 70), ("12%:1024", 4000, 1024), ("12%:1024", 20000, 2400),
+                                  ("12%:1024", 500, 500), ("512", 4000, 512), ("512", 100, 100), ("0.5%", 100, 1)):
+            self.assertEqual(tool.tokens_of(budget, n), tokens, budget)
 
     def test_the_ratio_keeps_as_many_tokens_as_asked_for(self):
         for n in (10, 589, 1000, 32768):
@@ -149,10 +162,12 @@ class AgainstKvpress(unittest.TestCase):
             full, chosen = tool.prefill(self.model, self.prompt, made)
         for name in presses:
             with self.subTest(policy=name):
-                ran = subprocess.run(
-                    [command, "run", "-m", self.path, "-t", "1", "--no-chat", "--tokens", "-", "--kv", name, "--kv-budget",
-                     str(keep), "-n", "1", "--json"], input=json.dumps(self.prompt), capture_output=True, text=True, check=True)
-                trace = json.loads(ran.stdout)
+                with tempfile.TemporaryDirectory() as folder:
+                    path = pathlib.Path(folder) / "trace.json"
+                    subprocess.run([command, "run", "-m", self.path, "-t", "1", "--no-chat", "--tokens", "-", "--kv", name,
+                                    "--kv-budget", str(keep), "-n", "1", "--trace", path],
+                                   input=json.dumps(self.prompt), capture_output=True, text=True, check=True)
+                    trace = json.loads(path.read_text())
                 self.assertEqual(trace["tokens"], self.prompt)
                 same = total = 0
                 for group in trace["groups"]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs NVIDIA kvpress's methods on the prompts of `windowkv compare --reference`, on the same weights.
 
-    windowkv compare -m model.gguf --data DATA --reference reference.jsonl ...   prompts and answers to follow
-    scripts/kvpress.sh -m model.gguf --rows reference.jsonl --budgets 6%,12% --out kvpress.jsonl --markdown kvpress.md
+    windowkv compare -m model.gguf --data DATA --follow --budgets 6%,12% --reference reference.jsonl --out windowkv.jsonl
+    scripts/kvpress.sh -m model.gguf --rows reference.jsonl --windowkv windowkv.jsonl --budgets 6%,12% --out kvpress.jsonl
 
 For each row the whole prompt, question included, is prefilled once by transformers from the GGUF's weights,
 dequantized. Every press chooses from the same keys, values and hidden states what it keeps; then the row's
@@ -24,6 +24,7 @@ import logging
 import os
 import pathlib
 import random
+import re
 import resource
 import signal
 import sys
@@ -83,11 +84,20 @@ def read_rows(path, limit):
         if not isinstance(row, dict) or not all(f in row for f in ("key", "prompt", "answer")):
             raise Failure(f"{path}, line {number}: a row needs \"key\", \"prompt\" and \"answer\"; "
                           "write the file with windowkv compare --reference")
-    if len({row["key"] for row in rows}) != len(rows):
-        raise Failure(f"{path}: two rows have the same key")
     if not rows:
         raise Failure(f"{path} has no rows")
+    for field, what in (("key", None), ("model", "models"), ("kv_types", "KV types")):
+        values = [row.get(field) for row in rows]
+        if what is None and len(set(values)) != len(rows):
+            raise Failure(f"{path}: two rows have the same key")
+        if what is not None and len(set(values)) > 1:
+            raise Failure(f"{path} has answers of several {what}; give a file of one")
     return rows
+
+
+def sample_of(row):
+    """What windowkv's files name the same sample by."""
+    return f"{row['dataset']}/{row['_id']}" if "_id" in row else row["key"]
 
 
 class Log:
@@ -115,14 +125,17 @@ class Log:
 
 
 def read_windowkv(path):
-    """{row key: {policy with its budget: measures}} of the results file that windowkv compare wrote."""
-    measured = {}
-    for row in read_jsonl(path, torn_end=True):
-        of_row = {m["policy"]: m for m in row.get("measured", [])}
-        for m in of_row.values():
-            m.setdefault("same_answer", m["top1_agreement"] == 1)
-        # Its keys end in a blank and what tells runs apart.
-        measured[row["key"]] = measured[row["key"].rsplit(" ", 1)[0]] = of_row
+    """{sample: {policy with its budget: measures}} of the results file that windowkv compare wrote."""
+    measured, run_of = {}, {}
+    for number, row in enumerate(read_jsonl(path, torn_end=True), 1):
+        try:
+            sample, policy, run = sample_of(row), row["policy"], row["key"].rsplit(" ", 1)[-1]
+            measures = {f: row[f] for f in ("kept_share", "kept_bytes", "steps", "mean_kl", "top1_agreement")}
+        except (KeyError, TypeError) as e:
+            raise Failure(f"{path}, line {number}: not a result of windowkv compare: no field {e}") from e
+        if run_of.setdefault((sample, policy), run) != run:
+            raise Failure(f"{path} has results of several runs for {sample} and {policy}; give a file of one")
+        measured.setdefault(sample, {})[policy] = {**measures, "same_answer": row["top1_agreement"] == 1}
     return measured
 
 
@@ -288,6 +301,13 @@ def make_press(kvpress, text, ratio):
     return press
 
 
+def tokens_of(budget, prompt_tokens):
+    """What windowkv makes of a budget, "12%", "12%:1024" or "512"."""
+    share, _, floor = budget.partition("%")
+    tokens = prompt_tokens * float(share) / 100 if "%" in budget else int(budget)
+    return min(prompt_tokens, max(1, int(tokens + 1e-6), int(floor.lstrip(":") or 0)))
+
+
 def ratio_for(keep, prompt_tokens):
     """The compression ratio at which a press keeps `keep` tokens: half a token more, since it rounds down."""
     return max(0.0, 1 - (keep + 0.5) / prompt_tokens)
@@ -310,7 +330,7 @@ def result(key, row, press, budget, layers, log_probs, full, seconds):
     kl, top1 = measure(full, log_probs) if len(full) else (0.0, 1.0)
     pairs = sum(layer.pairs() for layer in layers)
     heads, width = layers[0].keys.shape[1], layers[0].keys.shape[3]
-    return {"key": key, "row": row["key"], "policy": press, "budget": budget, "prompt_tokens": len(row["prompt"]),
+    return {"key": key, "row": sample_of(row), "policy": press, "budget": budget, "prompt_tokens": len(row["prompt"]),
             "kept_share": pairs / (len(layers) * heads * len(row["prompt"])), "kept_bytes": pairs * width * 2 * BYTES,
             "steps": len(full), "mean_kl": kl, "top1_agreement": top1, "same_answer": top1 == 1,
             "seconds": round(seconds, 2)}
@@ -333,10 +353,11 @@ class Run:
         stat = os.stat(args.model)
         self.setup = [os.path.basename(args.model), stat.st_size, args.dtype, version("kvpress"), version("transformers")]
 
-    def share(self, row, budget):
-        """The share of the prompt to keep: what windowkv kept of this row, or the budget."""
-        told = self.windowkv.get(row["key"], {}).get(f"{self.args.match} {budget}")
-        return told["kept_share"] if told else float(budget.rstrip("%")) / 100
+    def tokens(self, row, budget):
+        """How many tokens to keep: as many as windowkv kept of this row, or what the budget says."""
+        n = len(row["prompt"])
+        told = self.windowkv.get(sample_of(row), {}).get(f"{self.args.match} {budget}")
+        return max(1, round(told["kept_share"] * n)) if told else tokens_of(budget, n)
 
     def key(self, row, press, budget, keep):
         made_of = json.dumps([self.setup, row["prompt"], row["answer"], keep])
@@ -347,7 +368,7 @@ class Run:
             n = len(row["prompt"])
             wanted = {}  # key: (press, budget, tokens to keep)
             for budget in self.args.budgets:
-                keep = max(1, int(self.share(row, budget) * n + 1e-6))
+                keep = self.tokens(row, budget)
                 for press in self.args.presses:
                     key = self.key(row, press, budget, keep)
                     if key in self.log.rows:
@@ -408,21 +429,20 @@ def percent(share):
 
 
 def bootstrap(values, scale=1.0, digits=3):
-    """"mean" and "[low, high]": 95 % percentile bootstrap over 2,000 resamples."""
+    """"mean", "low", "high": 95 % percentile bootstrap over 2,000 resamples."""
     draw = random.Random(0)
     means = sorted(sum(draw.choices(values, k=len(values))) / len(values) for _ in range(2000))
-    shown = [f"{scale * v:.{digits}f}" for v in (sum(values) / len(values), means[50], means[1949])]
-    return shown[0], f"[{shown[1]}, {shown[2]}]"
+    return [f"{scale * v:.{digits}f}" for v in (sum(values) / len(values), means[50], means[1949])]
 
 
 def table(results, windowkv, budgets, match):
     """Rows of cells. Each budget's policies are compared on the rows that all of them have."""
-    head = ["policy", "rows", "kept", "KV bytes", "KL", "KL, 95 %", "top-1", "top-1, 95 %", "same answer"]
+    head = ["policy", "rows", "kept", "KV bytes", "KL", "KL, 95 %", "top-1", "top-1, 95 %", "same", "same, 95 %"]
     joint = bool(windowkv)
     out = [head + ([f"KL less {match}, 95 %"] if joint else [])]
     for budget in budgets:
         policies = {}  # name: {row: measures}
-        keys = {r["row"] for r in results}
+        keys = {r["row"] for r in results}  # samples
         for key in sorted(keys):
             for name, measured in windowkv.get(key, {}).items():
                 if name.endswith(" " + budget):
@@ -442,13 +462,13 @@ def table(results, windowkv, budgets, match):
                 continue
             of = lambda field: [rows[k][field] for k in common]
             mean = lambda field: sum(of(field)) / len(common)
-            kl, kl_interval = bootstrap(of("mean_kl"))
-            top1, top1_interval = bootstrap(of("top1_agreement"), 100, 1)
-            line = [name, str(len(common)), percent(mean("kept_share")), f"{mean('kept_bytes') / 2**20:.1f} MiB",
-                    kl, kl_interval, top1 + " %", top1_interval, percent(mean("same_answer"))]
+            line = [name, str(len(common)), percent(mean("kept_share")), f"{mean('kept_bytes') / 2**20:.1f} MiB"]
+            for field, scale, digits, unit in (("mean_kl", 1, 3, ""), ("top1_agreement", 100, 1, " %"), ("same_answer", 100, 1, " %")):
+                middle, low, high = bootstrap(of(field), scale, digits)
+                line += [middle + unit, f"{low} to {high}"]
             if joint:
                 less = base and rows is not base and bootstrap([rows[k]["mean_kl"] - base[k]["mean_kl"] for k in common])
-                line.append(" ".join(less) if less else "")
+                line.append("{} [{}, {}]".format(*less) if less else "")
             out.append(line)
     return out
 
@@ -483,12 +503,8 @@ def names(text):
 def budget_names(text):
     budgets = names(text)
     for budget in budgets:
-        try:
-            ok = budget.endswith("%") and 0 < float(budget[:-1]) < 100
-        except ValueError:
-            ok = False
-        if not ok:
-            raise argparse.ArgumentTypeError(f"\"{budget}\" is no budget; give percents, 6%,12%")
+        if not re.fullmatch(r"[0-9]+([.][0-9]+)?%(:[0-9]+)?|[0-9]+", budget):
+            raise argparse.ArgumentTypeError(f"\"{budget}\" is no budget; give 12%, 12%:1024 (1,024 tokens at least) or 512")
     return budgets
 
 
@@ -505,8 +521,8 @@ def arguments():
     parser.add_argument("--limit", type=int, default=-1, metavar="N", help="rows, the first; -1: all (default)")
     parser.add_argument("--presses", type=names, default=names(DEFAULT_PRESSES), metavar="NAME,...",
                         help=f"methods (default: {DEFAULT_PRESSES})")
-    parser.add_argument("-b", "--budgets", type=budget_names, default=["12%"], metavar="P%,...",
-                        help="shares of the prompt's cache to keep (default: 12%%)")
+    parser.add_argument("-b", "--budgets", type=budget_names, default=["12%"], metavar="B,...",
+                        help="what to keep of a prompt's cache, as windowkv's (default: 12%%)")
     parser.add_argument("--windowkv", metavar="FILE",
                         help="results file of windowkv compare (--out) on the same rows: its policies join the table, and each "
                         "press keeps of a row what --match kept there, in place of the budget itself")

@@ -506,7 +506,7 @@ grep -q "llama-bench is not on PATH" err || fail "llama-bench that is not there:
 refuses "no device" run -m "$model" -p x --device tpu9
 refuses "cannot write" run -m "$model" -p x --trace /nonexistent/trace.json
 refuses "cannot write" bench -m "$model" --json /nonexistent/bench.json
-refuses "-m FILE or -hf USER/REPO is required" run -p x
+refuses "--model is required" run -p x
 refuses "see windowkv --help" frobnicate
 refuses "selection cases" oracle-check broken.json
 refuses "unknown policy" compare -m "$model" --data "$suite" --policies some

@@ -154,7 +154,7 @@ class HubTest(unittest.TestCase):
                      "HOME": str(self.dir)}
 
     def command(self, repo, *flags):
-        return [WINDOWKV, "inspect", "--hf-repo", repo, "--lengths", "64", *flags]
+        return [WINDOWKV, "inspect", "-hf", repo, "--lengths", "64", *flags]
 
     def run_it(self, repo="me/tiny-GGUF", *flags, code=0, **env):
         result = subprocess.run(self.command(repo, *flags), env=self.env | env, capture_output=True, text=True, timeout=120)
@@ -202,7 +202,7 @@ class HubTest(unittest.TestCase):
             (["mmproj-a-Q8_0.gguf", "x.txt", "b-F16.gguf", "a-F32.gguf"], "", [], "b-F16.gguf"),
             (["a-BF16.gguf", "a-F16.gguf", "a-Q4_K_M.gguf"], ":f16", [], "a-F16.gguf"),
             (["a-Q4_K_S.gguf", "a-Q4_K_M.gguf"], ":Q4_K_S", [], "a-Q4_K_S.gguf"),
-            (["a-Q4_K_M.gguf", "sub folder/a+b.gguf"], "", ["--hf-file", "sub folder/A+b.gguf"], "sub folder/a+b.gguf"),
+            (["a-Q4_K_M.gguf", "sub folder/a+b.gguf"], "", ["-hff", "sub folder/A+b.gguf"], "sub folder/a+b.gguf"),
         ]:
             with self.subTest(expected):
                 shutil.rmtree(self.cache, ignore_errors=True)
@@ -283,7 +283,7 @@ class HubTest(unittest.TestCase):
         for server, _, headers in self.hub.log:
             self.assertEqual(headers.get("Authorization"), f"Bearer {TOKEN}" if server == "hub" else None)
         shutil.rmtree(self.cache)
-        self.run_it("me/tiny-GGUF", "--hf-token", TOKEN, HF_TOKEN="hf_other")
+        self.run_it("me/tiny-GGUF", "-hft", TOKEN, HF_TOKEN="hf_other")
         self.assertEqual(self.hub.log[-2][2]["Authorization"], f"Bearer {TOKEN}")
 
     def test_the_sum_of_the_redirection_counts_where_the_listing_has_none(self):
@@ -350,7 +350,7 @@ class HubTest(unittest.TestCase):
     def test_no_such_thing(self):
         self.refuses(["has no repository", "me/none-GGUF"], "me/none-GGUF")
         self.refuses(["has no Q2_K file", "tiny-Q4_K_M.gguf"], "me/tiny-GGUF:Q2_K")
-        self.refuses(["has no file x.gguf", "tiny-Q4_K_M.gguf"], "me/tiny-GGUF", "--hf-file", "x.gguf")
+        self.refuses(["has no file x.gguf", "tiny-Q4_K_M.gguf"], "me/tiny-GGUF", "-hff", "x.gguf")
         self.hub.files = {"README.md": b""}
         self.refuses("has no GGUF file")
         for repo in "tiny", "a/b/c", "../x", "me/tiny:", "me/..", "me//tiny", "/tiny", "https://huggingface.co/me/tiny":
@@ -407,7 +407,7 @@ class HubTest(unittest.TestCase):
 
     def test_flags_that_do_not_go_together(self):
         self.refuses("excludes", "me/tiny-GGUF", "-m", "x.gguf", code=2)
-        result = subprocess.run([WINDOWKV, "inspect", "--hf-file", "x"], env=self.env, capture_output=True, text=True)
+        result = subprocess.run([WINDOWKV, "inspect", "-hff", "x"], env=self.env, capture_output=True, text=True)
         self.assertEqual(result.returncode, 2)
         result = subprocess.run([WINDOWKV, "inspect"], env=self.env, capture_output=True, text=True)
         self.assertEqual((result.returncode, len(result.stderr.splitlines())), (2, 1))

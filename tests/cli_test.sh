@@ -169,8 +169,30 @@ suite=$source/data/minilong-suite
 one="--datasets minilong_needles --limit 1"
 compare() { "$windowkv" compare -m "$model" --data "$suite" $one --policies windowkv,snapkv "$@"; }
 compare --out c.jsonl --json c.json --html c.html --markdown c.md >table || fail "compare"
-grep -q "^snapkv 12%" table && python3 -m json.tool c.json >/dev/null && [[ $(wc -l <c.jsonl) -eq 1 ]] || fail "compare's files"
-compare --out c.jsonl >again 2>/dev/null && cmp -s table again && [[ $(wc -l <c.jsonl) -eq 1 ]] || fail "compare does not go on"
+grep -q "^snapkv 12%" table && python3 -m json.tool c.json >/dev/null && [[ $(wc -l <c.jsonl) -eq 3 ]] || fail "compare's files"
+compare --out c.jsonl >again 2>/dev/null && cmp -s table again && [[ $(wc -l <c.jsonl) -eq 3 ]] || fail "compare does not go on"
+compare --policies windowkv,snapkv,tova --out c.jsonl >again 2>/dev/null && [[ $(wc -l <c.jsonl) -eq 4 ]] &&
+  grep -q "^tova 12%" again || fail "compare runs a policy more, and no other"
+# Fidelity alone, on rows of several files and kinds; the second run takes the full cache's answers from the file.
+"$windowkv" ruler -m "$model" --haystack "$source/data/haystack" -l 600 --tasks niah_single_2 --samples 1 \
+  --generate-only ruler-rows.jsonl || fail "ruler --generate-only"
+follow() {
+  "$windowkv" compare -m "$model" --data ruler-rows.jsonl --data "$suite/needles.jsonl" "$suite/bios.jsonl" --limit 1 \
+    --policies snapkv --budgets 12% --follow --reference full.jsonl "$@"
+}
+follow --json cf.json --html cf.html --markdown cf.md >table && follow >again && cmp -s table again || fail "compare --follow"
+python3 - <<'P' || fail "compare --follow's files"
+import json
+datasets = {"niah_single_2", "minilong_needles", "minilong_bios"}
+full, snapkv = json.load(open("cf.json"))["contenders"]
+assert set(full["kl_by_dataset"]) == set(snapkv["kl_by_dataset"]) == datasets
+assert "overall" in full and "overall" not in snapkv and full["mean_kl"] == 0 and full["same_answer"] == 1
+assert snapkv["intervals"]["mean_kl"]["low"] <= snapkv["mean_kl"] and 0 <= snapkv["same_answer"] <= 1
+rows = [json.loads(line) for line in open("full.jsonl")]
+assert {r["dataset"] for r in rows} == datasets and all(r["prompt"] and r["answer"] and r["model"] for r in rows)
+assert len(open("cf.md").readline().split("|")) == 2 + 2 + 3 + 7
+P
+grep -q "KL at 12%" cf.html || fail "compare --follow's page"
 compare --niah-lengths 300 --niah-depths 2 --niah-haystack "$source/data/haystack" --niah-needle-set minilong \
   --niah-predict 16 --json cn.json --html cn.html --markdown cn.md --out c.jsonl >table || fail "compare with needles"
 python3 - <<'P' || fail "compare's needles"
@@ -180,7 +202,7 @@ assert r["samples"] == 3 and len(r["niah"]["contenders"]) == 3
 for c, n in zip(r["contenders"], r["niah"]["contenders"]):
     assert c["policy"] == n["policy"] and abs(c["datasets"]["niah"]["mean"] - n["rouge1"]["mean"]) < 1e-9
 P
-[[ $(grep -c "^snapkv 12%" table) -eq 2 && $(grep -c "^| snapkv" cn.md) -eq 2 && $(wc -l <c.jsonl) -eq 3 ]] &&
+[[ $(grep -c "^snapkv 12%" table) -eq 2 && $(grep -c "^| snapkv" cn.md) -eq 2 && $(wc -l <c.jsonl) -eq 10 ]] &&
   grep -q "needle depth" cn.html || fail "compare's files with needles"
 "$windowkv" longbench -m "$model" --data "$suite" $one --kv full --json l.json >/dev/null && python3 -m json.tool l.json >/dev/null ||
   fail "longbench"
@@ -283,7 +305,8 @@ assert [r["task_decision"] for r in ruler if r["policy"] == "snapkv"] == [None] 
 for rows in ([r for r in ruler if r["policy"] == "windowkv"], niah):
     assert decided(rows)[:2] == [("localization", "given"), ("aggregation", "given")] and len(rows) == 3, rows
     assert decided(rows)[2][1] in ("classifier", "neutral") and 0.5 <= rows[2]["task_decision"]["probability"] <= 1, rows
-assert len(read("tc.jsonl")) == 3
+assert [r["task"] for r in read("tc.jsonl") if r["policy"] != "full"][:2] == ["localization", "aggregation"]
+assert len(read("tc.jsonl")) == 6
 P
 ruler -l 600 --samples 1 --generate-only samples.jsonl 2>err
 [[ $? -eq 3 ]] && grep -q "cwe at 600 tokens: too short" err && grep -q "qa_1 needs" err || fail "ruler's short lengths: $(cat err)"

@@ -88,7 +88,7 @@ TEST(Follow, WithAndWithoutBlasAndWithThreads) {
     auto words = model->vocab().tokenize(data_text("sherlock.txt").substr(0, 3000));
     ASSERT_GT(words.size(), 440u);
     for (const auto* p : {policy.get(), full.get()})
-      expect_same(engine, std::span(words).first(400), *p, std::span(words).subspan(400, 40), kRounding);
+      expect_same(engine, std::span(words).first(400), *p, std::span(words).subspan(400, 20), kRounding);
   }
 }
 
@@ -98,7 +98,7 @@ TEST(Follow, BordersOfChunksAndOfBlocksOfLogitsShowNowhere) {
   const auto policy = std::move(policies(8)[1].policy);
   for (int chunk : {7, 64, 65}) {
     Engine engine(*model, {.chunk = chunk});
-    for (int64_t count : {1, 64, 65, 129}) {
+    for (int64_t count : {1, 64, 128, 129, 257}) {
       SCOPED_TRACE(fmt::format("{} tokens, chunks of {}", count, chunk));
       expect_same(engine, prompt, *policy, random_tokens(count, model->hparams().n_vocab, 3), kRounding);
     }

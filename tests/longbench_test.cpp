@@ -190,6 +190,62 @@ TEST(LongbenchLoad, FoldersDatasetsAndLimits) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(LongbenchLoad, OfAFolderOnlyFilesThatMayHoldAWantedDataset) {
+  const auto folder = test::temp_path("longbench-names");
+  std::filesystem::create_directories(folder);
+  auto put = [&](const std::string& name, const std::string& text) {
+    std::ofstream(folder + "/" + name) << text;
+  };
+  auto nameless = official_row("qasper", "2");
+  nameless.erase("dataset");
+  put("qasper.jsonl", official_row("qasper", "1").dump() + "\n" + nameless.dump() + "\n");
+  put("trec.jsonl", "not\njson\nat all\n");
+  put("other.jsonl", "neither\n" + official_row("musique", "1").dump() + "\n");
+  auto rows = [&](std::vector<std::string> datasets) {
+    const auto loaded = load_one(folder, {.datasets = std::move(datasets)});
+    return std::pair(loaded.samples.size(), loaded.broken_files());
+  };
+  using Files = std::vector<std::string>;
+  EXPECT_EQ(rows({"qasper"}), std::pair(size_t{2}, Files{}));
+  const Files other = {folder + "/other.jsonl:1: not a JSON object"};
+  EXPECT_EQ(rows({"musique"}), std::pair(size_t{1}, other));
+  EXPECT_EQ(rows({"qasper", "musique"}), std::pair(size_t{3}, other));
+  EXPECT_EQ(rows({}), std::pair(size_t{3}, Files{other[0], folder + "/trec.jsonl:1: not a JSON object (2 "
+                                                                    "more rows of this file are broken)"}));
+  std::filesystem::remove_all(folder);
+}
+
+json ruler_row(const std::string& task, int index) {
+  return {{"task", task},
+          {"max_seq_length", 4096},
+          {"index", index},
+          {"input", "What are the numbers?"},
+          {"outputs", {"12", "Forty"}},
+          {"length", 40},
+          {"answer_prefix", " The numbers are"}};
+}
+
+TEST(LongbenchLoad, RowsOfRuler) {
+  auto untold = ruler_row("", 2);
+  untold.erase("task");
+  auto wrong = ruler_row("niah_none", 3);
+  const auto loaded = load_one(write_text(
+      "vt.jsonl", ruler_row("niah_multivalue", 0).dump() + "\n" + ruler_row("qa_1", 1).dump() + "\n" +
+                      untold.dump() + "\n" + wrong.dump() + "\n" + ruler_row("qa_1", 1).dump() + "\n"));
+  ASSERT_EQ(loaded.samples.size(), 3u);
+  EXPECT_EQ(loaded.broken.size(), 2u);  // the unknown task, and the repeated one
+  const auto& all = loaded.samples[0];
+  EXPECT_EQ(all.dataset + " " + all.id, "niah_multivalue 4096-0");
+  EXPECT_EQ(all.max_new_tokens, 128);
+  EXPECT_EQ(all.answer_prefix, " The numbers are");
+  EXPECT_DOUBLE_EQ(score(all, "they are forty and 13"), 50);
+  const auto& part = loaded.samples[1];
+  EXPECT_EQ(part.max_new_tokens, 32);
+  EXPECT_DOUBLE_EQ(score(part, "they are forty and 13"), 100);
+  EXPECT_DOUBLE_EQ(score(part, "none"), 0);
+  EXPECT_EQ(loaded.samples[2].dataset, "vt");
+}
+
 TEST(LongbenchLoad, LongbenchEIsApart) {
   const auto folder = test::temp_path("longbench-e-folder");
   std::filesystem::create_directories(folder);

@@ -11,6 +11,7 @@
 #include <regex>
 #include <set>
 
+#include "eval/longbench.h"
 #include "eval/ruler/drafts.h"
 #include "eval/ruler/fit.h"
 #include "support/files.h"
@@ -651,6 +652,34 @@ TEST_F(Prompts, AreRulersRows) {
   EXPECT_EQ(row.at("answer_prefix"), sample.text.answer_prefix);
   EXPECT_EQ(row.at("length"), sample.length);
   EXPECT_EQ(row.at("length_w_model_temp"), sample.tokens.size() + 128);
+}
+
+TEST_F(Prompts, AreTheSameFromTheFilesOfRows) {
+  const auto form = chat_form(model_->vocab());
+  const Samples samples(model_->vocab(), source(), true, 1);
+  std::string rows, templated;
+  std::vector<std::vector<Token>> expected;
+  for (const auto& task : tasks()) {
+    const Point point{&task, 1500, 1};
+    const auto sample = samples.make(point);
+    auto row = to_json(point, sample);
+    expected.push_back(sample.tokens);
+    rows += row.dump() + "\n";
+    // As RULER's own files have them.
+    row["input"] = form.before + sample.text.input;
+    row["answer_prefix"] = form.after + sample.text.answer_prefix;
+    templated += row.dump() + "\n";
+  }
+  for (const auto& text : {rows, templated}) {
+    const auto loaded = load_samples(std::vector{write("samples.jsonl", text)});
+    ASSERT_EQ(loaded.samples.size(), tasks().size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      SCOPED_TRACE(tasks()[i].name);
+      EXPECT_EQ(sample_tokens(*model_, loaded.samples[i]), expected[i]);
+      EXPECT_EQ(sample_generation(model_->vocab(), loaded.samples[i]).max_tokens,
+                tasks()[i].tokens_to_generate);
+    }
+  }
 }
 
 TEST_F(Prompts, RunUnderTheTaskOfTheirKindUnlessToldOtherwise) {

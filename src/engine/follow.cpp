@@ -10,8 +10,8 @@ namespace windowkv {
 
 namespace {
 
-/// Positions whose logits are held at once: a vocabulary of 152k takes 39 MB for them.
-constexpr int64_t kLogitColumns = 64;
+/// Positions whose logits are held at once: a vocabulary of 152k takes 78 MB for them.
+constexpr int64_t kLogitColumns = 128;
 
 void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const ChunkPass& pass, int layer,
                   const KvCache::Layer& cached) {

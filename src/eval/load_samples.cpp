@@ -259,7 +259,8 @@ std::vector<std::string> Samples::broken_files() const {
     const auto next = std::find_if(row, broken.end(), [&](const auto& r) { return r.file != row->file; });
     files.push_back(row->text());
     if (const auto more = next - row - 1; more > 0)
-      files.back() += fmt::format(" ({} row{} of this file like it)", more, more == 1 ? "" : "s");
+      files.back() += more == 1 ? " (1 more row of this file is broken)"
+                                : fmt::format(" ({} more rows of this file are broken)", more);
     row = next;
   }
   return files;

@@ -87,7 +87,7 @@ assert t["kv"]["bytes"] == total * 2 * 2 * m["kv_heads"] * m["head_size"]
 P
 [[ $("$windowkv" run -m "$model" --tokens ids.json --kv full -q) == mint ]] || fail "--tokens"
 grep -q "KV cache .*3.0 KiB per token" <<<"$("$windowkv" inspect -m "$model")" || fail "inspect"
-kept_text() { "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" "$@"; }
+kept_text() { "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" --kv-budget 12% --calibration none "$@"; }
 kept_text --color always >shaded || fail "inspect -f"
 grep -q $'\x1b\[48;5;24;38;5;231m 1-10 % ' shaded && grep -q $'\x1b\[48;5;208;38;5;16m[^ ]' shaded && grep -q $'\x1b\[2m' shaded ||
   fail "inspect's shades"
@@ -105,13 +105,14 @@ shares = [int(m[1]) for m in (re.match(r" *(\d+) %", l) for l in lines) if m]
 assert max(shares) > 60 and min(shares) < 20 and len(shares) > 10, shares
 P
 for env in NO_COLOR=1 TERM=dumb TERM=xterm; do # on a terminal
-  env -u NO_COLOR TERM=xterm $env script -qec "'$windowkv' inspect -m '$model' -f '$source/demo/document.txt' -p x" /dev/null </dev/null >typed 2>&1
+  env -u NO_COLOR TERM=xterm $env script -qec "'$windowkv' inspect -m '$model' -f '$source/demo/document.txt' -p x --kv-budget 12%" /dev/null </dev/null >typed 2>&1
   if grep -q $'\x1b\[2m' typed; then [[ $env == TERM=xterm ]]; else [[ $env != TERM=xterm ]]; fi || fail "inspect's colours with $env"
 done
 kept_text --preset paper --detail >detail
 [[ $(grep -cE "^layers? [0-9-]+: [0-9]+ tokens$" detail) -ge 2 ]] || fail "inspect --detail: $(grep layer detail)"
 kept_text --layers 2 >one && [[ $(grep -cE "^layers? .*: [0-9]+ tokens in each KV head$" one) -eq 1 ]] && grep -q "^layer 2: " one || fail "inspect --layers"
 kept_text --layers 0,2-3 >three && [[ $(grep -cE "^layer [023]: " three) -eq 3 ]] || fail "inspect --layers with a range"
+"$windowkv" inspect -m "$model" -p x | grep -q "prompts of up to 1024 tokens are kept whole" || fail "inspect of a short prompt"
 refuses "such as 2-5; the model has layers 0-5" inspect -m "$model" -p x --layers 3-6
 refuses "give one with -p" inspect -m "$model" --layers 3
 "$windowkv" inspect -m "$model" --lengths 8k,16k >table && grep -q "^8192 " table && grep -q "^16384\* " table &&

@@ -435,6 +435,7 @@ timeout 60 "$windowkv" longbench -m "$model" --data needles.jsonl --kv full --ou
 wait
 [[ $(wc -l <from) -eq 2 ]] || fail "--out FIFO writes $(wc -l <from) lines"
 [[ ! -w /dev/full ]] || refuses "No space left" longbench -m "$model" --data needles.jsonl --kv full --out /dev/full
+[[ ! -w /dev/full ]] || refuses "No space left" compare -m "$model" --data needles.jsonl --policies snapkv --out /dev/full
 echo old >real.json
 ln -s real.json link.json
 run -n 1 -q --trace link.json >/dev/null && [[ -L link.json ]] && python3 -m json.tool real.json >/dev/null || fail "--trace through a link"

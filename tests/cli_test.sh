@@ -87,7 +87,7 @@ assert t["kv"]["bytes"] == total * 2 * 2 * m["kv_heads"] * m["head_size"]
 P
 [[ $("$windowkv" run -m "$model" --tokens ids.json --kv full -q) == mint ]] || fail "--tokens"
 grep -q "KV cache .*3.0 KiB per token" <<<"$("$windowkv" inspect -m "$model")" || fail "inspect"
-kept_text() { "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" "$@"; }
+kept_text() { "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p "$question" --kv-budget 12% --calibration none "$@"; }
 kept_text --color always >shaded || fail "inspect -f"
 grep -q $'\x1b\[48;5;24;38;5;231m 1-10 % ' shaded && grep -q $'\x1b\[48;5;208;38;5;16m[^ ]' shaded && grep -q $'\x1b\[2m' shaded ||
   fail "inspect's shades"
@@ -105,13 +105,14 @@ shares = [int(m[1]) for m in (re.match(r" *(\d+) %", l) for l in lines) if m]
 assert max(shares) > 60 and min(shares) < 20 and len(shares) > 10, shares
 P
 for env in NO_COLOR=1 TERM=dumb TERM=xterm; do # on a terminal
-  env -u NO_COLOR TERM=xterm $env script -qec "'$windowkv' inspect -m '$model' -f '$source/demo/document.txt' -p x" /dev/null </dev/null >typed 2>&1
+  env -u NO_COLOR TERM=xterm $env script -qec "'$windowkv' inspect -m '$model' -f '$source/demo/document.txt' -p x --kv-budget 12%" /dev/null </dev/null >typed 2>&1
   if grep -q $'\x1b\[2m' typed; then [[ $env == TERM=xterm ]]; else [[ $env != TERM=xterm ]]; fi || fail "inspect's colours with $env"
 done
 kept_text --preset paper --detail >detail
 [[ $(grep -cE "^layers? [0-9-]+: [0-9]+ tokens$" detail) -ge 2 ]] || fail "inspect --detail: $(grep layer detail)"
 kept_text --layers 2 >one && [[ $(grep -cE "^layers? .*: [0-9]+ tokens in each KV head$" one) -eq 1 ]] && grep -q "^layer 2: " one || fail "inspect --layers"
 kept_text --layers 0,2-3 >three && [[ $(grep -cE "^layer [023]: " three) -eq 3 ]] || fail "inspect --layers with a range"
+grep -q "prompts of up to 1024 tokens are kept whole" <<<"$("$windowkv" inspect -m "$model" -p x)" || fail "inspect of a short prompt"
 refuses "such as 2-5; the model has layers 0-5" inspect -m "$model" -p x --layers 3-6
 refuses "give one with -p" inspect -m "$model" --layers 3
 "$windowkv" inspect -m "$model" --lengths 8k,16k >table && grep -q "^8192 " table && grep -q "^16384\* " table &&
@@ -343,7 +344,7 @@ built_in=$(kept --calibration "$source/models/minilong-6m.calibration.json")
 [[ $(kept) == "$built_in" ]] || fail "the calibration that is built in is not used"
 used | grep -q "calibration built in" || fail "run does not say that the calibration is built in"
 used --calibration none | grep -q "calibration none" || fail "run does not say that there is no calibration"
-"$windowkv" inspect -m here/m.gguf | grep -q "^calibration *built in" || fail "inspect does not name the calibration"
+grep -q "^calibration *built in" <<<"$("$windowkv" inspect -m here/m.gguf)" || fail "inspect does not name the calibration"
 sed 's/020c36caa8f91ffb/0123456789abcdef/' right.json >here/other.calibration.json
 [[ $(kept) == "$built_in" ]] || fail "another model's calibration is used"
 refuses "made for another model" run -m here/m.gguf -p x --calibration here/other.calibration.json
@@ -379,7 +380,7 @@ for _ in $(seq 100); do [[ -s here/cut.calibration.progress.jsonl ]] && break; s
 kill -INT $pid
 wait $pid
 code=$?
-[[ $code -eq 130 && ! -s out ]] && grep -q "interrupted; the same command goes on from here/cut.calibration.progress.jsonl" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
+[[ $code -eq 130 && ! -s out ]] && grep -q "interrupted at .* to continue from here/cut.calibration.progress.jsonl" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
 [[ ! -e here/cut.calibration.json && -s here/cut.calibration.progress.jsonl ]] || fail "calibrate leaves after Ctrl-C: $(ls here)"
 rm here/cut.*
 
@@ -457,6 +458,7 @@ timeout 60 "$windowkv" longbench -m "$model" --data needles.jsonl --kv full --ou
 wait
 [[ $(wc -l <from) -eq 2 ]] || fail "--out FIFO writes $(wc -l <from) lines"
 [[ ! -w /dev/full ]] || refuses "No space left" longbench -m "$model" --data needles.jsonl --kv full --out /dev/full
+[[ ! -w /dev/full ]] || refuses "No space left" compare -m "$model" --data needles.jsonl --policies snapkv --out /dev/full
 echo old >real.json
 ln -s real.json link.json
 run -n 1 -q --trace link.json >/dev/null && [[ -L link.json ]] && python3 -m json.tool real.json >/dev/null || fail "--trace through a link"

@@ -333,7 +333,7 @@ TEST_F(Compare, GivesNeedlesTheScoresThatNiahGivesThem) {
 TEST_F(Compare, HasWhatIsFinishedWhereItIsCancelled) {
   bool stop = false;
   CompareOptions options;
-  options.progress = [&](int64_t, int64_t) { stop = true; };
+  options.progress = [&](int64_t done, int64_t) { stop = done == static_cast<int64_t>(contenders_.size()); };
   options.cancelled = [&] { return stop; };
   const auto measured = run_compare(engine_, *model_, samples_, contenders_, options);
   ASSERT_EQ(measured.size(), samples_.size());

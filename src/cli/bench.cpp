@@ -367,7 +367,7 @@ void add_bench(CLI::App& app) {
   add_lengths(*group, "-l,--lengths", flags->lengths, "prompt lengths in tokens; 1k is 1,024");
   group
       ->add_option("-b,--kv-budget", flags->budgets,
-                   "cache budgets: tokens (N), percent of the prompt (P%), or full")
+                   "cache budgets: tokens (N), percent of the prompt (P%, or P%:N with a floor), or full")
       ->delimiter(',')
       ->capture_default_str();
   group->add_option("--batch", flags->batches, "batch sizes: sequences decoded together")

@@ -112,6 +112,9 @@ void show_kept(const InspectFlags& flags, const Model& model, Engine& engine) {
     out += fmt::format("{:<18}{} ({})\n", "task", to_string(task.task), describe(task));
   out += fmt::format("{:<18}{}, of {} prompt tokens\n", "tokens kept",
                      fmt::join(kept_by_layers(sequence.kept), ", "), prompt.size());
+  if (const auto budget = policy->budget();
+      budget && budget->below_floor(static_cast<int64_t>(prompt.size())))
+    out += fmt::format("{:<18}prompts of up to {} tokens are kept whole\n", "", budget->floor());
   const bool detail = flags.detail || !flags.layers.empty();
   if (!detail) {
     out += "\n" + kept_legend("layers and KV heads", style) + "\n" +
@@ -128,6 +131,7 @@ void show_kept(const InspectFlags& flags, const Model& model, Engine& engine) {
                          kept_text(model.vocab(), prompt, one.shares, style));
     }
   }
+  show_model(model);
   print(out);
 }
 
@@ -141,11 +145,9 @@ void inspect(const InspectFlags& flags) {
   }
   if (!flags.prompt.given() && (flags.detail || !flags.layers.empty()))
     throw Error("--detail and --layers show what is kept of a prompt; give one with -p TEXT or -f FILE");
+  if (flags.prompt.given()) return show_kept(flags, *model, engine);
   show_model(*model);
-  if (flags.prompt.given())
-    show_kept(flags, *model, engine);
-  else
-    show_sizes(flags, *model, engine);
+  show_sizes(flags, *model, engine);
 }
 
 }  // namespace
@@ -168,7 +170,9 @@ void add_inspect(CLI::App& app) {
   auto* group = command->add_option_group("Sizes");
   add_lengths(*group, "--lengths", flags->lengths,
               "prompt lengths in tokens; 1k is 1,024 (default: powers of two)");
-  group->add_option("--budgets", flags->budgets, "cache budgets, in tokens (N) or percent of the prompt (P%)")
+  group
+      ->add_option("--budgets", flags->budgets,
+                   "cache budgets: tokens (N), percent of the prompt (P%), or percent with a floor (P%:N)")
       ->delimiter(',')
       ->capture_default_str();
   flags->prompt.add_to(*command);

@@ -18,6 +18,8 @@ namespace windowkv::cli {
 
 namespace {
 
+bool silent = false;  // of progress
+
 int64_t now_ms() {
   using namespace std::chrono;
   return duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
@@ -93,6 +95,10 @@ std::string duration_text(double seconds) {
                        : fmt::format("{} h {} min", minutes / 60, minutes % 60);
 }
 
+void Progress::silence() {
+  silent = true;
+}
+
 Progress::Progress(std::string what)
     : what_(std::move(what)),
       line_(updates_a_line(STDERR_FILENO)),
@@ -102,7 +108,7 @@ Progress::Progress(std::string what)
 void Progress::update(int64_t done, int64_t total) {
   const int64_t now = now_ms();
   share_ = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0;
-  if (done >= total) return;
+  if (silent || done >= total) return;
   if (now - start_ms_ < 1000 || now - last_ms_ < (line_ ? 100 : 10000)) return;
   // Into a file at most ten lines, and the first.
   if (!line_ && told_ && share_ < last_share_ + 0.1) return;

@@ -51,6 +51,8 @@ class Progress {
   explicit Progress(std::string what);
   ~Progress() { clear(); }
   void update(int64_t done, int64_t total);
+  /// From here on none is shown, for --quiet.
+  static void silence();
   /// Takes the line away.
   void clear();
   /// Of the work, by the latest update: 0 to 1.

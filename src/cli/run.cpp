@@ -111,6 +111,7 @@ GenerateOptions generate_options(const RunFlags& flags) {
 
 void run(const RunFlags& flags) {
   catch_interrupts();
+  if (flags.quiet) Progress::silence();
   auto options = generate_options(flags);
   const auto trace = open_output(flags.trace);
   const auto source = flags.prompt.read(/*piped=*/true);

@@ -168,6 +168,8 @@ std::vector<std::vector<SampleResult>> run_compare(Engine& engine, const Model& 
         runs[i].run(engine, model, [&] { advance_to(done + 1); });
       } catch (const Cancelled&) {
         break;
+      } catch (const LogError&) {
+        throw;
       } catch (const Error& e) {
         if (options.failed) options.failed(samples[i], e.what());
         advance_to(end);

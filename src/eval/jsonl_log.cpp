@@ -54,7 +54,7 @@ void JsonlLog::read_rows(const std::string& file) {
 void JsonlLog::append(ordered_json row) {
   const auto line = row.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
   if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0)
-    throw Error(fmt::format("{}: cannot write: {}", path_, std::strerror(errno)));
+    throw LogError(fmt::format("{}: cannot write: {}", path_, std::strerror(errno)));
   index_[row.at("key")] = rows_.size();
   rows_.push_back(std::move(row));
 }

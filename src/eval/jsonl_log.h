@@ -6,7 +6,15 @@
 #include <string>
 #include <vector>
 
+#include "windowkv/error.h"
+
 namespace windowkv::eval {
+
+/// Results cannot be written: no fault of what is run, and a reason to stop.
+class LogError : public Error {
+ public:
+  using Error::Error;
+};
 
 /// Results as JSON lines, one a sample, appended as they come. A run that was killed is taken up where it
 /// stopped: a line cut off in the middle is dropped, whole lines are known by their "key". A pipe or a device
@@ -29,7 +37,7 @@ class JsonlLog {
     return found == index_.end() ? nullptr : &rows_[found->second];
   }
   /// `row` must have a string "key" that the file does not have yet. The line is on disk when this returns.
-  /// Throws Error where the write fails.
+  /// Throws LogError where the write fails.
   void append(nlohmann::ordered_json row);
   /// All rows, those of earlier runs first.
   const std::vector<nlohmann::ordered_json>& rows() const { return rows_; }

@@ -356,7 +356,7 @@ for _ in $(seq 100); do [[ -s here/cut.calibration.progress.jsonl ]] && break; s
 kill -INT $pid
 wait $pid
 code=$?
-[[ $code -eq 130 && ! -s out ]] && grep -q "interrupted; the same command goes on from here/cut.calibration.progress.jsonl" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
+[[ $code -eq 130 && ! -s out ]] && grep -q "run the same command again to continue from here/cut.calibration.progress.jsonl" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
 [[ ! -e here/cut.calibration.json && -s here/cut.calibration.progress.jsonl ]] || fail "calibrate leaves after Ctrl-C: $(ls here)"
 rm here/cut.*
 

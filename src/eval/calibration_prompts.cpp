@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "eval/prompt_form.h"
 #include "eval/random.h"
 #include "eval/sentences.h"
 #include "eval/words.h"
@@ -114,8 +113,7 @@ Asked hide_facts(std::string_view piece, Random& random) {
 
 std::vector<Token> message_prompt(const Vocab& vocab, const std::string& message) {
   if (!vocab.has_chat_template()) return vocab.tokenize(message);
-  const auto form = chat_form(vocab);
-  return vocab.tokenize(form.before + message + form.after);
+  return vocab.tokenize(vocab.apply_chat_template({{"user", message}}));
 }
 
 std::vector<std::string> text_pieces(const Vocab& vocab, std::string_view text, int64_t length,

@@ -337,19 +337,19 @@ even=$(kept --calibration none)
 grep -q "layers 0-5" <<<"$even" || fail "--calibration none: $even"
 [[ $(kept) != "$even" ]] || fail "the calibration beside the model is not used"
 [[ $(kept) == "$(kept --calibration here/m.calibration.json)" ]] || fail "--calibration FILE"
-used | grep -q "calibration here/m.calibration.json" || fail "run does not say which calibration it uses"
+grep -q "calibration here/m.calibration.json" <<<"$(used)" || fail "run does not say which calibration it uses"
 mv here/m.calibration.json right.json
 # Without one beside it, the one that comes with windowkv.
 built_in=$(kept --calibration "$source/models/minilong-6m.calibration.json")
 [[ $(kept) == "$built_in" ]] || fail "the calibration that is built in is not used"
-used | grep -q "calibration built in" || fail "run does not say that the calibration is built in"
-used --calibration none | grep -q "calibration none" || fail "run does not say that there is no calibration"
+grep -q "calibration built in" <<<"$(used)" || fail "run does not say that the calibration is built in"
+grep -q "calibration none" <<<"$(used --calibration none)" || fail "run does not say that there is no calibration"
 grep -q "^calibration *built in" <<<"$("$windowkv" inspect -m here/m.gguf)" || fail "inspect does not name the calibration"
 sed 's/020c36caa8f91ffb/0123456789abcdef/' right.json >here/other.calibration.json
 [[ $(kept) == "$built_in" ]] || fail "another model's calibration is used"
 refuses "made for another model" run -m here/m.gguf -p x --calibration here/other.calibration.json
 echo '{"model": "MiniLong"' >here/other.calibration.json
-used | grep -q "warning: here/other.calibration.json: not a calibration" || fail "a broken calibration is not named"
+grep -q "warning: here/other.calibration.json: not a calibration" <<<"$(used)" || fail "a broken calibration is not named"
 [[ $(kept) == "$built_in" ]] || fail "a broken calibration blocks the command"
 rm here/other.calibration.json
 refuses "not a calibration" run -m here/m.gguf -p x --calibration needles.jsonl
@@ -380,7 +380,7 @@ for _ in $(seq 100); do [[ -s here/cut.calibration.progress.jsonl ]] && break; s
 kill -INT $pid
 wait $pid
 code=$?
-[[ $code -eq 130 && ! -s out ]] && grep -q "interrupted at .* to continue from here/cut.calibration.progress.jsonl" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
+[[ $code -eq 130 && ! -s out ]] && grep -q "run the same command again to continue from here/cut.calibration.progress.jsonl" err || fail "Ctrl-C of calibrate: $code, $(cat err)"
 [[ ! -e here/cut.calibration.json && -s here/cut.calibration.progress.jsonl ]] || fail "calibrate leaves after Ctrl-C: $(ls here)"
 rm here/cut.*
 

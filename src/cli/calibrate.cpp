@@ -46,7 +46,9 @@ struct CalibrateFlags {
 std::vector<std::vector<Token>> prompts_of(const CalibrateFlags& flags, const Model& model) {
   const auto& vocab = model.vocab();
   std::vector<std::vector<Token>> prompts;
-  const auto length = std::min<int64_t>(flags.length, model.hparams().n_ctx_train - flags.max_tokens);
+  // Longer pieces would be read beyond what the model was trained for.
+  const auto length = std::max(
+      kQuestionRoom, std::min<int64_t>(flags.length, model.hparams().n_ctx_train - flags.max_tokens));
   if (!flags.data.empty()) {
     const auto data = read_samples(flags.data, {{}, flags.limit});
     if (data.samples.empty()) throw Error("no usable row in the files of --data");
@@ -61,8 +63,8 @@ std::vector<std::vector<Token>> prompts_of(const CalibrateFlags& flags, const Mo
     for (const auto& message : messages) prompts.push_back(eval::message_prompt(vocab, message));
   }
   if (flags.given()) return prompts;
-  const auto pieces =
-      eval::text_pieces(vocab, read_haystack(default_haystack()), length - kQuestionRoom, flags.limit);
+  const auto pieces = eval::text_pieces(vocab, read_haystack(default_haystack()),
+                                        std::max(kQuestionRoom, length - kQuestionRoom), flags.limit);
   for (const auto& message : eval::questions_about(pieces))
     prompts.push_back(eval::message_prompt(vocab, message));
   return prompts;
@@ -126,7 +128,7 @@ void calibrate(const CalibrateFlags& flags) {
                          -1));
   log.reset();
   if (flags.log.empty() && !log_path.empty()) std::filesystem::remove(log_path);
-  if (flags.out.empty()) tell(fmt::format("calibration: {}\n", out));
+  if (flags.out.empty()) tell(fmt::format("calibration written to {}\n", out));
 }
 
 }  // namespace
@@ -136,11 +138,10 @@ void add_calibrate(CLI::App& app) {
   auto* command = app.add_subcommand("calibrate", "Measure what each layer of a model needs of the cache");
   command->footer(
       "Gives one layer at a time a quarter and four times the budget and measures how far the next-token\n"
-      "distributions move from the full cache's, along the full cache's own answers; no labels are read. "
-      "Layers\n"
-      "that gain more then get more of the budget. Every command takes the calibration that lies beside its\n"
-      "model and was made for it, in any of its GGUFs; some come with windowkv (--calibration none: not "
-      "used).\n"
+      "distributions move from the full cache's, along the full cache's own answers, so no labels are\n"
+      "needed. Layers that gain more then get more of the budget. Commands use the calibration beside the\n"
+      "model if it was made for that model, whichever of its GGUFs is run, or else the one built into\n"
+      "windowkv, if any (--calibration none turns both off). See docs/calibration.md.\n"
       "Examples:\n"
       "  windowkv calibrate -m model.gguf\n"
       "  windowkv calibrate -m model.gguf -f handbook.txt --limit 6 -o model.calibration.json\n"
@@ -148,32 +149,35 @@ void add_calibrate(CLI::App& app) {
   flags->model.calibration = "none";
   flags->model.add_to(*command);
   auto* group = command->add_option_group(
-      "Prompts", "What is measured on; without any of them questions about a shipped text");
-  group->add_option("--data", flags->data, "files of JSON lines as longbench takes them, or folders")
+      "Prompts", "What to measure on; by default, built-in questions about a text that comes with windowkv");
+  group->add_option("--data", flags->data, "JSON lines files as longbench takes them, or folders")
       ->type_name("PATH");
-  group->add_option("-f,--file", flags->files, "text files; the model goes on with pieces of them")
+  group->add_option("-f,--file", flags->files, "text files; the model continues pieces of them")
       ->type_name("FILE");
-  group->add_option("--prompts", flags->prompts, "messages, one a line, or JSON lines with a \"prompt\"")
+  group
+      ->add_option("--prompts", flags->prompts,
+                   "prompts without labels: one per line, or JSON lines with a \"prompt\"")
       ->type_name("FILE");
-  group->add_option("--length", flags->length, "tokens of a piece of text")
+  group->add_option("--length", flags->length, "tokens per piece of text")
       ->check(CLI::Range(int64_t{64}, int64_t{1} << 20))
       ->capture_default_str();
-  group->add_option("--limit", flags->limit, "prompts of a file, rows of a dataset")
+  group->add_option("--limit", flags->limit, "most prompts per file, rows per dataset")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
-  command->add_option("--percent", flags->percent, "budget that is shared out, per cent of the prompt")
+  command->add_option("--percent", flags->percent, "the budget to measure at, percent of the prompt")
       ->check(CLI::Range(0.1, 100.0))
       ->capture_default_str();
-  command->add_option("-n,--predict", flags->max_tokens, "tokens of each answer that are compared")
+  command->add_option("-n,--predict", flags->max_tokens, "tokens compared per answer")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
       ->capture_default_str();
-  command->add_option("-o,--out", flags->out, "the calibration, JSON; without it beside the model")
+  command
+      ->add_option("-o,--out", flags->out,
+                   "where to write the calibration; by default MODEL.calibration.json beside the model")
       ->type_name("FILE");
   command
       ->add_option("--log", flags->log,
-                   "keep what is measured as JSON lines; a run that was stopped goes on from it (without it "
-                   "a file beside "
-                   "the calibration, until that is complete)")
+                   "where to keep results as they come; an interrupted run continues from it. By default "
+                   "beside the calibration, until that is complete")
       ->type_name("FILE");
   command->callback([flags] { calibrate(*flags); });
 }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "eval/prompt_form.h"
 #include "eval/random.h"
 #include "eval/sentences.h"
 #include "eval/words.h"
@@ -114,8 +113,7 @@ Asked hide_facts(std::string_view piece, Random& random) {
 
 std::vector<Token> message_prompt(const Vocab& vocab, const std::string& message) {
   if (!vocab.has_chat_template()) return vocab.tokenize(message);
-  const auto form = chat_form(vocab);
-  return vocab.tokenize(form.before + message + form.after);
+  return vocab.tokenize(vocab.apply_chat_template({{"user", message}}));
 }
 
 std::vector<std::string> text_pieces(const Vocab& vocab, std::string_view text, int64_t length,
@@ -164,14 +162,15 @@ std::vector<std::string> questions_about(const std::vector<std::string>& pieces)
 std::vector<std::string> read_prompts(const std::string& path) {
   const auto content = read_text_file(path);
   std::vector<std::string> prompts;
-  for (const auto& line : lines_of(content)) {
-    if (trimmed(line.text).front() != '{') {
-      prompts.emplace_back(line.text);
+  for (const auto& [number, line] : lines_of(content)) {
+    const auto text = trimmed(line);
+    if (text.front() != '{') {
+      prompts.emplace_back(text);
       continue;
     }
-    const auto json = nlohmann::json::parse(line.text, nullptr, false);
+    const auto json = nlohmann::json::parse(text, nullptr, false);
     if (!json.is_object() || !json.contains("prompt") || !json["prompt"].is_string())
-      throw Error(fmt::format("{}: line {} is no JSON object with a \"prompt\"", path, line.number));
+      throw Error(fmt::format("{}: line {} is no JSON object with a \"prompt\"", path, number));
     prompts.push_back(json["prompt"]);
   }
   if (prompts.empty()) throw Error(path + ": no prompt in it");

@@ -188,11 +188,9 @@ TEST(ProductAttention, EqualsPlainLoops) {
     }
     Graph graph(nodes);
     auto* input = graph.input(GGML_TYPE_F32, int64_t{hp.d_head} * n_head, t);
-    auto* positions =
-        ggml_cast(graph.ctx(), ggml_arange(graph.ctx(), 0.0f, static_cast<float>(keys), 1.0f), GGML_TYPE_I32);
     auto* out = graph.output(ggml_cont(
         graph.ctx(),
-        attention.build(graph, ggml_reshape_3d(graph.ctx(), input, hp.d_head, n_head, t), rows, positions)));
+        attention.build(graph, ggml_reshape_3d(graph.ctx(), input, hp.d_head, n_head, t), rows, keys - t)));
     scheduler.allocate(graph);
     ggml_backend_tensor_set(input, q.data(), 0, ggml_nbytes(input));
     scheduler.compute(graph);

@@ -229,10 +229,12 @@ TEST(FreeWindows, LayerSharesOfTheModelDecideWhatItsLayersKeep) {
   m.n_layer = 4;
   const auto path = random_model_path("four_layers", m);
   const auto file = path + ".shares.json";
+  const auto fingerprint = load(path)->hparams().fingerprint;
   {
     std::FILE* out = std::fopen(file.c_str(), "w");
     ASSERT_NE(out, nullptr);
-    std::fputs(R"({"model": "random 1", "layer_shares": [0.5, 0.5, 1, 2]})", out);
+    fmt::print(out, R"({{"model": "random 1", "fingerprint": "{}", "layer_shares": [0.5, 0.5, 1, 2]}})",
+               fingerprint);
     std::fclose(out);
   }
   ModelOptions options;

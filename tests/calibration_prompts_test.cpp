@@ -107,7 +107,8 @@ TEST_F(CalibrationPrompts, TextWithoutSentencesIsAskedAboutToo) {
 
 TEST_F(CalibrationPrompts, MessagesStandInTheChatTemplate) {
   const auto tokens = eval::message_prompt(vocab(), "Who is there?");
-  EXPECT_EQ(vocab().text(tokens, true), "<|im_start|>user\nWho is there?<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(vocab().text(tokens, true),
+            "<|endoftext|><|im_start|>user\nWho is there?<|im_end|>\n<|im_start|>assistant\n");
 }
 
 TEST_F(CalibrationPrompts, FilesHaveOneALineOrJson) {

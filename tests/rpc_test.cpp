@@ -141,11 +141,19 @@ class Rpc : public testing::Test {
     options.device = device;
     options.rpc = addresses();
     options.tensor_split = std::move(split);
+    options.repack = false;
     return Model::load(path, options);
   }
 
-  /// With the kernels that servers have.
-  static std::unique_ptr<Model> load_local(const std::string& path) { return load(path, 1, /*blas=*/false); }
+  /// With the kernels that servers have, which neither repack weights nor use BLAS.
+  static std::unique_ptr<Model> load_local(const std::string& path) {
+    ModelOptions options;
+    options.threads = 1;
+    options.device = test_device();
+    options.blas = false;
+    options.repack = false;
+    return Model::load(path, options);
+  }
 
   /// What ggml calls the devices; it counts on through the process.
   std::vector<std::string> names() const {

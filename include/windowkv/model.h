@@ -52,6 +52,7 @@ struct ModelOptions {
   int threads = 0;      ///< CPU threads; 0: as many as cores
   bool blas = true;     ///< large products on the CPU through ggml's BLAS backend where it is faster
   bool mmap = true;     ///< map weights that ggml computes with as they stand in the file
+  bool repack = true;   ///< copy CPU weights into layouts with faster kernels (AMX, interleaved rows)
   bool weights = true;  ///< false: metadata and vocabulary only
   /// Calibration file; "auto": the one beside the model that was made for it, else the one that comes with
   /// this library, if any; "none".

@@ -171,11 +171,12 @@ Backends::Backends(const std::string& devices, int threads, bool blas, std::span
     }
 }
 
-std::vector<ggml_backend_buffer_type_t> Backends::weight_buffer_types(ggml_backend_dev_t dev) const {
+std::vector<ggml_backend_buffer_type_t> Backends::weight_buffer_types(ggml_backend_dev_t dev,
+                                                                      bool repack) const {
   std::vector<ggml_backend_buffer_type_t> types;
   auto extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
       ggml_backend_dev_backend_reg(dev), "ggml_backend_dev_get_extra_bufts"));
-  if (extra != nullptr)
+  if (repack && extra != nullptr)
     if (auto* list = extra(dev))
       for (; *list != nullptr; ++list) types.push_back(*list);
   types.push_back(ggml_backend_dev_buffer_type(dev));

@@ -47,8 +47,9 @@ class Backends {
   /// "RPC0 (127.0.0.1:50052)".
   std::string name(size_t device) const;
 
-  /// Buffer types a weight may lie in, fastest kernels first; the device's own comes last.
-  std::vector<ggml_backend_buffer_type_t> weight_buffer_types(ggml_backend_dev_t device) const;
+  /// Buffer types a weight may lie in, fastest kernels first; the device's own comes last, and alone where
+  /// weights are not to be repacked.
+  std::vector<ggml_backend_buffer_type_t> weight_buffer_types(ggml_backend_dev_t device, bool repack) const;
 
   /// Bytes of which the addresses that a device's kernels read from are multiples, a power of two; the CPU's
   /// read from any.

@@ -39,6 +39,8 @@ void ModelFlags::add_to(CLI::App& app) {
       ->type_name("N,...");
   group->add_flag("--no-blas", no_blas, "do not use BLAS for matrix products");
   group->add_flag("--no-mmap", no_mmap, "read the model into memory instead of mapping its file");
+  group->add_flag("--no-repack", no_repack,
+                  "leave weights on the CPU as they are in the file, without AMX and other repacked layouts");
   group->add_flag("--mlock", mlock, "keep the model in memory: the system may not swap it out");
   group
       ->add_option(
@@ -77,7 +79,8 @@ const std::string& ModelFlags::file() const {
 
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {
   if (!rpc.empty()) end_when_server_is_lost();
-  ModelOptions options{device, threads, !no_blas, !no_mmap, weights, calibration, rpc, tensor_split};
+  ModelOptions options{device,  threads,     !no_blas, !no_mmap,    !no_repack,
+                       weights, calibration, rpc,      tensor_split};
   const auto& gguf = file();
   Progress progress("loading weights");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };

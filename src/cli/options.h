@@ -23,6 +23,7 @@ struct ModelFlags {
   std::vector<double> tensor_split;
   bool no_blas = false;
   bool no_mmap = false;
+  bool no_repack = false;
   bool mlock = false;
   std::string calibration = "auto";
   int chunk = EngineOptions().chunk;

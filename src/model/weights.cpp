@@ -70,12 +70,13 @@ bool WeightLoader::add(ggml_tensor*& slot, const std::string& name, std::initial
   return true;
 }
 
-ggml_backend_buffer_type_t WeightLoader::choose(const Backends& backends, const Request& request) const {
+ggml_backend_buffer_type_t WeightLoader::choose(const Backends& backends, const Request& request,
+                                                bool repack) const {
   // Rows of the embedding are looked up on the CPU: they are few, and the table would fill the device for
   // nothing.
   auto* device = request.use == WeightUse::kRows ? backends.cpu_device()
                                                  : backends.device(backends.device_of(request.layer));
-  for (auto* buft : backends.weight_buffer_types(device))
+  for (auto* buft : backends.weight_buffer_types(device, repack))
     if (supported(device, buft, request.tensor, request.use)) return buft;
   auto* cpu = backends.cpu_device();
   if (device != cpu && supported(cpu, ggml_backend_dev_buffer_type(cpu), request.tensor, request.use))
@@ -93,7 +94,7 @@ void WeightLoader::check_all_known() const {
   }
 }
 
-WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
+WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap, bool repack,
                                         const std::function<void(int64_t, int64_t)>& progress) {
   Loaded loaded;
   std::map<std::string, int64_t> by_type;
@@ -104,7 +105,7 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
   std::set<std::pair<ggml_backend_buffer_type_t, const uint8_t*>> copies;
   int64_t to_copy = 0;
   for (auto& request : requests_) {
-    auto* buft = choose(backends, request);
+    auto* buft = choose(backends, request, repack);
     auto address = reinterpret_cast<uintptr_t>(request.tensor.data);
     if (use_mmap && buft == cpu_buft && address % ggml_backend_buft_get_alignment(buft) == 0) buft = nullptr;
     places[buft].push_back(&request);

@@ -64,9 +64,9 @@ class WeightLoader {
     std::string main_type;
     bool mapped = false;  ///< some tensors point into the file, which must stay mapped
   };
-  /// Throws Error for types ggml cannot compute with and where memory runs out. `progress`, where set, is
-  /// told the bytes copied and those to copy.
-  Loaded load(const Backends& backends, bool use_mmap,
+  /// `repack`: see ModelOptions. Throws Error for types ggml cannot compute with and where memory runs out.
+  /// `progress`, where set, is told the bytes copied and those to copy.
+  Loaded load(const Backends& backends, bool use_mmap, bool repack,
               const std::function<void(int64_t done, int64_t total)>& progress = {});
 
  private:
@@ -77,7 +77,7 @@ class WeightLoader {
     WeightUse use;
     int layer;
   };
-  ggml_backend_buffer_type_t choose(const Backends& backends, const Request& request) const;
+  ggml_backend_buffer_type_t choose(const Backends& backends, const Request& request, bool repack) const;
 
   const GgufFile& file_;
   std::vector<Request> requests_;

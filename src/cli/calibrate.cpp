@@ -101,7 +101,7 @@ void calibrate(const CalibrateFlags& flags) {
   const auto file = open_output(out);
   const auto prompts = prompts_of(flags, *model);
   const auto log_path = flags.log.empty() ? log_beside(out) : flags.log;
-  auto log = open_log(log_path);
+  const auto log = open_log(log_path);
   const auto engine_options = flags.model.engine();
   Engine engine(*model, engine_options);
   Progress progress("calibrate");
@@ -126,7 +126,6 @@ void calibrate(const CalibrateFlags& flags) {
                           {"factors", eval::kCalibrationFactors},
                           {"kl", result.kl}},
                          -1));
-  log.reset();
   if (flags.log.empty() && !log_path.empty()) std::filesystem::remove(log_path);
   if (flags.out.empty()) tell(fmt::format("calibration written to {}\n", out));
 }

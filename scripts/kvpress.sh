@@ -2,7 +2,7 @@
 # Runs NVIDIA kvpress's methods beside windowkv (tools/kvpress_compare.py), in a Python environment of its own.
 #   scripts/kvpress.sh --help
 # The first run installs kvpress, transformers, gguf and torch with pip into build/kvpress-venv: about 5 GB, most of it the CUDA
-# libraries that the torch of Linux cannot be loaded without, although all of this runs on the CPU. An index of torch's CPU
+# libraries that the torch of Linux cannot be loaded without, although this runs on the CPU without --device cuda. An index of torch's CPU
 # wheels, set as pip is configured (PIP_EXTRA_INDEX_URL), makes it 1 GB. KVPRESS_VENV names another folder.
 set -euo pipefail
 

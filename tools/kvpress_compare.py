@@ -166,7 +166,7 @@ def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=No
     return out.transpose(1, 2).contiguous(), None
 
 
-def load_model(path, dtype):
+def load_model(path, dtype, device):
     import torch
     import transformers
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -182,7 +182,8 @@ def load_model(path, dtype):
     model.set_attn_implementation("evicting")
     if getattr(model.config, "head_dim", None) is None:  # presses read it; Qwen2's leaves it out
         model.config.head_dim = model.config.hidden_size // model.config.num_attention_heads
-    return model.eval()
+    torch.set_default_device(device)  # what is made from here on stands beside the weights
+    return model.eval().to(device)
 
 
 def layers_of(model):
@@ -384,7 +385,7 @@ class Run:
 
         if self.model is None:
             start = time.monotonic()
-            self.model = load_model(self.args.model, self.args.dtype)
+            self.model = load_model(self.args.model, self.args.dtype, self.args.device)
             if any(p.split(":")[0] == "kvzip" for p in self.args.presses):
                 use_tokenizer_of(self.args.model)
             say(f"{self.args.model} read in {time.monotonic() - start:.0f} s")
@@ -532,6 +533,7 @@ def arguments():
     parser.add_argument("--markdown", metavar="FILE", help="write the table there; it is printed in any case")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                         help="of weights and cache; float32 takes 4 bytes a weight, bfloat16 half and less exact (default: float32)")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="where torch computes: cpu (default), cuda, cuda:1")
     parser.add_argument("-t", "--threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     parser.add_argument("--any-answer", action="store_true", help="no warning where an answer is not the model's own")
     args = parser.parse_args()

@@ -16,7 +16,7 @@ test: setup
 	@cmake --preset release --log-level=WARNING
 	@cmake --build --preset release
 	@scripts/fetch-model.sh >/dev/null || echo "test: the tests on SmolLM2 are skipped" >&2
-	@ctest --test-dir $(BUILD) --output-on-failure
+	@ctest --test-dir $(BUILD) -j 2 --output-on-failure
 
 # The sanitizers, on the tests that run our own code rather than ggml's kernels.
 asan tsan: setup

@@ -8,4 +8,4 @@ export LSAN_OPTIONS=suppressions=$PWD/scripts/lsan.supp:print_suppressions=0
 export UBSAN_OPTIONS=print_stacktrace=1
 # libgomp and ggml are not built for ThreadSanitizer, which cannot see how their threads wait for each other.
 export TSAN_OPTIONS=ignore_noninstrumented_modules=1
-exec ctest --test-dir "build/$1" --output-on-failure -LE "not-$1"
+exec ctest --test-dir "build/$1" -j 2 --output-on-failure -LE "not-$1"

@@ -30,7 +30,7 @@ struct CompareFlags {
   TaskFlags task;
   NiahFlags niah;
   std::vector<std::string> data;
-  ContenderFlags contenders{.policies = {"windowkv", "windowkv:group=1:pyramid=flat", "snapkv", "pyramidkv",
+  ContenderFlags contenders{.policies = {"windowkv", "windowkv:preset=paper", "snapkv", "pyramidkv",
                                          "chunkkv", "h2o", "tova", "streaming-llm", "random"}};
   std::vector<std::string> datasets;
   int64_t limit = -1;
@@ -186,7 +186,7 @@ void add_compare(CLI::App& app) {
       "which is many times faster; --reference keeps its answers for the next run. A policy may carry "
       "numbers:\n"
       "  windowkv compare -m model.gguf --data data/minilong-suite --policies "
-      "windowkv,windowkv:group=1:pyramid=flat,snapkv\n"
+      "windowkv,windowkv:preset=paper,snapkv\n"
       "      --budgets 6%,12% --out results.jsonl\n"
       "  windowkv compare -m model.gguf --data LongBench/data ruler.jsonl --follow --reference full.jsonl "
       "--out "

@@ -194,10 +194,10 @@ eval::Contender contender_of(std::string name, const PolicyFlags& flags, const H
 void ContenderFlags::add_to(CLI::App& app, const std::string& note) {
   auto* group = app.add_option_group("KV cache");
   group
-      ->add_option(
-          "--policies", policies,
-          fmt::format("policies to compare: {}; settings are added as in windowkv:group=1:pyramid=flat{}",
-                      fmt::join(policy_names(), ", "), note))
+      ->add_option("--policies", policies,
+                   fmt::format("policies to compare: {}; settings are added as in windowkv:preset=paper or "
+                               "windowkv:window=16{}",
+                               fmt::join(policy_names(), ", "), note))
       ->delimiter(',')
       ->type_name("NAME,...")
       ->capture_default_str();

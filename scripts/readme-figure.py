@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Draws the README's figure from results of `windowkv ruler --json` and `windowkv bench --json`. Needs matplotlib.
+"""Draws the README's figure from what `windowkv compare --out` and `windowkv bench --json` wrote. Needs matplotlib.
 
-    scripts/readme-figure.py --ruler ruler.json --bench bench.json -o docs/img/quality-memory.svg
+    scripts/readme-figure.py --results results.jsonl --bench bench.json -o docs/img/quality-memory.svg
 
-Left: RULER's score over the share of the KV cache that is kept, a line for each method. Right: tokens generated a second
-over the prompt's length, beside llama.cpp, from a bench with `--vs llama`.
+Left: the mean score over the memory of the kept cache, a line for each method. Right: tokens generated a second over the
+prompt's length, beside llama.cpp, from a bench with `--vs llama`.
 """
 import argparse
 import json
@@ -13,6 +13,7 @@ import math
 import matplotlib
 
 matplotlib.use("svg")
+import fidelity_table  # noqa: E402, the script beside this one
 import matplotlib.pyplot as plt  # noqa: E402
 
 NAMES = {"windowkv": "windowkv", "windowkv:preset=paper": "WindowKV as published", "snapkv": "SnapKV",
@@ -21,22 +22,25 @@ NAMES = {"windowkv": "windowkv", "windowkv:preset=paper": "WindowKV as published
 COLOURS = ["#d1495b", "#7a7a7a", "#00798c", "#edae49", "#30638e", "#66a182", "#8d6a9f", "#b08968", "#bbbbbb"]
 
 
-def methods(ruler):
-    """Scores by method: [(kept per cent, score), ...], and the full cache's score."""
+def methods(paths):
+    """Scores by method: [(kept MiB, score), ...], and the full cache's (MiB, score)."""
+    samples, _ = fidelity_table.read(paths)
     lines, full = {}, None
-    for entry in ruler["averages"]:
-        policy, _, budget = entry["policy"].rpartition(" ")
-        if not budget or entry["policy"] == "full":
-            full = entry["score"]
+    for policy in fidelity_table.unique(p for results in samples.values() for p in results):
+        rows = [results[policy] for results in samples.values()]
+        point = (fidelity_table.mean([r["kept_bytes"] for r in rows]) / 2**20, fidelity_table.mean([r["score"] for r in rows]))
+        name, budget = fidelity_table.split(policy)
+        if budget:
+            lines.setdefault(name, []).append(point)
         else:
-            lines.setdefault(policy, []).append((100 * entry["kept_share"], entry["score"]))
-    return {policy: sorted(points) for policy, points in lines.items()}, full
+            full = point
+    return {name: sorted(points) for name, points in lines.items() if name in NAMES}, full
 
 
-def quality(axis, ruler, title):
-    lines, full = methods(ruler)
+def quality(axis, paths, title):
+    lines, (whole, full) = methods(paths)
     axis.axhline(full, color="#333333", linewidth=1, linestyle="--")
-    axis.text(0.5, full, "everything kept", va="bottom", fontsize=8, color="#333333")
+    axis.text(0.5, full, f"everything kept: {whole:.0f} MiB", va="bottom", fontsize=8, color="#333333")
     order = sorted(lines, key=lambda policy: list(NAMES).index(policy) if policy in NAMES else 99)
     for policy, colour in zip(order, COLOURS):
         xs, ys = zip(*lines[policy])
@@ -45,7 +49,7 @@ def quality(axis, ruler, title):
                   label=NAMES.get(policy, policy), zorder=3 if bold else 2)
     axis.set_xlim(0, max(x for points in lines.values() for x, _ in points) * 1.12)
     axis.set_ylim(0, max(full, 1) * 1.15)
-    axis.set_xlabel("KV cache kept, per cent")
+    axis.set_xlabel("KV cache kept, MiB")
     axis.set_ylabel("score (0 to 100)")
     axis.set_title(title, fontsize=10)
     axis.legend(fontsize=7.5, frameon=False, loc="lower right")
@@ -74,20 +78,18 @@ def speed(axis, bench, title):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ruler", required=True, help="what windowkv ruler --json wrote")
+    parser.add_argument("--results", required=True, nargs="+", help="what windowkv compare --out wrote")
     parser.add_argument("--bench", required=True, help="what windowkv bench --vs llama --json wrote")
-    parser.add_argument("--ruler-title", default="RULER, 4,096 tokens")
+    parser.add_argument("--results-title", default="RULER, 4,096 tokens")
     parser.add_argument("--bench-title", default="Speed on two cores")
     parser.add_argument("-o", "--out", required=True)
     args = parser.parse_args()
-    with open(args.ruler, encoding="utf-8") as file:
-        ruler = json.load(file)
     with open(args.bench, encoding="utf-8") as file:
         bench = json.load(file)
     matplotlib.rcParams.update({"svg.hashsalt": "windowkv", "axes.spines.top": False, "axes.spines.right": False,
                                 "font.size": 9})
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.35, 1))
-    quality(left, ruler, args.ruler_title)
+    quality(left, args.results, args.results_title)
     speed(right, bench, args.bench_title)
     figure.tight_layout()
     figure.savefig(args.out, metadata={"Date": None})

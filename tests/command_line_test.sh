@@ -42,6 +42,7 @@ misused "windowkv run -m model.gguf -p x" model.gguf -p x
 [[ $? -eq 2 && ! -s out ]] && grep -q "^  run " err || fail "no command: $(cat out err)"
 "$windowkv" --version | grep -q "^windowkv [0-9]" || fail "--version"
 "$windowkv" --help | grep -q "^  longbench " || fail "--help"
+"$windowkv" help run | grep -q "^Usage: windowkv run" || fail "help run"
 
 # Help pages: the short one names what is needed first, the long one everything.
 short=$("$windowkv" run --help) && long=$("$windowkv" run --help-all) || fail "run --help"
@@ -102,6 +103,14 @@ for case in "-ngl 12|--device CUDA0,cpu" "-i|answers one prompt" "--lora x|llama
 done
 misused "unknown flag -fa" classify -fa # runs no model
 
+# What is written is no file that is read, nor another that is written.
+cp "$model" copy.gguf && ln -s copy.gguf link.gguf && echo '{}' >rows.jsonl
+misused "--out would overwrite copy.gguf, the file of --model" calibrate -m copy.gguf -o copy.gguf
+misused "--trace would overwrite copy.gguf, the file of --model" run -m copy.gguf -p x --trace link.gguf
+misused "would overwrite rows.jsonl, the file of --data" longbench -m "$model" --data rows.jsonl --json ./rows.jsonl
+misused "the file of --html" compare -m "$model" --data rows.jsonl --out new --html ./new
+cmp -s "$model" copy.gguf && [[ ! -e new ]] || fail "a file was overwritten"
+
 # Context, system message and chat templates
 run -p "Once upon a time" --no-chat -c 3 >out 2>err
 [[ $? -eq 1 && ! -s out ]] && grep -q "does not fit the 3 of -c 3" err || fail "-c 3: $(cat err)"
@@ -155,6 +164,12 @@ printf 'Once upon a time\nThe second line\n' >lines
 [[ $(while read -r line; do ask -p "$line" -n 2 2>/dev/null; done <lines | wc -l) -ge 2 ]] || fail "a loop over lines ends early"
 [[ $(ask -p "Once upon a time" --no-chat -n 8 <&- 2>&1) == "$plain" ]] || fail "standard input closed"
 [[ $(: | ask -p "Once upon a time" --no-chat -n 8 2>/dev/null) == "$plain" ]] || fail "an empty pipe"
+# A text file's last line break is its editor's, and so is a byte order mark.
+printf '\xef\xbb\xbfOnce upon a time\r\n' >marked.txt
+same_from() { [[ $(ask --no-chat -n 8 "${@:2}" <"$1" 2>/dev/null) == "$plain" ]] || fail "another answer from $*"; }
+same_from marked.txt
+same_from /dev/null -f marked.txt
+[[ $(printf 'Once upon' | "$windowkv" inspect -m "$model" -p "a time" 2>err) == *"Once upon"* ]] || fail "inspect of a pipe: $(cat err)"
 mkfifo held
 sleep 100 >held &
 holder=$!

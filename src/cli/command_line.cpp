@@ -9,6 +9,7 @@
 #include "cli/devices.h"
 #include "cli/help.h"
 #include "cli/output.h"
+#include "cli/overwriting.h"
 
 namespace windowkv::cli {
 
@@ -51,7 +52,9 @@ void run_command_line(CLI::App& app, const std::vector<std::string>& words) {
   }
   if (first == "--version") return print(fmt::format("windowkv {}\n", WINDOWKV_VERSION));
   if (first == "--list-devices") return print(devices_text());
-  if (first == "-h" || first == "--help" || first == "--help-all") return print(overview(app));
+  if (first == "help" && words.size() > 1) return run_command_line(app, {words[1], "--help"});
+  if (first == "help" || first == "-h" || first == "--help" || first == "--help-all")
+    return print(overview(app));
   const auto all = commands(app);
   const auto found =
       std::ranges::find_if(all, [&](const auto* command) { return command->get_name() == first; });
@@ -67,6 +70,7 @@ void run_command_line(CLI::App& app, const std::vector<std::string>& words) {
       // As in llama.cpp, the last one counts where a flag is given twice.
       if (option->get_items_expected_max() == 1) option->take_last();
     }
+    command.parse_complete_callback([&command] { refuse_overwriting(command); });
     arguments.insert(arguments.begin(), first);
     std::ranges::reverse(arguments);
     app.parse(std::move(arguments));

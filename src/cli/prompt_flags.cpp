@@ -49,6 +49,14 @@ void check_utf8(const std::string& text, const char* flag) {
     throw Error(fmt::format("the text of {} is not UTF-8", flag));
 }
 
+/// Without the line break that ends a text file, as llama.cpp takes it: it is the editor's, and small models
+/// answer otherwise with it.
+std::string without_last_break(std::string text) {
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+  return text;
+}
+
 }  // namespace
 
 std::string unescape(const std::string& text) {
@@ -110,10 +118,10 @@ void PromptFlags::add_to(CLI::App& app) {
 std::string PromptFlags::read_text(bool piped) const {
   std::string prompt;
   if (!file.empty()) {
-    prompt = read_text_file(file);
+    prompt = without_last_break(read_text_file(file));
   } else if (piped) {
     if (auto input = piped_input(/*optional=*/!text.empty())) {
-      prompt = std::move(*input);
+      prompt = without_last_break(without_mark(std::move(*input)));
       if (const auto at = utf8_first_error(prompt); at != std::string::npos)
         throw Error(fmt::format("standard input: not UTF-8 text (byte {})", at));
       if (!text.empty())
@@ -140,7 +148,8 @@ PromptSource PromptFlags::read(bool piped) const {
     source.ids = read_ids(tokens_file);
     return source;
   }
-  source.system = system_file.empty() ? (escape ? unescape(system) : system) : read_text_file(system_file);
+  source.system = system_file.empty() ? (escape ? unescape(system) : system)
+                                      : without_last_break(read_text_file(system_file));
   check_utf8(source.system, "--system");
   source.chat_template = chat_template_file.empty() ? chat_template : read_text_file(chat_template_file);
   check_chat_template(source.chat_template);

@@ -45,7 +45,8 @@ struct PromptFlags {
   /// Reads the files, and with `piped` what is piped into the command where no file is named. Throws Error
   /// for no prompt, files that cannot be read, text that is not UTF-8, and an unknown chat template.
   PromptSource read(bool piped = false) const;
-  Prompt read(const Model& model) const { return read().prompt(model); }
+  /// For commands that do without a prompt too, which call this where given(): a pipe goes before -p.
+  Prompt read(const Model& model) const { return read(/*piped=*/!text.empty()).prompt(model); }
 
  private:
   std::string read_text(bool piped) const;

@@ -52,7 +52,13 @@ std::string read_text_file(const std::string& path) {
   if (auto at = utf8_first_error(content); at != std::string::npos)
     throw Error(fmt::format("{}: not UTF-8 text (byte {}); convert it first, for example with iconv",
                             path == "-" ? "standard input" : path, at));
-  return content;
+  return without_mark(std::move(content));
+}
+
+std::string without_mark(std::string text) {
+  static constexpr std::string_view kMark = "\xEF\xBB\xBF";
+  if (text.starts_with(kMark)) text.erase(0, kMark.size());
+  return text;
 }
 
 std::vector<NumberedLine> lines_of(std::string_view content) {

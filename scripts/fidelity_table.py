@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Prints Markdown tables from the results files (--out) of windowkv compare, as docs/fidelity.md has them.
 
-    scripts/fidelity-table.py results.jsonl                       # policies by budget: score, its interval, KL
-    scripts/fidelity-table.py results.jsonl --by-dataset 12%      # the scores of each dataset at one budget
+    scripts/fidelity_table.py results.jsonl                       # policies by budget: score, its interval, KL
+    scripts/fidelity_table.py results.jsonl --by-dataset 12%      # the scores of each dataset at one budget
 
 Samples that not every policy has been run on are left out, so an unfinished run gives a table too. Several files are
 read as one. Intervals are 95 % percentile bootstraps over the samples (2,000 draws).
@@ -90,11 +90,11 @@ def main():
     try:
         samples, left_out = read(args.results)
     except (OSError, ValueError, KeyError) as e:
-        sys.exit(f"fidelity-table: error: {e}")
+        sys.exit(f"fidelity_table: error: {e}")
     if args.datasets:
         samples = {k: r for k, r in samples.items() if k[0] in args.datasets.split(",")}
     if not samples:
-        sys.exit("fidelity-table: error: no sample has been run with every policy")
+        sys.exit("fidelity_table: error: no sample has been run with every policy")
     policies = unique(p for results in samples.values() for p in results)
     follow = any("score" not in r for results in samples.values() for r in results.values())
     print("\n".join(by_dataset(samples, policies, args.by_dataset) if args.by_dataset else by_budget(samples, policies, follow)))

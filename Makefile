@@ -43,10 +43,10 @@ format: setup-dev
 	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
 
 lint: setup-dev
-	@cmake --preset release --log-level=WARNING
+	@cmake --preset lint --log-level=WARNING
 	@git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror
-	@git ls-files 'src/*.cpp' 'tools/*.cpp' | xargs -P 2 -n 4 clang-tidy --quiet -p $(BUILD) --warnings-as-errors='*' \
-	  >$(BUILD)/lint.log 2>&1 || { grep -v 'warnings generated' $(BUILD)/lint.log; exit 1; }
+	@git ls-files 'src/*.cpp' 'tools/*.cpp' | xargs -P 2 -n 4 clang-tidy --quiet -p build/lint --warnings-as-errors='*' \
+	  >build/lint/lint.log 2>&1 || { grep -v 'warnings generated' build/lint/lint.log; exit 1; }
 
 .PHONY: setup-dev
 setup-dev:

@@ -69,17 +69,17 @@ std::string summary_table(const eval::LongbenchSummary& summary) {
 nlohmann::ordered_json summary_json(const LongbenchFlags& flags, const Model& model,
                                     const eval::Contender& contender, const eval::Samples& data,
                                     const eval::LongbenchSummary& summary) {
-  nlohmann::ordered_json json = {{"model", std::filesystem::path(model.path()).filename().string()},
-                                 {"type", model.weight_type()},
-                                 {"kv", contender.kv},
-                                 {"kv_budget", contender.budget},
-                                 {"task", flags.policy.task.task},
-                                 {"preset", flags.policy.preset},
-                                 {"max_length", flags.max_length}};
-  json.update(summary.json());
-  json["skipped_rows"] = nlohmann::ordered_json::array();
-  for (const auto& row : data.broken) json["skipped_rows"].push_back(row.text());
-  return json;
+  nlohmann::ordered_json out = {{"model", std::filesystem::path(model.path()).filename().string()},
+                                {"type", model.weight_type()},
+                                {"kv", contender.kv},
+                                {"kv_budget", contender.budget},
+                                {"task", flags.policy.task.task},
+                                {"preset", flags.policy.preset},
+                                {"max_length", flags.max_length}};
+  out.update(summary.json());
+  out["skipped_rows"] = nlohmann::ordered_json::array();
+  for (const auto& row : data.broken) out["skipped_rows"].push_back(row.text());
+  return out;
 }
 
 void longbench(const LongbenchFlags& flags) {

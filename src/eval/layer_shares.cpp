@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "eval/stats.h"
+
 namespace windowkv::eval {
 
 namespace {
@@ -56,10 +58,6 @@ std::vector<double> mean_slopes(const std::vector<std::vector<double>>& slopes, 
   for (size_t p = 0; p < slopes.size(); ++p)
     for (size_t l = 0; l < sum.size() && p != left_out; ++l) sum[l] += slopes[p][l];
   return sum;
-}
-
-double mean(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 /// Of each share, by the jackknife: how much it changes when one of the prompts is left out.

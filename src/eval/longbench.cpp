@@ -122,7 +122,7 @@ ordered_json bins_json(const BinScores& bins) {
   return out;
 }
 
-std::optional<double> mean(const std::vector<double>& values) {
+std::optional<double> mean_of_any(const std::vector<double>& values) {
   if (values.empty()) return std::nullopt;
   double sum = 0;
   for (const double v : values) sum += v;
@@ -230,21 +230,21 @@ LongbenchSummary summarize(std::span<const Sample> samples, std::span<const Outc
   std::vector<double> all, localization, aggregation;
   std::array<std::vector<double>, kLengthBins.size()> bins;
   for (auto& line : summary.datasets) {
-    line.score = mean(values[line.dataset].scores);
-    line.kept_share = mean(values[line.dataset].kept).value_or(0);
+    line.score = mean_of_any(values[line.dataset].scores);
+    line.kept_share = mean_of_any(values[line.dataset].kept).value_or(0);
     if (!line.score) continue;
     all.push_back(*line.score);
     for (size_t b = 0; b < bins.size(); ++b) {
-      line.bins[b] = mean(values[line.dataset].bins[b]);
+      line.bins[b] = mean_of_any(values[line.dataset].bins[b]);
       if (line.bins[b]) bins[b].push_back(*line.bins[b]);
     }
     (line.task == Task::kLocalization ? localization : aggregation).push_back(*line.score);
   }
-  summary.localization = mean(localization);
-  summary.aggregation = mean(aggregation);
-  summary.overall = mean(all);
-  for (size_t b = 0; b < bins.size(); ++b) summary.bins[b] = mean(bins[b]);
-  summary.kept_share = mean(kept).value_or(0);
+  summary.localization = mean_of_any(localization);
+  summary.aggregation = mean_of_any(aggregation);
+  summary.overall = mean_of_any(all);
+  for (size_t b = 0; b < bins.size(); ++b) summary.bins[b] = mean_of_any(bins[b]);
+  summary.kept_share = mean_of_any(kept).value_or(0);
   return summary;
 }
 

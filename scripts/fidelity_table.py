@@ -47,37 +47,47 @@ def unique(values):
     return list(dict.fromkeys(values))
 
 
-def by_budget(samples, policies, follow):
+def measure_of(samples):
+    """What results are judged by, and its name: the score, or where some have none (--follow) the top-1 agreement."""
+    if all("score" in r for results in samples.values() for r in results.values()):
+        return "score", lambda result: result["score"]
+    return "top-1", lambda result: 100 * result["top1_agreement"]
+
+
+def estimate(values):
+    low, high = interval(values)
+    return f"{mean(values):.1f} [{low:.1f}, {high:.1f}]"
+
+
+def by_budget(samples, policies):
     names = unique(split(p)[0] for p in policies if split(p)[1])
     budgets = unique(split(p)[1] for p in policies if split(p)[1])
-    heads = [f"{b}: {'top-1' if follow else 'score'} | KL" for b in budgets]
+    measure, value = measure_of(samples)
+    heads = [f"{b}: {measure} | KL" for b in budgets]
     lines = ["| policy | " + " | ".join(heads) + " |", "|--|" + "--:|--:|" * len(budgets)]
 
     def cells(policy):
-        rows = [results[policy] for results in samples.values() if policy in results]
-        if not rows:
+        if policy not in policies:
             return "| "
-        values = [100 * r["top1_agreement"] if follow else r["score"] for r in rows]
-        low, high = interval(values)
+        rows = [results[policy] for results in samples.values()]
         kl = mean([r["mean_kl"] for r in rows if r["steps"] > 0] or [0.0])
-        return f"{mean(values):.1f} [{low:.1f}, {high:.1f}] | {kl:.3f}"
+        return f"{estimate([value(r) for r in rows])} | {kl:.3f}"
 
-    if not follow:
-        low, high = interval([r["full"]["score"] for r in samples.values()])
-        lines.append(f"| full | {mean([r['full']['score'] for r in samples.values()]):.1f} [{low:.1f}, {high:.1f}] | |" +
-                     " | |" * (len(budgets) - 1))
+    if measure == "score":
+        full = estimate([value(results["full"]) for results in samples.values()])
+        lines.append(f"| full | {full} | |" + " | |" * (len(budgets) - 1))
     for name in names:
         lines.append(f"| {name} | " + " | ".join(cells(f"{name} {b}") for b in budgets) + " |")
     return lines
 
 
 def by_dataset(samples, policies, budget):
+    _, value = measure_of(samples)
     chosen = ["full"] + [p for p in policies if split(p)[1] == budget]
-    datasets = unique(d for d, _ in samples)
     lines = ["| dataset (samples) | " + " | ".join(split(p)[0] for p in chosen) + " |", "|--|" + "--:|" * len(chosen)]
-    for dataset in datasets:
+    for dataset in unique(d for d, _ in samples):
         rows = [r for (d, _), r in samples.items() if d == dataset]
-        lines.append(f"| {dataset} ({len(rows)}) | " + " | ".join(f"{mean([r[p]['score'] for r in rows]):.1f}" for p in chosen) + " |")
+        lines.append(f"| {dataset} ({len(rows)}) | " + " | ".join(f"{mean([value(r[p]) for r in rows]):.1f}" for p in chosen) + " |")
     return lines
 
 
@@ -96,8 +106,7 @@ def main():
     if not samples:
         sys.exit("fidelity_table: error: no sample has been run with every policy")
     policies = unique(p for results in samples.values() for p in results)
-    follow = any("score" not in r for results in samples.values() for r in results.values())
-    print("\n".join(by_dataset(samples, policies, args.by_dataset) if args.by_dataset else by_budget(samples, policies, follow)))
+    print("\n".join(by_dataset(samples, policies, args.by_dataset) if args.by_dataset else by_budget(samples, policies)))
     print(f"\n{len(samples)} samples" + (f"; {left_out} left out, not run with every policy" if left_out else ""))
 
 

@@ -121,9 +121,7 @@ std::string PromptFlags::read_text(bool piped) const {
     prompt = without_last_break(read_text_file(file));
   } else if (piped) {
     if (auto input = piped_input(/*optional=*/!text.empty())) {
-      prompt = without_last_break(without_mark(std::move(*input)));
-      if (const auto at = utf8_first_error(prompt); at != std::string::npos)
-        throw Error(fmt::format("standard input: not UTF-8 text (byte {})", at));
+      prompt = without_last_break(checked_text(std::move(*input), "standard input"));
       if (!text.empty())
         tell(fmt::format("windowkv: note: standard input ({} bytes) is the prompt's beginning, -p its end\n",
                          prompt.size()));

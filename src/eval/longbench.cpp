@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "eval/prompt_form.h"
+#include "eval/stats.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
 
@@ -123,10 +124,7 @@ ordered_json bins_json(const BinScores& bins) {
 }
 
 std::optional<double> mean_of_any(const std::vector<double>& values) {
-  if (values.empty()) return std::nullopt;
-  double sum = 0;
-  for (const double v : values) sum += v;
-  return sum / static_cast<double>(values.size());
+  return values.empty() ? std::nullopt : std::optional(mean(values));
 }
 
 }  // namespace
@@ -231,7 +229,7 @@ LongbenchSummary summarize(std::span<const Sample> samples, std::span<const Outc
   std::array<std::vector<double>, kLengthBins.size()> bins;
   for (auto& line : summary.datasets) {
     line.score = mean_of_any(values[line.dataset].scores);
-    line.kept_share = mean_of_any(values[line.dataset].kept).value_or(0);
+    line.kept_share = mean(values[line.dataset].kept);
     if (!line.score) continue;
     all.push_back(*line.score);
     for (size_t b = 0; b < bins.size(); ++b) {
@@ -244,7 +242,7 @@ LongbenchSummary summarize(std::span<const Sample> samples, std::span<const Outc
   summary.aggregation = mean_of_any(aggregation);
   summary.overall = mean_of_any(all);
   for (size_t b = 0; b < bins.size(); ++b) summary.bins[b] = mean_of_any(bins[b]);
-  summary.kept_share = mean_of_any(kept).value_or(0);
+  summary.kept_share = mean(kept);
   return summary;
 }
 

@@ -48,17 +48,16 @@ std::string read_file_start(const std::string& path, size_t count) {
 }
 
 std::string read_text_file(const std::string& path) {
-  auto content = read_file(path);
-  if (auto at = utf8_first_error(content); at != std::string::npos)
-    throw Error(fmt::format("{}: not UTF-8 text (byte {}); convert it first, for example with iconv",
-                            path == "-" ? "standard input" : path, at));
-  return without_mark(std::move(content));
+  return checked_text(read_file(path), path == "-" ? "standard input" : path);
 }
 
-std::string without_mark(std::string text) {
+std::string checked_text(std::string content, const std::string& source) {
+  if (auto at = utf8_first_error(content); at != std::string::npos)
+    throw Error(
+        fmt::format("{}: not UTF-8 text (byte {}); convert it first, for example with iconv", source, at));
   static constexpr std::string_view kMark = "\xEF\xBB\xBF";
-  if (text.starts_with(kMark)) text.erase(0, kMark.size());
-  return text;
+  if (content.starts_with(kMark)) content.erase(0, kMark.size());
+  return content;
 }
 
 std::vector<NumberedLine> lines_of(std::string_view content) {

@@ -14,11 +14,12 @@ std::string read_file(const std::string& path);
 /// The first `count` bytes of a file, or all it has. Throws Error for one that cannot be read.
 std::string read_file_start(const std::string& path, size_t count);
 
-/// As read_file, without a byte order mark. Throws Error, with the byte's offset, for one that is not UTF-8.
+/// As read_file, as checked_text.
 std::string read_text_file(const std::string& path);
 
-/// UTF-8 text without the byte order mark that some editors put before it.
-std::string without_mark(std::string text);
+/// Text without the byte order mark that some editors put before it. Throws Error, with the name of its
+/// source and the byte's offset, for what is not UTF-8.
+std::string checked_text(std::string content, const std::string& source);
 
 /// A line of a text, without its end; numbers count from 1.
 struct NumberedLine {

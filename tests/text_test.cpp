@@ -251,11 +251,12 @@ TEST_F(MiniLongVocab, EndTokens) {
 
 TEST_F(MiniLongVocab, OtherChatTemplates) {
   const std::vector<ChatMessage> messages = {{"system", "Be brief."}, {"user", "What?"}};
-  EXPECT_EQ(vocab().apply_chat_template(messages, "chatml"),
+  EXPECT_EQ(vocab().apply_chat_template(messages, "chatml").text,
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n"
             "<|im_start|>assistant\n");
   EXPECT_EQ(vocab().apply_chat_template(messages,
-                                        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"),
+                                        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
+                .text,
             "[system]Be brief.[user]What?");
   EXPECT_THROW(vocab().apply_chat_template(messages, "{% for %}"), Error);
 }
@@ -288,7 +289,7 @@ TEST_F(MiniLongVocab, AnAnswerFollowsItsGrammar) {
 TEST_F(MiniLongVocab, ChatTemplateGivesTheFormTheModelWasTaught) {
   ASSERT_TRUE(vocab().has_chat_template());
   const auto text = vocab().apply_chat_template({{"user", "A text.\n\nQuestion: What?"}});
-  EXPECT_EQ(text, "<|im_start|>user\nA text.\n\nQuestion: What?<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(text.text, "<|im_start|>user\nA text.\n\nQuestion: What?<|im_end|>\n<|im_start|>assistant\n");
   const auto tokens = vocab().tokenize(text);
   EXPECT_EQ(tokens[0], 0);
   EXPECT_EQ(std::count(tokens.begin(), tokens.end(), 0), 1);

@@ -12,12 +12,20 @@ struct llama_vocab;
 namespace windowkv {
 
 class GgufFile;
+class SpecialNames;
 
 using Token = int32_t;
 
 struct ChatMessage {
   std::string role;
   std::string content;
+};
+
+/// Text in which the name of a special token, such as <|im_start|>, stands for that token, except where it begins
+/// at one of the `literal` byte offsets (ascending): there it is part of what somebody wrote.
+struct PromptText {
+  std::string text;
+  std::vector<size_t> literal;
 };
 
 /// The vocabulary and chat template of a GGUF, through libllama and minja. Made by Model::load.
@@ -31,19 +39,24 @@ class Vocab {
   Vocab& operator=(const Vocab&) = delete;
 
   int size() const;
-  /// Special tokens written out in the text are taken as such; BOS/EOS are added as the model's settings say.
+  /// Names of special tokens in the text stand for those tokens. BOS is added where the model's settings say so;
+  /// EOS never is, because the text is to be continued. Throws Error for text of over 1 GiB, and text that the
+  /// vocabulary has no tokens for.
   std::vector<Token> tokenize(std::string_view text) const;
+  std::vector<Token> tokenize(const PromptText& prompt) const;
+  /// Where names of special tokens begin in the text: what makes all of it literal.
+  std::vector<size_t> special_names(std::string_view text) const;
   /// The bytes of one token; may be part of a UTF-8 sequence. Control tokens give "" unless `special`.
   std::string piece(Token token, bool special = false) const;
   std::string text(const std::vector<Token>& tokens, bool special = false) const;
   bool is_end(Token token) const;  ///< end of generation: EOS, EOT and their kin
 
   bool has_chat_template() const { return !template_.empty(); }
-  /// The messages as the model was taught to read them, ending where the assistant begins. The template's own
-  /// BOS is left to tokenize(). `chat_template`: Jinja text or one of chat_template_names(), in place of the
+  /// The messages as the model was taught to read them, ending where the assistant begins. What the messages say
+  /// is literal: they cannot end their turn or begin another. The template's own BOS is left to tokenize(). `chat_template`: Jinja text or one of chat_template_names(), in place of the
   /// GGUF's. Throws Error where there is no template or it fails.
-  std::string apply_chat_template(const std::vector<ChatMessage>& messages,
-                                  const std::string& chat_template = "") const;
+  PromptText apply_chat_template(const std::vector<ChatMessage>& messages,
+                                 const std::string& chat_template = "") const;
   /// llama.cpp's built-in chat templates.
   static std::vector<std::string> chat_template_names();
 
@@ -53,8 +66,11 @@ class Vocab {
   struct ModelFree {
     void operator()(llama_model* model) const;
   };
+  void append(std::vector<Token>& tokens, std::string_view text, bool parse_special) const;
+
   std::unique_ptr<llama_model, ModelFree> model_;
   const llama_vocab* vocab_ = nullptr;
+  std::unique_ptr<SpecialNames> names_;
   std::string template_;
 };
 

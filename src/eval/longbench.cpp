@@ -164,7 +164,7 @@ std::vector<Token> sample_tokens(const Model& model, const Sample& sample, int64
   if (!chat && sample.answer_prefix.empty()) return truncate_middle(std::move(tokens), limit);
   const auto text = n > limit ? middle_cut(vocab, tokens, limit) : sample.prompt;
   if (!chat) return vocab.tokenize(text + sample.answer_prefix);
-  if (sample.own_prompt) return vocab.tokenize(form.before + text + form.after + sample.answer_prefix);
+  if (sample.own_prompt) return vocab.tokenize(form.around(vocab, text, sample.answer_prefix));
   return vocab.tokenize(vocab.apply_chat_template({{"user", text}}));
 }
 

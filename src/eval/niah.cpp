@@ -152,16 +152,17 @@ NiahPrompts::NiahPrompts(const Vocab& vocab, const std::string& haystack, Needle
 NiahPrompt NiahPrompts::build(const Needle& needle, std::string_view text, double depth) const {
   const size_t place = needle_place(text, depth);
   const auto rest = text.substr(place);
-  NiahPrompt prompt;
-  prompt.text = form_.before + std::string(text.substr(0, place));
-  const size_t needle_at = prompt.text.size();
-  if (place > 0) prompt.text += ' ';
-  prompt.text += needle.sentence;
-  if (!rest.empty() && !is_blank(rest.front())) prompt.text += ' ';
-  prompt.text += std::string(rest) + "\n\nQuestion: " + needle.question + form_.after;
-  prompt.tokens = vocab_.tokenize(prompt.text);
-  prompt.needle_position = static_cast<int64_t>(needle_at);  // bytes, until the text is settled
-  return prompt;
+  std::string message(text.substr(0, place));
+  if (place > 0) message += ' ';
+  message += needle.sentence;
+  if (!rest.empty() && !is_blank(rest.front())) message += ' ';
+  message += std::string(rest) + "\n\nQuestion: " + needle.question;
+  const auto prompt = form_.around(vocab_, message);
+  // The needle's place is in bytes until the text is settled.
+  return {.needle = needle,
+          .tokens = vocab_.tokenize(prompt),
+          .text = prompt.text,
+          .needle_position = static_cast<int64_t>(form_.before.size() + place)};
 }
 
 std::string NiahPrompts::haystack_from(size_t start, size_t bytes) const {
@@ -213,7 +214,6 @@ NiahPrompt NiahPrompts::make(const NiahPoint& point) const {
   const auto needle_at = static_cast<size_t>(best.needle_position);
   best.needle_position =
       static_cast<int64_t>(vocab_.tokenize(std::string_view(best.text).substr(0, needle_at)).size());
-  best.needle = needle;
   return best;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "windowkv/vocab.h"
 
@@ -9,6 +10,9 @@ namespace windowkv::eval {
 /// What stands around a user's message.
 struct PromptForm {
   std::string before, after;
+
+  /// The form with that message in it, which is literal, and what the answer begins with.
+  PromptText around(const Vocab& vocab, std::string_view message, std::string_view answer_prefix = "") const;
 };
 
 /// The model's chat template around one user message, up to where the assistant begins. Throws Error for a

@@ -61,18 +61,18 @@ Sample Samples::make(const Point& point) const {
   };
   try {
     const auto draft = task.draft({source_, task.name, point.length, seed_, point.index});
-    auto prompt_of = [&](const Text& text) {
-      return form_.before + text.input + form_.after + text.answer_prefix;
+    auto tokens_of = [&](const Text& text) {
+      return vocab_.tokenize(form_.around(vocab_, text.input, text.answer_prefix));
     };
     auto cost = [&](int64_t units) {
-      return source_.count_tokens(prompt_of(draft.text(units))) + task.tokens_to_generate;
+      return static_cast<int64_t>(tokens_of(draft.text(units)).size()) + task.tokens_to_generate;
     };
     const auto units = largest_fitting(draft.min_units, draft.max_units, point.length, cost);
     if (!units) throw Error(fmt::format("too short, it takes {}", cost(draft.min_units)));
     if (*units == draft.max_units)
       throw Error(fmt::format("the {} words there are do not fill it; give a longer --haystack", *units));
     Sample sample{.text = draft.text(*units), .tokens = {}, .units = *units};
-    sample.tokens = vocab_.tokenize(prompt_of(sample.text));
+    sample.tokens = tokens_of(sample.text);
     sample.length =
         source_.count_tokens(sample.text.input + sample.text.answer_prefix) + task.tokens_to_generate;
     return sample;

@@ -1,16 +1,31 @@
 #include "windowkv/vocab.h"
 
+#include <fmt/format.h>
 #include <llama.h>
 
 #include <algorithm>
 #include <climits>
 #include <minja/chat-template.hpp>
+#include <ranges>
 
 #include "backend/backend.h"
 #include "model/gguf_file.h"
+#include "model/special_names.h"
+#include "support/deep_stack.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
+
+namespace {
+
+constexpr size_t kMostBytes = INT_MAX / 2;
+constexpr std::string_view kBlanks = " \t\n\v\f\r";
+// Some pre-tokenizers are std::regex, which recurses as often as a run of letters is long.
+constexpr size_t kBytesOnAnyStack = 1024;
+constexpr size_t kStackBytes = size_t{8} << 20;
+constexpr size_t kStackBytesPerByte = 2048;
+
+}  // namespace
 
 void Vocab::ModelFree::operator()(llama_model* model) const {
   llama_model_free(model);
@@ -30,6 +45,7 @@ Vocab::Vocab(const GgufFile& file) {
   vocab_ = llama_model_get_vocab(model_.get());
   if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE)
     throw Error(path + ": the file has no vocabulary; give the prompt as ids with --tokens");
+  names_ = std::make_unique<SpecialNames>(vocab_);
   if (const char* text = llama_model_chat_template(model_.get(), nullptr)) template_ = text;
 }
 
@@ -39,21 +55,69 @@ int Vocab::size() const {
   return llama_vocab_n_tokens(vocab_);
 }
 
-std::vector<Token> Vocab::tokenize(std::string_view text) const {
-  if (text.size() > INT_MAX / 2) throw Error("the prompt is over 1 GiB of text");
-  // Never more tokens than bytes, plus BOS and EOS.
-  std::vector<Token> tokens(text.size() + 2);
-  int32_t count =
-      llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
-                     static_cast<int32_t>(tokens.size()), /*add_special=*/true, /*parse_special=*/true);
-  if (count < 0) {
-    if (count == INT32_MIN) throw Error("the prompt is too long to tokenize");
-    tokens.resize(static_cast<size_t>(-count));
-    count = llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()), tokens.data(), -count,
-                           true, true);
+void Vocab::append(std::vector<Token>& tokens, std::string_view text, bool parse_special) const {
+  if (text.empty()) return;
+  if (text.size() > kMostBytes) throw Error("the prompt is over 1 GiB of text");
+  const auto size = static_cast<int32_t>(text.size());
+  std::vector<Token> part(text.size() + 1);  // never more tokens than bytes, and a space before them
+  int32_t count = 0;
+  const auto work = [&] {
+    count = llama_tokenize(vocab_, text.data(), size, part.data(), static_cast<int32_t>(part.size()),
+                           /*add_special=*/false, parse_special);
+  };
+  try {
+    if (text.size() <= kBytesOnAnyStack)
+      work();
+    else
+      with_stack(kStackBytes + text.size() * kStackBytesPerByte, work);
+  } catch (const std::bad_alloc&) {
+    throw Error(fmt::format("no memory to tokenize {} bytes of text", text.size()));
+  } catch (const std::exception&) {
+    // A byte that has no token: libllama looks it up in a map.
+    throw Error("the model's vocabulary has no tokens for some of the text");
   }
-  tokens.resize(static_cast<size_t>(count));
+  if (count < 0) throw Error("the text takes more tokens than it has bytes: the model's vocabulary is damaged");
+  tokens.insert(tokens.end(), part.begin(), part.begin() + count);
+}
+
+std::vector<Token> Vocab::tokenize(std::string_view text) const {
+  std::vector<Token> tokens;
+  if (llama_vocab_get_add_bos(vocab_)) tokens.push_back(llama_vocab_bos(vocab_));
+  append(tokens, text, /*parse_special=*/true);
   return tokens;
+}
+
+std::vector<Token> Vocab::tokenize(const PromptText& prompt) const {
+  const std::string_view text = prompt.text;
+  if (prompt.literal.empty()) return tokenize(text);
+  auto tokens = tokenize("");
+  // libllama reads names everywhere or nowhere: it gets what lies between those that stand for tokens.
+  size_t done = 0;
+  for (size_t at = 0; at < text.size();) {
+    const auto* name = names_->at(text, at);
+    if (name == nullptr || std::ranges::binary_search(prompt.literal, at)) {
+      ++at;
+      continue;
+    }
+    const auto strips = llama_vocab_get_attr(vocab_, name->token);
+    auto before = text.substr(done, at - done);
+    if ((strips & LLAMA_TOKEN_ATTR_LSTRIP) != 0)
+      before = before.substr(0, before.find_last_not_of(kBlanks) + 1);
+    append(tokens, before, /*parse_special=*/false);
+    tokens.push_back(name->token);
+    at += name->text.size();
+    if ((strips & LLAMA_TOKEN_ATTR_RSTRIP) != 0) at = std::min(text.find_first_not_of(kBlanks, at), text.size());
+    done = at;
+  }
+  append(tokens, text.substr(done), /*parse_special=*/false);
+  return tokens;
+}
+
+std::vector<size_t> Vocab::special_names(std::string_view text) const {
+  std::vector<size_t> found;
+  for (size_t at = 0; at < text.size(); ++at)
+    if (names_->at(text, at) != nullptr) found.push_back(at);
+  return found;
 }
 
 std::string Vocab::piece(Token token, bool special) const {
@@ -82,6 +146,27 @@ std::vector<std::string> Vocab::chat_template_names() {
 }
 
 namespace {
+
+/// One of Unicode's noncharacters that is in none of the texts.
+std::string unused_mark(const std::vector<ChatMessage>& messages, const std::string& source) {
+  for (char last = '\x90'; last <= '\xAF'; ++last) {  // U+FDD0 to U+FDEF
+    const std::string mark = std::string("\xEF\xB7") + last;
+    const auto holds = [&](const ChatMessage& m) { return m.content.find(mark) != std::string::npos; };
+    if (source.find(mark) == std::string::npos && std::ranges::none_of(messages, holds)) return mark;
+  }
+  throw Error("the messages hold all of Unicode's noncharacters U+FDD0 to U+FDEF");
+}
+
+PromptText without_marks(const std::string& text, const std::string& mark) {
+  PromptText out;
+  size_t done = 0;
+  for (size_t at; (at = text.find(mark, done)) != std::string::npos; done = at + mark.size()) {
+    out.text.append(text, done, at - done);
+    out.literal.push_back(out.text.size());
+  }
+  out.text.append(text, done);
+  return out;
+}
 
 std::string apply_builtin(const std::string& name, const std::vector<ChatMessage>& messages) {
   std::vector<llama_chat_message> chat;
@@ -121,19 +206,26 @@ std::string apply_jinja(const std::string& source, const std::string& bos, const
 
 }  // namespace
 
-std::string Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
-                                       const std::string& chat_template) const {
+PromptText Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
+                                      const std::string& chat_template) const {
   const auto& source = chat_template.empty() ? template_ : chat_template;
   if (source.empty()) throw Error("the model has no chat template; use --no-chat to give the text as it is");
+  // A mark before each name in the messages lasts through the template, which may trim, split or move them.
+  const auto mark = unused_mark(messages, source);
+  auto marked = messages;
+  for (auto& message : marked) {
+    const auto found = special_names(message.content);
+    for (const auto at : std::views::reverse(found)) message.content.insert(at, mark);
+  }
   const auto names = chat_template_names();
   auto special_text = [&](Token token) { return token < 0 ? std::string() : piece(token, true); };
   const auto bos = special_text(llama_vocab_bos(vocab_));
   auto text = std::ranges::find(names, source) != names.end()
-                  ? apply_builtin(source, messages)
-                  : apply_jinja(source, bos, special_text(llama_vocab_eos(vocab_)), messages);
+                  ? apply_builtin(source, marked)
+                  : apply_jinja(source, bos, special_text(llama_vocab_eos(vocab_)), marked);
   // tokenize() adds BOS where the model wants it; a template that writes it too would double it.
   if (!bos.empty() && llama_vocab_get_add_bos(vocab_) && text.starts_with(bos)) text.erase(0, bos.size());
-  return text;
+  return without_marks(text, mark);
 }
 
 }  // namespace windowkv

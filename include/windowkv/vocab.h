@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -21,8 +22,8 @@ struct ChatMessage {
   std::string content;
 };
 
-/// Text in which the name of a special token, such as <|im_start|>, stands for that token, except where it begins
-/// at one of the `literal` byte offsets (ascending): there it is part of what somebody wrote.
+/// Text in which the name of a special token, such as <|im_start|>, stands for that token, except where it
+/// begins at one of the `literal` byte offsets (ascending): there it is part of what somebody wrote.
 struct PromptText {
   std::string text;
   std::vector<size_t> literal;
@@ -33,15 +34,15 @@ class Vocab {
  public:
   /// Throws Error where the file carries none or libllama refuses it. Takes a checked file, because libllama
   /// ends the process over some damaged ones.
-  explicit Vocab(const GgufFile& file);
+  explicit Vocab(const GgufFile& file, std::function<void(const std::string& line)> warning = nullptr);
   ~Vocab();
   Vocab(const Vocab&) = delete;
   Vocab& operator=(const Vocab&) = delete;
 
   int size() const;
-  /// Names of special tokens in the text stand for those tokens. BOS is added where the model's settings say so;
-  /// EOS never is, because the text is to be continued. Throws Error for text of over 1 GiB, and text that the
-  /// vocabulary has no tokens for.
+  /// Names of special tokens in the text stand for those tokens. BOS is added where the model's settings say
+  /// so; EOS never is, because the text is to be continued. Throws Error for text of over 1 GiB, and text
+  /// that the vocabulary has no tokens for.
   std::vector<Token> tokenize(std::string_view text) const;
   std::vector<Token> tokenize(const PromptText& prompt) const;
   /// Where names of special tokens begin in the text: what makes all of it literal.
@@ -52,9 +53,10 @@ class Vocab {
   bool is_end(Token token) const;  ///< end of generation: EOS, EOT and their kin
 
   bool has_chat_template() const { return !template_.empty(); }
-  /// The messages as the model was taught to read them, ending where the assistant begins. What the messages say
-  /// is literal: they cannot end their turn or begin another. The template's own BOS is left to tokenize(). `chat_template`: Jinja text or one of chat_template_names(), in place of the
-  /// GGUF's. Throws Error where there is no template or it fails.
+  /// The messages as the model was taught to read them, ending where the assistant begins. What the messages
+  /// say is literal: they cannot end their turn or begin another. The template's own BOS is left to
+  /// tokenize(). `chat_template`: Jinja text or one of chat_template_names(), in place of the GGUF's. Throws
+  /// Error where there is no template or it fails.
   PromptText apply_chat_template(const std::vector<ChatMessage>& messages,
                                  const std::string& chat_template = "") const;
   /// llama.cpp's built-in chat templates.
@@ -72,6 +74,7 @@ class Vocab {
   const llama_vocab* vocab_ = nullptr;
   std::unique_ptr<SpecialNames> names_;
   std::string template_;
+  std::function<void(const std::string& line)> warning_;
 };
 
 }  // namespace windowkv

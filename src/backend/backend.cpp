@@ -135,7 +135,8 @@ std::string take_ggml_error() {
   return std::exchange(first_error, {});
 }
 
-Backends::Backends(const std::string& devices, int threads, bool blas, std::span<const std::string> rpc)
+Backends::Backends(const std::string& devices, int threads, bool blas, std::span<const std::string> rpc,
+                   const std::function<void(const std::string& line)>& warning)
     : threads_(threads) {
   load_backends();
   auto* cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -165,9 +166,12 @@ Backends::Backends(const std::string& devices, int threads, bool blas, std::span
   set_threads(cpu_backend, threads_);
   if (blas && cpu_alone())
     if (auto* dev = find_blas()) {
-      blas_ = start(dev);
-      set_threads(blas_, threads_);
-      set_blas_threads(threads_);
+      if (const auto why_not = prepare_blas(threads_); why_not.empty()) {
+        blas_ = start(dev);
+        set_threads(blas_, threads_);
+      } else if (warning) {
+        warning(fmt::format("OpenBLAS is not used, so prompts are read more slowly: {}", why_not));
+      }
     }
 }
 

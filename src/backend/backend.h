@@ -3,6 +3,7 @@
 #include <ggml-backend.h>
 #include <ggml-cpp.h>
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,7 +18,8 @@ class Backends {
  public:
   /// `devices`, `blas` and `rpc` as in ModelOptions. Throws Error for a device that is not there and a server
   /// that does not answer.
-  Backends(const std::string& devices, int threads, bool blas = true, std::span<const std::string> rpc = {});
+  Backends(const std::string& devices, int threads, bool blas = true, std::span<const std::string> rpc = {},
+           const std::function<void(const std::string& line)>& warning = nullptr);
 
   /// Lays a model's layers over the devices (split_layers); without shares by the memory that each has free.
   /// Until then all are the first device's. Throws Error for more shares than devices.

@@ -1,21 +1,52 @@
 #include "backend/blas.h"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <filesystem>
+#include <vector>
 
 namespace windowkv {
 
 namespace {
 
-/// A function of the BLAS that is loaded; null where there is none of that name.
+/// A function of a library that is loaded; null where there is none of that name.
 template <typename F>
-F* blas_function(const char* name) {
-  void* library = dlopen("libblas.so.3", RTLD_LAZY | RTLD_NOLOAD);
+F* loaded_function(const char* library_name, const char* name) {
+  void* library = dlopen(library_name, RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) return nullptr;
   auto* function = reinterpret_cast<F*>(dlsym(library, name));
   dlclose(library);  // one reference less; ggml's backend keeps it loaded
   return function;
+}
+
+template <typename F>
+F* blas_function(const char* name) {
+  return loaded_function<F>("libblas.so.3", name);
+}
+
+int openmp(const char* name, int otherwise) {
+  const auto get = loaded_function<int()>("libgomp.so.1", name);
+  return get != nullptr ? get() : otherwise;
+}
+
+bool has_address_space(size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory != MAP_FAILED && munmap(memory, bytes) == 0;
+}
+
+/// A product that is large enough for all threads.
+void multiply_once() {
+  using Sgemm =
+      void(int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
+  constexpr int kRowMajor = 101, kNoTranspose = 111, kSize = 256;
+  const auto sgemm = blas_function<Sgemm>("cblas_sgemm");
+  if (sgemm == nullptr) return;
+  const std::vector<float> a(kSize * kSize), b(kSize * kSize);
+  std::vector<float> c(kSize * kSize);
+  sgemm(kRowMajor, kNoTranspose, kNoTranspose, kSize, kSize, kSize, 1, a.data(), kSize, b.data(), kSize, 0,
+        c.data(), kSize);
 }
 
 std::string file_of(const void* symbol) {
@@ -39,8 +70,21 @@ ggml_backend_dev_t find_blas() {
   return parallel != nullptr && parallel() == kOpenMp ? ggml_backend_reg_dev_get(reg, 0) : nullptr;
 }
 
-void set_blas_threads(int threads) {
+std::string prepare_blas(int threads) {
+  if (const int limit = openmp("omp_get_thread_limit", threads); limit < threads)
+    return fmt::format("OpenMP gives it {} of {} threads (OMP_THREAD_LIMIT)", limit, threads);
+  if (openmp("omp_get_dynamic", 0) != 0)
+    return "OpenMP may give it fewer threads than it asks for (OMP_DYNAMIC)";
+  if (openmp("omp_get_max_active_levels", 1) < 1) return "OpenMP gives it one thread (OMP_MAX_ACTIVE_LEVELS)";
+  constexpr size_t kBuffer = size_t{128}
+                             << 20;  // OpenBLAS's BUFFER_SIZE on x86-64, one a thread and one a caller
+  if (!has_address_space((static_cast<size_t>(threads) + 1) * kBuffer))
+    return "it has too little address space (ulimit -v)";
+  // Of the BLAS itself, for the whole process: ggml's backend passes its own number on only where it was
+  // built for OpenBLAS by name, Debian's for any BLAS.
   if (auto* set = blas_function<void(int)>("openblas_set_num_threads")) set(threads);
+  multiply_once();
+  return "";
 }
 
 std::string blas_library() {

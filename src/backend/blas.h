@@ -15,9 +15,10 @@ void prefer_openmp_blas();
 /// reference BLAS is slower than ggml's kernels.
 ggml_backend_dev_t find_blas();
 
-/// Of the BLAS itself, for the whole process: ggml's backend passes its own number on only where it was built
-/// for OpenBLAS by name, Debian's for any BLAS.
-void set_blas_threads(int threads);
+/// Why the OpenBLAS that find_blas() found would wait for ever, or "" where it works with that many threads:
+/// it counts on as many as it asks OpenMP for, and on address space for their buffers. Where it works, it has
+/// its buffers afterwards, whatever becomes scarce later.
+std::string prepare_blas(int threads);
 
 /// File of the BLAS that find_blas() found; "" where it found none.
 std::string blas_library();

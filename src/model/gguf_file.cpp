@@ -91,68 +91,89 @@ GgufFile::~GgufFile() {
   if (map_ != nullptr) munmap(map_, size_);
 }
 
-int64_t GgufFile::find_key(const std::string& key, std::initializer_list<gguf_type> types) const {
-  int64_t id = gguf_find_key(gguf_.get(), key.c_str());
-  if (id < 0) return id;
-  auto type = gguf_get_kv_type(gguf_.get(), id);
-  if (std::find(types.begin(), types.end(), type) != types.end()) return id;
-  if (type == GGUF_TYPE_ARRAY) fail(key + " differs by layer; such models are not supported");
-  fail(key + " has the type " + gguf_type_name(type));
-}
+namespace {
 
-std::optional<int> GgufFile::find_int(const std::string& key) const {
-  auto id =
-      find_key(key, {GGUF_TYPE_UINT8, GGUF_TYPE_INT8, GGUF_TYPE_UINT16, GGUF_TYPE_INT16, GGUF_TYPE_UINT32,
-                     GGUF_TYPE_INT32, GGUF_TYPE_UINT64, GGUF_TYPE_INT64, GGUF_TYPE_BOOL});
-  if (id < 0) return std::nullopt;
-  auto* g = gguf_.get();
-  int64_t value = 0;
-  switch (gguf_get_kv_type(g, id)) {
-    case GGUF_TYPE_UINT8:
-      value = gguf_get_val_u8(g, id);
-      break;
-    case GGUF_TYPE_INT8:
-      value = int{gguf_get_val_i8(g, id)};
-      break;
-    case GGUF_TYPE_UINT16:
-      value = gguf_get_val_u16(g, id);
-      break;
-    case GGUF_TYPE_INT16:
-      value = gguf_get_val_i16(g, id);
-      break;
-    case GGUF_TYPE_UINT32:
-      value = gguf_get_val_u32(g, id);
-      break;
-    case GGUF_TYPE_INT32:
-      value = gguf_get_val_i32(g, id);
-      break;
-    case GGUF_TYPE_UINT64:
-      value = static_cast<int64_t>(std::min<uint64_t>(gguf_get_val_u64(g, id), INT64_MAX));
-      break;
-    case GGUF_TYPE_INT64:
-      value = gguf_get_val_i64(g, id);
-      break;
-    default:
-      value = gguf_get_val_bool(g, id) ? 1 : 0;
-      break;
-  }
-  if (value < 0 || value > INT_MAX) fail(key + " is out of range: " + std::to_string(value));
-  return static_cast<int>(value);
-}
-
-std::optional<float> GgufFile::find_float(const std::string& key) const {
-  auto id = find_key(key, {GGUF_TYPE_FLOAT32, GGUF_TYPE_FLOAT64});
-  if (id < 0) return std::nullopt;
-  auto* g = gguf_.get();
-  float value = gguf_get_kv_type(g, id) == GGUF_TYPE_FLOAT32 ? gguf_get_val_f32(g, id)
-                                                             : static_cast<float>(gguf_get_val_f64(g, id));
-  if (!std::isfinite(value)) fail(key + " is not a number");
+template <typename T>
+T value_at(const void* data, size_t index) {
+  T value;
+  std::memcpy(&value, static_cast<const char*>(data) + index * sizeof(T), sizeof(T));
   return value;
 }
 
-std::optional<std::string> GgufFile::find_string(const std::string& key) const {
-  auto id = find_key(key, {GGUF_TYPE_STRING});
+/// Of one of the integer types and of booleans; what int64_t cannot hold is the largest it can.
+std::optional<int64_t> integer_at(gguf_type type, const void* data, size_t index) {
+  switch (type) {
+    case GGUF_TYPE_UINT8:
+      return value_at<uint8_t>(data, index);
+    case GGUF_TYPE_INT8:
+      return value_at<int8_t>(data, index);
+    case GGUF_TYPE_UINT16:
+      return value_at<uint16_t>(data, index);
+    case GGUF_TYPE_INT16:
+      return value_at<int16_t>(data, index);
+    case GGUF_TYPE_UINT32:
+      return value_at<uint32_t>(data, index);
+    case GGUF_TYPE_INT32:
+      return value_at<int32_t>(data, index);
+    case GGUF_TYPE_UINT64:
+      return static_cast<int64_t>(std::min<uint64_t>(value_at<uint64_t>(data, index), INT64_MAX));
+    case GGUF_TYPE_INT64:
+      return value_at<int64_t>(data, index);
+    case GGUF_TYPE_BOOL:
+      return value_at<int8_t>(data, index) != 0 ? 1 : 0;
+    default:
+      return std::nullopt;
+  }
+}
+
+std::optional<double> number_at(gguf_type type, const void* data, size_t index) {
+  if (type == GGUF_TYPE_FLOAT32) return value_at<float>(data, index);
+  if (type == GGUF_TYPE_FLOAT64) return value_at<double>(data, index);
+  return std::nullopt;
+}
+
+}  // namespace
+
+template <typename T>
+std::optional<T> GgufFile::find_number(const std::string& key,
+                                       std::optional<T> (*read)(gguf_type, const void*, size_t)) const {
+  auto* g = gguf_.get();
+  const int64_t id = gguf_find_key(g, key.c_str());
   if (id < 0) return std::nullopt;
+  auto type = gguf_get_kv_type(g, id);
+  const bool list = type == GGUF_TYPE_ARRAY;
+  if (list) type = gguf_get_arr_type(g, id);
+  if (type == GGUF_TYPE_STRING || type == GGUF_TYPE_ARRAY)
+    fail(key + " has the type " + gguf_type_name(type));
+  const void* data = list ? gguf_get_arr_data(g, id) : gguf_get_val_data(g, id);
+  const size_t count = list ? gguf_get_arr_n(g, id) : 1;
+  if (count == 0) fail(key + " is an empty list");
+  const auto value = read(type, data, 0);
+  if (!value) fail(key + " has the type " + gguf_type_name(type));
+  for (size_t i = 1; i < count; ++i)
+    if (read(type, data, i) != value) fail(key + " differs by layer; such models are not supported");
+  return value;
+}
+
+std::optional<int> GgufFile::find_int(const std::string& key) const {
+  const auto value = find_number(key, integer_at);
+  if (!value) return std::nullopt;
+  if (*value < 0 || *value > INT_MAX) fail(key + " is out of range: " + std::to_string(*value));
+  return static_cast<int>(*value);
+}
+
+std::optional<float> GgufFile::find_float(const std::string& key) const {
+  const auto value = find_number(key, number_at);
+  if (!value) return std::nullopt;
+  if (!std::isfinite(static_cast<float>(*value))) fail(key + " is not a number");
+  return static_cast<float>(*value);
+}
+
+std::optional<std::string> GgufFile::find_string(const std::string& key) const {
+  const int64_t id = gguf_find_key(gguf_.get(), key.c_str());
+  if (id < 0) return std::nullopt;
+  if (const auto type = gguf_get_kv_type(gguf_.get(), id); type != GGUF_TYPE_STRING)
+    fail(key + " has the type " + gguf_type_name(type));
   return gguf_get_val_str(gguf_.get(), id);
 }
 

@@ -23,8 +23,8 @@ class GgufFile {
 
   const std::string& path() const { return path_; }
 
-  /// Values by key; nullopt where the key is missing. Throws Error where it has another type or is out of
-  /// range.
+  /// Values by key; nullopt where the key is missing. A list of equal numbers is that number: converters
+  /// write one a layer. Throws Error where the value has another type, is out of range, or differs by layer.
   std::optional<int> find_int(const std::string& key) const;
   std::optional<float> find_float(const std::string& key) const;
   std::optional<std::string> find_string(const std::string& key) const;
@@ -53,7 +53,9 @@ class GgufFile {
 
  private:
   void check_vocabulary() const;
-  int64_t find_key(const std::string& key, std::initializer_list<gguf_type> types) const;
+  template <typename T>
+  std::optional<T> find_number(const std::string& key,
+                               std::optional<T> (*read)(gguf_type, const void*, size_t)) const;
 
   std::string path_;
   uint8_t* map_ = nullptr;

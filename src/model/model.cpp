@@ -14,7 +14,7 @@ Model::~Model() = default;
 
 std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& options) {
   auto m = std::make_unique<LoadedModel>();
-  m->backends.emplace(options.device, options.threads, options.blas, options.rpc);
+  m->backends.emplace(options.device, options.threads, options.blas, options.rpc, options.warning);
   m->file = std::make_unique<GgufFile>(path);
   m->family = &find_family(*m->file);
   m->hp = read_common(*m->file);
@@ -29,7 +29,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
   if (auto tokens = m->file->find_array_size("tokenizer.ggml.tokens"); tokens && *tokens != m->hp.n_vocab)
     m->file->fail(fmt::format("the vocabulary has {} tokens, the embedding {}", *tokens, m->hp.n_vocab));
   try {
-    m->vocab = std::make_unique<Vocab>(*m->file);
+    m->vocab = std::make_unique<Vocab>(*m->file, options.warning);
   } catch (const Error& e) {
     m->vocab_error = e.what();
   }

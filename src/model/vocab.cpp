@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <climits>
-#include <minja/chat-template.hpp>
 #include <ranges>
 
 #include "backend/backend.h"
+#include "model/chat_template.h"
 #include "model/gguf_file.h"
 #include "model/special_names.h"
 #include "support/deep_stack.h"
@@ -31,7 +31,8 @@ void Vocab::ModelFree::operator()(llama_model* model) const {
   llama_model_free(model);
 }
 
-Vocab::Vocab(const GgufFile& file) {
+Vocab::Vocab(const GgufFile& file, std::function<void(const std::string& line)> warning)
+    : warning_(std::move(warning)) {
   const auto& path = file.path();
   capture_ggml_logs();
   take_ggml_error();
@@ -76,7 +77,8 @@ void Vocab::append(std::vector<Token>& tokens, std::string_view text, bool parse
     // A byte that has no token: libllama looks it up in a map.
     throw Error("the model's vocabulary has no tokens for some of the text");
   }
-  if (count < 0) throw Error("the text takes more tokens than it has bytes: the model's vocabulary is damaged");
+  if (count < 0)
+    throw Error("the text takes more tokens than it has bytes: the model's vocabulary is damaged");
   tokens.insert(tokens.end(), part.begin(), part.begin() + count);
 }
 
@@ -106,7 +108,8 @@ std::vector<Token> Vocab::tokenize(const PromptText& prompt) const {
     append(tokens, before, /*parse_special=*/false);
     tokens.push_back(name->token);
     at += name->text.size();
-    if ((strips & LLAMA_TOKEN_ATTR_RSTRIP) != 0) at = std::min(text.find_first_not_of(kBlanks, at), text.size());
+    if ((strips & LLAMA_TOKEN_ATTR_RSTRIP) != 0)
+      at = std::min(text.find_first_not_of(kBlanks, at), text.size());
     done = at;
   }
   append(tokens, text.substr(done), /*parse_special=*/false);
@@ -168,42 +171,6 @@ PromptText without_marks(const std::string& text, const std::string& mark) {
   return out;
 }
 
-std::string apply_builtin(const std::string& name, const std::vector<ChatMessage>& messages) {
-  std::vector<llama_chat_message> chat;
-  chat.reserve(messages.size());
-  size_t size = 1024;
-  for (const auto& m : messages) {
-    chat.push_back({m.role.c_str(), m.content.c_str()});
-    size += 2 * (m.role.size() + m.content.size());
-  }
-  std::string text;
-  for (;;) {
-    text.resize(size);
-    const auto needed = llama_chat_apply_template(name.c_str(), chat.data(), chat.size(), /*add_ass=*/true,
-                                                  text.data(), static_cast<int32_t>(size));
-    if (needed < 0) throw Error("the built-in chat template " + name + " fails on this prompt");
-    if (static_cast<size_t>(needed) > size) {
-      size = static_cast<size_t>(needed);
-      continue;
-    }
-    text.resize(static_cast<size_t>(needed));
-    return text;
-  }
-}
-
-std::string apply_jinja(const std::string& source, const std::string& bos, const std::string& eos,
-                        const std::vector<ChatMessage>& messages) {
-  try {
-    minja::chat_template engine(source, bos, eos);
-    minja::chat_template_inputs inputs;
-    inputs.messages = nlohmann::ordered_json::array();
-    for (const auto& m : messages) inputs.messages.push_back({{"role", m.role}, {"content", m.content}});
-    return engine.apply(inputs);
-  } catch (const std::exception& e) {
-    throw Error(std::string("the chat template fails: ") + e.what() + "; use --no-chat");
-  }
-}
-
 }  // namespace
 
 PromptText Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
@@ -217,12 +184,9 @@ PromptText Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
     const auto found = special_names(message.content);
     for (const auto at : std::views::reverse(found)) message.content.insert(at, mark);
   }
-  const auto names = chat_template_names();
   auto special_text = [&](Token token) { return token < 0 ? std::string() : piece(token, true); };
   const auto bos = special_text(llama_vocab_bos(vocab_));
-  auto text = std::ranges::find(names, source) != names.end()
-                  ? apply_builtin(source, marked)
-                  : apply_jinja(source, bos, special_text(llama_vocab_eos(vocab_)), marked);
+  auto text = apply({source, bos, special_text(llama_vocab_eos(vocab_))}, marked, warning_);
   // tokenize() adds BOS where the model wants it; a template that writes it too would double it.
   if (!bos.empty() && llama_vocab_get_add_bos(vocab_) && text.starts_with(bos)) text.erase(0, bos.size());
   return without_marks(text, mark);

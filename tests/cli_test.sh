@@ -498,10 +498,10 @@ for budget in 0 0% 101% -5 x 12%% 1e99; do refuses "budget" run -m "$model" -p x
 refuses "unknown task" run -m "$model" -p x --task guess
 refuses "unknown preset" run -m "$model" -p x --preset guess
 refuses "unknown pyramid" run -m "$model" -p x --pyramid guess
-refuses "unknown placement of windows" run -m "$model" -p x --windows guess
-refuses "unknown way of heads" run -m "$model" -p x --heads guess
+refuses "unknown window placement" run -m "$model" -p x --windows guess
+refuses "unknown combination of heads" run -m "$model" -p x --heads guess
 refuses "unknown deciding layer" run -m "$model" -p x --decide guess
-refuses "unknown way of rows" run -m "$model" -p x --rows guess
+refuses "unknown combination of queries" run -m "$model" -p x --rows guess
 refuses "needs free windows" run -m "$model" -p x --windows grid
 for flag in window observe group lambda recent sinks; do
   for value in x 1.5 99999999999; do refuses "$flag \"$value\"" run -m "$model" -p x --$flag $value; done
@@ -536,7 +536,7 @@ refuses "see windowkv --help" frobnicate
 refuses "selection cases" oracle-check broken.json
 refuses "unknown policy" compare -m "$model" --data "$suite" --policies some
 refuses "unknown key" compare -m "$model" --data "$suite" --policies windowkv:size=3
-refuses "unknown way of heads" compare -m "$model" --data "$suite" --policies windowkv:heads=most
+refuses "unknown combination of heads" compare -m "$model" --data "$suite" --policies windowkv:heads=most
 refuses 'recent "x"' compare -m "$model" --data "$suite" --policies windowkv:recent=x
 refuses "needs free windows" compare -m "$model" --data "$suite" --policies windowkv:preset=paper:heads=kv
 refuses "missing" compare -m "$model" --data missing
@@ -563,7 +563,7 @@ for case in "unknown task|--tasks niah" "qa_1 needs|--tasks qa_1" "cwe at 256 to
 done
 python3 -c "print([i % 4000 for i in range(300000)])" >long.json
 "$windowkv" run -m "$model" --tokens long.json -n 0 --chunk 60000 --no-blas >out 2>err
-grep -q "needs .* are free" err || fail "a prompt larger than memory: $(cat err)"
+grep -q "needs .* is free" err || fail "a prompt larger than memory: $(cat err)"
 if [[ -w /dev/full ]]; then
   run -n 4 >/dev/full 2>err && fail "a full disk goes unnoticed"
   grep -q "cannot write to standard output" err || fail "a full disk: $(cat err)"

@@ -28,7 +28,7 @@ HParams read_common(const GgufFile& file) {
     file.fail("a vocabulary of " + std::to_string(embedding->ne[1]) + " tokens");
   hp.n_vocab = static_cast<int>(embedding->ne[1]);
   if (auto claimed = file.find_int(key("vocab_size")); claimed && *claimed != hp.n_vocab)
-    file.fail(key("vocab_size") + " is " + std::to_string(*claimed) + ", the embedding has " +
+    file.fail(key("vocab_size") + " is " + std::to_string(*claimed) + ", but the embedding has " +
               std::to_string(hp.n_vocab) + " rows");
 
   auto positive = [&](const char* name, int value, int most) {

@@ -29,7 +29,7 @@ Vocab::Vocab(const GgufFile& file) {
   }
   vocab_ = llama_model_get_vocab(model_.get());
   if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE)
-    throw Error(path + ": the file has no vocabulary; give the prompt as ids with --tokens");
+    throw Error(path + ": the file has no vocabulary; give the prompt as token ids");
   if (const char* text = llama_model_chat_template(model_.get(), nullptr)) template_ = text;
 }
 
@@ -40,7 +40,7 @@ int Vocab::size() const {
 }
 
 std::vector<Token> Vocab::tokenize(std::string_view text) const {
-  if (text.size() > INT_MAX / 2) throw Error("the prompt is over 1 GiB of text");
+  if (text.size() > INT_MAX / 2) throw Error("the prompt is longer than 1 GiB");
   // Never more tokens than bytes, plus BOS and EOS.
   std::vector<Token> tokens(text.size() + 2);
   int32_t count =
@@ -115,7 +115,7 @@ std::string apply_jinja(const std::string& source, const std::string& bos, const
     for (const auto& m : messages) inputs.messages.push_back({{"role", m.role}, {"content", m.content}});
     return engine.apply(inputs);
   } catch (const std::exception& e) {
-    throw Error(std::string("the chat template fails: ") + e.what() + "; use --no-chat");
+    throw Error(std::string("the chat template fails: ") + e.what() + "; use another one, or none");
   }
 }
 
@@ -124,7 +124,7 @@ std::string apply_jinja(const std::string& source, const std::string& bos, const
 std::string Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
                                        const std::string& chat_template) const {
   const auto& source = chat_template.empty() ? template_ : chat_template;
-  if (source.empty()) throw Error("the model has no chat template; use --no-chat to give the text as it is");
+  if (source.empty()) throw Error("the model has no chat template; give one, or use the text as it is");
   const auto names = chat_template_names();
   auto special_text = [&](Token token) { return token < 0 ? std::string() : piece(token, true); };
   const auto bos = special_text(llama_vocab_bos(vocab_));

@@ -526,8 +526,8 @@ class Client {
     const auto code = program_.wait(20s);
     ASSERT_TRUE(code) << "hangs";
     EXPECT_EQ(*code, 1);
-    EXPECT_EQ(program_.err(), fmt::format("windowkv: lost RPC server {}: it ended, or sent what cannot be "
-                                          "understood; start it again and repeat the command\n",
+    EXPECT_EQ(program_.err(), fmt::format("windowkv: lost RPC server {}: it stopped, or sent an invalid "
+                                          "reply; restart it and repeat the command\n",
                                           server.address()));
     const auto folder = std::filesystem::path(trace_).parent_path();
     for (const auto& entry : std::filesystem::directory_iterator(folder))

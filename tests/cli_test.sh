@@ -434,7 +434,7 @@ stopped() {
   [[ -z $(find . -name '*.part') && ! -e stopped.json ]] || fail "SIG$signal leaves files: $(ls -A)"
 }
 stopped INT 130 sl.jsonl longbench -m "$model" --data many.jsonl --kv full --out sl.jsonl --json stopped.json
-grep -qE "^own +localization +[0-9]+ " out && grep -qE "the table shows the [0-9]+ of 400 rows" err || fail "longbench, stopped: $(cat out err)"
+grep -qE "^own +localization +[0-9]+ " out && grep -qE "the table shows the [0-9]+ of 400 samples" err || fail "longbench, stopped: $(cat out err)"
 stopped TERM 143 sc.jsonl compare -m "$model" --data many.jsonl --policies snapkv --out sc.jsonl --html stopped.json
 grep -q "^snapkv 12%" out && grep -qE "the table shows the [0-9]+ of 400 samples" err || fail "compare, stopped: $(cat out err)"
 stopped HUP 129 sn.jsonl niah -m "$model" -l 1500 --samples 40 --depths 5 --out sn.jsonl --json stopped.json

@@ -129,7 +129,7 @@ std::string percent(double share) {
 }
 
 std::string score_tables(std::span<const eval::TaskOutcome> outcomes, bool families) {
-  std::vector<std::vector<std::string>> rows = {{"source", "rows", "accuracy", "loc. recall",
+  std::vector<std::vector<std::string>> rows = {{"source", "prompts", "accuracy", "loc. recall",
                                                  "loc. precision", "loc. F1", "agg. recall", "agg. precision",
                                                  "agg. F1"}};
   const auto add = [&](const std::string& name, const eval::TaskScores& s) {
@@ -141,7 +141,7 @@ std::string score_tables(std::span<const eval::TaskOutcome> outcomes, bool famil
   for (const auto& [name, scores] : eval::score_by_source(outcomes, families)) add(name, scores);
   const auto all = eval::score_tasks(outcomes);
   add("all", all);
-  std::vector<std::vector<std::string>> bins = {{"probability", "rows", "mean", "accuracy"}};
+  std::vector<std::vector<std::string>> bins = {{"probability", "prompts", "mean", "accuracy"}};
   for (const auto& b : all.bins)
     bins.push_back({fmt::format("{:.2f}-{:.2f}", b.from, b.to), fmt::format("{}", b.rows),
                     percent(b.confidence), percent(b.accuracy)});

@@ -47,7 +47,7 @@ std::string setup_text(const LongbenchFlags& flags, const Model& model, const st
 }
 
 std::string summary_table(const eval::LongbenchSummary& summary) {
-  std::vector<std::vector<std::string>> rows = {{"dataset", "group", "rows", "failed", "score", "kept"}};
+  std::vector<std::vector<std::string>> rows = {{"dataset", "group", "samples", "failed", "score", "kept"}};
   auto add_bins = [&](const eval::BinScores& bins) {
     for (const auto& score : bins)
       if (summary.has_bins()) rows.back().push_back(two_digits(score));
@@ -112,7 +112,7 @@ void longbench(const LongbenchFlags& flags) {
   progress.clear();
   const auto summary = eval::summarize(std::span(data.samples).first(outcomes.size()), outcomes);
   if (!outcomes.empty()) print(summary_table(summary));
-  end_if_interrupted(outcomes.size(), data.samples.size(), "rows", how_to_continue(flags.out, log.get()));
+  end_if_interrupted(outcomes.size(), data.samples.size(), "samples", how_to_continue(flags.out, log.get()));
   if (file) file->commit(json_text(summary_json(flags, *model, contender, data, summary), 2));
   if (summary.failed > 0 || !data.broken.empty()) throw ExitWith{kSkippedExit};
 }

@@ -155,7 +155,7 @@ run -f "$source/demo/document.txt" -n 1 -q --kv-budget 20 2>&1 >/dev/null | grep
 question="Question: What is the secret ingredient of the red soup?"
 ask() { timeout 60 "$windowkv" run -m "$model" --kv full -q "$@"; }
 plain=$(ask -p "Once upon a time" --no-chat -n 8 </dev/null)
-[[ $(ask -p "$question" <"$source/demo/document.txt" 2>err) == mint ]] && grep -q "note: standard input" err || fail "< document: $(cat err)"
+[[ $(ask -p "$question" <"$source/demo/document.txt" 2>err) == mint ]] && grep -q "note: the prompt is standard input" err || fail "< document: $(cat err)"
 [[ $(cat "$source/demo/document.txt" | ask -p "$question" 2>/dev/null) == mint ]] || fail "a piped document"
 [[ $({ cat "$source/demo/document.txt"; printf '\n\n%s' "$question"; } | ask 2>err) == mint && ! -s err ]] || fail "a piped prompt: $(cat err)"
 [[ $({ sleep 1; cat "$source/demo/document.txt"; } | ask -p "$question" 2>/dev/null) == mint ]] || fail "a slow pipe"

@@ -29,7 +29,7 @@ ask() {
 minilong() {
   model=models/minilong-6m-q8_0.gguf
   local question="Question: What is the secret ingredient of the red soup?"
-  title "A question about a page of Sherlock Holmes, into which one sentence about a red soup was put"
+  title "A question about a page of Sherlock Holmes, with one sentence about a red soup added"
   ask -f demo/document.txt -p "$question" -n 32 --kv full
   ask -f demo/document.txt -p "$question" -n 32 --kv-budget 12%
 }

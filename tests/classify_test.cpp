@@ -176,7 +176,7 @@ TEST(BuiltinClassifier, HasNoOpinionOnNothing) {
     EXPECT_EQ(decision.source, DecisionSource::kNeutral);
     EXPECT_EQ(decision.task, kNeutralTask);
     EXPECT_EQ(decision.probability, 0);
-    EXPECT_EQ(describe(decision), "the default, as there is no text");
+    EXPECT_EQ(describe(decision), "default: no text");
   }
 }
 

@@ -91,7 +91,7 @@ kept_text() { "$windowkv" inspect -m "$model" -f "$source/demo/document.txt" -p 
 kept_text --color always >shaded || fail "inspect -f"
 grep -q $'\x1b\[48;5;24;38;5;231m 1-10 % ' shaded && grep -q $'\x1b\[48;5;208;38;5;16m[^ ]' shaded && grep -q $'\x1b\[2m' shaded ||
   fail "inspect's shades"
-grep -qE '^tokens kept +[0-9]+ in layers 0-5, of [0-9]+ prompt tokens$' shaded || fail "inspect's equal layers: $(grep "^tokens" shaded)"
+grep -qE '^tokens kept +[0-9]+ in layers 0-5 \(of [0-9]+ prompt tokens\)$' shaded || fail "inspect's equal layers: $(grep "^tokens" shaded)"
 kept_text >plain
 grep -q $'\x1b' plain && fail "inspect colours a file"
 python3 - "$source/demo/document.txt" <<'P' || fail "inspect's plain text"
@@ -364,7 +364,7 @@ refuses "--percent" calibrate -m here/m.gguf --data needles.jsonl --percent 0
 refuses "--predict" calibrate -m here/m.gguf --data needles.jsonl -n 1
 refuses "--limit" calibrate -m here/m.gguf --data needles.jsonl --limit 0
 : >empty.jsonl
-refuses "no usable row" calibrate -m here/m.gguf --data empty.jsonl -o here/none.calibration.json
+refuses "no usable sample" calibrate -m here/m.gguf --data empty.jsonl -o here/none.calibration.json
 refuses "no prompt" calibrate -m here/m.gguf --prompts empty.jsonl -o here/none.calibration.json
 # Prompts without labels, and plain text.
 printf 'Who wrote this?\n{"prompt": "What is a violin?"}\n' >prompts.jsonl
@@ -434,7 +434,7 @@ stopped() {
   [[ -z $(find . -name '*.part') && ! -e stopped.json ]] || fail "SIG$signal leaves files: $(ls -A)"
 }
 stopped INT 130 sl.jsonl longbench -m "$model" --data many.jsonl --kv full --out sl.jsonl --json stopped.json
-grep -qE "^own +localization +[0-9]+ " out && grep -qE "the table shows the [0-9]+ of 400 rows" err || fail "longbench, stopped: $(cat out err)"
+grep -qE "^own +localization +[0-9]+ " out && grep -qE "the table shows the [0-9]+ of 400 samples" err || fail "longbench, stopped: $(cat out err)"
 stopped TERM 143 sc.jsonl compare -m "$model" --data many.jsonl --policies snapkv --out sc.jsonl --html stopped.json
 grep -q "^snapkv 12%" out && grep -qE "the table shows the [0-9]+ of 400 samples" err || fail "compare, stopped: $(cat out err)"
 stopped HUP 129 sn.jsonl niah -m "$model" -l 1500 --samples 40 --depths 5 --out sn.jsonl --json stopped.json
@@ -492,16 +492,16 @@ refuses "JSON list of token ids" run -m "$model" --tokens broken.json
 refuses "JSON list of token ids" run -m "$model" --tokens words.json
 refuses "the prompt is empty" run -m "$model" --tokens none.json
 refuses "outside the vocabulary" run -m "$model" --tokens outside.json
-refuses "leave out -p" run -m "$model" --tokens none.json -p x
+refuses "omit -p" run -m "$model" --tokens none.json -p x
 refuses "unknown policy" run -m "$model" -p x --kv some
 for budget in 0 0% 101% -5 x 12%% 1e99; do refuses "budget" run -m "$model" -p x --kv-budget=$budget; done
 refuses "unknown task" run -m "$model" -p x --task guess
 refuses "unknown preset" run -m "$model" -p x --preset guess
 refuses "unknown pyramid" run -m "$model" -p x --pyramid guess
-refuses "unknown placement of windows" run -m "$model" -p x --windows guess
-refuses "unknown way of heads" run -m "$model" -p x --heads guess
+refuses "unknown window placement" run -m "$model" -p x --windows guess
+refuses "unknown combination of heads" run -m "$model" -p x --heads guess
 refuses "unknown deciding layer" run -m "$model" -p x --decide guess
-refuses "unknown way of rows" run -m "$model" -p x --rows guess
+refuses "unknown combination of queries" run -m "$model" -p x --rows guess
 refuses "needs free windows" run -m "$model" -p x --windows grid
 for flag in window observe group lambda recent sinks; do
   for value in x 1.5 99999999999; do refuses "$flag \"$value\"" run -m "$model" -p x --$flag $value; done
@@ -525,7 +525,7 @@ printf '#!/bin/sh\necho first >&2\necho no such model >&2\nexit 3\n' >bin/llama-
 PATH=$PWD/bin:$PATH refuses "llama-bench failed: no such model" bench -m "$model" -l 50 -n 1 -r 1 --vs llama
 printf '#!/bin/sh\necho text\n' >bin/llama-bench
 PATH=$PWD/bin:$PATH refuses "printed no JSON" bench -m "$model" -l 50 -n 1 -r 1 --vs llama
-refuses "a server works for one program" bench -m "$model" --vs llama --rpc 127.0.0.1:1
+refuses "a server serves one client" bench -m "$model" --vs llama --rpc 127.0.0.1:1
 PATH=/nonexistent "$windowkv" bench -m "$model" --vs llama 2>err && fail "llama-bench that is not there"
 grep -q "llama-bench is not on PATH" err || fail "llama-bench that is not there: $(cat err)"
 refuses "no device" run -m "$model" -p x --device tpu9
@@ -536,19 +536,19 @@ refuses "see windowkv --help" frobnicate
 refuses "selection cases" oracle-check broken.json
 refuses "unknown policy" compare -m "$model" --data "$suite" --policies some
 refuses "unknown key" compare -m "$model" --data "$suite" --policies windowkv:size=3
-refuses "unknown way of heads" compare -m "$model" --data "$suite" --policies windowkv:heads=most
+refuses "unknown combination of heads" compare -m "$model" --data "$suite" --policies windowkv:heads=most
 refuses 'recent "x"' compare -m "$model" --data "$suite" --policies windowkv:recent=x
 refuses "needs free windows" compare -m "$model" --data "$suite" --policies windowkv:preset=paper:heads=kv
 refuses "missing" compare -m "$model" --data missing
 refuses "budget" compare -m "$model" --data "$suite" --budgets 0%
 refuses "cannot write" compare -m "$model" --data "$suite" --html /nonexistent/c.html
-refuses "nothing to compare on" compare -m "$model"
+refuses "nothing to compare;" compare -m "$model"
 hay="--niah-haystack $source/data/haystack"
 refuses "would cut the needles" compare -m "$model" --niah-lengths 1k $hay --max-length 500
 refuses "unknown needle set" compare -m "$model" --niah-lengths 1k $hay --niah-needle-set some
 refuses "run with --e" longbench -m "$model" --data longbench
 refuses "no prompt" inspect -m "$model" --retrieval
-refuses "leave out -p" inspect -m "$model" --retrieval --data "$suite" -p x
+refuses "omit -p" inspect -m "$model" --retrieval --data "$suite" -p x
 refuses "missing" inspect -m "$model" --retrieval --data missing
 refuses "cannot be measured" inspect -m "$model" --retrieval -p x
 refuses "requires --retrieval" inspect -m "$model" -p x --json r2.json
@@ -563,7 +563,7 @@ for case in "unknown task|--tasks niah" "qa_1 needs|--tasks qa_1" "cwe at 256 to
 done
 python3 -c "print([i % 4000 for i in range(300000)])" >long.json
 "$windowkv" run -m "$model" --tokens long.json -n 0 --chunk 60000 --no-blas >out 2>err
-grep -q "needs .* are free" err || fail "a prompt larger than memory: $(cat err)"
+grep -q "needs .* is free" err || fail "a prompt larger than memory: $(cat err)"
 if [[ -w /dev/full ]]; then
   run -n 4 >/dev/full 2>err && fail "a full disk goes unnoticed"
   grep -q "cannot write to standard output" err || fail "a full disk: $(cat err)"

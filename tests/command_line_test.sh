@@ -36,7 +36,7 @@ noted() {
 # Commands
 misused 'unknown command "frobnicate" (see windowkv --help)' frobnicate
 misused "did you mean longbench?" longbensh
-misused 'a command comes first, as in: windowkv run -m x -p "a b"' -m x -p "a b"
+misused 'the command comes first, as in: windowkv run -m x -p "a b"' -m x -p "a b"
 misused "windowkv run -m model.gguf -p x" model.gguf -p x
 "$windowkv" >out 2>err
 [[ $? -eq 2 && ! -s out ]] && grep -q "^  run " err || fail "no command: $(cat out err)"
@@ -105,10 +105,10 @@ misused "unknown flag -fa" classify -fa # runs no model
 
 # What is written is no file that is read, nor another that is written.
 cp "$model" copy.gguf && ln -s copy.gguf link.gguf && echo '{}' >rows.jsonl
-misused "--out would overwrite copy.gguf, the file of --model" calibrate -m copy.gguf -o copy.gguf
-misused "--trace would overwrite copy.gguf, the file of --model" run -m copy.gguf -p x --trace link.gguf
-misused "would overwrite rows.jsonl, the file of --data" longbench -m "$model" --data rows.jsonl --json ./rows.jsonl
-misused "the file of --html" compare -m "$model" --data rows.jsonl --out new --html ./new
+misused "--out would overwrite copy.gguf, the file given with --model" calibrate -m copy.gguf -o copy.gguf
+misused "--trace would overwrite copy.gguf, the file given with --model" run -m copy.gguf -p x --trace link.gguf
+misused "would overwrite rows.jsonl, the file given with --data" longbench -m "$model" --data rows.jsonl --json ./rows.jsonl
+misused "the file given with --html" compare -m "$model" --data rows.jsonl --out new --html ./new
 cmp -s "$model" copy.gguf && [[ ! -e new ]] || fail "a file was overwritten"
 
 # Context, system message and chat templates
@@ -155,7 +155,7 @@ run -f "$source/demo/document.txt" -n 1 -q --kv-budget 20 2>&1 >/dev/null | grep
 question="Question: What is the secret ingredient of the red soup?"
 ask() { timeout 60 "$windowkv" run -m "$model" --kv full -q "$@"; }
 plain=$(ask -p "Once upon a time" --no-chat -n 8 </dev/null)
-[[ $(ask -p "$question" <"$source/demo/document.txt" 2>err) == mint ]] && grep -q "note: standard input" err || fail "< document: $(cat err)"
+[[ $(ask -p "$question" <"$source/demo/document.txt" 2>err) == mint ]] && grep -q "note: the prompt is standard input" err || fail "< document: $(cat err)"
 [[ $(cat "$source/demo/document.txt" | ask -p "$question" 2>/dev/null) == mint ]] || fail "a piped document"
 [[ $({ cat "$source/demo/document.txt"; printf '\n\n%s' "$question"; } | ask 2>err) == mint && ! -s err ]] || fail "a piped prompt: $(cat err)"
 [[ $({ sleep 1; cat "$source/demo/document.txt"; } | ask -p "$question" 2>/dev/null) == mint ]] || fail "a slow pipe"
@@ -173,7 +173,7 @@ same_from /dev/null -f marked.txt
 mkfifo held
 sleep 100 >held &
 holder=$!
-[[ $(ask -p "Once upon a time" --no-chat -n 8 <held 2>err) == "$plain" ]] && grep -q "nothing came from standard input" err ||
+[[ $(ask -p "Once upon a time" --no-chat -n 8 <held 2>err) == "$plain" ]] && grep -q "nothing arrived on standard input" err ||
   fail "a pipe that nobody writes into: $(cat err)"
 kill $holder
 wait $holder 2>/dev/null

@@ -130,12 +130,12 @@ TEST(LongbenchLoad, BrokenRowsAreListedAndSkipped) {
       {"{\"_id\": \"\xFF\"}", "not a JSON object"},
       {without(official_row("qasper", "a"), "context"), "no field \"context\""},
       {without(official_row("qasper", "b"), "_id"), "no field \"_id\""},
-      {with(official_row("qasper", "c"), "answers", "Oslo"), "\"answers\" is not a list of texts"},
+      {with(official_row("qasper", "c"), "answers", "Oslo"), "\"answers\" is not a list of strings"},
       {with(official_row("qasper", "d"), "answers", json::array()), "no answers"},
-      {with(official_row("qasper", "e"), "input", 3), "\"input\" is not a text"},
-      {good.dump(), "another row of qasper has the _id \"good\""},
+      {with(official_row("qasper", "e"), "input", 3), "\"input\" is not a string"},
+      {good.dump(), "another sample of qasper has the _id \"good\""},
       {official_row("mine", "f").dump(),
-       "dataset \"mine\" is none of LongBench's and the row has no \"prompt\""},
+       "dataset \"mine\" is not one of LongBench's, and the sample has no \"prompt\""},
       {with(own_row("g", "p"), "metric", "bleu"), "unknown metric \"bleu\""},
       {with(own_row("h", "p"), "max_new_tokens", 0), "\"max_new_tokens\" is not a number of tokens"},
       {with(own_row("i", "p"), "prompt", ""), "the prompt is empty"},
@@ -182,7 +182,7 @@ TEST(LongbenchLoad, FoldersDatasetsAndLimits) {
   EXPECT_EQ(names(load_one(folder, {.limit = 2})), "musique1 hotpotqa1 qasper1 qasper2 ");
   EXPECT_EQ(names(load_one(folder, {.datasets = {"qasper"}, .limit = 1})), "qasper1 ");
   EXPECT_EQ(message_of([&] { load_one(folder, {.datasets = {"trec"}}); }),
-            "no rows of dataset \"trec\"; the files have: hotpotqa, musique, qasper");
+            "no samples of dataset \"trec\"; the files have: hotpotqa, musique, qasper");
   std::filesystem::create_directories(folder + "/empty");
   EXPECT_EQ(message_of([&] { load_one(folder + "/empty"); }),
             folder + "/empty: no .jsonl file in this folder");
@@ -211,7 +211,7 @@ TEST(LongbenchLoad, OfAFolderOnlyFilesThatMayHoldAWantedDataset) {
   EXPECT_EQ(rows({"musique"}), std::pair(size_t{1}, other));
   EXPECT_EQ(rows({"qasper", "musique"}), std::pair(size_t{3}, other));
   EXPECT_EQ(rows({}), std::pair(size_t{3}, Files{other[0], folder + "/trec.jsonl:1: not a JSON object (2 "
-                                                                    "more rows of this file are broken)"}));
+                                                                    "more lines of this file are broken)"}));
   std::filesystem::remove_all(folder);
 }
 

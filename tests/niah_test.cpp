@@ -444,7 +444,7 @@ TEST(Command, RefusesInOneLine) {
   refuses("-l 40", "no room");
   refuses("-l 1q", "--lengths");
   refuses("--needle-set other", "unknown needle set \"other\"");
-  refuses("--needle-set minilong", "leave out --needle");
+  refuses("--needle-set minilong", "omit --needle");
   refuses("--json /nowhere/x.json", "/nowhere/x.json");
   refuses("--out /nowhere/x.jsonl", "/nowhere/x.jsonl: cannot write");
   const auto no_needle = run_command(fmt::format("niah -m '{}' --haystack '{}' --needle ''",

@@ -431,11 +431,11 @@ TEST_F(Rpc, DevicesThatMakeNoSenseAreRefused) {
       EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
     }
   };
-  expect_refused({1, 1, 1}, "auto", "3 shares and there are 2 devices");
+  expect_refused({1, 1, 1}, "auto", "3 shares, but there are only 2 devices");
   expect_refused({0, 0}, "auto", "no device has a share");
   expect_refused({}, "cpu", "names no device of the RPC servers");
   const auto device = names()[0];
-  expect_refused({}, device + "," + device, "named twice");
+  expect_refused({}, device + "," + device, "listed twice");
   expect_refused({}, "RPC999", "no device \"RPC999\"; ggml has: " + device + ", " + names()[1]);
   ModelOptions options;
   for (const char* text : {"127.0.0.1", ":50052", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:70000", "a:b:1"}) {
@@ -505,7 +505,7 @@ TEST_F(Rpc, WhatAnswersWronglyIsToldBeforeAnyWork) {
   const Impostor old(std::string("\x1c\0\0\0\0\0\0\0\x03\x05\x01\0", 12) + std::string(24, '\0'));
   expect_no_server(old.address(), "version 3.5.1");
   const Impostor web("HTTP");
-  expect_no_server(web.address(), "hung up");
+  expect_no_server(web.address(), "closed the connection");
   // One that serves somebody else.
   const int other = connection(addresses()[0]);
   expect_no_server(addresses()[0], "busy");
@@ -526,8 +526,8 @@ class Client {
     const auto code = program_.wait(20s);
     ASSERT_TRUE(code) << "hangs";
     EXPECT_EQ(*code, 1);
-    EXPECT_EQ(program_.err(), fmt::format("windowkv: lost RPC server {}: it ended, or sent what cannot be "
-                                          "understood; start it again and repeat the command\n",
+    EXPECT_EQ(program_.err(), fmt::format("windowkv: lost RPC server {}: it stopped, or sent an invalid "
+                                          "reply; restart it and repeat the command\n",
                                           server.address()));
     const auto folder = std::filesystem::path(trace_).parent_path();
     for (const auto& entry : std::filesystem::directory_iterator(folder))

@@ -490,12 +490,12 @@ TEST(QaFiles, ThatAreBrokenAreRefusedWithThePlace) {
   has(squad("{}"), "the whole has no \"data\"");
   has(squad(R"({"data": 3})"), "data is not a list");
   has(squad(R"({"data": [{"paragraphs": [{"context": 1}]}]})"),
-      "data[0].paragraphs[0].context is not a text");
+      "data[0].paragraphs[0].context is not a string");
   has(squad(R"({"data": [{"paragraphs": [{"context": "x", "qas": [{"question": "q", "answers": []}]}]}]})"),
       "data[0].paragraphs[0].qas[0] has no answers");
-  has(squad(R"({"data": []})"), "no question in it");
+  has(squad(R"({"data": []})"), "it has no questions");
   has(hotpotqa(kSquad), "the whole is not a list");
-  has(hotpotqa("[]"), "no question in it");
+  has(hotpotqa("[]"), "it has no questions");
   has(hotpotqa(R"([{"question": "q", "answer": "a"}])"), "[0] has no \"context\"");
   has(hotpotqa(R"([{"question": "q", "context": []}])"), "[0] has no \"answer\"");
   has(hotpotqa(R"([{"context": [["title"]], "question": "q", "answer": "a"}])"),
@@ -632,10 +632,10 @@ TEST_F(Prompts, ThatDoNotFitAreRefused) {
     return error_of([&] { samples.make({&find_task(task), length, index}); });
   };
   EXPECT_TRUE(
-      std::regex_match(refusal("cwe", 256), std::regex("cwe at 256 tokens: too short, it takes [0-9]+")));
+      std::regex_match(refusal("cwe", 256), std::regex("cwe at 256 tokens: too short; it needs [0-9]+")));
   EXPECT_TRUE(refusal("niah_single_1", 100).starts_with("niah_single_1 at 100 tokens: too short"));
   EXPECT_TRUE(refusal("fwe", 1).starts_with("fwe at 1 tokens: "));
-  EXPECT_TRUE(refusal("qa_1", 1000, 2).starts_with("qa_1 at 1000 tokens: there are only 2 questions"));
+  EXPECT_TRUE(refusal("qa_1", 1000, 2).starts_with("qa_1 at 1000 tokens: the file has only 2 questions"));
   EXPECT_NE(refusal("cwe", 1 << 17).find("give a longer --haystack"), std::string::npos);
 }
 

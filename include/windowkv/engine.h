@@ -19,7 +19,7 @@ namespace windowkv {
 class KvCache;
 
 struct EngineOptions {
-  int chunk = 1024;  ///< prompt tokens that go through a layer at once
+  int chunk = 1024;  ///< prompt tokens that pass through a layer at once
   KvTypes kv;        ///< of the caches; the layer in prefill is held in F16
 };
 
@@ -33,7 +33,7 @@ struct PrefillTiming {
 struct KvBytes {
   int64_t kept = 0;  ///< of the kept prompt tokens
   int64_t full = 0;  ///< of all prompt tokens in F16, had they been kept
-  int64_t peak = 0;  ///< most bytes of K/V buffers held at once, measured from the buffers
+  int64_t peak = 0;  ///< maximum bytes of K/V buffers held at once, measured from the buffers
 };
 
 /// One prompt and what follows it.
@@ -44,11 +44,11 @@ class Sequence {
   Sequence(Sequence&&) noexcept;
   Sequence& operator=(Sequence&&) noexcept;
 
-  /// Forgets every token after the prompt, so that another continuation can be tried.
+  /// Drops every token after the prompt, so that another continuation can be tried.
   void rewind();
 
   int64_t prompt_tokens = 0;
-  int64_t position = 0;       ///< of the next token: prompt_tokens, then one more each
+  int64_t position = 0;       ///< of the next token: prompt_tokens, then one more per token
   std::vector<int64_t> kept;  ///< prompt tokens kept, by layer
   std::vector<GroupSelection> groups;
   KvTypes kv_types;  ///< of the caches
@@ -58,16 +58,16 @@ class Sequence {
 };
 
 struct PrefillOptions {
-  /// Room in the caches for this many generated tokens before they must grow.
+  /// Number of generated tokens that fit in the caches before they must grow.
   int64_t reserve = 0;
-  /// Where the caches lie; empty: in memory of their own.
+  /// Where the caches are allocated; empty: in their own memory.
   KvPool pool;
   /// Called as chunks pass; done and total count (layer, chunk) steps. May decode other sequences, so that
   /// they need not wait for the whole prompt.
   std::function<void(int64_t done, int64_t total)> progress;
-  /// Asked between chunks; true throws Cancelled.
+  /// Called between chunks; returning true makes prefill throw Cancelled.
   std::function<bool()> cancelled;
-  /// Of a single prompt. If set, the last layer computes every position and this receives each one's logits
+  /// For a single prompt only. If set, the last layer computes every position and this receives its logits
   /// [n_vocab], in order. For comparisons; costs what the last layer otherwise saves.
   std::function<void(int64_t position, std::span<const float> logits)> all_logits;
 };
@@ -79,7 +79,7 @@ struct PrefillRequest {
   const Policy* policy = nullptr;
 };
 
-/// Memory a prefill takes, beside the weights. Bytes.
+/// Memory a prefill takes in addition to the weights, in bytes.
 struct MemoryPlan {
   int64_t kv_kept = 0;     ///< K/V of the kept prompt tokens, all layers
   int64_t kv_reserve = 0;  ///< K/V room for generated tokens, all layers
@@ -97,11 +97,11 @@ struct MemoryPlan {
   int64_t total() const { return peak_kv() + hidden + mask + compute; }
 };
 
-/// What a prefill takes of one device.
+/// Memory a prefill takes on one device.
 struct DevicePlan {
   std::string device;  ///< "RPC0 (127.0.0.1:50052), layers 0-5"
   MemoryPlan memory;
-  int64_t available = 0;  ///< bytes that are free there; below 0: not known
+  int64_t available = 0;  ///< free bytes on the device; below 0: unknown
 };
 
 /// One sequence's part of a decode step.
@@ -116,33 +116,35 @@ class Engine {
   explicit Engine(const Model& model, const EngineOptions& options = {});
   ~Engine();
 
-  /// What prefilling n tokens under the policy will take.
+  /// The memory that prefilling n tokens under the policy takes.
   MemoryPlan plan(int64_t n, const Policy& policy, int64_t reserve = 0) const;
-  /// The same, of each device that holds layers. Their scratches and hidden states are not held at once.
+  /// The same for each device that holds layers. Their scratches and hidden states are not held at the same
+  /// time.
   std::vector<DevicePlan> plan_devices(int64_t n, const Policy& policy, int64_t reserve = 0) const;
 
-  /// How many sequences of n prompt tokens under the policy, each with room for `reserve` generated ones,
-  /// `kv_bytes` of K and V memory hold.
+  /// How many sequences of n prompt tokens under the policy, each with room for `reserve` generated tokens,
+  /// fit in `kv_bytes` of K and V memory.
   PoolPlan plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, int64_t reserve) const;
-  /// Sets aside that much K and V memory. Throws Error where it is not to be had.
+  /// Allocates `bytes` of K and V memory. Throws Error where that fails.
   KvPool make_pool(int64_t bytes);
 
   /// Reads the prompt layer by layer and keeps what the policy chooses. Returns the last position's logits
-  /// [n_vocab], valid until the next call. Throws Error before any work where the prompt is empty, holds ids
+  /// [n_vocab], valid until the next call. Throws Error before any work if the prompt is empty, contains ids
   /// outside the vocabulary, or does not fit the device's free memory.
   std::span<const float> prefill(Sequence& sequence, std::span<const Token> prompt, const Policy& policy,
                                  const PrefillOptions& options = {});
 
-  /// Prefills once and keeps for sequences[i] what *policies[i] chooses: what separate prefills would give,
-  /// at the price of one and the selections. For comparisons; the scratch counts to the first sequence's
-  /// peak, and every timing.total is that of the whole.
+  /// Prefills once and keeps for sequences[i] what *policies[i] chooses: the result of separate prefills
+  /// for the cost of one plus the selections. For comparisons; the scratch counts towards the first
+  /// sequence's peak, and every timing.total is that of the whole.
   std::span<const float> prefill(std::span<Sequence> sequences, std::span<const Token> prompt,
                                  std::span<const Policy* const> policies, const PrefillOptions& options = {});
 
-  /// Prefills several prompts, each under its own policy. Those that follow each other and are short share
-  /// chunks, up to 16 prompts and as many tokens as a chunk has, so that the weights are read once for all.
-  /// Returns each one's last logits, [n_vocab, requests]. Throws as the others do, before any work; where it
-  /// is cancelled, sequences whose chunks are done stay prefilled. timing.total is that of all who shared.
+  /// Prefills several prompts, each under its own policy. Consecutive short prompts share
+  /// chunks, up to 16 prompts and as many tokens as a chunk holds, so that the weights are read once for all.
+  /// Returns the last logits of each, [n_vocab, requests]. Throws like the others, before any work; if it
+  /// is cancelled, sequences whose chunks are done stay prefilled. timing.total is that of all prompts
+  /// sharing chunks.
   std::span<const float> prefill(std::span<const PrefillRequest> requests,
                                  const PrefillOptions& options = {});
 
@@ -151,29 +153,30 @@ class Engine {
   std::span<const float> decode(Sequence& sequence, Token token);
 
   /// The same for many sequences at once, each with its own policy and lengths; the weights are read once for
-  /// all. Sequences may join and leave from step to step. Returns [n_vocab] logits a step, in the steps'
+  /// all. Sequences may join and leave from step to step. Returns [n_vocab] logits per step, in the steps'
   /// order. Throws Error before any work for a sequence that appears twice or was not prefilled, an id
-  /// outside the vocabulary, and a pool that has no room for a cache that must grow.
+  /// outside the vocabulary, or a pool without room for a cache that must grow.
   std::span<const float> decode(std::span<const Step> steps);
 
-  /// decode(), but the most probable tokens, found on the device: one id a step instead of n_vocab logits.
+  /// Like decode(), but returns the most probable tokens, found on the device: one id per step.
   std::span<const Token> decode_greedy(std::span<const Step> steps);
 
-  /// Appends tokens that are known beforehand and computes all their positions together: what a decode() each
-  /// would give, but for rounding, at a prefill's speed. `logits` receives each one's [n_vocab], for the
-  /// token after it, in order; good until it returns. Throws Error before any work, as decode() does.
+  /// Appends tokens that are known in advance and computes all their positions together: up to rounding, what
+  /// decoding them one by one would give, at prefill speed. `logits` receives each token's [n_vocab], for the
+  /// token after it, in order; valid until the callback returns. Throws Error before any work, like decode().
   void follow(Sequence& sequence, std::span<const Token> tokens,
               const std::function<void(int64_t index, std::span<const float> logits)>& logits);
 
-  /// Decode graphs built so far; the others were used again.
+  /// Number of decode graphs built so far; all other steps reused one.
   int64_t graphs_built() const;
-  /// A second continuation of what the sequence holds: a copy of its caches, with the room they have.
+  /// A copy of the sequence, with its caches and their free room, for a second continuation.
   Sequence fork(const Sequence& sequence, const KvPool& pool = {});
-  /// What one prefill would give under a policy that keeps of layer i what by_layer[i] keeps of it: a copy of
-  /// each layer's cache. All must be of one prompt, by one engine, and rewound to it. `groups` stay empty.
+  /// What one prefill would give under a policy that keeps in layer i what by_layer[i] keeps there: a copy of
+  /// each layer's cache. All must come from the same prompt and engine, and be rewound to it. `groups` stays
+  /// empty.
   Sequence compose(std::span<const Sequence* const> by_layer, const KvPool& pool = {});
 
-  /// What passed between devices in all prefills and decode steps so far.
+  /// Traffic between devices in all prefills and decode steps so far.
   DeviceTraffic prefill_traffic() const;
   DeviceTraffic decode_traffic() const;
 

@@ -4,9 +4,9 @@
 
 namespace windowkv {
 
-/// Anything the caller can mend: a bad file, a bad setting, a prompt that does not fit. The message is one
-/// line that says what is wrong, where, and what to do. Every function of this library throws it and nothing
-/// else of its own.
+/// Anything the caller can fix: a bad file, a bad setting, a prompt that does not fit. The message is one
+/// line that says what is wrong, where, and what to do. It is the only exception that the functions of this
+/// library throw themselves, Cancelled included.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -7,9 +7,9 @@ namespace windowkv {
 
 class KvMemory;
 
-/// K and V memory set aside for many sequences (Engine::make_pool). A prefill that is given one takes the
-/// sequence's caches from it; they return when the sequence goes. A handle: copies are the same memory. An
-/// empty one means that every sequence has memory of its own.
+/// K and V memory allocated for many sequences (Engine::make_pool). A prefill that is given a pool takes the
+/// sequence's caches from it; they return when the sequence is destroyed. A handle: copies refer to the same
+/// memory. An empty pool means that every sequence allocates its own memory.
 class KvPool {
  public:
   KvPool() = default;
@@ -17,8 +17,8 @@ class KvPool {
 
   int64_t bytes() const;
   int64_t free_bytes() const;
-  /// Whether the caches of one more sequence fit now, of so many bytes: MemoryPlan's kv_kept + kv_reserve, or
-  /// PoolPlan's sequence_bytes, which are more where several devices hold unequal parts of a sequence.
+  /// Whether the caches of one more sequence of `bytes` bytes fit now: MemoryPlan's kv_kept + kv_reserve, or
+  /// PoolPlan's sequence_bytes, which is larger where several devices hold unequal parts of a sequence.
   bool fits(int64_t bytes) const;
 
   /// For the engine.
@@ -28,11 +28,11 @@ class KvPool {
   std::shared_ptr<KvMemory> memory_;
 };
 
-/// How many sequences a KV memory budget holds.
+/// How many sequences fit in a given amount of KV memory.
 struct PoolPlan {
-  int64_t sequences = 0;       ///< at once, one of them in prefill
-  int64_t sequence_bytes = 0;  ///< of the pool that one sequence's caches need
-  int64_t scratch_bytes = 0;   ///< K and V of one layer in full, while a prompt is read
+  int64_t sequences = 0;       ///< at the same time, one of them in prefill
+  int64_t sequence_bytes = 0;  ///< that one sequence's caches need in the pool
+  int64_t scratch_bytes = 0;   ///< K and V of one layer in full, during prefill
   int64_t pool_bytes() const { return sequences * sequence_bytes; }
 };
 

@@ -9,12 +9,12 @@
 
 namespace windowkv {
 
-/// How an element of K or V is stored in a cache. Blocks of 32 elements with one scale: q8_0 takes 8.5 bits
-/// an element, q4_0 4.5.
+/// How an element of K or V is stored in a cache. Quantized types share one scale per block of 32 elements:
+/// q8_0 takes 8.5 bits per element, q4_0 4.5.
 enum class KvType { kF16, kBf16, kQ8_0, kQ4_0 };
 
 std::string_view to_string(KvType type);
-/// "f16", "bf16", "q8_0" or "q4_0"; throws Error for others.
+/// Parses "f16", "bf16", "q8_0" or "q4_0"; throws Error for anything else.
 KvType parse_kv_type(std::string_view text);
 std::vector<std::string> kv_type_names();
 

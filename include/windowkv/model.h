@@ -11,17 +11,17 @@ namespace windowkv {
 class Vocab;
 struct LoadedModel;
 
-/// Sizes of a decoder model, from the GGUF's metadata.
+/// Hyperparameters of a decoder model, from the GGUF's metadata.
 struct HParams {
   std::string family;  ///< general.architecture
   std::string name;    ///< general.name, may be empty
-  /// 16 hex digits, the same for all GGUFs of a model, whatever types their weights have.
+  /// 16 hex digits, the same for all GGUFs of a model, whatever their weight types.
   std::string fingerprint;
   int n_layer = 0;
   int n_embd = 0;
   int n_head = 0;
   int n_head_kv = 0;
-  int d_head = 0;  ///< of K and V alike
+  int d_head = 0;  ///< of both K and V
   int n_ff = 0;
   int n_vocab = 0;
   int n_ctx_train = 0;
@@ -35,8 +35,8 @@ struct HParams {
   float rope_ext_factor = 0.0f;
   float rope_attn_factor = 1.0f;
   int rope_n_ctx_orig = 0;
-  /// How much of the cache each layer needs beside the others, measured by a calibration (mean 1); empty: not
-  /// known.
+  /// How much of the cache each layer needs relative to the others, measured by a calibration (mean 1);
+  /// empty: unknown.
   std::vector<double> layer_shares;
 
   /// Elements of one token's K (or V) row in one layer.
@@ -46,27 +46,27 @@ struct HParams {
 };
 
 struct ModelOptions {
-  /// What holds the layers: "auto" (the RPC servers and the GPUs ggml finds, else the CPU), or names with
-  /// commas between them: "cpu", ggml's device names, "RPC0" for the first device of the servers.
+  /// Where the layers go: "auto" (the RPC servers and the GPUs ggml finds, otherwise the CPU), or a
+  /// comma-separated list of "cpu", ggml's device names, and "RPC0" for the first device of the servers.
   std::string device = "auto";
-  int threads = 0;      ///< CPU threads; 0: as many as cores
+  int threads = 0;      ///< CPU threads; 0: one per core
   bool blas = true;     ///< large products on the CPU through ggml's BLAS backend where it is faster
-  bool mmap = true;     ///< map weights that ggml computes with as they stand in the file
+  bool mmap = true;     ///< map weights that ggml can use in place in the file
   bool repack = true;   ///< copy CPU weights into layouts with faster kernels (AMX, interleaved rows)
   bool weights = true;  ///< false: metadata and vocabulary only
-  /// Calibration file; "auto": the one beside the model that was made for it, else the one that comes with
+  /// Calibration file; "auto": the one next to the model that was made for it, otherwise the one bundled with
   /// this library, if any; "none".
   std::string calibration = "auto";
   std::vector<std::string> rpc;      ///< servers of ggml's RPC backend, "host:port"
-  std::vector<double> tensor_split;  ///< the devices' shares of the layers; empty: as their free memory
-  /// Told the bytes of weights copied to the devices and those to copy; not called where all stay in the
-  /// file.
+  std::vector<double> tensor_split;  ///< the devices' shares of the layers; empty: by free memory
+  /// Receives the bytes of weights copied to the devices so far and in total; not called where all weights
+  /// stay in the mapped file.
   std::function<void(int64_t done, int64_t total)> progress;
-  /// Told of what was passed over, one line each.
+  /// Receives a line for each calibration file that was skipped.
   std::function<void(const std::string& line)> warning;
 };
 
-/// A device and the layers it holds; empty where there were too few layers for it.
+/// A device and the layers it holds; none where there were too few layers.
 struct DeviceLayers {
   std::string device;  ///< "RPC0 (127.0.0.1:50052)"
   int first_layer = 0;
@@ -79,7 +79,7 @@ struct DeviceLayers {
 class Model {
  public:
   /// Throws Error for a file that is not a usable GGUF model, naming the file and what is wrong with it, and
-  /// for devices and servers that are not there.
+  /// for devices and servers that are not available.
   static std::unique_ptr<Model> load(const std::string& path, const ModelOptions& options = {});
   ~Model();
   Model(const Model&) = delete;
@@ -90,18 +90,18 @@ class Model {
   /// Throws Error where the file carries no vocabulary; find_vocab() gives null instead.
   const Vocab& vocab() const;
   const Vocab* find_vocab() const;
-  /// What HParams::layer_shares come from: a file, or "built in"; "" without a calibration.
+  /// Source of HParams::layer_shares: a file, or "built in"; "" without a calibration.
   const std::string& calibration() const;
   int64_t weight_bytes() const;
-  /// Type that most weight bytes have, as ggml names it ("q8_0").
+  /// The type with the most weight bytes, as ggml names it ("q8_0").
   const std::string& weight_type() const;
-  /// The devices that hold layers, in the layers' order.
+  /// The devices that hold layers, in layer order.
   std::vector<DeviceLayers> devices() const;
-  /// Whether no device but the CPU holds layers.
+  /// Whether only the CPU holds layers.
   bool on_cpu() const;
-  /// In words: the device that computes the layers, as ggml describes it; of several also which layers.
+  /// The device that computes the layers, as ggml describes it; for several, also which layers each holds.
   std::string device_name() const;
-  /// What the weights lie in, as ggml names it ("CPU_Mapped 6.0 MiB").
+  /// The buffers that hold the weights, as ggml names them ("CPU_Mapped 6.0 MiB").
   std::vector<std::string> buffers() const;
 
   /// For the engine.
@@ -112,7 +112,7 @@ class Model {
   std::unique_ptr<LoadedModel> loaded_;
 };
 
-/// The families that models may have.
+/// The supported model families.
 std::vector<std::string> family_names();
 
 }  // namespace windowkv

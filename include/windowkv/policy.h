@@ -13,41 +13,42 @@
 struct ggml_context;
 struct ggml_tensor;
 
-/// What stands between a prompt's full K/V and what is kept of it.
+/// Policies: what is kept of a prompt's full K and V.
 namespace windowkv {
 
-/// The prompt a policy is asked about, known before any of it is computed.
+/// The shape of the prompt a policy decides about, known before anything is computed.
 struct PromptShape {
   int64_t n = 0;  ///< prompt tokens
   int n_layer = 0;
   int n_head = 0;
   int n_head_kv = 0;
   int d_head = 0;
-  std::span<const double> layer_shares = {};  ///< the model's, see HParams
+  std::span<const double> layer_shares = {};  ///< of the model, see HParams
 };
 
-/// One layer once the whole prompt has passed through it.
+/// One layer after the whole prompt has passed through it.
 struct LayerView {
   int layer = 0;
   ggml_tensor* q =
       nullptr;  ///< [d_head, observation(), n_head] F32, RoPE applied: the last queries of the prompt
   ggml_tensor* k = nullptr;  ///< [d_head, n, n_head_kv] F16 or F32, RoPE applied; a view of the scratch cache
-  /// [n, n_head] F32: the attention each token received from all queries of the prompt, summed; null unless
+  /// [n, n_head] F32: the attention each token received, summed over all queries of the prompt; null unless
   /// Selector::accumulates().
   ggml_tensor* accumulated = nullptr;
   float scale = 1.0f;  ///< factor on q·k, 1/√d_head
 };
 
-/// Kept token positions of a layer, ascending: one list for all KV heads, or one a KV head, all equally long.
+/// Kept token positions of a layer, ascending: one list for all KV heads, or one per KV head, all of equal
+/// length.
 using KeptTokens = std::vector<std::vector<int32_t>>;
 
-/// What was kept of a run of layers, for the trace and the tables.
+/// What was kept in a range of layers, for the trace and the reports.
 struct GroupSelection {
   Group group;
-  int64_t budget = 0;            ///< review tokens a layer the group was given
+  int64_t budget = 0;            ///< review tokens per layer given to the group
   std::vector<int32_t> windows;  ///< kept windows, ascending; empty for policies without windows
-  std::vector<TokenRange>
-      kept;  ///< token positions that all KV heads keep, or, of policies by head, that any keeps
+  std::vector<TokenRange> kept;  ///< token positions that all KV heads keep, or, where heads choose for
+                                 ///< themselves, that any keeps
   std::vector<std::vector<TokenRange>> kept_by_head;  ///< by KV head; empty where all keep the same
 };
 
@@ -57,54 +58,56 @@ class Selector {
  public:
   virtual ~Selector() = default;
 
-  /// Rows of Q that build() wants to see.
+  /// Number of last queries of the prompt (rows of Q) that build() needs.
   virtual int64_t observation() const = 0;
 
-  /// The most tokens this layer keeps; n means nothing is dropped, and the layer needs no scratch.
+  /// The maximum number of tokens this layer keeps; n means nothing is dropped, and the layer needs no
+  /// scratch.
   virtual int64_t capacity(int layer) const = 0;
 
-  /// Whether this layer's own attention is asked. Where none of the layers that are settled together is, they
-  /// keep what the layer below them keeps, or what needs no scores.
+  /// Whether this layer's own attention is scored. Where none of the layers that are decided together is
+  /// scored, they keep what the layer below them keeps, or what needs no scores.
   virtual bool decides(int layer) const = 0;
 
-  /// The layer, `layer` or one above it, once past which it is known what `layer` keeps. Until then its K and
-  /// V wait in full. Never falls from one layer to the next.
+  /// The layer, `layer` or one above it, after which it is known what `layer` keeps. Until then its K and
+  /// V wait in full. Never decreases from one layer to the next.
   virtual int settled_at(int layer) const { return layer; }
 
-  /// Whether build() needs LayerView::accumulated, which costs an attention of its own over the whole prompt.
+  /// Whether build() needs LayerView::accumulated, which costs a separate attention pass over the whole
+  /// prompt.
   virtual bool accumulates() const { return false; }
 
-  /// Adds the scoring of layers that are settled together to the graph: those of them that decide, lowest
-  /// first, one at least. Returns an I32 tensor for choose().
+  /// Adds to the graph the scoring of layers that are decided together. `views`: those of them that decide,
+  /// lowest first, at least one. Returns an I32 tensor for choose().
   virtual ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const = 0;
 
-  /// What `layer` keeps, at most capacity(layer) tokens a head; `picked` is what build()'s tensor held, empty
-  /// where no layer decided.
+  /// What `layer` keeps, at most capacity(layer) tokens per head; `picked` is the content of build()'s
+  /// tensor, empty where no layer decided.
   virtual KeptTokens choose(int layer, std::span<const int32_t> picked) = 0;
 
-  /// What was kept, once every layer has been asked.
+  /// What was kept, after choose() was called for every layer.
   virtual std::vector<GroupSelection> groups() const = 0;
 };
 
-/// A way to choose what a cache keeps. Stateless and safe to share between sequences.
+/// A method of choosing what a cache keeps. Stateless and safe to share between sequences.
 class Policy {
  public:
   virtual ~Policy() = default;
   virtual std::string_view name() const = 0;
   virtual std::unique_ptr<Selector> start(const PromptShape& shape) const = 0;
-  /// The method's numbers, for policies that are WindowKV; null for others.
+  /// The method's parameters, for WindowKV policies; null for others.
   virtual const SelectionConfig* config() const { return nullptr; }
-  /// The budget asked for; nullopt for policies without one.
+  /// The requested budget; nullopt for policies without one.
   virtual std::optional<Budget> budget() const { return std::nullopt; }
 };
 
-/// Everything a policy may be made from.
+/// Everything a policy may be constructed from.
 struct PolicyOptions {
   Budget budget;
   SelectionConfig config;
 };
 
-/// The names make_policy takes.
+/// The names that make_policy accepts.
 std::vector<std::string> policy_names();
 
 /// Throws Error for an unknown name.

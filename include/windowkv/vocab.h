@@ -32,8 +32,9 @@ struct PromptText {
 /// The vocabulary and chat template of a GGUF, through libllama and minja. Made by Model::load.
 class Vocab {
  public:
-  /// Throws Error where the file carries none or libllama refuses it. Takes a checked file, because libllama
-  /// ends the process over some damaged ones.
+  /// Throws Error where the file has no vocabulary or libllama rejects it. Takes a checked file, because
+  /// libllama aborts the process for some damaged ones. `warning` is told when a chat template needs a
+  /// fallback.
   explicit Vocab(const GgufFile& file, std::function<void(const std::string& line)> warning = nullptr);
   ~Vocab();
   Vocab(const Vocab&) = delete;
@@ -45,18 +46,18 @@ class Vocab {
   /// that the vocabulary has no tokens for.
   std::vector<Token> tokenize(std::string_view text) const;
   std::vector<Token> tokenize(const PromptText& prompt) const;
-  /// Where names of special tokens begin in the text: what makes all of it literal.
+  /// Byte offsets at which the name of a special token begins; as `literal`, they make the whole text plain.
   std::vector<size_t> special_names(std::string_view text) const;
   /// The bytes of one token; may be part of a UTF-8 sequence. Control tokens give "" unless `special`.
   std::string piece(Token token, bool special = false) const;
   std::string text(const std::vector<Token>& tokens, bool special = false) const;
-  bool is_end(Token token) const;  ///< end of generation: EOS, EOT and their kin
+  bool is_end(Token token) const;  ///< end of generation: EOS, EOT and the like
 
   bool has_chat_template() const { return !template_.empty(); }
-  /// The messages as the model was taught to read them, ending where the assistant begins. What the messages
-  /// say is literal: they cannot end their turn or begin another. The template's own BOS is left to
-  /// tokenize(). `chat_template`: Jinja text or one of chat_template_names(), in place of the GGUF's. Throws
-  /// Error where there is no template or it fails.
+  /// The messages in the model's chat format, ending where the assistant's reply begins. Special tokens
+  /// spelled out in a message are plain text there, so a message cannot end its own turn or start another.
+  /// The template's own BOS is left to tokenize(). `chat_template`: Jinja text or one of
+  /// chat_template_names(), used instead of the GGUF's. Throws Error where there is no template or it fails.
   PromptText apply_chat_template(const std::vector<ChatMessage>& messages,
                                  const std::string& chat_template = "") const;
   /// llama.cpp's built-in chat templates.

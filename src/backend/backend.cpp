@@ -77,13 +77,13 @@ std::vector<ggml_backend_dev_t> find_devices(const std::string& names,
     const size_t end = std::min(names.find(',', start), names.size());
     auto* dev = find_device(std::string_view(names).substr(start, end - start), known);
     if (std::ranges::find(devices, dev) != devices.end())
-      throw Error(fmt::format("device {} is named twice", ggml_backend_dev_name(dev)));
+      throw Error(fmt::format("device {} is listed twice", ggml_backend_dev_name(dev)));
     devices.push_back(dev);
     start = end + 1;
   }
   const auto used = [&](ggml_backend_dev_t dev) { return std::ranges::find(devices, dev) != devices.end(); };
   if (!remote.empty() && std::ranges::none_of(remote, used))
-    throw Error(fmt::format("--device {} names no device of the RPC servers; leave --rpc out, or add {}",
+    throw Error(fmt::format("\"{}\" names no device of the RPC servers; leave the servers out, or add {}",
                             names, ggml_backend_dev_name(remote.front())));
   return devices;
 }
@@ -189,7 +189,7 @@ std::vector<ggml_backend_buffer_type_t> Backends::weight_buffer_types(ggml_backe
 
 void Backends::place_layers(int n_layer, std::span<const double> shares) {
   if (shares.size() > device_count())
-    throw Error(fmt::format("the layers are split into {} shares and there {} {} device{} for them",
+    throw Error(fmt::format("the layers are split into {} shares, but there {} only {} device{}",
                             shares.size(), device_count() == 1 ? "is" : "are", device_count(),
                             device_count() == 1 ? "" : "s"));
   std::vector<double> parts(shares.begin(), shares.end());

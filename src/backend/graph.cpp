@@ -109,7 +109,7 @@ void Scheduler::allocate(const Graph& graph) {
   for (auto& [node, sources] : sources_) std::ranges::copy(sources, node->src);
   place_readers(graph);  // which planning forgets too
   done = done && ggml_backend_sched_alloc_graph(sched_.get(), nodes);
-  if (!done) throw Error("out of memory for the computation; use a smaller --chunk or a shorter prompt");
+  if (!done) throw Error("out of memory for the computation; use a smaller chunk or a shorter prompt");
   if (several_devices_) allocated_ = traffic_of(order_, sched_.get(), nodes);
 }
 
@@ -147,7 +147,7 @@ ggml_tensor* Storage::add(ggml_type type, int64_t ne0, int64_t ne1) {
 void Storage::allocate(bool clear) {
   buffer_.reset(ggml_backend_alloc_ctx_tensors(ctx_.get(), backends_.backend(device_)));
   if (!buffer_)
-    throw Error(fmt::format("out of memory for {}{}; use a shorter prompt or a smaller --kv-budget", what_,
+    throw Error(fmt::format("out of memory for {}{}; use a shorter prompt or a smaller budget", what_,
                             backends_.is_cpu(device_) ? "" : " on " + backends_.name(device_)));
   if (clear) ggml_backend_buffer_clear(buffer_.get(), 0);
 }

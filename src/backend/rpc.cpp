@@ -154,12 +154,13 @@ void check_answer(const std::string& text) {
     throw Error(fmt::format(
         "RPC server {}: no answer; it serves one client at a time and may be busy with another", text));
   if (got == Connection::Got::kClosed)
-    throw Error(
-        fmt::format("RPC server {}: hung up; it is no ggml RPC server, or one of another version", text));
+    throw Error(fmt::format(
+        "RPC server {}: it closed the connection; it is not a ggml RPC server, or one of another version",
+        text));
   if (version[0] != RPC_PROTO_MAJOR_VERSION || version[1] > RPC_PROTO_MINOR_VERSION)
     throw Error(
-        fmt::format("RPC server {}: it speaks version {}.{}.{} of the protocol, this ggml {}.{}.{}; use the "
-                    "same ggml on both",
+        fmt::format("RPC server {}: it speaks protocol version {}.{}.{}, this ggml {}.{}.{}; use the "
+                    "same ggml version on both",
                     text, version[0], version[1], version[2], RPC_PROTO_MAJOR_VERSION,
                     RPC_PROTO_MINOR_VERSION, RPC_PROTO_PATCH_VERSION));
 }
@@ -212,7 +213,7 @@ RpcServers connect_rpc(std::span<const std::string> addresses) {
     for (size_t i = 0; i < ggml_backend_reg_dev_count(reg); ++i) {
       auto* device = ggml_backend_reg_dev_get(reg, i);
       for (auto* other : servers.devices)
-        if (other == device) throw Error(fmt::format("RPC server {}: given twice", text));
+        if (other == device) throw Error(fmt::format("RPC server {} is listed twice", text));
       servers.devices.push_back(device);
     }
     servers.addresses.push_back(address ? address : mark_in_use(text));
@@ -274,7 +275,7 @@ void serve_rpc(const std::string& address, const std::string& cache_dir, int thr
   start(address.c_str(), cache_dir.empty() ? nullptr : cache_dir.c_str(), static_cast<size_t>(threads),
         list.size(), list.data());
   const auto detail = take_ggml_error();
-  throw Error(fmt::format("the RPC server at {} ended{}{}", address, detail.empty() ? "" : ": ", detail));
+  throw Error(fmt::format("the RPC server at {} stopped{}{}", address, detail.empty() ? "" : ": ", detail));
 }
 
 int free_port(const std::string& host) {

@@ -50,9 +50,8 @@ int64_t KvArena::take(int64_t rows) {
   const auto run = std::find_if(free_.begin(), free_.end(), [&](const auto& r) { return r.second >= rows; });
   if (run == free_.end())
     throw Error(
-        fmt::format("the KV memory set aside has {} bytes free in one piece and {} are needed; end another "
-                    "sequence first "
-                    "or set more aside",
+        fmt::format("the KV pool has {} contiguous bytes free, but {} are needed; release another sequence "
+                    "first or make a larger pool",
                     longest_free() * row_bytes_, rows * row_bytes_));
   const auto [first, length] = *run;
   free_.erase(run);

@@ -34,7 +34,7 @@ KvType parse_kv_type(std::string_view text) {
   for (const auto& entry : kTypes)
     if (text == ggml_type_name(entry.ggml)) return entry.type;
   throw Error(
-      fmt::format("unknown KV cache type \"{}\"; there are: {}", text, fmt::join(kv_type_names(), ", ")));
+      fmt::format("unknown KV cache type \"{}\"; use one of: {}", text, fmt::join(kv_type_names(), ", ")));
 }
 
 std::vector<std::string> kv_type_names() {
@@ -53,7 +53,7 @@ void check_kv_types(const HParams& hp, KvTypes types) {
   for (auto type : {types.k, types.v})
     if (const int64_t block = ggml_blck_size(to_ggml(type)); hp.d_head % block != 0)
       throw Error(fmt::format(
-          "a {} KV cache needs heads of a multiple of {} elements, this model's have {}; use f16 or bf16",
+          "a {} KV cache needs a head size that is a multiple of {}; this model's is {}; use f16 or bf16",
           to_string(type), block, hp.d_head));
 }
 

@@ -42,10 +42,10 @@ void check_sizes(const GgufFile& file, const std::string& family) {
       file.fail(fmt::format("the {} token's id {} is outside the vocabulary of {}", name, *id, *tokens));
   const auto embedding = file.find_tensor("token_embd.weight");
   if (!embedding || embedding->ne[0] != width || embedding->ne[1] != *tokens)
-    file.fail(fmt::format("the vocabulary has {} tokens, the embedding another number", *tokens));
+    file.fail(fmt::format("the vocabulary has {} tokens, the embedding a different number", *tokens));
   if (const auto positions = file.find_tensor("position_embd.weight");
       positions && positions->ne[1] < get("context_length"))
-    file.fail("fewer position embeddings than the context has tokens");
+    file.fail("the context has more tokens than there are position embeddings");
 }
 
 std::unique_ptr<llama_model, decltype(&llama_model_free)> load_model(const GgufFile& file) {

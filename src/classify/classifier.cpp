@@ -67,12 +67,11 @@ std::string_view to_string(DecisionSource source) {
 
 std::string describe(const TaskDecision& decision) {
   if (decision.source == DecisionSource::kGiven) return "given";
-  if (decision.probability == 0) return "the default, as there is no text";
-  return fmt::format("{}, p = {:.2f}",
-                     decision.source == DecisionSource::kClassifier
-                         ? "classifier"
-                         : "the default, as the classifier is unsure",
-                     decision.probability);
+  if (decision.probability == 0) return "default: no text";
+  return fmt::format(
+      "{}, p = {:.2f}",
+      decision.source == DecisionSource::kClassifier ? "classifier" : "default: classifier unsure",
+      decision.probability);
 }
 
 std::vector<TaskReason> TaskClassifier::reasons(std::string_view /*text*/, size_t /*count*/) const {
@@ -89,7 +88,7 @@ std::unique_ptr<TaskClassifier> TaskClassifier::load(const std::string& path,
                                                      std::span<const std::string> labels) {
   const auto start = read_file_start(path, 16);
   if (!LinearTaskModel::recognizes(start)) return load_bert_classifier(path, labels);
-  if (!labels.empty()) throw Error(path + ": these weights have labels of their own; leave the labels out");
+  if (!labels.empty()) throw Error(path + ": these weights have their own labels; do not give any");
   return std::make_unique<LinearClassifier>(path, LinearTaskModel::from_bytes(read_file(path), path));
 }
 

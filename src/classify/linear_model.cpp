@@ -53,7 +53,7 @@ bool LinearTaskModel::recognizes(std::string_view bytes) {
 }
 
 LinearTaskModel LinearTaskModel::from_bytes(std::string_view bytes, const std::string& name) {
-  if (!recognizes(bytes)) throw Error(name + ": not a classifier that windowkv classify --train wrote");
+  if (!recognizes(bytes)) throw Error(name + ": not a classifier written by windowkv classify --train");
   const auto damaged = [&](const char* what) {
     return Error(fmt::format("{}: damaged classifier: {}; train it again", name, what));
   };
@@ -66,14 +66,14 @@ LinearTaskModel LinearTaskModel::from_bytes(std::string_view bytes, const std::s
   };
   uint32_t bits = 0, count = 0;
   next(bits), next(count), next(model.scale_), next(model.bias_);
-  if (bits != kFeatureBits) throw damaged("its features are of another version");
-  if (bytes.size() != kHeader + kEntry * count) throw damaged("its size is not what it says");
+  if (bits != kFeatureBits) throw damaged("its features have a different version");
+  if (bytes.size() != kHeader + kEntry * count) throw damaged("its size does not match its header");
   if (!std::isfinite(model.scale_) || !std::isfinite(model.bias_)) throw damaged("a scale is not a number");
   model.weights_.assign(kFeatureCount, kUnused);
   const size_t values = at + sizeof(uint32_t) * count;
   for (size_t i = 0; i < count; ++i) {
     const auto bucket = read_at<uint32_t>(bytes, at + sizeof(uint32_t) * i);
-    if (bucket >= kFeatureCount) throw damaged("a weight is of no feature");
+    if (bucket >= kFeatureCount) throw damaged("a weight belongs to no feature");
     model.weights_[bucket] = static_cast<int8_t>(bytes[values + i]);
   }
   return model;

@@ -62,7 +62,7 @@ std::vector<std::string> rival_devices(const Model& model) {
     names.push_back(holder.name());
     if (names.back() == "CPU")
       throw Error(
-          "--vs llama needs all layers on the CPU or all on GPUs, and here both hold layers; choose with "
+          "--vs llama needs all layers on the CPU or all on GPUs, but here both hold layers; choose with "
           "--device");
   }
   return names;
@@ -248,7 +248,7 @@ void bench(const BenchFlags& flags) {
     if (budget != "full") Budget::parse(budget);
   const bool beside = !flags.vs.empty();
   if (beside && !flags.model.rpc.empty())
-    throw Error("--vs llama cannot be combined with --rpc: a server works for one program at a time");
+    throw Error("--vs llama cannot be combined with --rpc: a server serves one client at a time");
   if (beside && flags.predict < 1)
     throw Error("--vs compares decode as well, so --predict must be at least 1");
   if (beside)
@@ -377,7 +377,7 @@ void add_bench(CLI::App& app) {
   group->add_option("-n,--predict", flags->predict, "tokens to decode in each sequence")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
-  group->add_option("-r,--repetitions", flags->repetitions, "how often each is measured, in alternation")
+  group->add_option("-r,--repetitions", flags->repetitions, "number of repetitions, run in alternation")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   auto* prompts = group

@@ -51,7 +51,7 @@ std::vector<std::vector<Token>> prompts_of(const CalibrateFlags& flags, const Mo
       kQuestionRoom, std::min<int64_t>(flags.length, model.hparams().n_ctx_train - flags.max_tokens));
   if (!flags.data.empty()) {
     const auto data = read_samples(flags.data, {{}, flags.limit});
-    if (data.samples.empty()) throw Error("no usable row in the files of --data");
+    if (data.samples.empty()) throw Error("no usable sample in the files given with --data");
     for (const auto& sample : data.samples) prompts.push_back(eval::sample_tokens(model, sample));
   }
   for (const auto& file : flags.files)
@@ -134,13 +134,14 @@ void calibrate(const CalibrateFlags& flags) {
 
 void add_calibrate(CLI::App& app) {
   auto flags = std::make_shared<CalibrateFlags>();
-  auto* command = app.add_subcommand("calibrate", "Measure what each layer of a model needs of the cache");
+  auto* command =
+      app.add_subcommand("calibrate", "Measure how much of the cache each layer of a model needs");
   command->footer(
-      "Gives one layer at a time a quarter and four times the budget and measures how far the next-token\n"
-      "distributions move from the full cache's, along the full cache's own answers, so no labels are\n"
-      "needed. Layers that gain more then get more of the budget. Commands use the calibration beside the\n"
-      "model if it was made for that model, whichever of its GGUFs is run, or else the one built into\n"
-      "windowkv, if any (--calibration none turns both off). See docs/calibration.md.\n"
+      "For one layer at a time, tries a quarter and four times the budget and measures how far the\n"
+      "next-token distributions move from the full cache's, along the full cache's own answers, so no\n"
+      "labels are needed. Layers that gain more then get more of the budget. Commands use the\n"
+      "calibration next to the model if it was made for that model (any of its GGUFs), or else the one\n"
+      "built into windowkv, if any (--calibration none turns both off). See docs/calibration.md.\n"
       "Examples:\n"
       "  windowkv calibrate -m model.gguf\n"
       "  windowkv calibrate -m model.gguf -f handbook.txt --limit 6 -o model.calibration.json\n"
@@ -148,8 +149,8 @@ void add_calibrate(CLI::App& app) {
   flags->model.calibration = "none";
   flags->model.add_to(*command);
   auto* group = command->add_option_group(
-      "Prompts", "What to measure on; by default, built-in questions about a text that comes with windowkv");
-  group->add_option("--data", flags->data, "JSON lines files as longbench takes them, or folders")
+      "Prompts", "Prompts to measure on (default: built-in questions about a bundled text)");
+  group->add_option("--data", flags->data, "JSON lines files in the format of longbench, or folders of them")
       ->type_name("PATH");
   group->add_option("-f,--file", flags->files, "text files; the model continues pieces of them")
       ->type_name("FILE");
@@ -160,10 +161,10 @@ void add_calibrate(CLI::App& app) {
   group->add_option("--length", flags->length, "tokens per piece of text")
       ->check(CLI::Range(int64_t{64}, int64_t{1} << 20))
       ->capture_default_str();
-  group->add_option("--limit", flags->limit, "most prompts per file, rows per dataset")
+  group->add_option("--limit", flags->limit, "maximum prompts per file, or samples per dataset")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
-  command->add_option("--percent", flags->percent, "the budget to measure at, percent of the prompt")
+  command->add_option("--percent", flags->percent, "budget to measure at, in percent of the prompt")
       ->check(CLI::Range(0.1, 100.0))
       ->capture_default_str();
   command->add_option("-n,--predict", flags->max_tokens, "tokens compared per answer")
@@ -171,12 +172,12 @@ void add_calibrate(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("-o,--out", flags->out,
-                   "where to write the calibration; by default MODEL.calibration.json beside the model")
+                   "file to write (default: MODEL.calibration.json next to the model)")
       ->type_name("FILE");
   command
       ->add_option("--log", flags->log,
-                   "where to keep results as they come; an interrupted run continues from it. By default "
-                   "beside the calibration, until that is complete")
+                   "file for results as they are measured, from which an interrupted run continues "
+                   "(default: next to the calibration, deleted when that is complete)")
       ->type_name("FILE");
   command->callback([flags] { calibrate(*flags); });
 }

@@ -107,7 +107,7 @@ std::vector<eval::TaskRow> labelled_rows(const ClassifyFlags& flags) {
     for (auto& sample : data.samples)
       rows.push_back({std::move(sample.prompt), sample.task, "data/" + sample.dataset});
   }
-  if (rows.empty()) throw Error("no labelled row in the files given");
+  if (rows.empty()) throw Error("no labelled prompt in the files given");
   return rows;
 }
 
@@ -129,7 +129,7 @@ std::string percent(double share) {
 }
 
 std::string score_tables(std::span<const eval::TaskOutcome> outcomes, bool families) {
-  std::vector<std::vector<std::string>> rows = {{"source", "rows", "accuracy", "loc. recall",
+  std::vector<std::vector<std::string>> rows = {{"source", "prompts", "accuracy", "loc. recall",
                                                  "loc. precision", "loc. F1", "agg. recall", "agg. precision",
                                                  "agg. F1"}};
   const auto add = [&](const std::string& name, const eval::TaskScores& s) {
@@ -141,7 +141,7 @@ std::string score_tables(std::span<const eval::TaskOutcome> outcomes, bool famil
   for (const auto& [name, scores] : eval::score_by_source(outcomes, families)) add(name, scores);
   const auto all = eval::score_tasks(outcomes);
   add("all", all);
-  std::vector<std::vector<std::string>> bins = {{"probability", "rows", "mean", "accuracy"}};
+  std::vector<std::vector<std::string>> bins = {{"probability", "prompts", "mean", "accuracy"}};
   for (const auto& b : all.bins)
     bins.push_back({fmt::format("{:.2f}-{:.2f}", b.from, b.to), fmt::format("{}", b.rows),
                     percent(b.confidence), percent(b.accuracy)});
@@ -267,13 +267,11 @@ void classify(const ClassifyFlags& flags) {
 void add_classify(CLI::App& app) {
   auto flags = std::make_shared<ClassifyFlags>();
   auto* command =
-      app.add_subcommand("classify", "Tell whether a prompt is a localization or an aggregation task");
+      app.add_subcommand("classify", "Classify a prompt as a localization or an aggregation task");
   command->footer(
-      "Localization: the answer is in a few places of the prompt (questions, lookup). Aggregation: it takes "
-      "all\n"
-      "of the prompt (summaries, few-shot examples, counting, code). Only the beginning and the end of a "
-      "prompt\n"
-      "are read, however long it is.\n"
+      "Localization: the answer is in a few places of the prompt (questions, lookup). Aggregation: it\n"
+      "needs all of the prompt (summaries, few-shot examples, counting, code). Only the beginning and\n"
+      "the end of a prompt are read, however long it is.\n"
       "Examples:\n"
       "  windowkv classify -f book.txt -p \"Who sent the letter?\" --why 8\n"
       "  windowkv classify --jsonl prompts.jsonl > tasks.jsonl\n"
@@ -309,18 +307,18 @@ void add_classify(CLI::App& app) {
       ->type_name("FILE...");
   training
       ->add_option("--valid", flags->valid,
-                   "validation rows: probabilities are calibrated, and the classifier is scored, on them")
+                   "validation prompts, on which probabilities are calibrated and the classifier is scored")
       ->type_name("FILE...");
   training
       ->add_option("--phrasings", flags->phrasings,
-                   "file of further ways to ask, combined with the contexts of the training rows")
+                   "file of additional phrasings, combined with the contexts of the training prompts")
       ->type_name("FILE");
   training->add_option("--copies", flags->copies, "prompts made from each phrasing")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   training
       ->add_option("--leave-out", flags->leave_out,
-                   "leave sources with this prefix out of the training, and score on them")
+                   "exclude sources with this prefix from training, and score on them")
       ->type_name("PREFIX");
   training->add_option("--out", flags->out, "file to write the classifier to")->type_name("FILE");
   command->callback([flags] { classify(*flags); });

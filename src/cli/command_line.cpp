@@ -32,7 +32,7 @@ std::vector<CLI::App*> commands(CLI::App& app) {
     std::string line(words[0].starts_with('-') ? "windowkv run" : "windowkv run -m");
     for (const auto& word : words) line += fmt::format(" {}", quoted(word));
     if (line.size() > 120) line = fmt::format("{:.117}...", line);
-    throw UsageError("a command comes first, as in: " + line, page);
+    throw UsageError("the command comes first, as in: " + line, page);
   }
   std::vector<std::string> names;
   for (const auto* command : commands(app)) names.push_back(command->get_name());

@@ -118,10 +118,9 @@ void compare(const CompareFlags& flags) {
   std::optional<Needles> needles;
   if (!flags.niah.lengths.empty()) needles = Needles{flags.niah.read()};
   if (flags.data.empty() && !needles)
-    throw Error("nothing to compare on; give samples with --data, or a needle grid with --niah-lengths");
+    throw Error("nothing to compare; give samples with --data, or a needle grid with --niah-lengths");
   auto samples = read_samples(flags.data, {flags.datasets, flags.limit}).samples;
-  if (samples.empty() && !flags.data.empty())
-    throw Error("no sample to compare on in the files given with --data");
+  if (samples.empty() && !flags.data.empty()) throw Error("no usable sample in the files given with --data");
   const auto model = flags.model.load();
   const auto model_hash = fnv1a64_of_file(model->path());
   const auto contenders = contenders_of(flags, model->hparams().n_layer);
@@ -175,23 +174,19 @@ void add_compare(CLI::App& app) {
   auto flags = std::make_shared<CompareFlags>();
   auto* command = app.add_subcommand("compare", "Compare policies at equal budgets on the same samples");
   command->footer(
-      "One prefill a sample serves all policies. Scores are 0 to 100; KL and top-1 compare next-token "
-      "distributions with\n"
-      "the full cache's along its own answer; \"same\" is the share of its answers that a policy gives "
-      "whole. "
-      "Intervals are\n"
-      "95 % bootstraps. With --follow only the full cache answers, and the others are compared with it in "
-      "one "
-      "pass each,\n"
-      "which is many times faster; --reference keeps its answers for the next run. A policy may carry "
-      "numbers:\n"
+      "One prefill per sample serves all policies. Scores are 0 to 100; KL and top-1 compare next-token\n"
+      "distributions with the full cache's along its own answer; \"same\" is the share of its answers\n"
+      "that a policy reproduces. Intervals are 95 % bootstrap intervals. With --follow only the full\n"
+      "cache generates, and each other policy is scored along its answer in one pass, which is many\n"
+      "times faster; --reference keeps those answers for the next run. A policy may have its own\n"
+      "settings.\n"
+      "Examples:\n"
       "  windowkv compare -m model.gguf --data data/minilong-suite --policies "
       "windowkv,windowkv:preset=paper,snapkv\n"
       "      --budgets 6%,12% --out results.jsonl\n"
       "  windowkv compare -m model.gguf --data LongBench/data ruler.jsonl --follow --reference full.jsonl "
-      "--out "
-      "follow.jsonl\n"
-      "With --niah-lengths a needle grid is one dataset more, niah, with a table and heatmaps of its own:\n"
+      "--out follow.jsonl\n"
+      "With --niah-lengths, a needle grid is added as the dataset niah, with its own table and heatmaps:\n"
       "  windowkv compare -m model.gguf --niah-lengths 512,1k,1900 --niah-depths 0,25,50,75,100 --html "
       "compare.html");
   flags->model.add_to(*command);
@@ -200,32 +195,32 @@ void add_compare(CLI::App& app) {
       ->add_option("--data", flags->data,
                    "folders or files in LongBench's format, or what ruler --generate-only writes")
       ->type_name("PATH...");
-  group->add_option("--datasets", flags->datasets, "only these datasets")->delimiter(',');
-  group->add_option("--limit", flags->limit, "rows a dataset, the first; -1: all")->capture_default_str();
+  group->add_option("--datasets", flags->datasets, "run only these datasets")->delimiter(',');
+  group->add_option("--limit", flags->limit, "run only the first N samples of each dataset; -1: all")
+      ->capture_default_str();
   group
-      ->add_option("--max-length", flags->max_length,
-                   "prompt tokens, longer ones lose their middle; 0: what fits")
+      ->add_option(
+          "--max-length", flags->max_length,
+          "maximum tokens of a prompt; longer ones lose their middle; 0: what fits the trained context")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   group->add_flag("--follow", flags->follow,
-                  "measure only how well policies follow the full cache's answers; none but full generates");
+                  "only measure how closely policies follow the full cache's answers; only full generates");
   group
-      ->add_option(
-          "--reference", flags->reference,
-          "the full cache's answers, JSON lines: those in the file are not generated again, others are "
-          "added")
+      ->add_option("--reference", flags->reference,
+                   "JSON lines file of the full cache's answers: those in the file are not generated again, "
+                   "new ones are added")
       ->type_name("FILE");
   group
-      ->add_option(
-          "--out", flags->out,
-          "results as JSON lines, one a sample and policy; a run that was stopped, or has more samples "
-          "or policies, goes on from it")
+      ->add_option("--out", flags->out,
+                   "write each result as a JSON line as soon as it is ready; running the command again, even "
+                   "with more samples or policies, continues from the file")
       ->type_name("FILE");
   group->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
-  group->add_option("--html", flags->html, "write one self-contained page with charts")->type_name("FILE");
+  group->add_option("--html", flags->html, "write a self-contained HTML page with charts")->type_name("FILE");
   group->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
   flags->task.add_to(*command, /*rows=*/true);
-  flags->contenders.add_to(*command, "; full is always among them");
+  flags->contenders.add_to(*command, "; full is always included");
   flags->niah.depths = "0,25,50,75,100";
   flags->niah.add_to(*command, "niah-");
   command->callback([flags] { compare(*flags); });

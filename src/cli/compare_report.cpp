@@ -30,8 +30,7 @@ Table score_table(const CompareReport& report) {
   Table rows = {{"policy", "kept"}};
   for (const auto& [dataset, estimate] : report.results.front().scores->by_dataset)
     rows[0].push_back(dataset);
-  for (const char* name :
-       {"all", "all, 95 %", "less full, 95 %", "less best rival, 95 %", "KL", "top-1", "same"})
+  for (const char* name : {"all", "all, 95 %", "vs full, 95 %", "vs best other, 95 %", "KL", "top-1", "same"})
     rows[0].emplace_back(name);
   for (const auto& r : report.results) {
     std::vector<std::string> row = {r.name, percent(r.kept_share)};
@@ -165,21 +164,21 @@ std::string compare_html(const CompareReport& report) {
   eval::HtmlReport page("KV cache policies compared");
   page.paragraph(fmt::format(
       "{} samples, {} failed. {}KL and top-1 compare next-token distributions with the full cache's "
-      "along its own answer; \"same\" is the share of its answers that a policy gives whole. "
-      "Intervals are 95 % bootstraps.",
+      "along its own answer; \"same\" is the share of its answers that a policy reproduces. "
+      "Intervals are 95 % bootstrap intervals.",
       report.samples, report.failed, report.follow ? "" : "Scores are 0 to 100. "));
   page.figure(over_kept(report));
   std::set<std::string> budgets;
   for (const auto& r : report.results)
     if (&r != &report.results.front() && budgets.insert(r.budget).second)
       page.figure(by_dataset(report, r.budget));
-  page.heading("All figures");
+  page.heading("All results");
   page.table(html_table(compare_table(report)));
   if (report.niah) {
     page.heading("Needle in a haystack");
     add_niah_section(page, *report.niah);
   }
-  page.heading("Where they come from");
+  page.heading("How this was measured");
   page.facts(report.provenance);
   return page.html();
 }

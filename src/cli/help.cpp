@@ -113,7 +113,7 @@ std::string help_page(CLI::App& command, bool all) {
   text += section("Options", entries_of(command, all) + help);
   if (!command.get_footer().empty()) text += "\n" + command.get_footer() + "\n";
   if (!all && std::ranges::any_of(options, [](const auto* option) { return !is_shown(*option, false); }))
-    text += fmt::format("\nThere are more options: windowkv {} --help-all\n", command.get_name());
+    text += fmt::format("\nFor all options: windowkv {} --help-all\n", command.get_name());
   return text;
 }
 

@@ -49,7 +49,8 @@ void show_model(const Model& model) {
   line("vocabulary", fmt::format("{} tokens", hp.n_vocab));
   line("trained context", fmt::format("{} tokens", hp.n_ctx_train));
   line("fingerprint", hp.fingerprint);
-  line("calibration", model.calibration().empty() ? "none, every layer keeps the same" : model.calibration());
+  line("calibration",
+       model.calibration().empty() ? "none: all layers keep the same number of tokens" : model.calibration());
   line("KV cache", fmt::format("{} per token over {} layers, F16",
                                bytes_text(hp.kv_layer_bytes_per_token() * hp.n_layer), hp.n_layer));
   print(text);
@@ -110,7 +111,7 @@ void show_kept(const InspectFlags& flags, const Model& model, Engine& engine) {
   std::string out = "\n";
   if (policy->config() != nullptr)
     out += fmt::format("{:<18}{} ({})\n", "task", to_string(task.task), describe(task));
-  out += fmt::format("{:<18}{}, of {} prompt tokens\n", "tokens kept",
+  out += fmt::format("{:<18}{} (of {} prompt tokens)\n", "tokens kept",
                      fmt::join(kept_by_layers(sequence.kept), ", "), prompt.size());
   if (const auto budget = policy->budget();
       budget && budget->below_floor(static_cast<int64_t>(prompt.size())))
@@ -178,7 +179,7 @@ void add_inspect(CLI::App& app) {
   flags->prompt.add_to(*command);
   auto* text = command->add_option_group("Kept text");
   text->add_flag("--detail", flags->detail,
-                 "show the text for all layers in turn; neighbours that keep the same are shown together");
+                 "show the text for every layer; adjacent layers that keep the same are shown together");
   text->add_option("--layers", flags->layers, "show the text for these layers, such as 0,5-8")
       ->delimiter(',')
       ->type_name("N,N-M,...");

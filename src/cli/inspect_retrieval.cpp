@@ -43,7 +43,9 @@ std::vector<Rule> rules_of(const PolicyFlags& flags, const HParams& hp) {
   return {
       {contender_of("current", flags, hp), fmt::format("the current settings: {}{}", flags.kv, budget)},
       {contender_of("leader", leader, hp),
-       fmt::format("windowkv as set now, in groups of {} layers whose first layer selects for all", gamma)},
+       fmt::format(
+           "the current windowkv settings with groups of {} layers, whose first layer selects for all",
+           gamma)},
       {spec_contender("snapkv", "snapkv", flags, hp), "SnapKV: every layer and KV head selects for itself"},
       {spec_contender("paper", "windowkv:preset=paper", flags, hp), "the published rule (--preset paper)"}};
 }
@@ -58,9 +60,9 @@ std::vector<eval::RetrievalPrompt> read_prompts(const RetrievalFlags& flags, con
              .task = choice(kNeutralTask, text).task,
              .max_tokens = flags.max_tokens}};
   }
-  if (prompt.given()) throw Error("--data gives the prompts; leave out -p, -f and --tokens");
+  if (prompt.given()) throw Error("--data gives the prompts; omit -p, -f and --tokens");
   const auto data = read_samples(flags.data, {flags.datasets, flags.limit});
-  if (data.samples.empty()) throw Error("no usable row in the files given with --data");
+  if (data.samples.empty()) throw Error("no usable sample in the files given with --data");
   std::vector<eval::RetrievalPrompt> prompts;
   for (const auto& sample : data.samples)
     prompts.push_back({.tokens = eval::sample_tokens(model, sample),
@@ -125,8 +127,8 @@ std::string verdict(const eval::RetrievalResult& result) {
 
 std::string legend(std::span<const Rule> rules) {
   std::string text =
-      "\nmass      share of the answer's attention that goes to the prompt, its two ends not counted\n"
-      "best 5 %  share of that mass on the 5 % of the tokens with the most of it\n"
+      "\nmass      share of the answer's attention that goes to the prompt, excluding its two ends\n"
+      "best 5 %  share of that mass on the 5 % of tokens with the most\n"
       "The other columns: share of that mass on the tokens that a selection rule keeps.\n";
   for (const auto& rule : rules) text += fmt::format("{:<10}{}\n", rule.contender.name, rule.about);
   return text + "\n";
@@ -149,10 +151,10 @@ nlohmann::ordered_json result_json(const PolicyFlags& policy, const Model& model
 void RetrievalFlags::add_to(CLI::App& app) {
   auto* group = app.add_option_group(
       "Retrieval",
-      "Which layers and heads attend to what the answer comes from, and how much of that each rule keeps");
+      "Which layers and heads attend to the source of the answer, and how much of it each rule keeps");
   auto* retrieval = group->add_flag(
       "--retrieval", wanted,
-      "answer the prompt with the full cache, and measure which of its tokens the answer attends to");
+      "answer with the full cache, and measure which tokens of the prompt the answer attends to");
   group->add_option("--data", data, "prompts: files of JSON lines as for longbench, or folders of them")
       ->type_name("PATH")
       ->needs(retrieval);
@@ -160,7 +162,7 @@ void RetrievalFlags::add_to(CLI::App& app) {
       ->delimiter(',')
       ->type_name("NAME,...")
       ->needs(retrieval);
-  group->add_option("--limit", limit, "use only the first N rows of each dataset")
+  group->add_option("--limit", limit, "use only the first N samples of each dataset")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->type_name("N")
       ->needs(retrieval);
@@ -169,7 +171,7 @@ void RetrievalFlags::add_to(CLI::App& app) {
       ->capture_default_str()
       ->needs(retrieval);
   group->add_flag("--heads-detail", heads_detail, "show a line for each head")->needs(retrieval);
-  group->add_option("--json", json, "write the figures as JSON, with those of each head")
+  group->add_option("--json", json, "write the results as JSON, including each head's")
       ->type_name("FILE")
       ->needs(retrieval);
 }
@@ -191,7 +193,7 @@ void inspect_retrieval(const RetrievalFlags& flags, const PolicyFlags& policy, c
   options.left_out = [&](size_t number, const std::string& why) {
     ++left_out;
     progress.clear();
-    warn(fmt::format("prompt {} of {} is left out: {}", number + 1, prompts.size(), why));
+    warn(fmt::format("prompt {} of {} is skipped: {}", number + 1, prompts.size(), why));
   };
   const auto result = run_resumable(
       progress, "", [&] { return eval::measure_retrieval(engine, model, prompts, contenders, options); });

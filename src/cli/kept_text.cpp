@@ -182,7 +182,8 @@ std::string kept_text(const Vocab& vocab, std::span<const Token> prompt, std::sp
 
 std::string kept_legend(const std::string& of, const KeptTextStyle& style) {
   if (!style.color)
-    return fmt::format("Before each line: the share of {} that keep a token, mean over its tokens.\n", of);
+    return fmt::format(
+        "Each line starts with the share of {} that keep its tokens, averaged over the line.\n", of);
   std::string legend = "Shades: a token is kept by";
   for (const auto& shade : kShades) legend += fmt::format(" \x1b[{}m {} \x1b[0m", shade.code, shade.range);
   return fmt::format("{} of {}; \x1b[{}mdim text\x1b[0m is dropped.\n", legend, of, kDim);

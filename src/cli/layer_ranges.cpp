@@ -33,7 +33,7 @@ std::vector<bool> parse_layers(const std::vector<std::string>& list, int n_layer
       read = std::from_chars(read.ptr + 1, end, last);
     if (read.ec != std::errc() || read.ptr != end || first < 0 || last < first || last >= n_layer)
       throw Error(
-          fmt::format("--layers {}: not a layer or a range of layers such as 2-5; the model has layers 0-{}",
+          fmt::format("--layers {}: neither a layer nor a range such as 2-5; the model has layers 0-{}",
                       range, n_layer - 1));
     for (int layer = first; layer <= last; ++layer) layers[static_cast<size_t>(layer)] = true;
   }

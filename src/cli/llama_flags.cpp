@@ -50,7 +50,7 @@ constexpr std::string_view kWholeLayers = "layers are placed whole, with --devic
 constexpr std::string_view kRope = "RoPE is scaled as the model file says";
 constexpr std::string_view kAdapters =
     "adapters are not loaded; merge them into the model with llama-export-lora";
-constexpr std::string_view kTextOnly = "only text is read";
+constexpr std::string_view kTextOnly = "only text is supported";
 
 constexpr LlamaFlag kFlags[] = {
     // The model and where it runs
@@ -68,7 +68,7 @@ constexpr LlamaFlag kFlags[] = {
      kValue, kRefused, kWholeLayers},
     {"-kvo, --kv-offload", kNothing, kIgnored},
     {"-nkvo, --no-kv-offload", kNothing, kRefused,
-     "the cache lies where its layers lie; use --device cpu for both"},
+     "the cache is where its layers are; use --device cpu for both"},
     {"--mmap, --repack, --no-host, --op-offload, --check-tensors, --swa-full, --warmup, --no-warmup",
      kNothing, kIgnored},
     {"-nr, --no-repack", kNothing, kOurs, "--no-repack"},
@@ -77,7 +77,7 @@ constexpr LlamaFlag kFlags[] = {
     {"-lzm, --lazy-mode", kValue, kIgnored},
     {"-fit, --fit", kSwitch, kIgnored},
     {"-fitt, --fit-target, -fitc, --fit-ctx", kValue, kIgnored,
-     "ignored: windowkv plans memory before it starts and refuses what does not fit"},
+     "ignored: windowkv plans memory before it starts and rejects what does not fit"},
     {"--override-kv", kValue, kRefused, "change the file's metadata instead, with gguf_set_metadata.py"},
     {"--lora*, --control-vector*", kValue, kRefused, kAdapters},
     {"-mm, -mmu, --mmproj*, --image*, --audio*, --video*", kValue, kRefused, kTextOnly},
@@ -98,9 +98,9 @@ constexpr LlamaFlag kFlags[] = {
     {"-b, --batch-size, -dt, --defrag-thold", kValue, kIgnored},
     {"-ub, --ubatch-size", kValue, kOurs, "--chunk"},
     {"--keep", kValue, kRefused,
-     "the cache keeps what --kv chooses; --sinks N keeps the first N tokens in any case"},
+     "the cache keeps what --kv chooses; --sinks N always keeps the first N tokens"},
     {"-np, --parallel", kValue, kRefused, "windowkv run answers one prompt at a time"},
-    {"--context-shift", kNothing, kIgnored, "ignored: an answer ends where the trained context ends"},
+    {"--context-shift", kNothing, kIgnored, "ignored: an answer ends at the end of the trained context"},
     {"--no-context-shift", kNothing, kIgnored},
     {"-ctxcp, --ctx-checkpoints, --swa-checkpoints, -cram, --cache-ram", kValue, kIgnored},
     {"--prompt-cache*", kValue, kRefused, "a prompt's cache is not saved"},
@@ -110,15 +110,15 @@ constexpr LlamaFlag kFlags[] = {
     {"-bf, --binary-file", kValue, kRefused, "use -f FILE, which takes UTF-8 text"},
     {"-no-cnv, --no-conversation", kNothing, kOurs, "--no-chat"},
     {"-cnv, --conversation", kNothing, kIgnored,
-     "windowkv run answers one prompt and ends; the chat template is applied in any case"},
+     "windowkv run answers one prompt and ends; the chat template is always applied"},
     {"-st, --single-turn", kNothing, kIgnored},
     {"-i, --interactive, -if, --interactive-first, -mli, --multiline-input", kNothing, kRefused, kOnePrompt},
     {"--in-prefix*, --in-suffix*", kValue, kRefused,
-     "write it into the prompt, with --no-chat where the template should not be applied"},
+     "write it into the prompt; use --no-chat if the template should not be applied"},
     {"--jinja", kNothing, kIgnored},
     {"--no-jinja", kNothing, kIgnored, "ignored: the model's chat template is always run as Jinja"},
     {"--skip-chat-parsing, --no-skip-chat-parsing", kNothing, kIgnored},
-    {"-rea, --reasoning*", kValue, kRefused, "what a model thinks is part of its answer"},
+    {"-rea, --reasoning*", kValue, kRefused, "a model's reasoning is part of its answer"},
     // The answer
     {"-r, --reverse-prompt", kValue, kOurs, "--stop"},
     {"-j, --json-schema, -jf, --json-schema-file", kValue, kRefused,

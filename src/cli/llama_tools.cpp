@@ -36,7 +36,7 @@ json run_json(const std::vector<std::string>& arguments) {
   try {
     return json::parse(text);
   } catch (const json::exception&) {
-    throw Error(fmt::format("{} printed no JSON; is it of llama.cpp's version 0.7?", arguments[0]));
+    throw Error(fmt::format("{} printed no JSON; is it from llama.cpp 0.7?", arguments[0]));
   }
 }
 
@@ -46,7 +46,7 @@ void LlamaTools::require(bool single, bool batched) {
   if (single) require_program("llama-bench", "install llama.cpp's tools (Debian: llama.cpp-tools)");
   if (batched)
     require_program("llama-batched-bench",
-                    "install llama.cpp's further tools (Debian: llama.cpp-tools-extra) or leave out --batch");
+                    "install llama.cpp's extra tools (Debian: llama.cpp-tools-extra) or omit --batch");
 }
 
 int64_t LlamaTools::cells(int64_t n) const {
@@ -84,7 +84,7 @@ LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
                                     "-npl", std::to_string(sequences), "-pps", "--output-format", "jsonl"}));
     return {row.at("t_pp").get<double>() * 1e3, row.at("speed_tg").get<double>()};
   } catch (const json::exception& e) {
-    throw Error(fmt::format("llama.cpp's tools print other fields than those of version 0.7: {}", e.what()));
+    throw Error(fmt::format("llama.cpp's tools do not print the fields of version 0.7: {}", e.what()));
   }
 }
 

@@ -47,7 +47,7 @@ std::string setup_text(const LongbenchFlags& flags, const Model& model, const st
 }
 
 std::string summary_table(const eval::LongbenchSummary& summary) {
-  std::vector<std::vector<std::string>> rows = {{"dataset", "group", "rows", "failed", "score", "kept"}};
+  std::vector<std::vector<std::string>> rows = {{"dataset", "group", "samples", "failed", "score", "kept"}};
   auto add_bins = [&](const eval::BinScores& bins) {
     for (const auto& score : bins)
       if (summary.has_bins()) rows.back().push_back(two_digits(score));
@@ -87,7 +87,7 @@ void longbench(const LongbenchFlags& flags) {
   const auto file = open_output(flags.json);
   const auto task = flags.policy.task.choice();
   const auto data = read_samples(flags.data, {flags.datasets, flags.limit, flags.longbench_e});
-  if (data.samples.empty()) throw Error("no usable row in the files given with --data");
+  if (data.samples.empty()) throw Error("no usable sample in the files given with --data");
   const auto model = flags.model.load();
   model->vocab();  // throws where there is none
   const bool full = flags.policy.kv == "full";
@@ -112,7 +112,7 @@ void longbench(const LongbenchFlags& flags) {
   progress.clear();
   const auto summary = eval::summarize(std::span(data.samples).first(outcomes.size()), outcomes);
   if (!outcomes.empty()) print(summary_table(summary));
-  end_if_interrupted(outcomes.size(), data.samples.size(), "rows", how_to_continue(flags.out, log.get()));
+  end_if_interrupted(outcomes.size(), data.samples.size(), "samples", how_to_continue(flags.out, log.get()));
   if (file) file->commit(json_text(summary_json(flags, *model, contender, data, summary), 2));
   if (summary.failed > 0 || !data.broken.empty()) throw ExitWith{kSkippedExit};
 }
@@ -124,13 +124,13 @@ void add_longbench(CLI::App& app) {
   auto* command = app.add_subcommand("longbench", "Score a cache policy on LongBench or data in its format");
   flags->command = command;
   command->footer(
-      "Rows are LongBench's own (github.com/THUDM/LongBench), run and scored as it does, or bring their own\n"
-      "prompt, metric, max_new_tokens and task; such prompts are cut only with --max-length. Scores are 0 "
-      "to\n"
-      "100, for the best match among a row's answers; averages are over datasets. Chinese text is scored by\n"
-      "character rather than by jieba's words, so those scores cannot be compared with published ones.\n"
-      "LongBench-E (--e) is also averaged by context length: under 4,000 words, under 8,000, and above.\n"
-      "Exit code 0: all rows ran; 3: some were broken or failed, and are listed; 130: Ctrl-C.\n"
+      "Samples are LongBench's (github.com/THUDM/LongBench), run and scored as LongBench does, or bring\n"
+      "their own prompt, metric, max_new_tokens and task; such prompts are truncated only with\n"
+      "--max-length. Scores are 0 to 100, for the best match among a sample's answers; averages are over\n"
+      "datasets. Chinese text is scored by character rather than by jieba's words, so those scores\n"
+      "cannot be compared with published ones. LongBench-E (--e) is also averaged by context length:\n"
+      "under 4,000 words, under 8,000, and above.\n"
+      "Exit code 0: all samples ran; 3: some were broken or failed, and are listed; 130: Ctrl-C.\n"
       "Examples:\n"
       "  windowkv longbench -m model.gguf --data LongBench/data --kv-budget 12% --out results.jsonl\n"
       "  windowkv longbench -m model.gguf --data LongBench/data --datasets hotpotqa,gov_report --limit 50 "
@@ -145,7 +145,7 @@ void add_longbench(CLI::App& app) {
       ->type_name("NAME,...");
   data->add_flag("--e", flags->longbench_e,
                  "from folders, run only LongBench-E's files (qasper_e.jsonl, ...)");
-  data->add_option("--limit", flags->limit, "run only the first N rows of each dataset")
+  data->add_option("--limit", flags->limit, "run only the first N samples of each dataset")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->type_name("N");
   data->add_option("--max-length", flags->max_length,

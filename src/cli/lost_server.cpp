@@ -22,7 +22,7 @@ std::string explain(std::string_view message) {
   if (message.find("RPC") == std::string_view::npos)
     return fmt::format("ggml stopped: {}", message.substr(0, message.find('\n')));
   return fmt::format(
-      "lost RPC server {}: it ended, or sent what cannot be understood; start it again and repeat the "
+      "lost RPC server {}: it stopped, or sent an invalid reply; restart it and repeat the "
       "command",
       fmt::join(lost_rpc_servers(), " or "));
 }

@@ -34,7 +34,7 @@ int main(int argc, char** argv) {
   using namespace windowkv::cli;
   secure_standard_streams();
   spin_briefly(argv);
-  CLI::App app{"windowkv: long prompts through GGUF models with a small part of the KV cache", "windowkv"};
+  CLI::App app{"windowkv: run GGUF models on long prompts with a fraction of the KV cache", "windowkv"};
   app.footer(
       "Examples:\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"

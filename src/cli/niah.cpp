@@ -117,10 +117,9 @@ void add_niah(CLI::App& app) {
   auto* command =
       app.add_subcommand("niah", "Test retrieval of a needle in a haystack, by prompt length and depth");
   command->footer(
-      "Scores are ROUGE-1 F1 (0 to 100) against the expected answer; \"exact\" is the percentage of answers "
-      "that\n"
-      "contain it. Intervals are 95 % bootstrap intervals over prompts; --samples runs several prompts per "
-      "cell.\n"
+      "Scores are ROUGE-1 F1 (0 to 100) against the expected answer; \"exact\" is the percentage of\n"
+      "answers that contain it. Intervals are 95 % bootstrap intervals over prompts; --samples runs\n"
+      "several prompts per cell.\n"
       "Examples:\n"
       "  windowkv niah -m model.gguf --haystack essays/ --html niah.html --out niah.jsonl\n"
       "  windowkv niah -m model.gguf --haystack book.txt -l 4k,8k,16k --depths 11 --policies "
@@ -143,7 +142,7 @@ void add_niah(CLI::App& app) {
   output->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
   output->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
   output->add_option("--html", flags->html, "write a self-contained HTML report")->type_name("FILE");
-  output->add_option("--svg", flags->svg, "write the heatmaps alone, as SVG")->type_name("FILE");
+  output->add_option("--svg", flags->svg, "write only the heatmaps, as SVG")->type_name("FILE");
   command->callback([flags] { niah(*flags); });
 }
 

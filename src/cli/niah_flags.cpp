@@ -84,14 +84,15 @@ void NiahFlags::add_to(CLI::App& app, const std::string& prefix) {
                      ->capture_default_str()};
   group
       ->add_option(name("haystack"), haystack,
-                   "text file, or folder of .txt files, to hide the needle in (default: the novel that comes "
+                   "text file, or folder of .txt files, to hide the needle in (default: the bundled "
                    "with windowkv)")
       ->type_name("FILE|FOLDER");
   group->add_flag(name("no-chat"), no_chat,
                   "ask with \"Question: ... Answer:\" instead of the model's chat template");
   group
       ->add_option(name("seed"), seed,
-                   "where in the haystack the text starts (0: at its beginning), and which facts a set takes")
+                   "random seed: where in the haystack the text starts (0: at its beginning), and which "
+                   "facts of a set are used")
       ->capture_default_str();
   group->add_option(name("samples"), samples, "prompts per cell, with consecutive seeds")
       ->check(CLI::Range(1, 10000))
@@ -113,7 +114,7 @@ NiahInputs NiahFlags::read() const {
                                [](const auto* option) { return option->count() > 0; });
   if (own && needle_set != "san-francisco")
     throw Error(
-        fmt::format("the needle set {} has its own sentences; leave out --needle, --question and "
+        fmt::format("the needle set {} has its own sentences; omit --needle, --question and "
                     "--answer",
                     needle_set));
   for (const auto* text : {&needle.sentence, &needle.question, &needle.answer})

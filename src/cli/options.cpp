@@ -40,12 +40,12 @@ void ModelFlags::add_to(CLI::App& app) {
   group->add_flag("--no-blas", no_blas, "do not use BLAS for matrix products");
   group->add_flag("--no-mmap", no_mmap, "read the model into memory instead of mapping its file");
   group->add_flag("--no-repack", no_repack,
-                  "leave weights on the CPU as they are in the file, without AMX and other repacked layouts");
-  group->add_flag("--mlock", mlock, "keep the model in memory: the system may not swap it out");
+                  "keep weights on the CPU as they are in the file, without AMX or other repacked layouts");
+  group->add_flag("--mlock", mlock, "lock the model in memory, so that it is never swapped out");
   group
       ->add_option(
           "--calibration", calibration,
-          "layer budgets measured by windowkv calibrate: a file, auto (one beside the model, or built in) or "
+          "layer budgets measured by windowkv calibrate: a file, auto (next to the model, or built in) or "
           "none")
       ->type_name("FILE")
       ->capture_default_str();
@@ -97,7 +97,7 @@ void ClassifierFlags::add_to(CLI::App& group) {
   auto* sure =
       group
           .add_option("--task-threshold", threshold,
-                      fmt::format("probability from which the classifier decides the task; below it, "
+                      fmt::format("minimum probability at which the classifier decides the task; below it, "
                                   "the task is {}",
                                   to_string(kNeutralTask)))
           ->check(CLI::Range(0.5, 1.0))
@@ -128,7 +128,7 @@ void TaskFlags::add_to(CLI::App& app, bool rows) {
       ->add_option("--task", task,
                    fmt::format("kind of question: auto (a classifier reads the prompt), {}localization "
                                "(questions, lookup) or aggregation (summaries, few-shot, counting, code)",
-                               rows ? "given (as each row says), " : ""))
+                               rows ? "given (each sample's own), " : ""))
       ->type_name("NAME")
       ->capture_default_str();
   classifier.add_to(*group);
@@ -229,7 +229,7 @@ void sort_unique(std::vector<int64_t>& lengths) {
 
 void check_context(const HParams& hp, int64_t n) {
   if (n > hp.n_ctx_train)
-    warn(fmt::format("the prompt has {} tokens, the model was trained for {}; answers may be poor", n,
+    warn(fmt::format("the prompt has {} tokens, but the model was trained for {}; answers may be poor", n,
                      hp.n_ctx_train));
 }
 

@@ -57,7 +57,7 @@ void refuse_overwriting(CLI::App& command) {
     if (!is_written(*output.option)) continue;
     for (const auto& other : files)
       if (other.option != output.option && same_file(output.path, other.path))
-        throw UsageError(fmt::format("{} would overwrite {}, the file of {}; give another name",
+        throw UsageError(fmt::format("{} would overwrite {}, the file given with {}; choose another name",
                                      name_of(*output.option), other.path, name_of(*other.option)),
                          help_of(command));
   }

@@ -110,7 +110,7 @@ void PromptFlags::add_to(CLI::App& app) {
       ->excludes(bare, named);
   auto* replaced =
       group->add_flag("-e,--escape", escape, "replace \\n, \\t and other escapes in -p, --system and --stop");
-  group->add_flag("--no-escape", no_escape, "take -p, --system and --stop as they are typed (the default)")
+  group->add_flag("--no-escape", no_escape, "take -p, --system and --stop literally (the default)")
       ->excludes(replaced);
   show_in_short_help(*group, {"--prompt", "--file", "--system", "--no-chat"});
 }
@@ -123,12 +123,12 @@ std::string PromptFlags::read_text(bool piped) const {
     if (auto input = piped_input(/*optional=*/!text.empty())) {
       prompt = without_last_break(checked_text(std::move(*input), "standard input"));
       if (!text.empty())
-        tell(fmt::format("windowkv: note: standard input ({} bytes) is the prompt's beginning, -p its end\n",
+        tell(fmt::format("windowkv: note: the prompt is standard input ({} bytes) followed by -p\n",
                          prompt.size()));
     }
   }
   if (!escape && !no_escape && text.find("\\n") != std::string::npos)
-    tell("windowkv: note: \\n in -p is taken as it is typed; with -e it is a line break\n");
+    tell("windowkv: note: \\n in -p is taken literally; with -e it is a line break\n");
   const auto typed = escape ? unescape(text) : text;
   check_utf8(typed, "-p");
   if (!prompt.empty() && !typed.empty()) prompt += "\n\n";
@@ -142,7 +142,7 @@ std::string PromptFlags::read_text(bool piped) const {
 PromptSource PromptFlags::read(bool piped) const {
   PromptSource source{.no_chat = no_chat};
   if (!tokens_file.empty()) {
-    if (!text.empty() || !file.empty()) throw Error("--tokens is the whole prompt; leave out -p and -f");
+    if (!text.empty() || !file.empty()) throw Error("--tokens is the whole prompt; omit -p and -f");
     source.ids = read_ids(tokens_file);
     return source;
   }
@@ -165,7 +165,7 @@ Prompt PromptSource::prompt(const Model& model) const {
     return {vocab.tokenize(vocab.apply_chat_template(messages, chat_template)), text};
   }
   if (!system.empty())
-    throw Error("--system needs a chat template; the model has none or --no-chat is given");
+    throw Error("--system needs a chat template, but the model has none or --no-chat is given");
   return {vocab.tokenize(text), text};
 }
 

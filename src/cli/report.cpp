@@ -126,8 +126,8 @@ std::string summary_text(const RunReport& r) {
   if (budget && budget->below_floor(s.prompt_tokens))
     line("kept", fmt::format("all tokens: prompts of up to {} tokens are kept whole", budget->floor()));
   else
-    line("kept",
-         fmt::format("{:.1f} tokens a layer ({:.1f} %); {}", mean, 100 * mean / n, fmt::join(layers, ", ")));
+    line("kept", fmt::format("{:.1f} tokens per layer on average ({:.1f} %): {}", mean, 100 * mean / n,
+                             fmt::join(layers, ", ")));
   line("KV cache", fmt::format("{}{} kept of {} ({:.1f} %), peak {}",
                                s.kv_types == KvTypes{} ? ""
                                                        : fmt::format("K {}, V {}; ", to_string(s.kv_types.k),
@@ -136,11 +136,11 @@ std::string summary_text(const RunReport& r) {
                                100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
                                bytes_text(s.bytes.peak)));
   line("prefill",
-       fmt::format("{:.1f} ms, {:.0f} tokens/s; selection {:.1f} ms of it ({:.2f} %)", s.timing.total,
+       fmt::format("{:.1f} ms, {:.0f} tokens/s, including {:.1f} ms of selection ({:.2f} %)", s.timing.total,
                    rate(n, s.timing.total), s.timing.selection, 100 * s.timing.selection / s.timing.total));
   if (!r.generation.tokens.empty()) line("first token", fmt::format("{:.1f} ms", r.first_token_ms()));
   if (r.generation.decoded > 0)
-    line("decode", fmt::format("{} tokens, {:.1f} tokens/s ({:.2f} ms a token)", r.generation.decoded,
+    line("decode", fmt::format("{} tokens, {:.1f} tokens/s ({:.2f} ms/token)", r.generation.decoded,
                                rate(static_cast<double>(r.generation.decoded), r.generation.decode_ms),
                                r.generation.decode_ms / static_cast<double>(r.generation.decoded)));
   return text;

@@ -40,7 +40,7 @@ auto run_resumable(Progress& progress, const std::string& out, F&& work) {
 inline std::string how_to_continue(const std::string& out, const eval::JsonlLog* log) {
   return log != nullptr && log->resumable()
              ? fmt::format("run the same command again to continue from {}", out)
-             : "with --out FILE, a command that is interrupted can be continued";
+             : "with --out FILE, an interrupted run can be continued";
 }
 
 /// Where a command was interrupted before all of its work was done: says how much the table shows, and

@@ -36,7 +36,7 @@ std::string cache_folder() {
                       "windowkv" / "rpc";
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) throw Error(fmt::format("{}: cannot make the folder: {}", folder.string(), error.message()));
+  if (error) throw Error(fmt::format("{}: cannot create the folder: {}", folder.string(), error.message()));
   return folder.string() + "/";
 }
 
@@ -67,29 +67,28 @@ void serve(const ServerFlags& flags) {
 void add_rpc_server(CLI::App& app) {
   auto flags = std::make_shared<ServerFlags>();
   auto* command =
-      app.add_subcommand("rpc-server", "Lend this machine's devices to windowkv on another machine");
+      app.add_subcommand("rpc-server", "Serve this machine's devices to windowkv on another machine");
   command->footer(
-      "Serves one client at a time, until Ctrl-C. It obeys whoever connects, and nothing is encrypted: use "
-      "it\n"
-      "only on a network where you trust everyone. Both sides need the same version of ggml.\n"
+      "Serves one client at a time, until Ctrl-C. Anyone who connects can use it, and nothing is\n"
+      "encrypted: use it only on a network where you trust everyone. Both sides need the same version of\n"
+      "ggml.\n"
       "Examples, on two servers and on a third machine that uses them:\n"
       "  windowkv rpc-server -H 192.168.1.2\n"
       "  windowkv rpc-server -H 192.168.1.3 --cache\n"
       "  windowkv run -m model.gguf --rpc 192.168.1.2:50052,192.168.1.3:50052 -f book.txt -p \"Summarize the "
       "book.\"");
-  command->add_option("-H,--host", flags->host, "address to listen on; 0.0.0.0 is all of this machine's")
+  command->add_option("-H,--host", flags->host, "address to listen on; 0.0.0.0: all of this machine's")
       ->capture_default_str();
-  command
-      ->add_option("-p,--port", flags->port, "port to listen on; 0 is any free one, printed as the endpoint")
+  command->add_option("-p,--port", flags->port, "port to listen on; 0: any free one, printed as the endpoint")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
-  command->add_option("-t,--threads", flags->threads, "CPU threads; 0 is one per core")
+  command->add_option("-t,--threads", flags->threads, "CPU threads; 0: one per core")
       ->check(CLI::Range(0, 512))
       ->capture_default_str();
   command
       ->add_option(
           "--device", flags->device,
-          "devices to lend: auto (the GPUs that ggml finds, else the CPU), or device names such as CUDA0,cpu")
+          "devices to serve: auto (the GPUs that ggml finds, or else the CPU), or names such as CUDA0,cpu")
       ->capture_default_str();
   command->add_flag("-c,--cache", flags->cache,
                     "store large weights (over 10 MiB) from clients in the user's cache folder, so that a "

@@ -100,7 +100,7 @@ std::vector<ruler::Point> usable_points(const ruler::Samples& samples,
     progress.update(static_cast<int64_t>(at), static_cast<int64_t>(points.size()));
   }
   progress.clear();
-  if (usable.empty()) throw Error(reasons.empty() ? "no task is left to run" : reasons.front());
+  if (usable.empty()) throw Error(reasons.empty() ? "no task left to run" : reasons.front());
   return usable;
 }
 
@@ -296,13 +296,11 @@ void add_ruler(CLI::App& app) {
   std::vector<std::string_view> names;
   for (const auto& task : ruler::tasks()) names.push_back(task.name);
   command->footer(
-      "RULER (arXiv 2404.06654) makes prompts of any length, counted with the model's tokenizer, that ask "
-      "for\n"
-      "needles, variables, frequent words and answers to questions. Scores are 0 to 100: the percentage of "
-      "the\n"
-      "expected strings that are in the answer; for qa_1 and qa_2, whether any of them is. Published scores "
-      "are\n"
-      "means over 500 samples with Paul Graham's essays as the text (--haystack).\n"
+      "RULER (arXiv 2404.06654) makes prompts of any length, counted with the model's tokenizer, that\n"
+      "ask for needles, variables, frequent words and answers to questions. Scores are 0 to 100: the\n"
+      "percentage of the expected strings that are in the answer; for qa_1 and qa_2, whether any of them\n"
+      "is. Published scores are means over 500 samples with Paul Graham's essays as the text\n"
+      "(--haystack).\n"
       "Exit code 0: everything ran; 3: some tasks do not fit a length, and are listed; 130: Ctrl-C.\n"
       "Examples:\n"
       "  windowkv ruler -m model.gguf -l 4k,8k --policies full,windowkv,snapkv --out ruler.jsonl\n"
@@ -320,11 +318,11 @@ void add_ruler(CLI::App& app) {
   test->add_option("--samples", flags->samples, "prompts per task and length")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
-  test->add_option("--seed", flags->seed, "random seed: decides what is hidden, and where")
-      ->capture_default_str();
-  test->add_option("--haystack", flags->haystack,
-                   "text file, or folder of .txt files, that most tasks hide needles in (default: the novel "
-                   "that comes with windowkv)")
+  test->add_option("--seed", flags->seed, "random seed: what is hidden, and where")->capture_default_str();
+  test->add_option(
+          "--haystack", flags->haystack,
+          "text file, or folder of .txt files, that most tasks hide needles in (default: the bundled "
+          "novel)")
       ->type_name("FILE|FOLDER");
   test->add_option("--squad", flags->squad, "SQuAD's JSON file, for qa_1; without it, qa_1 is skipped")
       ->type_name("FILE");

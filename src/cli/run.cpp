@@ -36,7 +36,7 @@ struct RunFlags {
 };
 
 std::string memory_text(const MemoryPlan& plan) {
-  return fmt::format("KV cache {} ({} kept, {} for generated tokens, {} scratch), hidden states {}, rest {}",
+  return fmt::format("KV cache {} ({} kept, {} for generated tokens, {} scratch), hidden states {}, other {}",
                      bytes_text(plan.peak_kv()), bytes_text(plan.kv_kept), bytes_text(plan.kv_reserve),
                      bytes_text(plan.kv_scratch), bytes_text(plan.hidden),
                      bytes_text(plan.mask + plan.compute));
@@ -44,7 +44,7 @@ std::string memory_text(const MemoryPlan& plan) {
 
 void describe(const Model& model, const Engine& engine, const Policy& policy, int64_t n, int64_t reserve) {
   const auto& hp = model.hparams();
-  tell(fmt::format("model       {} ({}), {} layers, {} query and {} KV heads of {}, {} {}\n",
+  tell(fmt::format("model       {} ({}), {} layers, {} query heads, {} KV heads, head size {}, {} {}\n",
                    hp.name.empty() ? model.path() : hp.name, hp.family, hp.n_layer, hp.n_head, hp.n_head_kv,
                    hp.d_head, bytes_text(model.weight_bytes()), model.weight_type()));
   tell(fmt::format("weights     {} on {}\n", fmt::join(model.buffers(), ", "), model.device_name()));
@@ -64,7 +64,7 @@ void describe_traffic(const Engine& engine, int64_t decoded) {
   const auto decode = engine.decode_traffic();
   line("prefill", engine.prefill_traffic(), "");
   line("decode", decode,
-       decoded > 0 ? fmt::format("; {:.1f} copies and {} a token",
+       decoded > 0 ? fmt::format("; {:.1f} copies and {} per token",
                                  static_cast<double>(decode.copies) / static_cast<double>(decoded),
                                  bytes_text(decode.bytes / decoded))
                    : "");
@@ -78,7 +78,7 @@ void check_budget(const PolicyFlags& flags, const Policy& policy, int64_t n) {
   if (!policy.budget()) {
     warn(fmt::format("--kv {} has no budget: --kv-budget {} is not used", flags.kv, flags.budget));
   } else if (const auto kept = policy.budget()->resolve(n); kept < std::min(kLeastBudget, n)) {
-    warn(fmt::format("--kv-budget {} keeps {} of the prompt's {} tokens; below about {} answers are poor",
+    warn(fmt::format("--kv-budget {} keeps {} of the prompt's {} tokens; answers are poor below about {}",
                      flags.budget, kept, n, kLeastBudget));
   }
 }
@@ -90,9 +90,8 @@ int64_t answer_tokens(const RunFlags& flags, const HParams& hp, int64_t n) {
   const int64_t context = flags.context > 0 ? flags.context : hp.n_ctx_train;
   if (n + (wanted == 0 ? 0 : 1) > context)
     throw Error(
-        fmt::format("the prompt has {} tokens and does not fit the {} of -c {}; shorten it, or leave "
-                    "-c out",
-                    n, context, flags.context));
+        fmt::format("the prompt has {} tokens and does not fit in the {} of -c {}; shorten it, or omit -c", n,
+                    context, flags.context));
   return wanted >= 0 ? std::min(wanted, context - n) : context - n;
 }
 
@@ -161,9 +160,9 @@ void add_run(CLI::App& app) {
   auto flags = std::make_shared<RunFlags>();
   auto* command = app.add_subcommand("run", "Answer one prompt");
   command->footer(
-      "The answer goes to standard output, figures to standard error. Piped text is the prompt, or with -p\n"
-      "its beginning; -p is answered alone if nothing arrives within five seconds (</dev/null keeps a\n"
-      "script's own input out). llama.cpp's names for these options work too.\n"
+      "The answer goes to standard output, the report to standard error. Piped text is the prompt, or\n"
+      "with -p its beginning; if nothing arrives within five seconds, -p alone is answered (</dev/null\n"
+      "keeps a script's own input out). llama.cpp's names for these options work too.\n"
       "\n"
       "Examples:\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"
@@ -177,67 +176,69 @@ void add_run(CLI::App& app) {
   auto* generation = command->add_option_group("Answer");
   generation
       ->add_option("-n,--predict,--n-predict", g.max_tokens,
-                   "most tokens of the answer; -1 is up to the model's trained context")
+                   "maximum tokens of the answer; -1: up to the model's trained context")
       ->check(CLI::Range(int64_t{-1}, int64_t{1} << 30))
       ->capture_default_str();
   generation
-      ->add_option("-c,--ctx-size", flags->context,
-                   "most tokens of prompt and answer together; 0 is the model's trained context (default: no "
-                   "limit; the cache is as large as the prompt needs)")
+      ->add_option(
+          "-c,--ctx-size", flags->context,
+          "maximum tokens of prompt and answer together; 0: the model's trained context (default: no "
+          "limit; the cache is as large as the prompt needs)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
   generation
       ->add_option("--temp,--temperature", g.sampling.temperature,
-                   "sampling temperature; 0 always takes the most probable token")
+                   "sampling temperature; 0: always the most probable token")
       ->capture_default_str();
-  generation->add_option("--top-k", g.sampling.top_k, "sample from the K most probable tokens; 0 is off")
+  generation->add_option("--top-k", g.sampling.top_k, "sample from the K most probable tokens; 0: off")
       ->capture_default_str();
   generation
       ->add_option("--top-p", g.sampling.top_p,
-                   "sample from the most probable tokens that together have this probability; 1 is off")
+                   "sample from the most probable tokens that together have this probability; 1: off")
       ->capture_default_str();
   generation
       ->add_option("--min-p", g.sampling.min_p,
-                   "leave out tokens below this share of the best token's probability; 0 is off")
+                   "exclude tokens below this share of the best token's probability; 0: off")
+      ->capture_default_str();
+  generation->add_option("--repeat-penalty", g.sampling.repeat_penalty, "penalty on repeated tokens; 1: off")
       ->capture_default_str();
   generation
-      ->add_option("--repeat-penalty", g.sampling.repeat_penalty, "penalty on repeated tokens; 1 is off")
-      ->capture_default_str();
-  generation
-      ->add_option("--repeat-last-n", g.sampling.penalty_last_n, "last tokens that the penalties look at")
+      ->add_option("--repeat-last-n", g.sampling.penalty_last_n,
+                   "number of last tokens the penalties apply to")
       ->capture_default_str();
   generation
       ->add_option("--frequency-penalty", g.sampling.frequency_penalty,
-                   "penalty on a token for each time it occurred; 0 is off")
+                   "penalty on a token for each time it occurred; 0: off")
       ->capture_default_str();
   generation
       ->add_option("--presence-penalty", g.sampling.presence_penalty,
-                   "penalty on tokens that occurred at all; 0 is off")
+                   "penalty on tokens that occurred at all; 0: off")
       ->capture_default_str();
-  generation->add_option("-s,--seed", flags->seed, "seed for sampling; -1 is a different one each time")
+  generation->add_option("-s,--seed", flags->seed, "sampling seed; -1: a different one each time")
       ->check(CLI::Range(int64_t{-1}, int64_t{0xFFFFFFFF}))
       ->capture_default_str();
   generation->add_option("--stop", g.stop, "end the answer before this text; may be given several times")
       ->type_name("TEXT")
       ->allow_extra_args(false);
-  auto* ignore = generation->add_flag("--ignore-eos", g.ignore_end, "go on past end-of-generation tokens");
-  auto* grammar = generation
-                      ->add_option("--grammar", g.sampling.grammar,
-                                   "keep the answer to a grammar, in llama.cpp's GBNF with the rule root")
-                      ->type_name("TEXT")
-                      ->excludes(ignore);
+  auto* ignore = generation->add_flag("--ignore-eos", g.ignore_end, "continue past end-of-generation tokens");
+  auto* grammar =
+      generation
+          ->add_option("--grammar", g.sampling.grammar,
+                       "constrain the answer with a grammar in llama.cpp's GBNF, with a rule root")
+          ->type_name("TEXT")
+          ->excludes(ignore);
   generation->add_option("--grammar-file", flags->grammar_file, "read the grammar from a file")
       ->type_name("FILE")
       ->excludes(grammar, ignore);
   show_in_short_help(*generation, {"--predict", "--temp"});
 
   auto* output = command->add_option_group("Output");
-  output->add_flag("--json", flags->json, "print the answer and the figures as one JSON object");
+  output->add_flag("--json", flags->json, "print the answer and the report as one JSON object");
   output
       ->add_option("--trace", flags->trace,
-                   "write tokens, kept positions and all figures to a JSON file (docs/trace.md)")
+                   "write tokens, kept positions and all measurements to a JSON file (docs/trace.md)")
       ->type_name("FILE");
-  output->add_flag("-v,--verbose", flags->verbose, "show what is loaded and how much memory it takes");
-  output->add_flag("-q,--quiet", flags->quiet, "do not print the table");
+  output->add_flag("-v,--verbose", flags->verbose, "show what is loaded, and memory use");
+  output->add_flag("-q,--quiet", flags->quiet, "do not print the report");
   command->callback([flags] { run(*flags); });
 }
 

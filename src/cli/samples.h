@@ -8,7 +8,7 @@ namespace windowkv::cli {
 /// load_samples(), with a warning for each file that has broken rows.
 inline eval::Samples read_samples(std::span<const std::string> paths, const eval::LoadOptions& options = {}) {
   auto data = eval::load_samples(paths, options);
-  for (const auto& file : data.broken_files()) warn(file + "; left out");
+  for (const auto& file : data.broken_files()) warn(file + "; skipped");
   return data;
 }
 

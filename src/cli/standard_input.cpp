@@ -43,8 +43,8 @@ std::optional<std::string> piped_input(bool optional) {
     if (!told && !wait_for_input(kPatience)) {
       if (optional && text.empty()) {
         warn(
-            fmt::format("nothing came from standard input in {} seconds; going on with -p alone (-f - "
-                        "waits, </dev/null does not)",
+            fmt::format("nothing arrived on standard input in {} seconds; continuing with -p alone "
+                        "(-f - waits; </dev/null skips the wait)",
                         kPatience / 1000));
         return std::nullopt;
       }

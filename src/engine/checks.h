@@ -21,7 +21,7 @@ inline void check_tokens(std::span<const Token> tokens, const HParams& hp) {
 inline void check_prefilled(const Sequence* sequence, KvTypes types) {
   if (sequence == nullptr || !sequence->cache) throw Error("decode needs a prefilled sequence");
   if (sequence->cache->types() != types)
-    throw Error("the sequence was prefilled by an engine of other KV cache types");
+    throw Error("the sequence was prefilled by an engine with other KV cache types");
 }
 
 }  // namespace windowkv

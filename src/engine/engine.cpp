@@ -24,7 +24,7 @@ void Sequence::rewind() {
 
 Engine::Engine(const Model& model, const EngineOptions& options) {
   if (options.chunk < 1 || options.chunk > 65536)
-    throw Error(fmt::format("the chunk is {} tokens; it must be 1 to 65536", options.chunk));
+    throw Error(fmt::format("the chunk size is {} tokens; it must be 1 to 65536", options.chunk));
   if (model.weight_bytes() == 0) throw Error(model.path() + ": loaded without weights");
   check_kv_types(model.hparams(), options.kv);
   state_ = std::make_unique<State>(model, options);
@@ -35,13 +35,13 @@ Engine::~Engine() = default;
 KvPool Engine::make_pool(int64_t bytes) {
   const auto& m = state_->m;
   const int64_t rows = bytes / kv_token_bytes(m.hp, state_->options.kv);
-  if (rows < 1) throw Error(fmt::format("{} bytes of KV memory hold no token", bytes));
+  if (rows < 1) throw Error(fmt::format("{} bytes of KV memory are too few for one token", bytes));
   const auto cut = KvMemory::cut(*m.backends, rows);
   for (size_t device = 0; device < cut.size(); ++device) {
     const int64_t available = m.backends->free_memory(device);
     const int64_t wanted = cut.size() == 1 ? bytes : cut[device] * kv_token_bytes(m.hp, state_->options.kv);
     if (available >= 0 && wanted > available)
-      throw Error(fmt::format("{} bytes of KV memory are asked for and {} are free{}", wanted, available,
+      throw Error(fmt::format("{} bytes of KV memory were requested, but {} are free{}", wanted, available,
                               place_text(*m.backends, device)));
   }
   return KvPool(std::make_shared<KvMemory>(*m.backends, m.hp, state_->options.kv, cut));
@@ -72,7 +72,7 @@ Sequence Engine::compose(std::span<const Sequence* const> by_layer, const KvPool
     const auto& first = *by_layer.front();
     if (s->prompt_tokens != first.prompt_tokens || s->position != s->prompt_tokens ||
         s->kv_types != first.kv_types)
-      throw Error("layers can only be composed of one prompt's sequences, rewound to it");
+      throw Error("layers can only be composed from sequences of one prompt, rewound to it");
     caches.push_back(s->cache.get());
   }
   Sequence out;

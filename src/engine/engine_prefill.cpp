@@ -19,7 +19,7 @@ namespace {
 void check(std::span<const Token> prompt, const HParams& hp) {
   if (prompt.empty()) throw Error("the prompt is empty");
   check_tokens(prompt, hp);
-  if (prompt.size() > INT32_MAX) throw Error("a prompt of over 2^31 tokens");
+  if (prompt.size() > INT32_MAX) throw Error("the prompt has more than 2^31 tokens");
 }
 
 void check(const PrefillOptions& options) {
@@ -68,8 +68,8 @@ void Engine::State::check_memory(Prompts prompts, std::span<const Wanted> wanted
     const int64_t set_aside = prefill.pool.memory() ? all.kv_kept + all.kv_reserve : 0;
     if (available >= 0 && all.total() - set_aside > available)
       throw Error(fmt::format(
-          "{} of {} tokens needs {} (KV cache {}, hidden states {}, the rest {}) and {} are free{}; use a "
-          "shorter prompt or a smaller --kv-budget",
+          "{} of {} tokens needs {} (KV cache {}, hidden states {}, other {}), but {} is free{}; use a "
+          "shorter prompt or a smaller budget",
           prompts.size() == 1 ? "a prompt" : fmt::format("a batch of {} prompts", prompts.size()), tokens,
           mib(all.total()), mib(all.peak_kv()), mib(all.hidden), mib(all.mask + all.compute), mib(available),
           place_text(backends, device)));
@@ -137,8 +137,8 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
 std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
                                        const PrefillOptions& options) {
   const auto& hp = state_->m.hp;
-  if (requests.empty()) throw Error("there is no prompt to prefill");
-  if (options.all_logits) throw Error("logits of all positions are given of one prompt alone");
+  if (requests.empty()) throw Error("no prompt to prefill");
+  if (options.all_logits) throw Error("logits of all positions are available for a single prompt only");
   check(options);
   for (size_t i = 0; i < requests.size(); ++i) {
     const auto& request = requests[i];

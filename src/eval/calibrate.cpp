@@ -158,7 +158,8 @@ CalibrationResult calibrate(Engine& engine, const Model& model, std::span<const 
                             const CalibrateOptions& options) {
   auto result = Calibrator(engine, model, options).run(prompts);
   if (result.by_prompt.empty())
-    throw Error("no prompt has an answer of two tokens or more; give others, or end them with a question");
+    throw Error(
+        "no prompt got an answer of at least two tokens; give other prompts, or end them with a question");
   result.kl.assign(static_cast<size_t>(model.hparams().n_layer), std::vector<double>(kFactors, 0.0));
   for (const auto& prompt : result.by_prompt)
     for (size_t l = 0; l < prompt.size(); ++l)

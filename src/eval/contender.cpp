@@ -35,7 +35,7 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
     const auto setting = spec.substr(at + 1, end - at - 1);
     const auto key = setting.substr(0, setting.find('='));
     const auto value = setting.substr(std::min(setting.size(), key.size() + 1));
-    if (kv != "windowkv") throw Error(fmt::format("policy \"{}\": only windowkv takes numbers", spec));
+    if (kv != "windowkv") throw Error(fmt::format("policy \"{}\": only windowkv takes settings", spec));
     if (key == "preset")
       preset = value;
     else if (key == "task")

@@ -44,7 +44,7 @@ void JsonlLog::read_rows(const std::string& file) {
                                    content.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
     if (!row.is_object() || !row.contains("key") || !row["key"].is_string())
       throw Error(
-          fmt::format("{}: line {} is not a result of an earlier run; give another file", path_, number));
+          fmt::format("{}: line {} is not a result of an earlier run; choose another file", path_, number));
     index_[row["key"]] = rows_.size();
     rows_.push_back(std::move(row));
   }

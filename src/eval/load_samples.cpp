@@ -79,7 +79,7 @@ const json& field(const json& row, const char* name) {
 
 std::string text_field(const json& row, const char* name) {
   const auto& value = field(row, name);
-  if (!value.is_string()) throw Error(fmt::format("\"{}\" is not a text", name));
+  if (!value.is_string()) throw Error(fmt::format("\"{}\" is not a string", name));
   return value.get<std::string>();
 }
 
@@ -87,7 +87,7 @@ std::vector<std::string> list_field(const json& row, const char* name) {
   const auto& value = field(row, name);
   if (!value.is_array() ||
       !std::all_of(value.begin(), value.end(), [](const json& v) { return v.is_string(); }))
-    throw Error(fmt::format("\"{}\" is not a list of texts", name));
+    throw Error(fmt::format("\"{}\" is not a list of strings", name));
   return value.get<std::vector<std::string>>();
 }
 
@@ -175,8 +175,8 @@ Sample read_longbench(const json& row, std::string_view file) {
   } else if (dataset != nullptr) {
     sample.prompt = fill(dataset->prompt, row);
   } else {
-    throw Error(
-        fmt::format("dataset \"{}\" is none of LongBench's and the row has no \"prompt\"", sample.dataset));
+    throw Error(fmt::format("dataset \"{}\" is not one of LongBench's, and the sample has no \"prompt\"",
+                            sample.dataset));
   }
   sample.answers = list_field(row, "answers");
   if (row.contains("all_classes") && !row["all_classes"].is_null())
@@ -222,7 +222,7 @@ class Loader {
         present.reserve(rows_.size());
         for (const auto& entry : rows_) present.push_back(entry.first);
         throw Error(
-            fmt::format("no rows of dataset \"{}\"; the files have: {}", name, fmt::join(present, ", ")));
+            fmt::format("no samples of dataset \"{}\"; the files have: {}", name, fmt::join(present, ", ")));
       }
     return std::move(result_);
   }
@@ -233,7 +233,7 @@ class Loader {
     if (!wanted(sample.dataset)) return;
     if (options_.limit >= 0 && static_cast<int64_t>(rows.size()) >= options_.limit) return;
     if (!rows.insert(sample.id).second)
-      throw Error(fmt::format("another row of {} has the _id \"{}\"", sample.dataset, sample.id));
+      throw Error(fmt::format("another sample of {} has the _id \"{}\"", sample.dataset, sample.id));
     result_.samples.push_back(std::move(sample));
   }
 
@@ -259,8 +259,8 @@ std::vector<std::string> Samples::broken_files() const {
     const auto next = std::find_if(row, broken.end(), [&](const auto& r) { return r.file != row->file; });
     files.push_back(row->text());
     if (const auto more = next - row - 1; more > 0)
-      files.back() += more == 1 ? " (1 more row of this file is broken)"
-                                : fmt::format(" ({} more rows of this file are broken)", more);
+      files.back() += more == 1 ? " (1 more line of this file is broken)"
+                                : fmt::format(" ({} more lines of this file are broken)", more);
     row = next;
   }
   return files;

@@ -187,12 +187,12 @@ NiahPrompt NiahPrompts::make(const NiahPoint& point) const {
     if (trim(*part).empty())
       throw Error("the needle, the question and the expected answer must not be empty");
   if (haystack_.find(needle.sentence) != std::string::npos)
-    throw Error("the haystack already holds the needle");
+    throw Error("the haystack already contains the needle");
   auto build_from = [&](std::string_view text) { return build(needle, text, point.depth); };
   auto fits = [&](const NiahPrompt& p) { return static_cast<int64_t>(p.tokens.size()) <= length; };
   auto best = build_from("");
   if (!fits(best))
-    throw Error(fmt::format("a prompt of {} tokens has no room: the needle and the question alone take {}",
+    throw Error(fmt::format("a prompt of {} tokens is too short: the needle and the question alone take {}",
                             length, best.tokens.size()));
   const size_t start = start_of(point.seed);
   size_t too_long = 4 * static_cast<size_t>(length);  // bytes

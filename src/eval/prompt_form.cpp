@@ -18,7 +18,7 @@ PromptForm chat_form(const Vocab& vocab) {
   const auto form = vocab.apply_chat_template({{"user", std::string(kMark)}}).text;
   const auto at = form.find(kMark);
   if (at == std::string::npos || form.find(kMark, at + 1) != std::string::npos)
-    throw Error("the model's chat template does not repeat a message once, as it is; use --no-chat");
+    throw Error("the model's chat template changes the text of messages; use --no-chat");
   return {form.substr(0, at), form.substr(at + kMark.size())};
 }
 

@@ -30,7 +30,7 @@ std::optional<ReferenceFile::Answer> ReferenceFile::find(const Sample& sample,
     if (!answer.tokens.empty()) return answer;
   } catch (const nlohmann::json::exception&) {
   }
-  throw Error(fmt::format("{}: the row \"{}\" has no answer; delete the line", path_, key));
+  throw Error(fmt::format("{}: the line \"{}\" has no answer; delete it", path_, key));
 }
 
 void ReferenceFile::add(const Sample& sample, std::span<const Token> prompt, const Answer& answer) {

@@ -175,8 +175,7 @@ class Measurement {
       }
       done_ += work(prompts[i]);
     }
-    if (result_.prompts == 0)
-      throw Error("no prompt is left to measure; give longer ones that ask something");
+    if (result_.prompts == 0) throw Error("no prompt left to measure; give longer ones that ask something");
     for (auto& layer : result_.layers) {
       divide(layer.all, result_.prompts);
       for (auto& head : layer.heads) divide(head, result_.prompts);
@@ -207,13 +206,13 @@ class Measurement {
     const auto n = static_cast<int64_t>(prompt.tokens.size());
     const auto counted = counted_tokens(n, rules, options_);
     if (counted.last <= counted.first)
-      return fmt::format("its {} tokens are all among those not counted (the first {} and the last {})", n,
+      return fmt::format("all of its {} tokens are among those not counted (the first {} and the last {})", n,
                          counted.first, n - counted.last);
 
     rules.push_back(make_policy("full", {}));
     std::vector<Sequence> sequences(rules.size());
     const auto answer = this->answer(prompt, rules, sequences);
-    if (answer.empty()) return "the full cache's answer to it is empty";
+    if (answer.empty()) return "the full cache's answer is empty";
     sequences.pop_back();  // the full cache, no longer needed
     const auto attention =
         answer_attention(engine_, prompt.tokens, answer, prefill_options(prompt, done_ + n));

@@ -68,9 +68,9 @@ Sample Samples::make(const Point& point) const {
       return static_cast<int64_t>(tokens_of(draft.text(units)).size()) + task.tokens_to_generate;
     };
     const auto units = largest_fitting(draft.min_units, draft.max_units, point.length, cost);
-    if (!units) throw Error(fmt::format("too short, it takes {}", cost(draft.min_units)));
+    if (!units) throw Error(fmt::format("too short; it needs {}", cost(draft.min_units)));
     if (*units == draft.max_units)
-      throw Error(fmt::format("the {} words there are do not fill it; give a longer --haystack", *units));
+      throw Error(fmt::format("the haystack's {} words do not fill it; give a longer --haystack", *units));
     Sample sample{.text = draft.text(*units), .tokens = {}, .units = *units};
     sample.tokens = tokens_of(sample.text);
     sample.length =

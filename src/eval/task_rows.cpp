@@ -17,7 +17,7 @@ TaskRow read_row(std::string_view line) {
   if (!row.is_object()) throw Error("not a JSON object");
   for (const char* field : {"text", "label"})
     if (!row.contains(field) || !row[field].is_string())
-      throw Error(fmt::format("no text \"{}\"; a row is {{\"text\", \"label\", \"source\"}}", field));
+      throw Error(fmt::format("no string \"{}\"; a line is {{\"text\", \"label\", \"source\"}}", field));
   TaskRow out{row["text"].get<std::string>(), parse_task(row["label"].get<std::string>()), "unknown"};
   if (row.contains("source") && row["source"].is_string()) out.source = row["source"].get<std::string>();
   return out;

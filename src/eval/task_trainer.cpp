@@ -73,7 +73,7 @@ void weigh(std::vector<Example>& examples, const std::map<std::string, std::vect
       examples[row].weight = 1 / std::sqrt(static_cast<float>(rows.size()));
       sums[examples[row].aggregation ? 1 : 0] += static_cast<double>(examples[row].weight);
     }
-  if (sums[0] == 0 || sums[1] == 0) throw Error("training needs rows of both tasks");
+  if (sums[0] == 0 || sums[1] == 0) throw Error("training needs prompts of both tasks");
   for (auto& e : examples)
     e.weight *= static_cast<float>(static_cast<double>(examples.size()) / 2 / sums[e.aggregation ? 1 : 0]);
 }

@@ -19,7 +19,7 @@ void SamplingOptions::validate() const {
   check("top-k", top_k, 0, 1e9);
   check("top-p", top_p, 0, 1);
   check("min-p", min_p, 0, 1);
-  check("the penalties' reach", penalty_last_n, 0, 1e9);
+  check("the length of the penalties' window", penalty_last_n, 0, 1e9);
   check("the repeat penalty", repeat_penalty, 0.01, 100);
   check("the frequency penalty", frequency_penalty, -100, 100);
   check("the presence penalty", presence_penalty, -100, 100);

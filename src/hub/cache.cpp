@@ -40,7 +40,7 @@ std::string folder_name(const std::string& repo_id) {
 }
 
 [[noreturn]] void cannot_write(const fs::path& path, const std::error_code& error) {
-  throw Error(fmt::format("{}: cannot write: {}; LLAMA_CACHE names another folder for downloaded models",
+  throw Error(fmt::format("{}: cannot write: {}; set LLAMA_CACHE to use another folder for downloaded models",
                           path.string(), error.message()));
 }
 
@@ -90,7 +90,7 @@ std::vector<RepoFile> RepoCache::files() const {
 fs::path RepoCache::path_of(const RepoFile& file) const {
   for (const auto& commit : commits())
     if (fs::exists(snapshot(commit) / file.path)) return snapshot(commit) / file.path;
-  throw Error(fmt::format("{}: is not there any more", (folder_ / file.path).string()));
+  throw Error(fmt::format("{}: no longer exists", (folder_ / file.path).string()));
 }
 
 fs::path RepoCache::content_path(const std::string& commit, const RepoFile& file) const {

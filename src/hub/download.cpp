@@ -75,7 +75,7 @@ class Part {
     for (size_t i = 0; i < bytes.size() && bytes_ + static_cast<int64_t>(i) < 4; ++i)
       if (bytes[i] != static_cast<uint8_t>(kMagic[static_cast<size_t>(bytes_) + i])) {
         remove();
-        throw Error(download_.name + ": what the server sends is not a GGUF file");
+        throw Error(download_.name + ": the server did not send a GGUF file");
       }
     for (auto rest = bytes; !rest.empty();) {
       const auto written = write(fd_, rest.data(), rest.size());
@@ -103,10 +103,11 @@ class Part {
   [[noreturn]] void fail() const {
     const int error = errno;
     if (error == ENOSPC || error == EDQUOT)
-      throw Error(fmt::format("{}: the disk is full; free {} and start again, which goes on from here", path_,
+      throw Error(fmt::format("{}: the disk is full; free {} and run the command again to resume", path_,
                               size_text(std::max<int64_t>(0, download_.bytes - bytes_))));
-    throw Error(fmt::format("{}: cannot write: {}; LLAMA_CACHE names another folder for downloaded models",
-                            path_, std::strerror(error)));
+    throw Error(
+        fmt::format("{}: cannot write: {}; set LLAMA_CACHE to use another folder for downloaded models",
+                    path_, std::strerror(error)));
   }
 
   void lock(const Listener& listener) {
@@ -114,7 +115,7 @@ class Part {
     while (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK) return;  // a file system without locks
       if (!told && listener.note)
-        listener.note("another process downloads " + download_.name + "; waiting for it");
+        listener.note("waiting for another process that is downloading " + download_.name);
       told = true;
       pause(std::chrono::milliseconds(500), listener);
     }
@@ -150,8 +151,8 @@ void check_space(const Download& download, const Part& part) {
   const int64_t missing = download.bytes - part.bytes();
   if (!error && missing > 0 && static_cast<uint64_t>(missing) > space.available)
     throw Error(
-        fmt::format("{}: no room for {}: {} are missing and {} free; LLAMA_CACHE names another folder for "
-                    "downloaded models",
+        fmt::format("{}: not enough space for {}: {} needed, {} free; set LLAMA_CACHE to use another folder "
+                    "for downloaded models",
                     download.to.parent_path().string(), download.name, size_text(missing),
                     size_text(static_cast<int64_t>(space.available))));
 }
@@ -161,10 +162,10 @@ std::string fetch_rest(Http& http, const Download& download, Part& part, Respons
                        const Listener& listener) {
   Reader reader;
   reader.begin = [&](const Response& start) {
-    if (start.html()) throw Error(download.name + ": the server sends a web page, not a GGUF file");
+    if (start.html()) throw Error(download.name + ": the server sent a web page, not a GGUF file");
     if (start.status == 200 || start.range_start != part.bytes()) {
       if (start.status == 206)
-        throw Unavailable(download.name + ": the server sends another part than asked for");
+        throw Unavailable(download.name + ": the server sent a different part than requested");
       part.clear();
     }
   };
@@ -178,10 +179,10 @@ std::string fetch_rest(Http& http, const Download& download, Part& part, Respons
     return "the server has no such part";
   }
   if (!response.failure.empty()) return response.failure;
-  if (response.status == 429 || response.status >= 500) return "the server answers " + status_text(response);
+  if (response.status == 429 || response.status >= 500) return "the server answered " + status_text(response);
   if (response.status == 401 || response.status == 403) throw Unavailable(download.no_access);
   if (response.status != 200 && response.status != 206)
-    throw Unavailable(fmt::format("{}: the server answers {}", download.name, status_text(response)));
+    throw Unavailable(fmt::format("{}: the server answered {}", download.name, status_text(response)));
   if (part.bytes() < download.bytes)
     return fmt::format("the server sent {} of {}", size_text(part.bytes()), size_text(download.bytes));
   return "";
@@ -200,7 +201,7 @@ std::string fetch_all(Http& http, const Download& download, Part& part, const Li
       throw Unavailable(
           part.bytes() == 0
               ? fmt::format("{}: cannot be downloaded: {}", download.name, why)
-              : fmt::format("{}: the download stopped after {}: {}; start again to go on from there",
+              : fmt::format("{}: the download stopped after {}: {}; run the command again to resume",
                             download.name, size_text(part.bytes()), why));
     pause(std::chrono::seconds(1 << (failed - 1)), listener);
   }
@@ -219,7 +220,7 @@ void download(Http& http, const Download& download, const Listener& listener) {
   if (part.bytes() > download.bytes && download.bytes > 0) part.clear();
   check_space(download, part);
   if (part.bytes() > 0 && listener.note)
-    listener.note(fmt::format("{} of it are here already", size_text(part.bytes())));
+    listener.note(fmt::format("{} already downloaded", size_text(part.bytes())));
   try {
     const auto told = fetch_all(http, download, part, listener);
     const auto& expected = download.sha256.empty() ? told : download.sha256;
@@ -228,13 +229,13 @@ void download(Http& http, const Download& download, const Listener& listener) {
     if (!right) {
       part.remove();
       throw Error(
-          fmt::format("{}: what arrived is not what the server has (its SHA-256 differs), and was deleted; "
-                      "start again",
+          fmt::format("{}: the downloaded file is corrupt (its SHA-256 differs) and was deleted; run the "
+                      "command again",
                       download.name));
     }
   } catch (const Cancelled&) {
     if (listener.note && part.bytes() > 0)
-      listener.note(fmt::format("{} of {} are kept; the next download goes on from there",
+      listener.note(fmt::format("kept {} of {}; the next download resumes from there",
                                 size_text(part.bytes()), download.name));
     throw;
   }
@@ -257,7 +258,7 @@ std::string status_text(const Response& response) {
       meaning = " (too many requests)";
       break;
     default:
-      meaning = response.status >= 500 ? " (a fault of the server)" : "";
+      meaning = response.status >= 500 ? " (server error)" : "";
   }
   return fmt::format("{}{}", response.status, meaning);
 }

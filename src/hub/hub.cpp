@@ -29,7 +29,7 @@ std::string endpoint() {
     auto url = variable(name);
     if (url.empty()) continue;
     if (!url.starts_with("https://") && !url.starts_with("http://"))
-      throw Error(fmt::format("{}={}: an address that begins with https:// is needed", name, url));
+      throw Error(fmt::format("{}={}: not an address that begins with https://", name, url));
     while (url.ends_with('/')) url.pop_back();
     return url;
   }
@@ -39,7 +39,7 @@ std::string endpoint() {
 std::string token_of(const ModelRequest& request) {
   auto token = request.token.empty() ? variable("HF_TOKEN") : request.token;
   if (!std::ranges::all_of(token, [](unsigned char c) { return c > ' ' && c < 127; }))
-    throw Error("the Hugging Face token (HF_TOKEN or --hf-token) holds characters that no token has");
+    throw Error("the Hugging Face token (HF_TOKEN or --hf-token) contains invalid characters");
   return token;
 }
 
@@ -62,7 +62,7 @@ class Remote {
       if (branch.value("name", "") == "main") return at;
       if (first.empty()) first = at;
     }
-    if (first.empty()) throw Unavailable(fmt::format("{} names no commit of {}", host(), repo_.id));
+    if (first.empty()) throw Unavailable(fmt::format("{} reports no commit of {}", host(), repo_.id));
     return first;
   }
 
@@ -85,11 +85,12 @@ class Remote {
 
   std::string no_access() const {
     return fmt::format(
-        "{} gives no access to {}: {}", host(), repo_.id,
-        token_.empty() ? "there is no such repository, or it is private or gated; give a token that may "
-                         "read it in HF_TOKEN or with --hf-token"
-                       : fmt::format("the token may not read it; if it is gated, accept its terms at {}/{}",
-                                     endpoint_, repo_.id));
+        "{} denies access to {}: {}", host(), repo_.id,
+        token_.empty()
+            ? "the repository does not exist, or is private or gated; give a token with "
+              "access to it in HF_TOKEN or with --hf-token"
+            : fmt::format("the token has no access to it; if it is gated, accept its terms at {}/{}",
+                          endpoint_, repo_.id));
   }
 
  private:
@@ -100,11 +101,11 @@ class Remote {
     if (response.status == 401 || response.status == 403) throw Unavailable(no_access());
     if (response.status == 404) throw Unavailable(fmt::format("{} has no repository {}", host(), repo_.id));
     if (response.status != 200)
-      throw Unavailable(fmt::format("{} answers {}", host(), status_text(response)));
+      throw Unavailable(fmt::format("{} answered {}", host(), status_text(response)));
     try {
       return nlohmann::json::parse(response.body);
     } catch (const nlohmann::json::exception&) {
-      throw Unavailable(fmt::format("{} does not answer as a Hugging Face hub does{}", host(),
+      throw Unavailable(fmt::format("{} does not answer like a Hugging Face hub{}", host(),
                                     response.html() ? " but with a web page" : ""));
     }
   }
@@ -134,7 +135,7 @@ fs::path find_online(const Repo& repo, const ModelRequest& request, const RepoCa
     }
     return cache.place(commit, file);
   } catch (const nlohmann::json::exception&) {
-    throw Unavailable(remote.host() + " does not answer as a Hugging Face hub does");
+    throw Unavailable(remote.host() + " does not answer like a Hugging Face hub");
   }
 }
 
@@ -179,7 +180,7 @@ fs::path find_model(const ModelRequest& request, const Listener& listener) {
     return request.offline ? find_offline(repo, request, cache)
                            : find_anywhere(repo, request, cache, listener);
   } catch (const fs::filesystem_error& e) {
-    throw Error(fmt::format("{}: {}; LLAMA_CACHE names another folder for downloaded models",
+    throw Error(fmt::format("{}: {}; set LLAMA_CACHE to use another folder for downloaded models",
                             e.path1().string(), e.code().message()));
   }
 }

@@ -80,7 +80,7 @@ void refuse_parts(const std::string& path) {
   std::smatch match;
   if (std::regex_search(path, match, part))
     throw Error(fmt::format(
-        "{}: the model is split into {} files, which are not read; choose another quantization, or "
+        "{}: the model is split into {} files, which is not supported; choose another quantization, or "
         "join them with llama-gguf-split --merge and give the result with -m",
         path, std::stoi(match[1])));
 }
@@ -92,7 +92,7 @@ Repo Repo::parse(const std::string& text) {
   Repo repo{text.substr(0, colon), colon == std::string::npos ? "" : text.substr(colon + 1)};
   if (!is_repo_id(repo.id) || (colon != std::string::npos && repo.quant.empty()))
     throw Error(
-        fmt::format("\"{}\" names no Hugging Face repository; write USER/REPO or USER/REPO:QUANT, such as "
+        fmt::format("\"{}\" is not a Hugging Face repository; write USER/REPO or USER/REPO:QUANT, such as "
                     "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF:Q8_0",
                     text));
   return repo;

@@ -27,7 +27,7 @@ Calibration parse(std::string_view text, const std::string& source) {
     c.layer_shares = json.at("layer_shares").get<std::vector<double>>();
     c.fingerprint = json.at("fingerprint");
   } catch (const nlohmann::json::exception& e) {
-    throw Error(fmt::format("{}: not a calibration that windowkv calibrate writes: {}", source, e.what()));
+    throw Error(fmt::format("{}: not a calibration written by windowkv calibrate: {}", source, e.what()));
   }
   const bool usable = std::all_of(c.layer_shares.begin(), c.layer_shares.end(),
                                   [](double x) { return x > 0 && x < 1e6; });  // false for NaN
@@ -66,7 +66,7 @@ std::optional<Calibration> find_calibration(const std::string& model_path, const
   for (const auto& path : files) try {
       if (auto c = parse(read_file(path), path); fits(c, hp)) return c;
     } catch (const Error& e) {
-      if (warning) warning(fmt::format("{}; going on without it", e.what()));
+      if (warning) warning(fmt::format("{}; continuing without it", e.what()));
     }
   for (const auto& line : lines_of(builtin_calibrations()))
     if (auto c = parse(line.text, "built in"); fits(c, hp)) return c;

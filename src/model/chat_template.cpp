@@ -142,7 +142,8 @@ std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessa
     return apply_jinja(chat_template, messages);
   } catch (const std::exception& e) {
     auto text = apply_known(source, messages);
-    if (!text) throw Error("the chat template fails: " + first_line_of(e));
+    if (!text)
+      throw Error(fmt::format("the chat template fails: {}; use another one, or none", first_line_of(e)));
     if (warning)
       warning(fmt::format("the chat template fails ({}); llama.cpp's form of it is used", first_line_of(e)));
     return *text;

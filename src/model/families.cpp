@@ -25,7 +25,7 @@ const Family& find_family(const GgufFile& file) {
     if (family->arch() == *arch) return *family;
     known += (known.empty() ? "" : ", ") + std::string(family->arch());
   }
-  file.fail("models of the family \"" + *arch + "\" are not supported; supported are: " + known);
+  file.fail("models of family \"" + *arch + "\" are not supported; supported are: " + known);
 }
 
 }  // namespace windowkv

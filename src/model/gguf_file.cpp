@@ -44,7 +44,7 @@ GgufFile::GgufFile(const std::string& path) : path_(path) {
     if (!gguf_) {
       auto detail = take_ggml_error();
       fail("damaged or truncated GGUF" + (detail.empty() ? "" : " (" + detail + ")") +
-           "; fetch the file again");
+           "; download the file again");
     }
     size_t start = gguf_get_data_offset(gguf_.get());
     for (int64_t i = 0; i < tensor_count(); ++i) {
@@ -62,7 +62,7 @@ GgufFile::GgufFile(const std::string& path) : path_(path) {
       if (start > size_ || offset > size_ - start || bytes > size_ - start - offset)
         fail("truncated: tensor " + std::string(gguf_get_tensor_name(gguf_.get(), i)) + " ends at byte " +
              std::to_string(start + offset + bytes) + " of a file of " + std::to_string(size_) +
-             "; fetch the file again");
+             "; download the file again");
     }
     check_vocabulary();
   } catch (...) {
@@ -83,7 +83,7 @@ void GgufFile::check_vocabulary() const {
     // libllama gives empty ones a name each, and aborts the process on other repetitions.
     if (!text.empty() && !seen.insert(text).second)
       fail("damaged vocabulary: token " + std::to_string(i) +
-           " repeats an earlier one; fetch the file again");
+           " repeats an earlier one; download the file again");
   }
 }
 

@@ -27,11 +27,11 @@ HParams read_common(const GgufFile& file) {
   if (embedding->ne[1] > 16'000'000)
     file.fail("a vocabulary of " + std::to_string(embedding->ne[1]) + " tokens");
   hp.n_vocab = static_cast<int>(embedding->ne[1]);
-  // Where there are tokens, their number counts and some converters write another. Where there are none,
-  // libllama makes up as many as this says.
+  // Some converters write another number than there are tokens; libllama reads it only where there are none,
+  // and then makes up that many.
   if (auto claimed = file.find_int(key("vocab_size"));
       claimed && *claimed != hp.n_vocab && !file.find_array_size("tokenizer.ggml.tokens"))
-    file.fail(key("vocab_size") + " is " + std::to_string(*claimed) + ", the embedding has " +
+    file.fail(key("vocab_size") + " is " + std::to_string(*claimed) + ", but the embedding has " +
               std::to_string(hp.n_vocab) + " rows");
 
   auto positive = [&](const char* name, int value, int most) {

@@ -45,7 +45,7 @@ Vocab::Vocab(const GgufFile& file, std::function<void(const std::string& line)> 
   }
   vocab_ = llama_model_get_vocab(model_.get());
   if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE)
-    throw Error(path + ": the file has no vocabulary; give the prompt as ids with --tokens");
+    throw Error(path + ": the file has no vocabulary; give the prompt as token ids");
   names_ = std::make_unique<SpecialNames>(vocab_);
   if (const char* text = llama_model_chat_template(model_.get(), nullptr)) template_ = text;
 }
@@ -58,7 +58,7 @@ int Vocab::size() const {
 
 void Vocab::append(std::vector<Token>& tokens, std::string_view text, bool parse_special) const {
   if (text.empty()) return;
-  if (text.size() > kMostBytes) throw Error("the prompt is over 1 GiB of text");
+  if (text.size() > kMostBytes) throw Error("the prompt is longer than 1 GiB");
   const auto size = static_cast<int32_t>(text.size());
   std::vector<Token> part(text.size() + 1);  // never more tokens than bytes, and a space before them
   int32_t count = 0;
@@ -176,7 +176,7 @@ PromptText without_marks(const std::string& text, const std::string& mark) {
 PromptText Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
                                       const std::string& chat_template) const {
   const auto& source = chat_template.empty() ? template_ : chat_template;
-  if (source.empty()) throw Error("the model has no chat template; use --no-chat to give the text as it is");
+  if (source.empty()) throw Error("the model has no chat template; give one, or use the text as it is");
   // A mark before each name in the messages lasts through the template, which may trim, split or move them.
   const auto mark = unused_mark(messages, source);
   auto marked = messages;

@@ -90,7 +90,7 @@ void WeightLoader::check_all_known() const {
     const std::string name = file_.tensor_name(i);
     // Precomputed rotations of old files; RoPE does not read them.
     if (name.find("attn_rot_embd") == std::string::npos && !known_.contains(name))
-      file_.fail("tensor " + name + " is not part of the models this family covers; answers would be wrong");
+      file_.fail("tensor " + name + " is unknown in this model family; answers would be wrong");
   }
 }
 

@@ -42,12 +42,12 @@ const Names<Pyramid> kPyramids{"pyramid",
                                 {Pyramid::kPaper, "paper"},
                                 {Pyramid::kFlat, "flat"},
                                 {Pyramid::kMeasured, "measured"}}};
-const Names<Windows> kWindows{"placement of windows", {{Windows::kGrid, "grid"}, {Windows::kFree, "free"}}};
-const Names<Heads> kHeads{"way of heads",
+const Names<Windows> kWindows{"window placement", {{Windows::kGrid, "grid"}, {Windows::kFree, "free"}}};
+const Names<Heads> kHeads{"combination of heads",
                           {{Heads::kMean, "mean"}, {Heads::kMax, "max"}, {Heads::kPerKv, "kv"}}};
 const Names<Decider> kDeciders{
     "deciding layer", {{Decider::kFirst, "first"}, {Decider::kLast, "last"}, {Decider::kAll, "all"}}};
-const Names<Rows> kRows{"way of rows", {{Rows::kSum, "sum"}, {Rows::kMax, "max"}}};
+const Names<Rows> kRows{"combination of queries", {{Rows::kSum, "sum"}, {Rows::kMax, "max"}}};
 
 }  // namespace
 
@@ -105,7 +105,7 @@ Budget Budget::percent(double value, int64_t floor) {
 Budget Budget::parse(std::string_view text) {
   auto refuse = [&]() -> Budget {
     throw Error(
-        fmt::format("budget \"{}\": give tokens a layer (512), a share of the prompt above 0 and up to 100 "
+        fmt::format("budget \"{}\": give tokens per layer (512), a share of the prompt above 0 and up to 100 "
                     "percent (12%), or a share with a floor (12%:1024)",
                     text));
   };
@@ -151,7 +151,7 @@ void SelectionConfig::validate() const {
   check("the number of recent tokens", recent, 0, 65536);
   check("the number of sinks", sinks, 0, 65536);
   if (heads == Heads::kPerKv && windows == Windows::kGrid)
-    throw Error("a choice for each KV head needs free windows; use heads mean or max, or windows free");
+    throw Error("a selection for each KV head needs free windows; use heads mean or max, or windows free");
 }
 
 const std::vector<std::string>& preset_names() {

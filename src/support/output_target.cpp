@@ -68,7 +68,7 @@ int OutputTarget::open_stream() const {
       return opened;
     }
     if (errno != ENXIO || !fifo) refuse(path, std::strerror(errno));
-    if (tries == kTries) refuse(path, "nothing reads this FIFO; start its reader first");
+    if (tries == kTries) refuse(path, "nothing is reading this FIFO; start the reader first");
     if (poll(nullptr, 0, kPauseMs) < 0 && errno == EINTR) throw Cancelled();
   }
 }

@@ -34,7 +34,7 @@ std::vector<size_t> order_of(const QaData& data, const QaQuestion& question, Ran
 Draft draft_qa(const QaData& data, const Request& request) {
   const auto index = static_cast<size_t>(request.index);
   if (index >= data.questions.size())
-    throw Error(fmt::format("there are only {} questions in the file", data.questions.size()));
+    throw Error(fmt::format("the file has only {} questions", data.questions.size()));
   const auto& asked = data.questions[index];
   return {.min_units = static_cast<int64_t>(asked.documents.size()),
           .text = [&data, &asked, order = order_of(data, asked, request.random("documents")),

@@ -34,7 +34,7 @@ class Node {
     return nodes;
   }
   std::string text() const {
-    if (!value_.is_string()) refuse("is not a text");
+    if (!value_.is_string()) refuse("is not a string");
     return value_.get<std::string>();
   }
   bool flag(const char* name) const {
@@ -137,7 +137,7 @@ QaData read(const std::string& path, const char* format, QaData (*convert)(const
   } catch (const Error& e) {
     throw content_error(e.what());
   }
-  if (data.questions.empty()) throw content_error("no question in it");
+  if (data.questions.empty()) throw content_error("it has no questions");
   return data;
 }
 

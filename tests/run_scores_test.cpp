@@ -10,8 +10,8 @@
 #include <random>
 
 #include "backend/graph.h"
-#include "policy/head_scores.h"
 #include "policy/window_scores.h"
+#include "windowkv/head_scores.h"
 
 namespace windowkv::test {
 namespace {

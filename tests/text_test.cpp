@@ -5,13 +5,13 @@
 #include <cmath>
 #include <set>
 
-#include "generate/sampler.h"
-#include "generate/text_stream.h"
 #include "model/gguf_file.h"
 #include "support/files.h"
 #include "support/models.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
+#include "windowkv/sampler.h"
+#include "windowkv/text_stream.h"
 
 namespace windowkv::test {
 namespace {
@@ -254,10 +254,11 @@ TEST_F(MiniLongVocab, OtherChatTemplates) {
   EXPECT_EQ(vocab().apply_chat_template(messages, "chatml").text,
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n"
             "<|im_start|>assistant\n");
-  EXPECT_EQ(vocab().apply_chat_template(messages,
-                                        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
-                .text,
-            "[system]Be brief.[user]What?");
+  EXPECT_EQ(
+      vocab()
+          .apply_chat_template(messages, "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
+          .text,
+      "[system]Be brief.[user]What?");
   EXPECT_THROW(vocab().apply_chat_template(messages, "{% for %}"), Error);
 }
 

@@ -55,7 +55,7 @@ std::vector<eval::RetrievalPrompt> read_prompts(const RetrievalFlags& flags, con
   const auto choice = policy.task.choice();
   if (flags.data.empty()) {
     auto [tokens, text] = prompt.read(model);
-    check_context(model.hparams(), static_cast<int64_t>(tokens.size()));
+    check_context(model.hparams(), static_cast<int64_t>(tokens.size()), flags.max_tokens);
     return {{.tokens = std::move(tokens),
              .task = choice(kNeutralTask, text).task,
              .max_tokens = flags.max_tokens}};

@@ -128,7 +128,7 @@ NiahInputs NiahFlags::read() const {
 eval::NiahPrompts NiahFlags::prompts(const Model& model, const NiahInputs& inputs) const {
   eval::NiahPrompts made(model.vocab(), inputs.haystack, inputs.needles, chat(model.vocab()));
   made.make({inputs.grid.lengths.front(), 0, seed});
-  check_context(model.hparams(), inputs.grid.lengths.back());
+  check_context(model.hparams(), inputs.grid.lengths.back(), predict);
   return made;
 }
 

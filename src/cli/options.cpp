@@ -227,10 +227,15 @@ void sort_unique(std::vector<int64_t>& lengths) {
   lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
 }
 
-void check_context(const HParams& hp, int64_t n) {
+void check_context(const HParams& hp, int64_t n, int64_t answer) {
   if (n > hp.n_ctx_train)
     warn(fmt::format("the prompt has {} tokens, but the model was trained for {}; answers may be poor", n,
                      hp.n_ctx_train));
+  else if (n + answer > hp.n_ctx_train)
+    warn(fmt::format(
+        "the prompt has {} tokens and the answer up to {}, but the model was trained for {} in all; the "
+        "end of a long answer may be poor",
+        n, answer, hp.n_ctx_train));
 }
 
 }  // namespace windowkv::cli

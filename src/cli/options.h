@@ -107,7 +107,7 @@ void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& l
 /// In order, none twice.
 void sort_unique(std::vector<int64_t>& lengths);
 
-/// Warns where a prompt is longer than the model was trained for.
-void check_context(const HParams& hp, int64_t n);
+/// Warns if a prompt of n tokens, or the prompt and the longest answer together, exceed the trained context.
+void check_context(const HParams& hp, int64_t n, int64_t answer = 0);
 
 }  // namespace windowkv::cli

@@ -126,7 +126,7 @@ void run(const RunFlags& flags) {
   const auto policy = flags.policy.make(model->hparams(), task.task);
   const auto n = static_cast<int64_t>(prompt.size());
   options.max_tokens = answer_tokens(flags, model->hparams(), n);
-  check_context(model->hparams(), n);
+  check_context(model->hparams(), n, options.max_tokens);
   check_budget(flags.policy, *policy, n);
 
   Engine engine(*model, flags.model.engine());

@@ -9,9 +9,9 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "policy/head_scores.h"
 #include "windowkv/error.h"
 #include "windowkv/generate.h"
+#include "windowkv/head_scores.h"
 
 namespace windowkv::eval {
 

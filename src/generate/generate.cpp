@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <limits>
 
-#include "generate/sampler.h"
-#include "generate/text_stream.h"
 #include "support/clock.h"
+#include "windowkv/sampler.h"
+#include "windowkv/text_stream.h"
 
 namespace windowkv {
 

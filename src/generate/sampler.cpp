@@ -1,6 +1,7 @@
-#include "generate/sampler.h"
+#include "windowkv/sampler.h"
 
 #include <fmt/format.h>
+#include <llama.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,7 +26,27 @@ void SamplingOptions::validate() const {
   check("the presence penalty", presence_penalty, -100, 100);
 }
 
-Sampler::Sampler(const SamplingOptions& o, int n_vocab, std::span<const Token> prompt, const Vocab* vocab) {
+/// libllama's samplers and what they work on.
+struct Sampler::Chains {
+  struct Free {
+    void operator()(llama_sampler* s) const { llama_sampler_free(s); }
+  };
+  using Owned = std::unique_ptr<llama_sampler, Free>;
+
+  Chains(const SamplingOptions& o, int n_vocab, std::span<const Token> prompt, const Vocab* vocab);
+  Token sample(std::span<const float> logits);
+  bool greedy() const { return !chain_ && !grammar_; }
+  void fill_candidates(std::span<const float> logits);
+  Token draw();
+  bool allowed(Token token) const;
+
+  Owned chain_;    // null: greedy without penalties
+  Owned grammar_;  // null: any text
+  std::vector<llama_token_data> candidates_;
+};
+
+Sampler::Chains::Chains(const SamplingOptions& o, int n_vocab, std::span<const Token> prompt,
+                        const Vocab* vocab) {
   o.validate();
   if (!o.grammar.empty()) {
     if (vocab == nullptr) throw Error("a grammar needs the model's vocabulary, and the file has none");
@@ -53,26 +74,26 @@ Sampler::Sampler(const SamplingOptions& o, int n_vocab, std::span<const Token> p
   for (auto token : prompt.last(reach)) llama_sampler_accept(chain_.get(), token);
 }
 
-void Sampler::fill_candidates(std::span<const float> logits) {
+void Sampler::Chains::fill_candidates(std::span<const float> logits) {
   candidates_.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<Token>(i), logits[i], 0.0f};
 }
 
-Token Sampler::draw() {
+Token Sampler::Chains::draw() {
   if (!chain_) return std::ranges::max_element(candidates_, {}, &llama_token_data::logit)->id;
   llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
   llama_sampler_apply(chain_.get(), &array);
   return array.data[array.selected].id;
 }
 
-bool Sampler::allowed(Token token) const {
+bool Sampler::Chains::allowed(Token token) const {
   llama_token_data one{token, 0.0f, 0.0f};
   llama_token_data_array array{&one, 1, -1, false};
   llama_sampler_apply(grammar_.get(), &array);
   return std::isfinite(one.logit);
 }
 
-Token Sampler::sample(std::span<const float> logits) {
+Token Sampler::Chains::sample(std::span<const float> logits) {
   if (greedy()) return static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   fill_candidates(logits);
   auto token = draw();
@@ -88,6 +109,21 @@ Token Sampler::sample(std::span<const float> logits) {
   if (chain_) llama_sampler_accept(chain_.get(), token);
   if (grammar_) llama_sampler_accept(grammar_.get(), token);
   return token;
+}
+
+Sampler::Sampler(const SamplingOptions& options, int n_vocab, std::span<const Token> prompt,
+                 const Vocab* vocab)
+    : chains_(std::make_unique<Chains>(options, n_vocab, prompt, vocab)) {}
+Sampler::~Sampler() = default;
+Sampler::Sampler(Sampler&&) noexcept = default;
+Sampler& Sampler::operator=(Sampler&&) noexcept = default;
+
+Token Sampler::sample(std::span<const float> logits) {
+  return chains_->sample(logits);
+}
+
+bool Sampler::greedy() const {
+  return chains_->greedy();
 }
 
 }  // namespace windowkv

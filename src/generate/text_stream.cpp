@@ -1,4 +1,4 @@
-#include "generate/text_stream.h"
+#include "windowkv/text_stream.h"
 
 #include <algorithm>
 

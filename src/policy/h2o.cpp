@@ -3,9 +3,9 @@
 // end of the prompt.
 #include <ggml.h>
 
-#include "policy/head_scores.h"
 #include "policy/policies.h"
-#include "policy/token_selector.h"
+#include "windowkv/head_scores.h"
+#include "windowkv/token_selector.h"
 
 namespace windowkv {
 

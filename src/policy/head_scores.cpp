@@ -1,4 +1,4 @@
-#include "policy/head_scores.h"
+#include "windowkv/head_scores.h"
 
 #include <ggml.h>
 

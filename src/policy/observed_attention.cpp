@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "policy/head_scores.h"
+#include "windowkv/head_scores.h"
 
 namespace windowkv {
 

@@ -5,7 +5,7 @@
 #include <random>
 
 #include "policy/policies.h"
-#include "policy/token_selector.h"
+#include "windowkv/token_selector.h"
 
 namespace windowkv {
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "policy/head_scores.h"
+#include "windowkv/head_scores.h"
 
 namespace windowkv {
 

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "policy/head_scores.h"
 #include "policy/policies.h"
 #include "policy/snapkv_scores.h"
+#include "windowkv/head_scores.h"
 
 namespace windowkv {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "policy/token_selector.h"
+#include "windowkv/token_selector.h"
 
 namespace windowkv {
 

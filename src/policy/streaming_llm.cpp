@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "policy/policies.h"
-#include "policy/token_selector.h"
+#include "windowkv/token_selector.h"
 
 namespace windowkv {
 

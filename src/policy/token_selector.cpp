@@ -1,4 +1,4 @@
-#include "policy/token_selector.h"
+#include "windowkv/token_selector.h"
 
 #include <ggml.h>
 

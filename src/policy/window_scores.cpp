@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "policy/head_scores.h"
 #include "policy/observed_attention.h"
+#include "windowkv/head_scores.h"
 
 namespace windowkv {
 

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <numeric>
 
-#include "policy/head_scores.h"
 #include "policy/policies.h"
 #include "policy/run_scores.h"
-#include "policy/token_selector.h"
 #include "policy/top_scores.h"
 #include "policy/window_scores.h"
+#include "windowkv/head_scores.h"
+#include "windowkv/token_selector.h"
 
 namespace windowkv {
 

@@ -1,5 +1,8 @@
-// The README's example as a program of its own: reads a prompt, prints the answer.
+// docs/library.md's examples as a program of its own: reads a prompt, prints the answer under a policy of its
+// own.
 #include <windowkv/generate.h>
+#include <windowkv/head_scores.h>
+#include <windowkv/token_selector.h>
 
 #include <cstdio>
 #include <fstream>
@@ -10,8 +13,15 @@ using namespace windowkv;
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   auto model = Model::load(argv[1]);
-  auto policy = make_policy("windowkv", {Budget::parse("100%"), make_config("default", Task::kLocalization,
-                                                                            model->hparams().n_layer)});
+  auto policy =
+      make_token_policy({.name = "last-queries",
+                         .budget = Budget::parse("100%"),
+                         .sinks = 4,
+                         .recent = 8,
+                         .observation = 16,
+                         .scores = [](ggml_context* ctx, const LayerView& view, int64_t keys) {
+                           return build_mean_over_share(ctx, build_observed_by_head(ctx, view, keys), 1);
+                         }});
   std::ifstream file(argv[2]);
   std::string text(std::istreambuf_iterator<char>(file), {});
   Engine engine(*model);

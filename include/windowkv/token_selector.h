@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "windowkv/policy.h"
@@ -61,6 +63,19 @@ class BudgetedPolicy : public Policy {
  private:
   Budget budget_;
 };
+
+/// A policy made of one function: what each token is worth.
+struct TokenPolicyOptions {
+  std::string name;
+  Budget budget;
+  int64_t sinks = 0;        ///< first tokens of the prompt that are always kept
+  int64_t recent = 0;       ///< last tokens of the prompt that are always kept
+  int64_t observation = 1;  ///< last queries of the prompt that `scores` sees
+  /// Adds the scores of the layer's first `keys` tokens to the graph: [keys, 1] F32 for all KV heads, or
+  /// [keys, n_head_kv] for each its own. The highest are kept.
+  std::function<ggml_tensor*(ggml_context* ctx, const LayerView& view, int64_t keys)> scores;
+};
+std::unique_ptr<Policy> make_token_policy(TokenPolicyOptions options);
 
 /// `budget` tokens in every layer.
 std::vector<int64_t> flat_budgets(int n_layer, int64_t budget);

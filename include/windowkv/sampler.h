@@ -1,7 +1,5 @@
 #pragma once
 
-#include <llama.h>
-
 #include <memory>
 #include <span>
 #include <vector>
@@ -17,25 +15,18 @@ class Sampler {
   /// options that cannot be.
   Sampler(const SamplingOptions& options, int n_vocab, std::span<const Token> prompt,
           const Vocab* vocab = nullptr);
+  ~Sampler();
+  Sampler(Sampler&&) noexcept;
+  Sampler& operator=(Sampler&&) noexcept;
 
   /// Throws Error where the grammar leaves no token.
   Token sample(std::span<const float> logits);
   /// Whether sample() is the most probable token, whatever came before.
-  bool greedy() const { return !chain_ && !grammar_; }
+  bool greedy() const;
 
  private:
-  struct Free {
-    void operator()(llama_sampler* s) const { llama_sampler_free(s); }
-  };
-  using Owned = std::unique_ptr<llama_sampler, Free>;
-
-  void fill_candidates(std::span<const float> logits);
-  Token draw();
-  bool allowed(Token token) const;
-
-  Owned chain_;    // null: greedy without penalties
-  Owned grammar_;  // null: any text
-  std::vector<llama_token_data> candidates_;
+  struct Chains;
+  std::unique_ptr<Chains> chains_;
 };
 
 }  // namespace windowkv

@@ -1,0 +1,49 @@
+#include <ggml.h>
+
+#include "windowkv/token_selector.h"
+
+namespace windowkv {
+
+namespace {
+
+class ScoredSelector final : public TokenSelector {
+ public:
+  ScoredSelector(const PromptShape& prompt, const TokenPolicyOptions& options)
+      : TokenSelector(prompt, {.budgets = flat_budgets(prompt.n_layer, options.budget.resolve(prompt.n)),
+                               .sinks = options.sinks,
+                               .recent = options.recent,
+                               .observation = options.observation}),
+        options_(options) {}
+
+ protected:
+  ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
+    auto* scores = options_.scores(ctx, view, sinks() + candidates());
+    if (sinks() == 0) return scores;
+    return ggml_cont(ctx, ggml_view_2d(ctx, scores, candidates(), scores->ne[1], scores->nb[1],
+                                       static_cast<size_t>(sinks()) * scores->nb[0]));
+  }
+
+ private:
+  const TokenPolicyOptions& options_;
+};
+
+class TokenPolicy final : public Policy {
+ public:
+  explicit TokenPolicy(TokenPolicyOptions options) : options_(std::move(options)) {}
+  std::string_view name() const override { return options_.name; }
+  std::unique_ptr<Selector> start(const PromptShape& shape) const override {
+    return std::make_unique<ScoredSelector>(shape, options_);
+  }
+  std::optional<Budget> budget() const override { return options_.budget; }
+
+ private:
+  TokenPolicyOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Policy> make_token_policy(TokenPolicyOptions options) {
+  return std::make_unique<TokenPolicy>(std::move(options));
+}
+
+}  // namespace windowkv

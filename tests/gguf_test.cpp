@@ -161,6 +161,18 @@ TEST(Hostile, MetadataOfAnotherType) {
       "differs by layer");
 }
 
+// As some converters write them.
+TEST(Unusual, ListsOfEqualNumbersAndAnotherVocabularySizeLoad) {
+  const std::vector<uint32_t> heads(2, static_cast<uint32_t>(load(tiny())->hparams().n_head_kv));
+  const auto lists = edit_gguf(tiny(), "lists.gguf", [&](GgufEdit& e) {
+    gguf_set_arr_data(e.meta, "llama.attention.head_count_kv", GGUF_TYPE_UINT32, heads.data(), heads.size());
+  });
+  EXPECT_EQ(load(lists)->hparams().n_head_kv, static_cast<int>(heads[0]));
+  const auto size = edit_gguf(minilong_path("q8_0"), "size.gguf",
+                              [](GgufEdit& e) { gguf_set_val_u32(e.meta, "llama.vocab_size", 5000); });
+  EXPECT_EQ(load(size)->hparams().n_vocab, 4096);
+}
+
 TEST(Hostile, MissingMetadata) {
   for (const char* key :
        {"general.architecture", "llama.block_count", "llama.embedding_length", "llama.attention.head_count",

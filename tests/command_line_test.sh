@@ -113,7 +113,7 @@ cmp -s "$model" copy.gguf && [[ ! -e new ]] || fail "a file was overwritten"
 
 # Context, system message and chat templates
 run -p "Once upon a time" --no-chat -c 3 >out 2>err
-[[ $? -eq 1 && ! -s out ]] && grep -q "does not fit the 3 of -c 3" err || fail "-c 3: $(cat err)"
+[[ $? -eq 1 && ! -s out ]] && grep -q "does not fit in the 3 of -c 3" err || fail "-c 3: $(cat err)"
 run -p "Once upon a time" --no-chat --ignore-eos -n -1 -c 20 --json -q >json && python3 - <<'P' || fail "-c 20"
 import json
 j = json.load(open("json"))

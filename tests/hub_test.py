@@ -378,7 +378,7 @@ class HubTest(unittest.TestCase):
         self.refuses("web page", lines=2)
         self.hub.html = False
         self.hub.files["tiny-Q4_K_M.gguf"] = b"version https://git-lfs.github.com/spec/v1\n"
-        self.refuses("not a GGUF file", lines=2)
+        self.refuses("did not send a GGUF file", lines=2)
         self.hub.loop = True
         self.hub.files["tiny-Q4_K_M.gguf"] = MODEL
         self.refuses("edirect", lines=2)

@@ -8,8 +8,11 @@ namespace windowkv {
 class KvMemory;
 
 /// K and V memory set aside for many sequences (Engine::make_pool). A prefill that is given one takes the
-/// sequence's caches from it; they return when the sequence goes. A handle: copies are the same memory. An
-/// empty one means that every sequence has memory of its own.
+/// sequence's caches from it; they return when the sequence goes. A handle: copies are the same memory, which
+/// goes with the last of them and of the sequences that lie in it. An empty one means that every sequence has
+/// memory of its own. The model must outlive it; the engine that made it need not, and others of the same
+/// model and KV types may use it. Sequences may take and give back memory, and these functions be called, in
+/// any thread; what fits() says holds until another takes some.
 class KvPool {
  public:
   KvPool() = default;

@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <fstream>
 #include <random>
+#include <thread>
 
 #include "cache/kv_cache.h"
 #include "support/files.h"
@@ -426,6 +429,79 @@ TEST(PromptBatch, RefusesWhatCannotBeBeforeAnyWork) {
   EXPECT_EQ(a.cache, nullptr);
 }
 
+TEST(PromptBatch, AllMustFitInMemoryTogether) {
+  const auto model = load(model_path());
+  Engine engine(*model, {.chunk = 4});
+  const auto policy = full_policy();
+  const auto device = engine.plan_devices(4, *policy).front();
+  if (device.available < 0) GTEST_SKIP() << "the device does not know its free memory";
+  // Were they not refused, they would take all there is: the system should then end this process.
+  std::ofstream("/proc/self/oom_score_adj") << 1000;
+  const auto prompt = random_tokens(4, model->hparams().n_vocab);
+  std::vector<Sequence> sequences(120);
+  std::vector<PrefillRequest> requests;
+  for (auto& sequence : sequences) requests.push_back({&sequence, prompt, policy.get()});
+  PrefillOptions options;
+  options.cancelled = [] { return true; };
+  options.reserve =
+      device.available / 100 / (kv_token_bytes(model->hparams(), {}) * model->hparams().n_layer);
+  auto refusal = [&](size_t count) {
+    try {
+      engine.prefill(std::span(requests).first(count), options);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refusal(1), Cancelled().what());
+  EXPECT_NE(refusal(120).find("a batch of 120 prompts of 480 tokens needs"), std::string::npos)
+      << refusal(120);
+}
+
+TEST(PromptBatch, FullCachesNeedNoScratchAndOthersAsMuchAsTheyAreLong) {
+  const auto model = load(model_path());
+  Engine engine(*model);
+  const auto full = full_policy(), some = windowkv_policy(Budget::percent(30), windows());
+  const auto longer = random_tokens(200, 256, 1), shorter = random_tokens(90, 256, 2);
+  Sequence a, b, c;
+  const std::vector<PrefillRequest> requests = {
+      {&a, longer, full.get()}, {&b, shorter, some.get()}, {&c, longer, full.get()}};
+  engine.prefill(requests);
+  EXPECT_EQ(a.bytes.peak + b.bytes.peak + c.bytes.peak,
+            2 * engine.plan(200, *full).peak_kv() + engine.plan(90, *some).peak_kv());
+}
+
+TEST(PromptBatch, SaysWhichFindNoRoomInThePoolBeforeAnyWork) {
+  const auto model = load(model_path());
+  Engine engine(*model, {.chunk = 64});
+  const auto policy = full_policy();
+  const auto large = random_tokens(60, 256, 1), small = random_tokens(10, 256, 2);
+  const auto bytes = [&](int64_t n) { return engine.plan_pool(0, n, *policy, 4).sequence_bytes; };
+  const auto pool = engine.make_pool(bytes(60) + bytes(10));
+  const int64_t all = pool.free_bytes();
+  std::vector<Sequence> s(4);
+  std::vector<PrefillRequest> requests = {{s.data(), large, policy.get()},
+                                          {&s[1], large, policy.get()},
+                                          {&s[2], small, policy.get()},
+                                          {&s[3], small, policy.get()}};
+  PrefillOptions options;
+  options.reserve = 4;
+  options.pool = pool;
+  options.progress = [](int64_t, int64_t) { FAIL() << "nothing should be computed"; };
+  try {
+    engine.prefill(requests, options);
+    FAIL() << "there is no room for all";
+  } catch (const PoolFull& e) {
+    EXPECT_EQ(e.indices(), (std::vector<size_t>{1, 3}));
+  }
+  EXPECT_EQ(s[0].cache, nullptr);
+  EXPECT_EQ(pool.free_bytes(), all);
+  options.progress = nullptr;
+  requests.erase(requests.begin() + 3);
+  requests.erase(requests.begin() + 1);
+  EXPECT_EQ(engine.prefill(requests, options).size(), 512u);
+}
+
 TEST(Pool, HoldsAsManySequencesAsPlanned) {
   const auto model = load(model_path());
   Engine engine(*model);
@@ -479,6 +555,113 @@ TEST(Pool, GrowthTakesTheSequenceElsewhereOrSaysThatThereIsNoRoom) {
   const Step one{&running->sequence, c.tokens[0]};
   EXPECT_THROW(engine.decode(std::span(&one, 1)), Error);
   EXPECT_EQ(running->sequence.position, 100);
+}
+
+TEST(Pool, StepsThatCannotGrowAreNamedAndTheOthersGoOn) {
+  const auto model = load(model_path());
+  Engine engine(*model);
+  const auto policy = full_policy();
+  const int64_t row = kv_token_bytes(model->hparams(), {}) * model->hparams().n_layer;
+  // Three of 20 tokens and one of 100; one of the short ones finds 84 rows to grow, two would not.
+  const auto pool = engine.make_pool((3 * 20 + 101 + 84) * row);
+  std::vector<Sequence> s(4);
+  for (size_t i = 0; i < 4; ++i) {
+    PrefillOptions options;
+    options.pool = pool;
+    options.reserve = i == 1 ? 1 : 0;
+    engine.prefill(s[i], random_tokens(i == 1 ? 100 : 20, 256, i), *policy, options);
+  }
+  const int64_t free = pool.free_bytes();
+  EXPECT_EQ(free, 84 * row);
+  auto without_room = [&](const std::vector<Step>& steps) -> std::vector<size_t> {
+    try {
+      engine.decode(steps);
+    } catch (const PoolFull& e) {
+      EXPECT_EQ(pool.free_bytes(), free);
+      for (const auto& step : steps) EXPECT_EQ(step.sequence->position, step.sequence->prompt_tokens);
+      EXPECT_NE(std::string(e.what()).find("no room for decode steps "), std::string::npos) << e.what();
+      return e.indices();
+    }
+    return {};
+  };
+  EXPECT_EQ(without_room({{s.data(), 1}, {&s[1], 1}, {&s[2], 1}, {&s[3], 1}}), (std::vector<size_t>{2, 3}));
+  EXPECT_EQ(without_room({{&s[2], 1}, {s.data(), 1}}), (std::vector<size_t>{1}));
+  EXPECT_EQ(without_room({{s.data(), 1}, {&s[1], 1}}), std::vector<size_t>{});
+  EXPECT_EQ(s[0].position, 21);
+  EXPECT_EQ(s[1].position, 101);
+  s[0] = {};
+  EXPECT_EQ(without_room({{&s[2], 1}}), std::vector<size_t>{});
+  EXPECT_THROW(engine.follow(s[3], random_tokens(60, 256), [](int64_t, std::span<const float>) {}), PoolFull);
+  EXPECT_EQ(s[3].position, 20);
+}
+
+TEST(Engines, TwoOfOneModelInThreadsOfTheirOwnGiveWhatOneGives) {
+  const auto model = load(model_path());
+  Engine alone_engine(*model, {.chunk = 32});
+  std::vector<Case> cases;
+  for (uint64_t i = 0; i < 2; ++i)
+    cases.push_back(alone(alone_engine, random_tokens(150 + 30 * static_cast<int64_t>(i), 256, i + 1),
+                          windowkv_policy(Budget::percent(30), windows()), 20));
+  const auto pool = alone_engine.make_pool(8 << 20);
+  const int64_t all = pool.free_bytes();
+  std::vector<std::vector<Case>> got(2);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] {
+      Engine engine(*model, {.chunk = 32});
+      for (int round = 0; round < 6; ++round) {
+        const auto& c = cases[(i + static_cast<size_t>(round)) % 2];
+        Case mine{c.prompt, c.policy, 0, {}, {}};
+        Sequence sequence;
+        PrefillOptions options;
+        options.pool = pool;
+        mine.tokens.push_back(top(engine.prefill(sequence, c.prompt, *c.policy, options)));
+        for (size_t step = 0; step < 20; ++step) {
+          const auto logits = engine.decode(sequence, mine.tokens.back());
+          mine.logits.emplace_back(logits.begin(), logits.end());
+          mine.tokens.push_back(top(logits));
+        }
+        got[i].push_back(std::move(mine));
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  for (size_t i = 0; i < 2; ++i)
+    for (size_t round = 0; round < got[i].size(); ++round) {
+      const auto& c = cases[(i + round) % 2];
+      EXPECT_EQ(got[i][round].tokens, c.tokens);
+      for (size_t step = 0; step < c.logits.size(); ++step)
+        expect_same(got[i][round].logits[step], c.logits[step], 1e-4);
+    }
+  EXPECT_EQ(pool.free_bytes(), all);
+}
+
+TEST(Arena, CanBeTakenFromInSeveralThreads) {
+  const Backends backends("cpu", 1);
+  HParams hp;
+  hp.d_head = 32;
+  hp.n_head_kv = 1;
+  KvArena arena(backends, hp, {}, 64);
+  std::vector<std::atomic<int>> holders(64);
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> threads;
+  for (uint32_t seed = 0; seed < 4; ++seed)
+    threads.emplace_back([&, seed] {
+      std::mt19937 random(seed);
+      for (int i = 0; i < 20000; ++i) {
+        const int64_t rows = 1 + random() % 20;
+        try {
+          const int64_t first = arena.take(rows);
+          for (int64_t r = first; r < first + rows; ++r) wrong += holders[static_cast<size_t>(r)]++ != 0;
+          for (int64_t r = first; r < first + rows; ++r) --holders[static_cast<size_t>(r)];
+          arena.give_back(first, rows);
+        } catch (const PoolFull&) {
+          wrong += arena.free_rows() > 64;
+        }
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(arena.longest_free(), 64);
 }
 
 TEST(Arena, GivesWhatIsFreeAndNeverTwice) {

@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "cache/kv_cache.h"
 #include "support/files.h"
 #include "support/models.h"
 #include "support/reference.h"
@@ -186,6 +187,72 @@ TEST(Memory, FullCacheNeedsNoScratch) {
   EXPECT_EQ(sequence.bytes.kept, sequence.bytes.full);
 }
 
+TEST(Memory, OfSeveralPoliciesAtOnceIsWhatWasPlanned) {
+  const auto model = load(five_layers_path());
+  const int n = 300;
+  const auto prompt = random_tokens(n, 256);
+  const auto full = full_policy(), all = windowkv_policy(Budget::percent(100), small_windows()),
+             few = windowkv_policy(Budget::percent(12), small_windows()),
+             some = make_policy("tova", {Budget::percent(30), {}});
+  const std::vector<std::vector<const Policy*>> sets = {
+      {full.get(), full.get()}, {full.get(), all.get()}, {few.get(), full.get()}, {few.get(), some.get()}};
+  for (auto type : {KvType::kF16, KvType::kQ8_0}) {
+    RandomModel wide = five_layers();
+    wide.d_head = 32;
+    const auto blocks = load(random_model_path("five_wide_layers", wide));
+    Engine engine(type == KvType::kF16 ? *model : *blocks, {.chunk = 128, .kv = {type, type}});
+    for (const auto& set : sets) {
+      SCOPED_TRACE(fmt::format("{} {} {}", to_string(type), set[0]->name(), set[1]->name()));
+      PrefillOptions options;
+      options.reserve = 10;
+      std::vector<Sequence> sequences(set.size());
+      engine.prefill(sequences, prompt, set, options);
+      int64_t peak = 0;
+      for (const auto& sequence : sequences) peak += sequence.bytes.peak;
+      EXPECT_EQ(peak, engine.plan(n, set, options).peak_kv());
+    }
+  }
+}
+
+TEST(Memory, GrowingHoldsOneLayerTwiceAsPlanned) {
+  const auto model = load(five_layers_path());
+  Engine engine(*model);
+  const int64_t row = model->hparams().kv_layer_bytes_per_token();
+  for (int64_t reserve : {0, 10})
+    for (const char* budget : {"20%", "100%"}) {
+      SCOPED_TRACE(fmt::format("reserve {} budget {}", reserve, budget));
+      const auto policy = make_policy("streaming-llm", {Budget::parse(budget), {}});
+      PrefillOptions options;
+      options.reserve = reserve;
+      Sequence sequence;
+      engine.prefill(sequence, random_tokens(1000, 256), *policy, options);
+      for (int64_t i = 0; i <= reserve; ++i) engine.decode(sequence, 1);
+      const auto plan = engine.plan(1000, *policy, reserve);
+      const int64_t kept = sequence.kept[0];
+      EXPECT_EQ(plan.kv_growth, (5 * 64 + kept + reserve) * row);
+      EXPECT_EQ(sequence.cache->meter().peak(),
+                plan.kv_kept + plan.kv_reserve + std::max(plan.kv_scratch, plan.kv_growth));
+      EXPECT_GE(plan.total(), plan.kv_kept + plan.kv_reserve + plan.kv_growth);
+    }
+}
+
+TEST(Memory, LogitsOfAllPositionsArePlanned) {
+  auto wide = five_layers();
+  wide.n_vocab = 20000;
+  const auto model = load(random_model_path("wide_vocabulary", wide));
+  Engine engine(*model);
+  const auto full = full_policy();
+  const Policy* const only = full.get();
+  PrefillOptions options;
+  const auto without = engine.plan(600, std::span(&only, 1), options);
+  options.all_logits = [](int64_t, std::span<const float>) {};
+  const auto plan = engine.plan(600, std::span(&only, 1), options);
+  EXPECT_GT(plan.compute, without.compute);
+  Sequence sequence;
+  engine.prefill(sequence, random_tokens(600, 20000), *full, options);
+  EXPECT_LE(engine.compute_bytes(), plan.compute);
+}
+
 TEST(Decode, GrowingTheCacheGivesTheTokensOfALargeReserve) {
   const auto model = load(five_layers_path());
   Engine engine(*model);
@@ -324,6 +391,80 @@ TEST(Refused, MoreMemoryThanThereIs) {
   EXPECT_THROW(engine.prefill(sequence, prompt, *full_policy()), Error);
   EXPECT_THROW(engine.prefill(sequence, prompt, *windowkv_policy(Budget::percent(12), small_windows())),
                Error);
+}
+
+TEST(Refused, PlansOfWhatCannotBe) {
+  const auto model = load(five_layers_path());
+  const Engine engine(*model);
+  const auto policy = windowkv_policy(Budget::percent(12), small_windows());
+  const Policy* const only = policy.get();
+  auto refused = [&](int64_t n, int64_t reserve) {
+    PrefillOptions options;
+    options.reserve = reserve;
+    EXPECT_THROW(engine.plan(n, *policy, reserve), Error) << n << " " << reserve;
+    EXPECT_THROW(engine.plan(n, std::span(&only, 1), options), Error) << n << " " << reserve;
+    EXPECT_THROW(engine.plan_devices(n, *policy, reserve), Error) << n << " " << reserve;
+    EXPECT_THROW(engine.plan_pool(1000, n, *policy, reserve), Error) << n << " " << reserve;
+  };
+  for (int64_t n : {int64_t{0}, int64_t{-1}, int64_t{1} << 31, std::numeric_limits<int64_t>::max()})
+    refused(n, 0);
+  for (int64_t reserve : {int64_t{-1}, int64_t{1} << 40}) refused(10, reserve);
+  EXPECT_THROW(engine.plan(10, std::span<const Policy* const>()), Error);
+  EXPECT_THROW(engine.plan_pool(-1, 10, *policy, 0), Error);
+  EXPECT_EQ(engine.plan_pool(0, 10, *policy, 0).sequences, 0);
+}
+
+TEST(Refused, MoreTokensThanCanBeScored) {
+  const auto model = load(five_layers_path());
+  const Engine engine(*model);
+  const int64_t most = int64_t{1} << 22;
+  for (const char* name : {"windowkv", "snapkv", "tova"}) {
+    const auto policy = make_policy(name, {Budget::percent(12), small_windows()});
+    EXPECT_GT(engine.plan(most, *policy).kv_kept, 0) << name;
+    EXPECT_THROW(engine.plan(most + 1, *policy), Error) << name;
+  }
+  for (const char* name : {"full", "streaming-llm"})
+    EXPECT_GT(engine.plan(most + 1, *make_policy(name, {Budget::percent(12), {}})).kv_kept, 0) << name;
+}
+
+TEST(Refused, SequencesAndPoolsOfAnotherModelOrOtherTypes) {
+  RandomModel other = five_layers();
+  other.seed = 9;
+  other.d_head = 32;
+  const auto model = load(five_layers_path()), another = load(random_model_path("other_five_layers", other));
+  Engine here(*model), there(*another), other_types(*another, {.kv = {KvType::kQ8_0, KvType::kQ8_0}});
+  Engine beside(*model, {.chunk = 64});  // of the same model
+  Sequence sequence;
+  here.prefill(sequence, random_tokens(20, 256), *full_policy());
+  Sequence wide;
+  there.prefill(wide, random_tokens(20, 256), *full_policy());
+  auto refused = [](Engine& engine, Sequence& s) {
+    const std::vector<const Sequence*> layers(5, &s);
+    const Step step{&s, 1};
+    EXPECT_THROW(engine.decode(s, 1), Error);
+    EXPECT_THROW(engine.decode_greedy(std::span(&step, 1)), Error);
+    EXPECT_THROW(engine.follow(s, std::vector<Token>{1, 2}, [](int64_t, std::span<const float>) {}), Error);
+    EXPECT_THROW(engine.fork(s), Error);
+    EXPECT_THROW(engine.compose(layers), Error);
+    EXPECT_EQ(s.position, 20);
+  };
+  refused(there, sequence);
+  refused(here, wide);
+  refused(other_types, wide);
+  auto refused_pool = [](Engine& engine, Sequence& s, const KvPool& pool) {
+    const std::vector<const Sequence*> layers(5, &s);
+    PrefillOptions options;
+    options.pool = pool;
+    Sequence next;
+    EXPECT_THROW(engine.prefill(next, std::vector<Token>{1, 2}, *full_policy(), options), Error);
+    EXPECT_THROW(engine.fork(s, pool), Error);
+    EXPECT_THROW(engine.compose(layers, pool), Error);
+  };
+  refused_pool(here, sequence, there.make_pool(1 << 20));
+  refused_pool(there, wide, here.make_pool(1 << 20));
+  refused_pool(there, wide, other_types.make_pool(1 << 20));
+  EXPECT_EQ(beside.decode(sequence, 1).size(), 256u);
+  EXPECT_EQ(beside.fork(sequence, here.make_pool(1 << 20)).position, 21);
 }
 
 TEST(Refused, ReserveThatCannotBe) {

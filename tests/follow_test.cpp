@@ -160,7 +160,7 @@ TEST(Follow, GivesLlamaCppsLogitsBehindAFullCache) {
     const auto theirs = Reference(path).all_logits(words, 512, words.size());
     const auto d = compare(ours, {theirs.begin() + 512, theirs.end()});
     EXPECT_GE(d.top1, 0.99);
-    EXPECT_LT(d.worst, 0.02 * device_rounding());
+    EXPECT_LT(d.worst, test_device() == "cpu" ? 0.02 : 0.06);  // as parity_test.cpp
   }
 }
 

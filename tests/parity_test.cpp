@@ -52,17 +52,25 @@ void report(const std::string& what, const Difference& d) {
 
 class MiniLongParity : public testing::TestWithParam<const char*> {};
 
+/// The largest relative error allowed on the CPU, with the reference's kernels; and on another device, which
+/// multiplies in float32 or with 16 bits what the reference rounds to eight where weights are quantized: as
+/// much as prefill through BLAS may differ from ggml's kernels (blas_test.cpp), for the same reason.
+struct Bound {
+  double cpu;
+  double device;
+  double here() const { return test_device() == "cpu" ? cpu : device; }
+};
+
 /// Both ways through the engine, each beside a reference that takes the tokens in the same batches.
 void expect_parity(const std::string& what, const std::string& path, std::span<const Token> tokens,
-                   double top1, double bound) {
-  bound *= device_rounding();
+                   double top1, Bound bound) {
   const auto model = load_plain(path);
   Reference reference(path);
   const auto prefill =
       compare(prefill_logits(*model, tokens, kChunk), reference.all_logits(tokens, kChunk, tokens.size()));
   report(what + " prefill", prefill);
   EXPECT_GE(prefill.top1, top1);
-  EXPECT_LT(prefill.worst, bound);
+  EXPECT_LT(prefill.worst, bound.here());
 
   const size_t known = tokens.size() * 2 / 3;
   const auto theirs = reference.all_logits(tokens, kChunk, known);
@@ -70,7 +78,7 @@ void expect_parity(const std::string& what, const std::string& path, std::span<c
       compare(decode_logits(*model, tokens, known), {theirs.begin() + known - 1, theirs.end()});
   report(what + " decode", decode);
   EXPECT_GE(decode.top1, top1);
-  EXPECT_LT(decode.worst, bound);
+  EXPECT_LT(decode.worst, bound.here());
 }
 
 TEST_P(MiniLongParity, RealTextGivesTheSameTopTokens) {
@@ -78,7 +86,23 @@ TEST_P(MiniLongParity, RealTextGivesTheSameTopTokens) {
   auto tokens = load_plain(path)->vocab().tokenize(data_text("sherlock.txt"));
   ASSERT_GE(tokens.size(), 1000u);
   tokens.resize(1000);
-  expect_parity(GetParam(), path, tokens, 0.99, 0.02);
+  expect_parity(GetParam(), path, tokens, 0.99,
+                GetParam() == std::string_view("f16") ? Bound{0.02, 0.02} : Bound{0.02, 0.06});
+}
+
+// Past what other tests take: a dozen chunks, and many more keys than queries.
+TEST(LongPrompt, OfSixThousandTokensGivesTheLogitsOfLibllama) {
+  RandomModel m;
+  m.type = GGML_TYPE_F32;
+  m.n_layer = 3;
+  m.n_ctx = 8192;
+  const auto path = random_model_path("long_prompt", m);
+  const auto tokens = random_tokens(6000, m.n_vocab);
+  const auto d = compare(prefill_logits(*load_plain(path), tokens, 512),
+                         Reference(path).all_logits(tokens, 512, tokens.size()));
+  report("6,000 tokens", d);
+  EXPECT_GE(d.top1, 0.99);
+  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, MiniLongParity, testing::Values("f16", "q8_0"),
@@ -91,13 +115,13 @@ TEST(SmolLM2Parity, ChatGivesTheSameTopTokens) {
   auto tokens = model->vocab().tokenize(
       model->vocab().apply_chat_template({{"user", data_text("sherlock.txt").substr(0, 1000)}}));
   tokens.resize(150);
-  expect_parity("smollm2", path, tokens, 0.97, 0.05);
+  expect_parity("smollm2", path, tokens, 0.97, {0.05, 0.1});
 }
 
 struct Case {
   std::string name;
   RandomModel model;
-  double bound;
+  Bound bound;
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
@@ -107,11 +131,11 @@ void PrintTo(const Case& c, std::ostream* out) {
 std::vector<Case> cases() {
   // With equal batches and kernels the logits are the same to the bit or nearly; the bounds leave room for
   // machines where the engines end up with different kernels, whose roundings quantized activations enlarge.
-  constexpr double kF32 = 1e-3;
-  constexpr double kF16 = 5e-3;
-  constexpr double kQuantized = 2e-2;
+  constexpr Bound kF32 = {1e-3, 1e-2};
+  constexpr Bound kF16 = {5e-3, 5e-2};
+  constexpr Bound kQuantized = {2e-2, 1e-1};
   std::vector<Case> out;
-  auto add = [&](const std::string& name, double bound, auto&& change) {
+  auto add = [&](const std::string& name, Bound bound, auto&& change) {
     RandomModel m;
     m.seed = out.size() + 1;
     m.type = GGML_TYPE_F32;
@@ -216,7 +240,7 @@ TEST(OldRopeScaling, FactorWithoutTypeIsLinear) {
     const auto d = compare(prefill_logits(*load_plain(path), tokens, kChunk),
                            Reference(path).all_logits(tokens, kChunk, 60));
     report(key, d);
-    EXPECT_LT(d.worst, 1e-3 * device_rounding());
+    EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "cache/kv_cache.h"
 #include "support/models.h"
+#include "support/recorded.h"
 #include "windowkv/engine.h"
 #include "windowkv/error.h"
 #include "windowkv/policy.h"
@@ -428,6 +429,40 @@ TEST(SelectionEndToEnd, CachesHoldWhatTheSelectorsSay) {
       for (auto x : logits) ASSERT_TRUE(std::isfinite(x));
       EXPECT_EQ(sequence.position, s.n + 1);
     }
+  }
+}
+
+TEST(SelectionEndToEnd, OfSixThousandTokensIsThatOfPlainLoops) {
+  RandomModel m;
+  m.n_layer = 4;
+  m.n_ctx = 8192;
+  const auto model = load(random_model_path("long_selection", m));
+  Engine engine(*model, {.chunk = 512});
+  const int64_t n = 6000, review = n - 16;
+  const auto prompt = random_tokens(n, m.n_vocab);
+  SelectionConfig c;  // ω 8, α 16, p 8: the mean of each window
+  c.gamma = 2;
+  const auto recorded = record(engine, *model, prompt, c.alpha);
+  Sequence sequence;
+  engine.prefill(sequence, prompt, *windowkv_policy(Budget::percent(12), c));
+  // 720 tokens a layer, 16 of them observed; 704 on average, the last group's 704·γ/λ.
+  const std::vector<int64_t> budgets = {2 * 704 - 100, 100};
+  ASSERT_EQ(sequence.groups.size(), 2u);
+  for (size_t g = 0; g < 2; ++g) {
+    const auto& group = sequence.groups[g];
+    EXPECT_EQ(group.budget, budgets[g]);
+    std::vector<double> scores(static_cast<size_t>(review / 8), 0.0);
+    for (int head = 0; head < m.n_head; ++head) {
+      const auto received = recorded.received(group.group.first_layer, head, Rows::kSum);
+      for (size_t i = 0; i < static_cast<size_t>(review); ++i) scores[i / 8] += received[i];
+    }
+    expect_highest(group.windows, scores, 0, budgets[g] / 8);
+    std::vector<int32_t> tokens;
+    for (const int32_t window : group.windows)
+      for (int32_t i = 0; i < 8; ++i) tokens.push_back(window * 8 + i);
+    for (auto i = static_cast<int32_t>(review); i < n; ++i) tokens.push_back(i);
+    for (int layer = group.group.first_layer; layer <= group.group.last_layer; ++layer)
+      EXPECT_EQ(kept_by_layer(sequence)[static_cast<size_t>(layer)], KeptTokens{tokens});
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "backend/graph.h"
 #include "policy/top_scores.h"
+#include "windowkv/error.h"
 
 namespace windowkv::test {
 namespace {
@@ -217,6 +218,20 @@ TEST(TopWindows, ScoresTooSmallForNormalFloats) {
   const std::vector<float> scores = {0.0f, 1e-42f, 0.0f, 3e-42f, 1e-42f, 2e-39f};
   EXPECT_EQ(run.top(scores, 2), (std::vector<int32_t>{3, 5}));
   EXPECT_EQ(run.top(scores, 3), (std::vector<int32_t>{1, 3, 5}));
+}
+
+TEST(TopWindows, AreExactUpToTheirLimitAndRefusedBeyond) {
+  // All equal but the last: counts and numbers as large as they become.
+  std::vector<float> scores(static_cast<size_t>(kMostScores), 1.0f);
+  scores.back() = 2.0f;
+  const int64_t keep = kMostScores - 1;
+  const auto chosen = Runner().top(scores, keep);
+  ASSERT_EQ(chosen.size(), static_cast<size_t>(keep));
+  EXPECT_EQ(chosen[static_cast<size_t>(keep) - 2], keep - 2);  // the earliest of the equal ones
+  EXPECT_EQ(chosen.back(), kMostScores - 1);
+  Graph graph;
+  auto* more = graph.input(GGML_TYPE_F32, kMostScores + 1);
+  EXPECT_THROW(build_top_scores(graph.ctx(), more, 5), Error);
 }
 
 }  // namespace

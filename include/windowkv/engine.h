@@ -36,7 +36,8 @@ struct KvBytes {
   int64_t peak = 0;  ///< maximum bytes of K/V buffers held at once, measured from the buffers
 };
 
-/// One prompt and what follows it.
+/// One prompt and what follows it. Belongs to the model whose engine prefilled it, which must outlive it, not
+/// to that engine; used by one thread at a time.
 class Sequence {
  public:
   Sequence();
@@ -58,7 +59,11 @@ class Sequence {
 };
 
 struct PrefillOptions {
-  /// Number of generated tokens that fit in the caches before they must grow.
+  /// Number of generated tokens that fit in the caches before they must grow; 0: the first one makes them
+  /// grow. Growing copies all rows. In a sequence's own memory it goes layer by layer, so that at most one
+  /// layer is held twice (MemoryPlan::kv_growth); in a pool it takes a second segment for the whole sequence
+  /// before the first is returned, which must be free in one piece, or decode throws PoolFull. Caches grow by
+  /// 64 tokens first, then by twice as many each time.
   int64_t reserve = 0;
   /// Where the caches are allocated; empty: in their own memory.
   KvPool pool;
@@ -84,17 +89,18 @@ struct MemoryPlan {
   int64_t kv_kept = 0;     ///< K/V of the kept prompt tokens, all layers
   int64_t kv_reserve = 0;  ///< K/V room for generated tokens, all layers
   int64_t kv_scratch = 0;  ///< K/V of one layer in full, F16, of more where layers wait to be settled; 0
-                           ///< where no layer drops or converts anything
+                           ///< where in each layer some cache keeps everything as it is
+  int64_t kv_growth = 0;   ///< what the first growth past the reserve takes beside both, in memory of a
+                           ///< sequence's own: the largest layer once more, and 64 rows in each
   int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers in F16, had they been kept
   int64_t hidden = 0;      ///< hidden states of all prompt tokens
   int64_t mask = 0;        ///< causal mask of one chunk, or its attention's results with BLAS
   int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
-  /// Adds the caches of another policy over the same prompt, computed in the same prefill.
-  void add(const MemoryPlan& other);
-  /// Adds another prompt, computed in the same prefill.
-  void add_beside(const MemoryPlan& other);
+  /// Adds a prefill that comes after this one, whose caches stay.
+  void add(const MemoryPlan& next);
   int64_t peak_kv() const { return kv_kept + kv_reserve + kv_scratch; }
-  int64_t total() const { return peak_kv() + hidden + mask + compute; }
+  /// Most of it held at once: in the prefill, or when the caches grow once it is done.
+  int64_t total() const;
 };
 
 /// Memory a prefill takes on one device.
@@ -110,27 +116,35 @@ struct Step {
   Token token = 0;  ///< appended to it
 };
 
-/// Runs a model over per-layer caches. Not thread-safe: one call at a time.
+/// Runs a model over per-layer caches. One call at a time; engines of one model may be called each in a
+/// thread of its own, and then compute in turns. The model must outlive the engine, and every Sequence and
+/// KvPool that its engines filled or made: an engine may go before those. What `progress` may call is said
+/// there.
 class Engine {
  public:
   explicit Engine(const Model& model, const EngineOptions& options = {});
   ~Engine();
 
-  /// The memory that prefilling n tokens under the policy takes.
+  /// The memory that prefilling n tokens under the policy takes. Throws Error, as all plans do, for n below 1
+  /// or above 2^31 − 1, a negative reserve, and more tokens than the policy can score.
   MemoryPlan plan(int64_t n, const Policy& policy, int64_t reserve = 0) const;
+  /// The same for a prefill under several policies at once. Of the options, only the reserve and whether
+  /// all_logits is set matter.
+  MemoryPlan plan(int64_t n, std::span<const Policy* const> policies,
+                  const PrefillOptions& options = {}) const;
   /// The same for each device that holds layers. Their scratches and hidden states are not held at the same
   /// time.
   std::vector<DevicePlan> plan_devices(int64_t n, const Policy& policy, int64_t reserve = 0) const;
 
   /// How many sequences of n prompt tokens under the policy, each with room for `reserve` generated tokens,
-  /// fit in `kv_bytes` of K and V memory.
+  /// fit in `kv_bytes` of K and V memory. Throws Error for negative ones.
   PoolPlan plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, int64_t reserve) const;
   /// Allocates `bytes` of K and V memory. Throws Error where that fails.
   KvPool make_pool(int64_t bytes);
 
   /// Reads the prompt layer by layer and keeps what the policy chooses. Returns the last position's logits
   /// [n_vocab], valid until the next call. Throws Error before any work if the prompt is empty, contains ids
-  /// outside the vocabulary, or does not fit the device's free memory.
+  /// outside the vocabulary, or does not fit the device's free memory; PoolFull if the pool has no room.
   std::span<const float> prefill(Sequence& sequence, std::span<const Token> prompt, const Policy& policy,
                                  const PrefillOptions& options = {});
 
@@ -142,9 +156,9 @@ class Engine {
 
   /// Prefills several prompts, each under its own policy. Consecutive short prompts share
   /// chunks, up to 16 prompts and as many tokens as a chunk holds, so that the weights are read once for all.
-  /// Returns the last logits of each, [n_vocab, requests]. Throws like the others, before any work; if it
-  /// is cancelled, sequences whose chunks are done stay prefilled. timing.total is that of all prompts
-  /// sharing chunks.
+  /// Returns the last logits of each, [n_vocab, requests]. All must fit together: throws like the others,
+  /// before any work; if it is cancelled, sequences whose chunks are done stay prefilled. timing.total is
+  /// that of all prompts sharing chunks.
   std::span<const float> prefill(std::span<const PrefillRequest> requests,
                                  const PrefillOptions& options = {});
 
@@ -154,8 +168,10 @@ class Engine {
 
   /// The same for many sequences at once, each with its own policy and lengths; the weights are read once for
   /// all. Sequences may join and leave from step to step. Returns [n_vocab] logits per step, in the steps'
-  /// order. Throws Error before any work for a sequence that appears twice or was not prefilled, an id
-  /// outside the vocabulary, or a pool without room for a cache that must grow.
+  /// order. Throws Error before any work for a sequence that appears twice, was not prefilled, or was
+  /// prefilled by an engine of another model or other KV types, and for an id outside the vocabulary;
+  /// PoolFull, with the steps' indices, if a pool has no room for all the caches that must grow. Every
+  /// sequence is then unchanged, and the other steps can be taken.
   std::span<const float> decode(std::span<const Step> steps);
 
   /// Like decode(), but returns the most probable tokens, found on the device: one id per step.
@@ -169,7 +185,8 @@ class Engine {
 
   /// Number of decode graphs built so far; all other steps reused one.
   int64_t graphs_built() const;
-  /// A copy of the sequence, with its caches and their free room, for a second continuation.
+  /// A copy of the sequence, with its caches and their free room, for a second continuation. Throws Error, as
+  /// compose() does, for a sequence or a pool of another model or other KV types.
   Sequence fork(const Sequence& sequence, const KvPool& pool = {});
   /// What one prefill would give under a policy that keeps in layer i what by_layer[i] keeps there: a copy of
   /// each layer's cache. All must come from the same prompt and engine, and be rewound to it. `groups` stays

@@ -9,7 +9,10 @@ class KvMemory;
 
 /// K and V memory allocated for many sequences (Engine::make_pool). A prefill that is given a pool takes the
 /// sequence's caches from it; they return when the sequence is destroyed. A handle: copies refer to the same
-/// memory. An empty pool means that every sequence allocates its own memory.
+/// memory, which is freed with the last of them and of the sequences in it. An empty pool means that every
+/// sequence allocates its own memory. The model must outlive the pool; the engine that made it need not, and
+/// other engines of the same model and KV types may use it. Sequences may take and return memory, and these
+/// functions may be called, from any thread; what fits() says holds until somebody else takes some.
 class KvPool {
  public:
   KvPool() = default;

@@ -75,7 +75,9 @@ struct DeviceLayers {
   std::string name() const { return device.substr(0, device.find(' ')); }
 };
 
-/// A GGUF model, ready to compute. Immutable once loaded; one Engine at a time may use it.
+/// A GGUF model, ready to compute. Immutable once loaded, and safe to read from any thread. Any number of
+/// engines may use it, each in a thread of its own; they compute in turns. It must outlive them and every
+/// Sequence and KvPool of theirs.
 class Model {
  public:
   /// Throws Error for a file that is not a usable GGUF model, naming the file and what is wrong with it, and

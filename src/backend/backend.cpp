@@ -5,13 +5,12 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
-#include <mutex>
 #include <string_view>
 #include <thread>
 #include <utility>
 
 #include "backend/blas.h"
+#include "backend/free_memory.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -26,15 +25,14 @@ std::vector<ggml_backend_dev_t> usable_devices() {
 
 namespace {
 
-std::mutex log_mutex;
-std::string first_error;
+// By thread, so that one's failure is not told as the reason of another's.
+thread_local std::string first_error;
 
 void keep_errors(ggml_log_level level, const char* text, void*) {
   if (level != GGML_LOG_LEVEL_ERROR) return;
   std::string line(text);
   while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
   if (line.empty()) return;
-  std::scoped_lock lock(log_mutex);
   // The first is the cause, what follows its consequences.
   if (first_error.empty()) first_error = line;
 }
@@ -95,15 +93,6 @@ void set_threads(ggml_backend_t backend, int threads) {
   if (set != nullptr) set(backend, threads);
 }
 
-int64_t system_free_memory() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  for (std::string rest; meminfo >> key >> kib && std::getline(meminfo, rest);)
-    if (key == "MemAvailable:") return kib * 1024;
-  return -1;
-}
-
 }  // namespace
 
 void load_backends() {
@@ -130,9 +119,16 @@ void print_ggml_log() {
       nullptr);
 }
 
-std::string take_ggml_error() {
-  std::scoped_lock lock(log_mutex);
-  return std::exchange(first_error, {});
+GgmlErrors::GgmlErrors() {
+  first_error.clear();
+}
+
+std::string GgmlErrors::first() const {
+  return first_error;
+}
+
+std::string GgmlErrors::in_brackets() const {
+  return first_error.empty() ? "" : " (" + first_error + ")";
 }
 
 Backends::Backends(const std::string& devices, int threads, bool blas, std::span<const std::string> rpc,
@@ -147,10 +143,11 @@ Backends::Backends(const std::string& devices, int threads, bool blas, std::span
   // Its scheduler takes 16, the CPU one of them.
   if (chosen.size() > 15) throw Error(fmt::format("{} devices; ggml works with up to 15", chosen.size()));
   auto start = [&](ggml_backend_dev_t dev) {
+    const GgmlErrors errors;
     auto* backend = ggml_backend_dev_init(dev, nullptr);
     if (backend == nullptr)
-      throw Error(std::string("device ") + ggml_backend_dev_name(dev) +
-                  " does not start: " + take_ggml_error());
+      throw Error(
+          fmt::format("device {} does not start{}", ggml_backend_dev_name(dev), errors.in_brackets()));
     owned_.emplace_back(backend);
     return backend;
   };
@@ -194,9 +191,13 @@ void Backends::place_layers(int n_layer, std::span<const double> shares) {
                             device_count() == 1 ? "" : "s"));
   std::vector<double> parts(shares.begin(), shares.end());
   parts.resize(device_count(), 0.0);
-  for (size_t d = 0; d < device_count() && shares.empty(); ++d)
-    // Some drivers do not know it; where one device holds all, it need not be asked.
-    parts[d] = device_count() == 1 ? 1.0 : std::max(1.0, static_cast<double>(free_memory(d)));
+  if (shares.empty()) {
+    std::vector<int64_t> free;
+    for (size_t d = 0; d < device_count(); ++d)
+      // Where one device holds all, it need not be asked.
+      free.push_back(device_count() == 1 ? 1 : free_memory(d));
+    parts = shares_of(free);
+  }
   layer_devices_ = split_layers(n_layer, parts);
   runs_ = runs_of(layer_devices_, device_count());
 }
@@ -211,11 +212,11 @@ std::string Backends::name(size_t index) const {
 }
 
 int64_t Backends::free_memory(size_t index) const {
-  if (is_cpu(index)) return system_free_memory();
+  if (is_cpu(index)) return free_system_memory();
   size_t free = 0;
   size_t total = 0;
   ggml_backend_dev_memory(device(index), &free, &total);
-  return static_cast<int64_t>(free);
+  return free_or_unknown(free, total);
 }
 
 }  // namespace windowkv

@@ -4,6 +4,7 @@
 #include <ggml-cpp.h>
 
 #include <functional>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,6 +37,8 @@ class Backends {
   bool is_remote(size_t device) const;
   /// In the scheduler's order: the CPU last, whether it holds layers or not.
   const std::vector<ggml_backend_t>& all() const { return all_; }
+  /// Held while a graph is computed: backends keep buffers of their own for that.
+  std::mutex& computing() const { return computing_; }
   /// What multiplies large matrices faster than the CPU backend does; null where nothing does.
   ggml_backend_t blas() const { return blas_; }
   /// Of the CPU.
@@ -58,7 +61,8 @@ class Backends {
   size_t alignment(size_t device) const {
     return is_cpu(device) ? 1 : ggml_backend_get_alignment(devices_[device]);
   }
-  /// Bytes that can still be allocated on a device; for the CPU, what the system can give without swapping.
+  /// Bytes that can still be allocated on a device; for the CPU, what the system and this process's control
+  /// groups can give without swapping. Below 0: not known.
   int64_t free_memory(size_t device) const;
 
  private:
@@ -70,7 +74,13 @@ class Backends {
   std::vector<LayerRun> runs_;
   ggml_backend_t blas_ = nullptr;
   int threads_;
+  mutable std::mutex computing_;
 };
+
+/// What a driver says is free; below 0, not known, where it says that there is no memory at all.
+inline int64_t free_or_unknown(size_t free, size_t total) {
+  return total == 0 ? -1 : static_cast<int64_t>(free);
+}
 
 /// Loads ggml's backends where they are not yet; libllama needs them too. Idempotent.
 void load_backends();
@@ -78,9 +88,15 @@ void load_backends();
 /// This machine's devices that can hold layers: all of ggml's but the CPU's helpers.
 std::vector<ggml_backend_dev_t> usable_devices();
 
-/// First line ggml or libllama logged as an error since the previous call; "" if none. Their logs are kept
-/// off stderr.
-std::string take_ggml_error();
+/// What ggml and libllama log as errors in this thread from here on. Their logs are kept off stderr.
+class GgmlErrors {
+ public:
+  GgmlErrors();
+  /// The first line since this was made, or since another of this thread was; "" if none.
+  std::string first() const;
+  /// The same as " (LINE)".
+  std::string in_brackets() const;
+};
 /// Starts keeping those lines; idempotent.
 void capture_ggml_logs();
 /// From here on they go to stderr instead, and what ggml says of its state to stdout: for servers.

@@ -69,7 +69,10 @@ void copy_rows(ggml_tensor* from, ggml_tensor* to) {
 }
 
 Scheduler::Scheduler(const Backends& backends, size_t max_nodes, Products products)
-    : order_(backends.all()), several_devices_(order_.size() > 1), max_nodes_(max_nodes) {
+    : order_(backends.all()),
+      several_devices_(order_.size() > 1),
+      max_nodes_(max_nodes),
+      computing_(backends.computing()) {
   if (products == Products::kBlas && backends.blas() != nullptr)
     order_.insert(order_.end() - 1, backends.blas());
   sched_.reset(ggml_backend_sched_new(order_.data(), nullptr, static_cast<int>(order_.size()), max_nodes,
@@ -114,12 +117,13 @@ void Scheduler::allocate(const Graph& graph) {
 }
 
 void Scheduler::compute(const Graph& graph) {
-  auto status = ggml_backend_sched_graph_compute(sched_.get(), graph.nodes());
-  if (status != GGML_STATUS_SUCCESS) {
-    auto detail = take_ggml_error();
-    throw Error(std::string("computation failed: ") + ggml_status_to_string(status) +
-                (detail.empty() ? "" : " (" + detail + ")"));
-  }
+  const GgmlErrors errors;
+  const auto status = [&] {
+    std::scoped_lock lock(computing_);
+    return ggml_backend_sched_graph_compute(sched_.get(), graph.nodes());
+  }();
+  if (status != GGML_STATUS_SUCCESS)
+    throw Error(fmt::format("computation failed: {}{}", ggml_status_to_string(status), errors.in_brackets()));
   traffic_ += allocated_;
 }
 

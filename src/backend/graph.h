@@ -4,6 +4,7 @@
 #include <ggml-cpp.h>
 
 #include <array>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -50,7 +51,8 @@ class Scheduler {
   /// Gives the graph's tensors memory; whatever was allocated before loses its own. Throws Error when there
   /// is none.
   void allocate(const Graph& graph);
-  /// Runs a graph that holds the current allocation; may be repeated.
+  /// Runs a graph that holds the current allocation; may be repeated. One at a time on the same backends,
+  /// whatever the scheduler and the thread.
   void compute(const Graph& graph);
   /// allocate + compute, for graphs without inputs of their own.
   void run(const Graph& graph);
@@ -70,6 +72,7 @@ class Scheduler {
   std::vector<ggml_backend_t> order_;
   bool several_devices_;
   size_t max_nodes_;
+  std::mutex& computing_;
   /// What each node of a graph reads; kept so that a graph allocates nothing.
   std::vector<std::pair<ggml_tensor*, std::array<ggml_tensor*, GGML_MAX_SRC>>> sources_;
   ggml_backend_sched_ptr sched_;

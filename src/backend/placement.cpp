@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "windowkv/error.h"
@@ -30,6 +31,18 @@ std::vector<size_t> split_layers(int n_layer, std::span<const double> shares) {
     out.push_back(device);
   }
   return out;
+}
+
+std::vector<double> shares_of(std::span<const int64_t> free) {
+  double sum = 0;
+  double known = 0;
+  for (const int64_t bytes : free)
+    if (bytes >= 0) sum += static_cast<double>(bytes), ++known;
+  const double mean = known > 0 ? sum / known : 1;
+  std::vector<double> shares;
+  for (const int64_t bytes : free)
+    shares.push_back(std::max(1.0, bytes >= 0 ? static_cast<double>(bytes) : mean));
+  return shares;
 }
 
 std::vector<LayerRun> runs_of(std::span<const size_t> device_of_layer, size_t devices) {

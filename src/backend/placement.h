@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,10 @@ std::string to_string(const LayerRun& run);
 /// long as its share of the shares' sum; a layer goes where its middle falls, so a small share may get none.
 /// Throws Error for shares that are negative, not finite or all zero.
 std::vector<size_t> split_layers(int n_layer, std::span<const double> shares);
+
+/// Shares as the devices' free memory; one that does not know its own (below 0) gets the mean of those that
+/// do.
+std::vector<double> shares_of(std::span<const int64_t> free);
 
 /// The run of each of `devices` devices, one without layers an empty run.
 std::vector<LayerRun> runs_of(std::span<const size_t> device_of_layer, size_t devices);

@@ -272,10 +272,10 @@ void serve_rpc(const std::string& address, const std::string& cache_dir, int thr
                std::span<const ggml_backend_dev_t> devices) {
   auto* start = rpc_function<decltype(ggml_backend_rpc_start_server)>(kStartServer);
   std::vector<ggml_backend_dev_t> list(devices.begin(), devices.end());
+  const GgmlErrors errors;
   start(address.c_str(), cache_dir.empty() ? nullptr : cache_dir.c_str(), static_cast<size_t>(threads),
         list.size(), list.data());
-  const auto detail = take_ggml_error();
-  throw Error(fmt::format("the RPC server at {} stopped{}{}", address, detail.empty() ? "" : ": ", detail));
+  throw Error(fmt::format("the RPC server at {} stopped{}", address, errors.in_brackets()));
 }
 
 int free_port(const std::string& host) {

@@ -47,12 +47,14 @@ int64_t KvArena::rounded_up(const Backends& backends, const HParams& hp, KvTypes
 
 int64_t KvArena::take(int64_t rows) {
   if (rows == 0) return 0;
+  std::scoped_lock lock(mutex_);
   const auto run = std::find_if(free_.begin(), free_.end(), [&](const auto& r) { return r.second >= rows; });
   if (run == free_.end())
-    throw Error(
+    throw PoolFull(
         fmt::format("the KV pool has {} contiguous bytes free, but {} are needed; release another sequence "
                     "first or make a larger pool",
-                    longest_free() * row_bytes_, rows * row_bytes_));
+                    longest_run() * row_bytes_, rows * row_bytes_),
+        {});
   const auto [first, length] = *run;
   free_.erase(run);
   if (length > rows) free_[first + rows] = length - rows;
@@ -61,6 +63,7 @@ int64_t KvArena::take(int64_t rows) {
 
 void KvArena::give_back(int64_t first, int64_t rows) {
   if (rows == 0) return;
+  std::scoped_lock lock(mutex_);
   auto run = free_.emplace(first, rows).first;
   if (const auto after = std::next(run); after != free_.end() && after->first == first + rows) {
     run->second += after->second;
@@ -74,12 +77,18 @@ void KvArena::give_back(int64_t first, int64_t rows) {
 }
 
 int64_t KvArena::free_rows() const {
+  std::scoped_lock lock(mutex_);
   int64_t sum = 0;
   for (const auto& [first, rows] : free_) sum += rows;
   return sum;
 }
 
 int64_t KvArena::longest_free() const {
+  std::scoped_lock lock(mutex_);
+  return longest_run();
+}
+
+int64_t KvArena::longest_run() const {
   int64_t longest = 0;
   for (const auto& [first, rows] : free_) longest = std::max(longest, rows);
   return longest;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "backend/graph.h"
@@ -13,7 +14,7 @@ namespace windowkv {
 /// K and V memory of one device that caches take segments of: tensors K and V [d_head·n_head_kv, rows], a row
 /// a token of one layer, all KV heads of a token side by side. A cache's layers lie behind each other in one
 /// segment, so that equal caches taken one after another lie at equal distances, and attention reads them as
-/// one tensor with a dimension more.
+/// one tensor with a dimension more. Segments may be taken and given back in any thread.
 class KvArena {
  public:
   /// Zeroed, because attention multiplies rows it must not see by 0, which NaN would survive.
@@ -34,7 +35,7 @@ class KvArena {
   int64_t row_bytes() const { return row_bytes_; }
 
   /// First row of a segment of `rows` that is the caller's until give_back; the lowest that is free. Throws
-  /// Error where no free run is that long.
+  /// PoolFull where no free run is that long.
   int64_t take(int64_t rows);
   void give_back(int64_t first, int64_t rows);
 
@@ -42,6 +43,8 @@ class KvArena {
   int64_t longest_free() const;
 
  private:
+  int64_t longest_run() const;  ///< with mutex_ held
+
   uint64_t id_;
   Storage storage_;
   KvTypes types_;
@@ -49,6 +52,7 @@ class KvArena {
   int64_t row_bytes_;
   ggml_tensor* k_ = nullptr;
   ggml_tensor* v_ = nullptr;
+  mutable std::mutex mutex_;         ///< of free_
   std::map<int64_t, int64_t> free_;  ///< first row → rows, no two adjacent
 };
 

@@ -27,15 +27,19 @@ std::vector<int64_t> capacities_of(std::span<const KvCache* const> by_layer) {
   return all;
 }
 
-/// Copies the rows in use of each layer to a segment that has room for them.
-void copy_rows(const Backends& backends, std::span<const KvCache* const> by_layer, const KvSegment& segment) {
-  const size_t nodes = 16 + 16 * by_layer.size();
+/// Rows in use and where they go.
+struct RowsCopy {
+  const KvCache::Layer& from;
+  const KvRows& to;
+};
+
+void copy_layers(const Backends& backends, std::span<const RowsCopy> copies) {
+  const size_t nodes = 16 + 16 * copies.size();
   Graph graph(nodes);
-  for (size_t l = 0; l < by_layer.size(); ++l) {
-    const int i = static_cast<int>(l);
-    const auto& [rows, length] = by_layer[l]->layer(i);
+  for (const auto& [layer, target] : copies) {
+    const auto& [rows, length] = layer;
     if (length == 0) continue;
-    for (auto [from, to] : {std::pair{rows.k(), segment.layer(i).k()}, {rows.v(), segment.layer(i).v()}})
+    for (auto [from, to] : {std::pair{rows.k(), target.k()}, {rows.v(), target.v()}})
       graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), from, 0, length),
                          KvRows::slice(graph.ctx(), to, 0, length)));
   }
@@ -90,48 +94,85 @@ KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
       types_(types),
       shared_(std::move(shared)),
       meter_(std::make_unique<KvMeter>()),
-      segment_(make_segment(capacities)),
       version_(next_version()) {
-  for (size_t i = 0; i < capacities.size(); ++i) layers_.push_back({segment_->layer(static_cast<int>(i)), 0});
+  if (shared_) segments_.push_back(pooled_segment(capacities));
+  for (size_t i = 0; i < capacities.size(); ++i) {
+    const int layer = static_cast<int>(i);
+    if (!shared_) segments_.push_back(own_segment(layer, capacities[i]));
+    layers_.push_back({segment_of(layer).layer(shared_ ? layer : 0), 0});
+  }
 }
 
 KvCache::KvCache(std::span<const KvCache* const> by_layer, std::shared_ptr<KvMemory> shared)
     : KvCache(by_layer.front()->backends_, by_layer.front()->hp_, by_layer.front()->types_,
               capacities_of(by_layer), std::move(shared)) {
-  copy_rows(backends_, by_layer, *segment_);
+  std::vector<RowsCopy> copies;
+  for (int i = 0; i < layers(); ++i)
+    copies.push_back({by_layer[static_cast<size_t>(i)]->layer(i), layer(i).rows});
+  copy_layers(backends_, copies);
   for (int i = 0; i < layers(); ++i) layer(i).length = by_layer[static_cast<size_t>(i)]->layer(i).length;
 }
 
-std::unique_ptr<KvSegment> KvCache::make_segment(const std::vector<int64_t>& capacities) {
+int64_t KvCache::rounded_up(int layer, int64_t capacity) const {
+  return KvArena::rounded_up(backends_, hp_, types_, capacity, backends_.device_of(layer));
+}
+
+std::unique_ptr<KvSegment> KvCache::pooled_segment(const std::vector<int64_t>& capacities) {
   std::vector<size_t> devices;
   std::vector<int64_t> rounded;
   for (size_t i = 0; i < capacities.size(); ++i) {
     devices.push_back(backends_.device_of(static_cast<int>(i)));
-    rounded.push_back(KvArena::rounded_up(backends_, hp_, types_, capacities[i], devices[i]));
+    rounded.push_back(rounded_up(static_cast<int>(i), capacities[i]));
   }
-  auto memory = shared_;
-  if (!memory)
-    memory = std::make_shared<KvMemory>(backends_, hp_, types_, rows_by_device(backends_, rounded, devices));
-  return std::make_unique<KvSegment>(std::move(memory), rounded, devices, *meter_);
+  return std::make_unique<KvSegment>(shared_, rounded, devices, *meter_);
+}
+
+std::unique_ptr<KvSegment> KvCache::own_segment(int layer, int64_t capacity) {
+  const std::vector<int64_t> rows = {rounded_up(layer, capacity)};
+  const std::vector<size_t> devices = {backends_.device_of(layer)};
+  return std::make_unique<KvSegment>(
+      std::make_shared<KvMemory>(backends_, hp_, types_, rows_by_device(backends_, rows, devices)), rows,
+      devices, *meter_);
 }
 
 void KvCache::forget_masks() {
   version_ = next_version();
 }
 
-void KvCache::ensure_room(int64_t tokens) {
-  bool full = std::any_of(layers_.begin(), layers_.end(),
-                          [=](const Layer& l) { return l.length + tokens > l.rows.capacity(); });
-  if (!full) return;
+bool KvCache::has_room(int64_t tokens) const {
+  return std::ranges::all_of(layers_, [=](const Layer& l) { return l.length + tokens <= l.rows.capacity(); });
+}
+
+std::vector<int64_t> KvCache::grown_capacities(int64_t tokens) const {
   std::vector<int64_t> capacities;
   capacities.reserve(layers_.size());
   for (const auto& layer : layers_) capacities.push_back(layer.length + std::max(growth_, tokens));
-  auto bigger = make_segment(capacities);
-  copy_rows(backends_, std::vector<const KvCache*>(layers_.size(), this), *bigger);
-  segment_ = std::move(bigger);
-  for (int i = 0; i < layers(); ++i) layer(i).rows = segment_->layer(i);
+  return capacities;
+}
+
+std::unique_ptr<KvSegment> KvCache::larger_segment(int64_t tokens) {
+  return shared_ ? pooled_segment(grown_capacities(tokens)) : nullptr;
+}
+
+void KvCache::grow(int64_t tokens, std::unique_ptr<KvSegment> larger) {
+  const auto capacities = grown_capacities(tokens);
+  version_ = next_version();  // first: layers that have moved stay so where a later one finds no memory
+  if (larger) {
+    std::vector<RowsCopy> copies;
+    for (int i = 0; i < layers(); ++i) copies.push_back({layer(i), larger->layer(i)});
+    copy_layers(backends_, copies);
+    segments_.front() = std::move(larger);
+    for (int i = 0; i < layers(); ++i) layer(i).rows = segments_.front()->layer(i);
+  } else {
+    for (int i = 0; i < layers(); ++i) {
+      auto next = own_segment(i, capacities[static_cast<size_t>(i)]);
+      const RowsCopy copy{layer(i), next->layer(0)};
+      copy_layers(backends_, std::span(&copy, 1));
+      layer(i).rows = next->layer(0);
+      segments_[static_cast<size_t>(i)] = std::move(next);
+    }
+  }
   growth_ *= 2;
-  version_ = next_version();
 }
 
 }  // namespace windowkv

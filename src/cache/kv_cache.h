@@ -84,15 +84,20 @@ class KvSegment {
   std::vector<KvRows> layers_;
 };
 
-/// The compressed cache of one sequence: every layer its own length and capacity.
+/// The compressed cache of one sequence: every layer its own length and capacity. In a pool all layers lie in
+/// one segment; memory of its own is a buffer a layer, so that growing never holds more than one layer twice.
 class KvCache {
  public:
+  /// Rows a layer gets beyond its length when it grows first; twice as many each time after.
+  static constexpr int64_t kFirstGrowth = 64;
+
   struct Layer {
     KvRows rows;
     int64_t length = 0;  ///< rows in use
   };
 
-  /// In memory of `shared`, or in its own where that is null. Throws Error where it does not fit.
+  /// In memory of `shared`, or in its own where that is null. Throws PoolFull where it does not fit there,
+  /// Error where there is no memory.
   KvCache(const Backends& backends, const HParams& hp, KvTypes types, const std::vector<int64_t>& capacities,
           std::shared_ptr<KvMemory> shared = nullptr);
 
@@ -104,11 +109,17 @@ class KvCache {
   Layer& layer(int index) { return layers_[static_cast<size_t>(index)]; }
   const Layer& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
   /// Where the layer's rows lie. Caches whose layers share one arena share all.
-  const KvArena& arena(int index) const { return segment_->memory().of(index); }
-  KvTypes types() const { return segment_->memory().types(); }
-  /// Makes room for `tokens` more in every layer, doubling what was reserved beyond the prompt or more.
-  /// Throws Error where the arena has none.
-  void ensure_room(int64_t tokens = 1);
+  const KvArena& arena(int index) const { return segment_of(index).memory().of(index); }
+  KvTypes types() const { return types_; }
+  const Backends& backends() const { return backends_; }
+
+  bool has_room(int64_t tokens) const;
+  /// Of a cache in a pool: the segment where every layer has room for `tokens` more, beside the one it has,
+  /// for grow(). Null where memory is its own. Throws PoolFull where the pool has no such piece.
+  std::unique_ptr<KvSegment> larger_segment(int64_t tokens);
+  /// Moves to `larger`, or to larger buffers of its own, a layer after the other. Throws Error where there is
+  /// no memory; the cache then holds what it held.
+  void grow(int64_t tokens, std::unique_ptr<KvSegment> larger);
   /// Makes masks over this cache stale, as shortened lengths do: they show rows beyond.
   void forget_masks();
   KvMeter& meter() { return *meter_; }
@@ -116,16 +127,23 @@ class KvCache {
   uint64_t version() const { return version_; }
 
  private:
-  std::unique_ptr<KvSegment> make_segment(const std::vector<int64_t>& capacities);
+  std::vector<int64_t> grown_capacities(int64_t tokens) const;
+  /// All layers in the pool, or one in memory of its own.
+  std::unique_ptr<KvSegment> pooled_segment(const std::vector<int64_t>& capacities);
+  std::unique_ptr<KvSegment> own_segment(int layer, int64_t capacity);
+  int64_t rounded_up(int layer, int64_t capacity) const;
+  const KvSegment& segment_of(int layer) const {
+    return *segments_[shared_ ? 0 : static_cast<size_t>(layer)];
+  }
 
   const Backends& backends_;
   const HParams& hp_;
   KvTypes types_;
   std::shared_ptr<KvMemory> shared_;
   std::unique_ptr<KvMeter> meter_;
-  std::unique_ptr<KvSegment> segment_;
+  std::vector<std::unique_ptr<KvSegment>> segments_;  ///< one of all layers in a pool, else one a layer
   std::vector<Layer> layers_;
-  int64_t growth_ = 64;
+  int64_t growth_ = kFirstGrowth;
   uint64_t version_;
 };
 

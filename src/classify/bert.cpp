@@ -57,15 +57,12 @@ std::unique_ptr<llama_model, decltype(&llama_model_free)> load_model(const GgufF
   if (!file.find_tensor("cls.output.weight"))
     file.fail("the model has no classification head (cls.output.weight)");
   load_backends();
-  take_ggml_error();
+  const GgmlErrors errors;
   auto params = llama_model_default_params();
   params.n_gpu_layers = 0;
   std::unique_ptr<llama_model, decltype(&llama_model_free)> model(
       llama_model_load_from_file(file.path().c_str(), params), llama_model_free);
-  if (!model) {
-    const auto detail = take_ggml_error();
-    file.fail("libllama cannot load the classifier" + (detail.empty() ? "" : " (" + detail + ")"));
-  }
+  if (!model) file.fail("libllama cannot load the classifier" + errors.in_brackets());
   return model;
 }
 
@@ -105,8 +102,9 @@ class BertClassifier : public TaskClassifier {
     params.pooling_type = LLAMA_POOLING_TYPE_RANK;
     params.n_threads = params.n_threads_batch =
         static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads));
+    const GgmlErrors errors;
     context_.reset(llama_init_from_model(model_.get(), params));
-    if (!context_) file.fail("libllama cannot run the classifier (" + take_ggml_error() + ")");
+    if (!context_) file.fail("libllama cannot run the classifier" + errors.in_brackets());
   }
 
   std::string_view name() const override { return name_; }

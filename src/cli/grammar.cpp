@@ -50,7 +50,7 @@ std::string reason(const std::string& said) {
 
 void check_grammar(const std::string& grammar, const Vocab* vocab) {
   capture_ggml_logs();
-  take_ggml_error();
+  const GgmlErrors errors;
   llama_sampler* sampler = nullptr;
   auto said = stderr_of([&] {
     sampler =
@@ -60,7 +60,7 @@ void check_grammar(const std::string& grammar, const Vocab* vocab) {
     llama_sampler_free(sampler);
     return;
   }
-  if (said.empty()) said = take_ggml_error();
+  if (said.empty()) said = errors.first();
   if (vocab == nullptr && said.find("no vocab") != std::string::npos) return;
   throw Error("the grammar cannot be read: " + reason(said));
 }

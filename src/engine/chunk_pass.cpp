@@ -45,9 +45,16 @@ std::vector<float> ChunkPass::logits(Graph& graph, ggml_tensor* x) const {
   return values;
 }
 
-std::vector<float> ChunkPass::logits(int64_t first, int64_t count) const {
-  Graph graph(64);
-  return logits(graph, pack_.hidden_at(graph.ctx(), first, count));
+void ChunkPass::all_logits(
+    const std::function<void(int64_t index, std::span<const float> logits)>& each) const {
+  const auto vocab = static_cast<size_t>(m_.hp.n_vocab);
+  for (int64_t first = 0; first < pack_.tokens(); first += kLogitColumns) {
+    const int64_t count = std::min(kLogitColumns, pack_.tokens() - first);
+    Graph graph(64);
+    const auto values = logits(graph, pack_.hidden_at(graph.ctx(), first, count));
+    for (int64_t i = 0; i < count; ++i)
+      each(first + i, std::span(values).subspan(static_cast<size_t>(i) * vocab, vocab));
+  }
 }
 
 }  // namespace windowkv

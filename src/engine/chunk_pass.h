@@ -1,6 +1,8 @@
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "backend/graph.h"
@@ -9,6 +11,9 @@
 #include "model/loaded_model.h"
 
 namespace windowkv {
+
+/// Positions whose logits are held at once: a vocabulary of 152k takes 78 MB for them.
+constexpr int64_t kLogitColumns = 128;
 
 /// A pack's tokens on their way through the model, chunk by chunk: how they enter it, attend to a layer's
 /// rows and leave it as logits.
@@ -32,8 +37,8 @@ class ChunkPass {
 
   /// Runs the graph and returns what the last layer's output x [n_embd, t] says: [n_vocab, t].
   std::vector<float> logits(Graph& graph, ggml_tensor* x) const;
-  /// The same of the pack's tokens [first, first + count), which have passed all layers.
-  std::vector<float> logits(int64_t first, int64_t count) const;
+  /// The same of each of the pack's tokens, which have passed all layers: [n_vocab] for one after the other.
+  void all_logits(const std::function<void(int64_t index, std::span<const float> logits)>& each) const;
 
  private:
   LoadedModel& m_;

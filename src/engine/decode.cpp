@@ -10,23 +10,38 @@ namespace windowkv {
 
 namespace {
 
-void check(std::span<const Step> steps, const HParams& hp, KvTypes types) {
+void check(std::span<const Step> steps, const LoadedModel& m, KvTypes types) {
   if (steps.empty()) throw Error("a decode step needs a sequence");
   for (size_t i = 0; i < steps.size(); ++i) {
     const auto& [sequence, token] = steps[i];
-    check_prefilled(sequence, types);
+    check_prefilled(sequence, *m.backends, types);
     const auto earlier = steps.first(i);
     if (std::ranges::find(earlier, sequence, &Step::sequence) != earlier.end())
       throw Error("a sequence appears twice in one decode step");
-    check_tokens(std::span(&token, 1), hp);
+    check_tokens(std::span(&token, 1), m.hp);
   }
+}
+
+/// Room for one more token of each; all that must grow in a pool find their places before any moves.
+void make_room(std::span<const Step> steps) {
+  struct Growth {
+    KvCache* cache;
+    std::unique_ptr<KvSegment> larger;
+  };
+  std::vector<Growth> growing;
+  WithoutRoom without_room;
+  for (size_t i = 0; i < steps.size(); ++i)
+    if (auto& cache = *steps[i].sequence->cache; !cache.has_room(1))
+      without_room.collect(i, [&] { growing.push_back({&cache, cache.larger_segment(1)}); });
+  without_room.check("decode steps");
+  for (auto& [cache, larger] : growing) cache->grow(1, std::move(larger));
 }
 
 }  // namespace
 
 void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result) {
-  check(steps, m.hp, options.kv);
-  for (const auto& s : steps) s.sequence->cache->ensure_room();
+  check(steps, m, options.kv);
+  make_room(steps);
   auto& [order, caches, tokens, positions] = columns;
   order.resize(steps.size());
   std::iota(order.begin(), order.end(), 0);

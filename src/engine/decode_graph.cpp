@@ -36,8 +36,8 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
   auto* ctx = graph_.ctx();
   const auto count = static_cast<int64_t>(caches.size());
   for (size_t c = 0; c < caches.size(); ++c) {
-    arena_ids_.push_back(caches[c]->arena(0).id());
-    arenas_.push_back(c > 0 && arena_ids_[c] == arena_ids_[c - 1] ? arenas_[c - 1] : c);
+    const bool beside = c > 0 && caches[c]->arena(0).id() == caches[c - 1]->arena(0).id();
+    arenas_.push_back(beside ? arenas_[c - 1] : c);
   }
   tokens_ = graph_.input(GGML_TYPE_I32, count);
   positions_ = graph_.input(GGML_TYPE_I32, count);
@@ -45,7 +45,7 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
   for (int layer = 0; layer < m.hp.n_layer; ++layer) {
     if (const auto& b = *m.backends; layer > 0 && b.device_of(layer) != b.device_of(layer - 1))
       graph_.read_on(x, b.backend(b.device_of(layer)));
-    for (const auto* cache : caches) starts_.push_back(cache->layer(layer).rows.first());
+    for (const auto* cache : caches) places_.push_back(place_of(*cache, layer));
     const auto& layout = class_of(caches, layer);
     const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_, Family::kQkv);
     store(caches, layer, qkv, layout.slots);
@@ -146,13 +146,11 @@ int64_t DecodeGraph::lowest_row(Batch caches, size_t first, int layer) const {
 }
 
 bool DecodeGraph::lies_as_built(Batch caches) const {
-  for (size_t c = 0; c < caches.size(); ++c)
-    if (caches[c]->arena(0).id() != arena_ids_[c]) return false;
   for (size_t layer = 0; layer < layer_class_.size(); ++layer) {
     const int other = classes_[layer_class_[layer]].layer;
     for (size_t c = 0; c < caches.size(); ++c) {
-      const auto& [rows, length] = caches[c]->layer(static_cast<int>(layer));
-      if (rows.first() != starts_[layer * caches.size() + c] || length != caches[c]->layer(other).length)
+      if (place_of(*caches[c], static_cast<int>(layer)) != places_[layer * caches.size() + c] ||
+          caches[c]->layer(static_cast<int>(layer)).length != caches[c]->layer(other).length)
         return false;
     }
   }

@@ -76,9 +76,17 @@ class DecodeGraph {
 
   Graph graph_;
   Result kind_;
-  std::vector<size_t> arenas_;       ///< by column: the first column whose cache lies in the same arenas
-  std::vector<uint64_t> arena_ids_;  ///< by column, of the first layer's
-  std::vector<int64_t> starts_;      ///< by layer and column: the cache's first row
+  std::vector<size_t> arenas_;  ///< by column: the first column whose cache lies in the same arenas
+  /// Where a cache's rows of a layer begin.
+  struct Place {
+    uint64_t arena;
+    int64_t row;
+    bool operator==(const Place&) const = default;
+  };
+  static Place place_of(const KvCache& cache, int layer) {
+    return {cache.arena(layer).id(), cache.layer(layer).rows.first()};
+  }
+  std::vector<Place> places_;        ///< by layer and column
   std::vector<size_t> layer_class_;  ///< by layer
   std::vector<LayoutClass> classes_;
   std::vector<int64_t> slots_;        ///< by column, of one class at a time

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "cache/kv_type.h"
+#include "engine/checks.h"
 #include "engine/memory_plan.h"
 #include "engine/state.h"
 #include "windowkv/error.h"
@@ -48,7 +49,9 @@ KvPool Engine::make_pool(int64_t bytes) {
 }
 
 Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
-  if (!sequence.cache) throw Error("only a prefilled sequence can be forked");
+  const auto& backends = *state_->m.backends;
+  check_prefilled(&sequence, backends, state_->options.kv);
+  check_pool(pool, backends, state_->options.kv);
   Sequence copy;
   const std::vector<const KvCache*> all(sequence.kept.size(), sequence.cache.get());
   copy.cache = std::make_unique<KvCache>(all, pool.memory());
@@ -65,13 +68,12 @@ Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
 Sequence Engine::compose(std::span<const Sequence* const> by_layer, const KvPool& pool) {
   if (by_layer.size() != static_cast<size_t>(state_->m.hp.n_layer))
     throw Error(fmt::format("{} sequences for {} layers", by_layer.size(), state_->m.hp.n_layer));
+  check_pool(pool, *state_->m.backends, state_->options.kv);
   std::vector<const KvCache*> caches;
   caches.reserve(by_layer.size());
   for (const auto* s : by_layer) {
-    if (s == nullptr || !s->cache) throw Error("only layers of prefilled sequences can be composed");
-    const auto& first = *by_layer.front();
-    if (s->prompt_tokens != first.prompt_tokens || s->position != s->prompt_tokens ||
-        s->kv_types != first.kv_types)
+    check_prefilled(s, *state_->m.backends, state_->options.kv);
+    if (s->prompt_tokens != by_layer.front()->prompt_tokens || s->position != s->prompt_tokens)
       throw Error("layers can only be composed from sequences of one prompt, rewound to it");
     caches.push_back(s->cache.get());
   }

@@ -1,4 +1,4 @@
-// What prefill() promises: checks before any work, caches made, prompts packed, what was kept told.
+// What prefill() promises: checks before any work, prompts packed, caches made, what was kept told.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -22,11 +22,6 @@ void check(std::span<const Token> prompt, const HParams& hp) {
   if (prompt.size() > INT32_MAX) throw Error("the prompt has more than 2^31 tokens");
 }
 
-void check(const PrefillOptions& options) {
-  if (options.reserve < 0 || options.reserve > INT32_MAX)
-    throw Error(fmt::format("room for {} generated tokens; it must be 0 to {}", options.reserve, INT32_MAX));
-}
-
 std::string mib(int64_t bytes) {
   return fmt::format("{:.0f} MiB", std::ceil(static_cast<double>(bytes) / (1 << 20)));
 }
@@ -46,62 +41,85 @@ size_t pack_end(std::span<const PrefillRequest> requests, size_t first, const HP
   return last;
 }
 
+void check(const PrefillOptions& options, const LoadedModel& m, KvTypes types) {
+  check_reserve(options.reserve);
+  check_pool(options.pool, *m.backends, types);
+}
+
 }  // namespace
 
-void Engine::State::check_memory(Prompts prompts, std::span<const Wanted> wanted,
-                                 const PrefillOptions& prefill) const {
+std::vector<int64_t> Engine::State::Job::lengths() const {
+  std::vector<int64_t> lengths;
+  lengths.reserve(prompts.size());
+  for (auto prompt : prompts) lengths.push_back(static_cast<int64_t>(prompt.size()));
+  return lengths;
+}
+
+void Engine::State::check_memory(std::span<const Job> jobs, const PrefillOptions& prefill) const {
   const auto& backends = *m.backends;
   for (size_t device = 0; device < backends.device_count(); ++device) {
     const auto& run = backends.layer_runs()[device];
     if (run.count() == 0) continue;
     MemoryPlan all;
+    size_t prompts = 0;
     int64_t tokens = 0;
-    for (size_t p = 0; p < prompts.size(); ++p) {
-      const auto n = static_cast<int64_t>(prompts[p].size());
-      tokens += n;
-      MemoryPlan memory;
-      for (const auto& w : wanted)
-        if (w.prompt == p) memory.add(plan(run, n, *w.policy, prefill.reserve));
-      all.add_beside(memory);
+    for (const auto& job : jobs) {
+      const auto lengths = job.lengths();
+      prompts += lengths.size();
+      tokens = std::accumulate(lengths.begin(), lengths.end(), tokens);
+      all.add(plan(run, lengths, job.wanted, prefill));
     }
+    // What was set aside is there.
+    if (prefill.pool.memory()) all.kv_kept = all.kv_reserve = all.kv_growth = 0;
     const int64_t available = backends.free_memory(device);
-    const int64_t set_aside = prefill.pool.memory() ? all.kv_kept + all.kv_reserve : 0;
-    if (available >= 0 && all.total() - set_aside > available)
+    if (available >= 0 && all.total() > available)
       throw Error(fmt::format(
           "{} of {} tokens needs {} (KV cache {}, hidden states {}, other {}), but {} is free{}; use a "
           "shorter prompt or a smaller budget",
-          prompts.size() == 1 ? "a prompt" : fmt::format("a batch of {} prompts", prompts.size()), tokens,
-          mib(all.total()), mib(all.peak_kv()), mib(all.hidden), mib(all.mask + all.compute), mib(available),
+          prompts == 1 ? "a prompt" : fmt::format("a batch of {} prompts", prompts), tokens, mib(all.total()),
+          mib(all.peak_kv()), mib(all.hidden), mib(all.mask + all.compute), mib(available),
           place_text(backends, device)));
   }
 }
 
-std::vector<float> Engine::State::prefill_pack(Prompts prompts, std::span<const Wanted> wanted,
-                                               const PrefillOptions& prefill) {
-  const auto start = Clock::now();
-  std::vector<std::unique_ptr<Selector>> selectors;
-  std::vector<Sequence> next(wanted.size());
-  std::vector<Target> targets;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    const auto n = static_cast<int64_t>(prompts[wanted[i].prompt].size());
-    selectors.push_back(wanted[i].policy->start(prompt_shape(m.hp, n)));
-    std::vector<int64_t> capacities;
-    capacities.reserve(static_cast<size_t>(m.hp.n_layer));
-    for (int layer = 0; layer < m.hp.n_layer; ++layer)
-      capacities.push_back(selectors[i]->capacity(layer) + prefill.reserve);
-    next[i].cache =
-        std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
-    targets.push_back({selectors[i].get(), next[i].cache.get(), wanted[i].prompt});
+void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) const {
+  WithoutRoom without_room;
+  size_t index = 0;
+  for (auto& job : jobs) {
+    const auto start = Clock::now();
+    job.next.resize(job.wanted.size());
+    for (size_t i = 0; i < job.wanted.size(); ++i, ++index) {
+      const auto& [sequence, policy, prompt] = job.wanted[i];
+      job.selectors.push_back(policy->start(prompt_shape(m.hp, job.lengths()[prompt])));
+      std::vector<int64_t> capacities;
+      capacities.reserve(static_cast<size_t>(m.hp.n_layer));
+      for (int layer = 0; layer < m.hp.n_layer; ++layer)
+        capacities.push_back(job.selectors[i]->capacity(layer) + prefill.reserve);
+      without_room.collect(index, [&] {
+        job.next[i].cache =
+            std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
+      });
+    }
+    job.setup_ms = ms_since(start);
   }
-  auto last_logits = run_prefill(m, prefill_scheduler, options.chunk, prompts, targets, prefill);
-  const double total = ms_since(start);
+  without_room.check("sequences");
+}
 
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    auto& sequence = next[i];
-    const auto n = static_cast<int64_t>(prompts[wanted[i].prompt].size());
+std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
+  const auto start = Clock::now();
+  const auto lengths = job.lengths();
+  std::vector<Target> targets;
+  for (size_t i = 0; i < job.wanted.size(); ++i)
+    targets.push_back({job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt});
+  auto last_logits = run_prefill(m, prefill_scheduler, options.chunk, job.prompts, targets, prefill);
+  const double total = job.setup_ms + ms_since(start);
+
+  for (size_t i = 0; i < job.wanted.size(); ++i) {
+    auto& sequence = job.next[i];
+    const int64_t n = lengths[job.wanted[i].prompt];
     sequence.prompt_tokens = sequence.position = n;
     sequence.timing = {total, targets[i].selection_ms};
-    sequence.groups = selectors[i]->groups();
+    sequence.groups = job.selectors[i]->groups();
     sequence.kv_types = options.kv;
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
       sequence.kept.push_back(sequence.cache->layer(layer).length);
@@ -110,7 +128,7 @@ std::vector<float> Engine::State::prefill_pack(Prompts prompts, std::span<const 
     sequence.bytes.full = n * m.hp.n_layer * m.hp.kv_layer_bytes_per_token();
     sequence.bytes.peak = sequence.cache->meter().peak();
   }
-  for (size_t i = 0; i < wanted.size(); ++i) *wanted[i].sequence = std::move(next[i]);
+  for (size_t i = 0; i < job.wanted.size(); ++i) *job.wanted[i].sequence = std::move(job.next[i]);
   return last_logits;
 }
 
@@ -126,12 +144,13 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   if (sequences.empty() || sequences.size() != policies.size())
     throw Error(fmt::format("{} sequences for {} policies", sequences.size(), policies.size()));
   check(prompt, state_->m.hp);
-  check(options);
-  std::vector<State::Wanted> wanted;
-  wanted.reserve(policies.size());
-  for (size_t i = 0; i < policies.size(); ++i) wanted.push_back({&sequences[i], policies[i]});
-  state_->check_memory(std::span(&prompt, 1), wanted, options);
-  return state_->logits = state_->prefill_pack(std::span(&prompt, 1), wanted, options);
+  check(options, state_->m, state_->options.kv);
+  State::Job job;
+  job.prompts.push_back(prompt);
+  for (size_t i = 0; i < policies.size(); ++i) job.wanted.push_back({&sequences[i], policies[i]});
+  state_->check_memory(std::span(&job, 1), options);
+  state_->prepare(std::span(&job, 1), options);
+  return state_->logits = state_->run(job, options);
 }
 
 std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
@@ -139,7 +158,7 @@ std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
   const auto& hp = state_->m.hp;
   if (requests.empty()) throw Error("no prompt to prefill");
   if (options.all_logits) throw Error("logits of all positions are available for a single prompt only");
-  check(options);
+  check(options, state_->m, state_->options.kv);
   for (size_t i = 0; i < requests.size(); ++i) {
     const auto& request = requests[i];
     if (request.sequence == nullptr || request.policy == nullptr)
@@ -150,36 +169,33 @@ std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
     check(request.prompt, hp);
   }
 
-  struct Packed {
-    std::vector<std::span<const Token>> prompts;
-    std::vector<State::Wanted> wanted;
-    int64_t steps;
-  };
-  std::vector<Packed> packs;
-  int64_t steps = 0;
+  std::vector<State::Job> jobs;
   const int64_t chunk = state_->options.chunk;
   for (size_t first = 0; first < requests.size();) {
-    auto& pack = packs.emplace_back();
-    int64_t tokens = 0;
+    auto& job = jobs.emplace_back();
     for (const size_t last = pack_end(requests, first, hp, chunk); first < last; ++first) {
-      pack.wanted.push_back({requests[first].sequence, requests[first].policy, pack.prompts.size()});
-      pack.prompts.push_back(requests[first].prompt);
-      tokens += static_cast<int64_t>(requests[first].prompt.size());
+      job.wanted.push_back({requests[first].sequence, requests[first].policy, job.prompts.size()});
+      job.prompts.push_back(requests[first].prompt);
     }
-    pack.steps = prefill_steps(hp, tokens, chunk);
-    steps += pack.steps;
-    state_->check_memory(pack.prompts, pack.wanted, options);
   }
+  state_->check_memory(jobs, options);
+  state_->prepare(jobs, options);
+  std::vector<int64_t> steps;
+  for (const auto& job : jobs) {
+    const auto lengths = job.lengths();
+    steps.push_back(prefill_steps(hp, std::accumulate(lengths.begin(), lengths.end(), int64_t{0}), chunk));
+  }
+  const int64_t all_steps = std::accumulate(steps.begin(), steps.end(), int64_t{0});
 
   std::vector<float> logits;
   int64_t before = 0;
-  auto pack_options = options;
+  auto job_options = options;
   if (options.progress)
-    pack_options.progress = [&](int64_t done, int64_t) { options.progress(before + done, steps); };
-  for (const auto& pack : packs) {
-    const auto part = state_->prefill_pack(pack.prompts, pack.wanted, pack_options);
+    job_options.progress = [&](int64_t done, int64_t) { options.progress(before + done, all_steps); };
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const auto part = state_->run(jobs[i], job_options);
     logits.insert(logits.end(), part.begin(), part.end());
-    before += pack.steps;
+    before += steps[i];
   }
   return state_->logits = std::move(logits);
 }

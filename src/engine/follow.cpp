@@ -10,9 +10,6 @@ namespace windowkv {
 
 namespace {
 
-/// Positions whose logits are held at once: a vocabulary of 152k takes 78 MB for them.
-constexpr int64_t kLogitColumns = 128;
-
 void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const ChunkPass& pass, int layer,
                   const KvCache::Layer& cached) {
   for (int64_t first = 0; first < pack.tokens(); first += pass.chunk()) {
@@ -34,12 +31,12 @@ void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const 
 void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
                     const std::function<void(int64_t index, std::span<const float> logits)>& logits) {
   auto& m = state_->m;
-  check_prefilled(&sequence, state_->options.kv);
+  check_prefilled(&sequence, *m.backends, state_->options.kv);
   check_tokens(tokens, m.hp);
   if (tokens.empty()) return;
   auto& cache = *sequence.cache;
   const auto count = static_cast<int64_t>(tokens.size());
-  cache.ensure_room(count);
+  if (!cache.has_room(count)) cache.grow(count, cache.larger_segment(count));
   int64_t longest = 0;
   for (int layer = 0; layer < m.hp.n_layer; ++layer) longest = std::max(longest, cache.layer(layer).length);
 
@@ -57,13 +54,7 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
   for (int layer = 0; layer < m.hp.n_layer; ++layer) cache.layer(layer).length += count;
   sequence.position += count;
 
-  const auto vocab = static_cast<size_t>(m.hp.n_vocab);
-  for (int64_t first = 0; first < count; first += kLogitColumns) {
-    const int64_t columns = std::min(kLogitColumns, count - first);
-    const auto values = pass.logits(first, columns);
-    for (int64_t i = 0; i < columns; ++i)
-      logits(first + i, std::span(values).subspan(static_cast<size_t>(i) * vocab, vocab));
-  }
+  pass.all_logits(logits);
 }
 
 }  // namespace windowkv

@@ -91,6 +91,10 @@ int layers_in_flight(const Selector& selector, int n_layer) {
   return most;
 }
 
+bool keeps_whole(const Selector& selector, int layer, int64_t n, KvTypes types) {
+  return selector.capacity(layer) >= n && types == KvTypes{};
+}
+
 void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int layer, const RowsOf& rows_of,
                    Target& target) {
   auto& selector = *target.selector;

@@ -23,6 +23,10 @@ struct Target {
 /// above them.
 int layers_in_flight(const Selector& selector, int n_layer);
 
+/// Whether a cache of these types keeps all n tokens of a layer as prefill computes them, so that the layer
+/// needs no scratch.
+bool keeps_whole(const Selector& selector, int layer, int64_t n, KvTypes types);
+
 /// K and V of all tokens of the target's prompt in a layer.
 using RowsOf = std::function<const KvRows&(int layer)>;
 

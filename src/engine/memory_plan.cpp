@@ -3,88 +3,164 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 
 #include "engine/layer_selection.h"
 #include "engine/pack.h"
 #include "engine/state.h"
 #include "policy/observed_attention.h"
+#include "policy/top_scores.h"
+#include "windowkv/error.h"
 
 namespace windowkv {
 
 namespace {
 
-/// What prefilling n tokens takes of the layers of `run`, which are one device's.
-MemoryPlan plan_memory(const Backends& backends, const HParams& hp, const LayerRun& run, int64_t n,
-                       const Policy& policy, int64_t reserve, const EngineOptions& options) {
-  const size_t device = backends.device_of(run.first);
+void check_plan(int64_t n, int64_t reserve) {
+  if (n < 1 || n > INT32_MAX)
+    throw Error(fmt::format("a prompt of {} tokens; it must be 1 to {}", n, INT32_MAX));
+  check_reserve(reserve);
+}
+
+void check_scored(const Selector& selector, int64_t n, int n_layer) {
+  for (int layer = 0; layer < n_layer && n > kMostScores; ++layer)
+    if (selector.decides(layer))
+      throw Error(
+          fmt::format("a prompt of {} tokens; policies that score tokens take up to {}, use full or "
+                      "streaming-llm",
+                      n, kMostScores));
+}
+
+/// Intermediate results of a chunk or of a scoring, and logits; an estimate.
+int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun& run, int64_t width,
+                    int64_t longest, int64_t scoring, int64_t logit_columns) {
   const bool blas = backends.blas() != nullptr;
-  const auto selector = policy.start(prompt_shape(hp, n));
-  const int64_t row = kv_token_bytes(hp, options.kv);
-  const int64_t full_row = hp.kv_layer_bytes_per_token();
-  const int64_t width = std::min<int64_t>(n, options.chunk);
-  MemoryPlan plan;
-  bool scores = false;
-  const int64_t scratch_rows = KvArena::rounded_up(backends, hp, KvTypes{}, n, device);
-  const int64_t in_flight = std::min(layers_in_flight(*selector, hp.n_layer), run.count());
-  for (int layer = run.first; layer <= run.last; ++layer) {
-    const int64_t kept = selector->capacity(layer);
-    plan.kv_kept += kept * row;
-    plan.kv_reserve += (KvArena::rounded_up(backends, hp, options.kv, kept + reserve, device) - kept) * row;
-    if (kept < n || options.kv != KvTypes{}) plan.kv_scratch = in_flight * scratch_rows * full_row;
-    scores = scores || selector->decides(layer);
-  }
-  plan.kv_full = n * full_row * run.count();
-  plan.hidden = n * (hp.n_embd + (selector->accumulates() ? hp.n_head : 0)) * 4;
-  plan.mask = blas ? ProductAttention::result_bytes(hp, width) : CausalMask::bytes(backends, n, width);
   int64_t activations =
       width * (6 * static_cast<int64_t>(hp.n_embd) + 2 * static_cast<int64_t>(hp.n_ff) + 2 * hp.kv_row()) * 4;
-  if (blas) activations += ProductAttention::bytes(hp, n, width);
-  // Of all queries one KV head at a time; beside it the scores of all heads.
-  const int64_t share = hp.n_head / hp.n_head_kv;
-  const int64_t attention =
-      selector->accumulates()
-          ? n * (hp.d_head + width * share) * 4
-          : observed_attention_bytes(n, hp.d_head, hp.n_head_kv, selector->observation() * share);
-  const int64_t scoring = scores ? attention + n * int64_t{4} * hp.n_head * 4 : 0;
+  if (blas) activations += ProductAttention::bytes(hp, longest, width);
+  // On the device and once more on the host.
+  const int64_t copies = backends.is_cpu(backends.device_of(run.first)) ? 2 : 1;
+  const int64_t logits = run.last + 1 == hp.n_layer ? copies * logit_columns * hp.n_vocab * 4 : 0;
   // BLAS widens one weight at a time.
   const int64_t widened =
       blas ? int64_t{4} * hp.n_embd * std::max<int64_t>(hp.n_ff, int64_t{hp.n_head} * hp.d_head) : 0;
-  plan.compute = std::max(activations, scoring) + widened;
-  return plan;
+  return std::max({activations, scoring, logits}) + widened;
+}
+
+/// What scoring a prompt of n tokens takes.
+int64_t scoring_bytes(const HParams& hp, const Selector& selector, int64_t n, int64_t width) {
+  // Of all queries one KV head at a time; beside it the scores of all heads.
+  const int64_t share = hp.n_head / hp.n_head_kv;
+  const int64_t attention = selector.accumulates() ? n * (hp.d_head + width * share) * 4
+                                                   : observed_attention_bytes(n, hp.d_head, hp.n_head_kv,
+                                                                              selector.observation() * share);
+  return attention + n * int64_t{4} * hp.n_head * 4;
 }
 
 }  // namespace
+
+void check_reserve(int64_t reserve) {
+  if (reserve < 0 || reserve > INT32_MAX)
+    throw Error(fmt::format("room for {} generated tokens; it must be 0 to {}", reserve, INT32_MAX));
+}
 
 std::string place_text(const Backends& backends, size_t device) {
   if (backends.cpu_alone()) return "";
   return fmt::format(" on {}, {}", backends.name(device), to_string(backends.layer_runs()[device]));
 }
 
-void MemoryPlan::add(const MemoryPlan& other) {
-  kv_kept += other.kv_kept;
-  kv_reserve += other.kv_reserve;
-  kv_scratch = std::max(kv_scratch, other.kv_scratch);
-  kv_full = std::max(kv_full, other.kv_full);
-  hidden = std::max(hidden, other.hidden);
-  mask = std::max(mask, other.mask);
-  compute = std::max(compute, other.compute);
+void MemoryPlan::add(const MemoryPlan& next) {
+  for (auto field : {&MemoryPlan::kv_kept, &MemoryPlan::kv_reserve, &MemoryPlan::kv_full})
+    this->*field += next.*field;
+  for (auto field : {&MemoryPlan::kv_scratch, &MemoryPlan::kv_growth, &MemoryPlan::hidden, &MemoryPlan::mask,
+                     &MemoryPlan::compute})
+    this->*field = std::max(this->*field, next.*field);
 }
 
-void MemoryPlan::add_beside(const MemoryPlan& other) {
-  for (auto field : {&MemoryPlan::kv_kept, &MemoryPlan::kv_reserve, &MemoryPlan::kv_scratch,
-                     &MemoryPlan::kv_full, &MemoryPlan::hidden, &MemoryPlan::mask, &MemoryPlan::compute})
-    this->*field += other.*field;
+int64_t MemoryPlan::total() const {
+  return kv_kept + kv_reserve + std::max(kv_scratch + hidden + mask + compute, kv_growth);
+}
+
+MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> lengths,
+                               std::span<const Wanted> wanted, const PrefillOptions& prefill) const {
+  const auto& backends = *m.backends;
+  const auto& hp = m.hp;
+  const size_t device = backends.device_of(run.first);
+  const int64_t row = kv_token_bytes(hp, options.kv);
+  const int64_t full_row = hp.kv_layer_bytes_per_token();
+  const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  const int64_t longest = std::ranges::max(lengths);
+  const int64_t width = std::min<int64_t>(tokens, options.chunk);
+  auto rounded = [&](KvTypes types, int64_t rows) {
+    return KvArena::rounded_up(backends, hp, types, rows, device);
+  };
+
+  MemoryPlan plan;
+  int in_flight = 1;
+  int64_t scoring = 0;
+  bool accumulates = false;
+  // By prompt and layer: whether some cache keeps all, and needs no scratch.
+  std::vector<std::vector<bool>> whole(lengths.size(), std::vector<bool>(static_cast<size_t>(hp.n_layer)));
+  for (const auto& w : wanted) {
+    const int64_t n = lengths[w.prompt];
+    const auto selector = w.policy->start(prompt_shape(hp, n));
+    check_scored(*selector, n, hp.n_layer);
+    in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
+    accumulates = accumulates || selector->accumulates();
+    int64_t largest = 0;
+    int64_t grown = 0;
+    for (int layer = run.first; layer <= run.last; ++layer) {
+      const int64_t kept = selector->capacity(layer);
+      const int64_t capacity = rounded(options.kv, kept + prefill.reserve);
+      plan.kv_kept += kept * row;
+      plan.kv_reserve += (capacity - kept) * row;
+      largest = std::max(largest, capacity);
+      grown += rounded(options.kv, kept + prefill.reserve + KvCache::kFirstGrowth) - capacity;
+      if (keeps_whole(*selector, layer, n, options.kv)) whole[w.prompt][static_cast<size_t>(layer)] = true;
+      if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));
+    }
+    plan.kv_growth = std::max(plan.kv_growth, (grown + largest) * row);
+  }
+  for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {
+    plan.kv_full += lengths[prompt] * full_row * run.count();
+    const auto first = whole[prompt].begin() + run.first;
+    if (!std::all_of(first, first + run.count(), std::identity{}))
+      plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
+  }
+  plan.hidden = tokens * (hp.n_embd + (accumulates ? hp.n_head : 0)) * 4;
+  plan.mask = backends.blas() != nullptr ? ProductAttention::result_bytes(hp, width)
+                                         : CausalMask::bytes(backends, longest, width);
+  const int64_t logit_columns =
+      prefill.all_logits ? std::min(tokens, kLogitColumns) : static_cast<int64_t>(lengths.size());
+  plan.compute = chunk_bytes(backends, hp, run, width, longest, scoring, logit_columns);
+  return plan;
 }
 
 MemoryPlan Engine::State::plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const {
-  return plan_memory(*m.backends, m.hp, run, n, policy, reserve, options);
+  const Wanted wanted{nullptr, &policy};
+  PrefillOptions prefill;
+  prefill.reserve = reserve;
+  return plan(run, std::span(&n, 1), std::span(&wanted, 1), prefill);
+}
+
+MemoryPlan Engine::plan(int64_t n, std::span<const Policy* const> policies,
+                        const PrefillOptions& options) const {
+  check_plan(n, options.reserve);
+  if (policies.empty()) throw Error("there is no policy to plan for");
+  std::vector<State::Wanted> wanted;
+  wanted.reserve(policies.size());
+  for (const auto* policy : policies) wanted.push_back({nullptr, policy});
+  return state_->plan({0, state_->m.hp.n_layer - 1}, std::span(&n, 1), wanted, options);
 }
 
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {
+  check_plan(n, reserve);
   return state_->plan({0, state_->m.hp.n_layer - 1}, n, policy, reserve);
 }
 
 std::vector<DevicePlan> Engine::plan_devices(int64_t n, const Policy& policy, int64_t reserve) const {
+  check_plan(n, reserve);
   const auto& backends = *state_->m.backends;
   std::vector<DevicePlan> plans;
   for (size_t device = 0; device < backends.device_count(); ++device)
@@ -95,6 +171,7 @@ std::vector<DevicePlan> Engine::plan_devices(int64_t n, const Policy& policy, in
 }
 
 PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, int64_t reserve) const {
+  if (kv_bytes < 0) throw Error(fmt::format("{} bytes of KV memory; it must be 0 or more", kv_bytes));
   const auto memory = plan(n, policy, reserve);
   PoolPlan pool;
   // A pool is cut in proportion to the devices' layers: the one that holds most a layer needs all to be more.
@@ -107,7 +184,7 @@ PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, in
     pool.sequence_bytes = std::max(pool.sequence_bytes, whole * row);
   }
   pool.scratch_bytes = memory.kv_scratch;
-  // Nothing is asked to be held for a prompt of no tokens without room for any.
+  // A policy may keep nothing, without room for anything.
   if (pool.sequence_bytes > 0)
     pool.sequences = std::max<int64_t>(0, (kv_bytes - pool.scratch_bytes) / pool.sequence_bytes);
   return pool;

@@ -86,19 +86,24 @@ class Prefill {
                        [](const Target& t) { return t.selector->accumulates(); });
   }
 
-  /// Where the layer's K and V of all tokens of a prompt go: straight into the cache where there is one and
-  /// it keeps everything as it is, else into the scratch, whose places the layers use in turn.
+  /// The target whose cache keeps all of a prompt in that layer as it is, if any.
+  const Target* whole_target(int layer, size_t prompt) const {
+    for (const auto& target : targets_)
+      if (target.prompt == prompt &&
+          keeps_whole(*target.selector, layer, pack_.lengths()[prompt], target.cache->types()))
+        return &target;
+    return nullptr;
+  }
+
+  /// Where the layer's K and V of all tokens of a prompt go: straight into a cache that keeps all of them as
+  /// they are, else into the scratch, whose places the layers use in turn.
   const KvRows& rows_for(int layer, size_t prompt) {
-    if (targets_.size() == 1 && targets_[0].selector->capacity(layer) >= pack_.tokens() &&
-        targets_[0].cache->types() == KvTypes{})
-      return targets_[0].cache->layer(layer).rows;
+    if (const auto* target = whole_target(layer, prompt)) return target->cache->layer(layer).rows;
     auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
     const size_t device = m_.backends->device_of(layer);
     if (place.device != device) place.rows.reset();
     if (!place.rows) {
-      auto capacities = pack_.lengths();
-      for (auto& capacity : capacities)
-        capacity = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, capacity, device);
+      const auto capacities = scratch_capacities(device);
       std::vector<int64_t> rows(m_.backends->device_count(), 0);
       rows[device] = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
       place = {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
@@ -107,6 +112,18 @@ class Prefill {
                device};
     }
     return place.rows->layer(static_cast<int>(prompt));
+  }
+
+  /// Rows of each prompt in a scratch on the device: none where none of its layers needs it.
+  std::vector<int64_t> scratch_capacities(size_t device) const {
+    const auto& run = m_.backends->layer_runs()[device];
+    std::vector<int64_t> capacities(pack_.lengths().size(), 0);
+    for (size_t prompt = 0; prompt < capacities.size(); ++prompt)
+      for (int layer = run.first; layer <= run.last && capacities[prompt] == 0; ++layer)
+        if (whole_target(layer, prompt) == nullptr)
+          capacities[prompt] =
+              KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, pack_.lengths()[prompt], device);
+    return capacities;
   }
 
   /// K and V of a layer in full, by prompt, on the device of the layer that has it now.
@@ -217,12 +234,10 @@ class Prefill {
 
   std::vector<float> report_all() {
     std::vector<float> last;
-    const auto vocab = static_cast<size_t>(m_.hp.n_vocab);
-    for_chunks([&](int64_t first, int64_t count) {
-      const auto values = pass_.logits(first, count);
-      for (int64_t i = 0; i < count; ++i)
-        options_.all_logits(first + i, std::span(values).subspan(static_cast<size_t>(i) * vocab, vocab));
-      last.assign(values.end() - static_cast<std::ptrdiff_t>(vocab), values.end());
+    pass_.all_logits([&](int64_t index, std::span<const float> logits) {
+      if (options_.cancelled && options_.cancelled()) throw Cancelled();
+      options_.all_logits(index, logits);
+      if (index + 1 == pack_.tokens()) last.assign(logits.begin(), logits.end());
     });
     return last;
   }

@@ -20,22 +20,35 @@ struct Engine::State {
         prefill_scheduler(*m.backends, std::max<size_t>(4096, chunk_nodes(m, options.chunk, kMostPacked)),
                           Products::kBlas) {}
 
-  /// What prefilling n tokens takes of the layers of `run`, from sizes alone.
-  MemoryPlan plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const;
-
   /// A cache to fill: with what the policy keeps of one of the prompts.
   struct Wanted {
     Sequence* sequence;
     const Policy* policy;
     size_t prompt = 0;
   };
-  using Prompts = std::span<const std::span<const Token>>;
-  /// Throws Error where a device has not the memory for its layers of the prompts, all at once.
-  void check_memory(Prompts prompts, std::span<const Wanted> wanted, const PrefillOptions& prefill) const;
-  /// Prefills prompts that share chunks, and fills the sequences once all is done. Returns the logits of each
-  /// prompt's last position, [n_vocab, prompts].
-  std::vector<float> prefill_pack(Prompts prompts, std::span<const Wanted> wanted,
-                                  const PrefillOptions& prefill);
+  /// What a prefill of prompts of these lengths that share chunks takes of the layers of `run`, which are one
+  /// device's: from sizes alone.
+  MemoryPlan plan(const LayerRun& run, std::span<const int64_t> lengths, std::span<const Wanted> wanted,
+                  const PrefillOptions& prefill) const;
+  MemoryPlan plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const;
+
+  /// Prompts that share chunks, and what becomes of them.
+  struct Job {
+    std::vector<std::span<const Token>> prompts;
+    std::vector<Wanted> wanted;
+    std::vector<std::unique_ptr<Selector>> selectors;  ///< by wanted, as the rest
+    std::vector<Sequence> next;                        ///< what *wanted.sequence becomes
+    double setup_ms = 0;                               ///< taken by prepare()
+    std::vector<int64_t> lengths() const;
+  };
+  /// Throws Error where a device has not the memory for its layers of all jobs, which run one after another
+  /// and whose caches stay.
+  void check_memory(std::span<const Job> jobs, const PrefillOptions& prefill) const;
+  /// Makes the jobs' caches, so that nothing is computed where one finds no room.
+  void prepare(std::span<Job> jobs, const PrefillOptions& prefill) const;
+  /// Prefills, and fills the sequences once all is done. Returns the logits of each prompt's last position,
+  /// [n_vocab, prompts].
+  std::vector<float> run(Job& job, const PrefillOptions& prefill);
 
   /// Decodes one token of each; decode_graph then holds the result, column c that of steps[columns.order[c]].
   void step(std::span<const Step> steps, DecodeGraph::Result result);

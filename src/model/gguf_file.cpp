@@ -38,14 +38,10 @@ GgufFile::GgufFile(const std::string& path) : path_(path) {
   }
   map_ = static_cast<uint8_t*>(map);
   try {
-    take_ggml_error();
+    const GgmlErrors errors;
     // Without a ggml_context: ggml aborts the process when it makes tensors of more than 2^62 elements.
     gguf_.reset(gguf_init_from_buffer(map_, size_, {/*no_alloc=*/true, nullptr}));
-    if (!gguf_) {
-      auto detail = take_ggml_error();
-      fail("damaged or truncated GGUF" + (detail.empty() ? "" : " (" + detail + ")") +
-           "; download the file again");
-    }
+    if (!gguf_) fail("damaged or truncated GGUF" + errors.in_brackets() + "; download the file again");
     size_t start = gguf_get_data_offset(gguf_.get());
     for (int64_t i = 0; i < tensor_count(); ++i) {
       // Before libllama reads the same file and aborts.

@@ -35,14 +35,11 @@ Vocab::Vocab(const GgufFile& file, std::function<void(const std::string& line)> 
     : warning_(std::move(warning)) {
   const auto& path = file.path();
   capture_ggml_logs();
-  take_ggml_error();
+  const GgmlErrors errors;
   auto params = llama_model_default_params();
   params.vocab_only = true;
   model_.reset(llama_model_load_from_file(path.c_str(), params));
-  if (!model_) {
-    auto detail = take_ggml_error();
-    throw Error(path + ": no usable vocabulary" + (detail.empty() ? "" : " (" + detail + ")"));
-  }
+  if (!model_) throw Error(path + ": no usable vocabulary" + errors.in_brackets());
   vocab_ = llama_model_get_vocab(model_.get());
   if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE)
     throw Error(path + ": the file has no vocabulary; give the prompt as token ids");

@@ -17,8 +17,9 @@ Reference::Reference(const std::string& path) {
   if (auto* blas = ggml_backend_reg_by_name("BLAS")) ggml_backend_unload(blas);
   auto params = llama_model_default_params();
   params.n_gpu_layers = 0;
+  const GgmlErrors errors;
   model_.reset(llama_model_load_from_file(path.c_str(), params));
-  if (!model_) throw std::runtime_error("libllama does not load " + path + ": " + take_ggml_error());
+  if (!model_) throw std::runtime_error("libllama does not load " + path + errors.in_brackets());
 }
 
 Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, size_t known) {
@@ -26,8 +27,9 @@ Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, s
   params.n_ctx = static_cast<uint32_t>(tokens.size());
   params.n_batch = params.n_ubatch = static_cast<uint32_t>(batch_size);
   params.n_threads = params.n_threads_batch = 1;
+  const GgmlErrors errors;
   const llama_context_ptr ctx(llama_init_from_model(model_.get(), params));
-  if (!ctx) throw std::runtime_error("libllama makes no context: " + take_ggml_error());
+  if (!ctx) throw std::runtime_error("libllama makes no context" + errors.in_brackets());
   const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
 
   Logits out;
@@ -43,7 +45,7 @@ Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, s
     }
     if (llama_decode(ctx.get(), batch) != 0) {
       llama_batch_free(batch);
-      throw std::runtime_error("libllama does not decode: " + take_ggml_error());
+      throw std::runtime_error("libllama does not decode" + errors.in_brackets());
     }
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
       const float* logits = llama_get_logits_ith(ctx.get(), i);

@@ -169,7 +169,7 @@ grep -qE "^1000 +12% +20 +2 " table || fail "sequences of equal memory: $(tail -
 suite=$source/data/minilong-suite
 one="--datasets minilong_needles --limit 1"
 compare() { "$windowkv" compare -m "$model" --data "$suite" $one --policies windowkv,snapkv "$@"; }
-compare --out c.jsonl --json c.json --html c.html --markdown c.md >table || fail "compare"
+compare --out c.jsonl --json c.json --markdown c.md >table || fail "compare"
 grep -q "^snapkv 12%" table && python3 -m json.tool c.json >/dev/null && [[ $(wc -l <c.jsonl) -eq 3 ]] || fail "compare's files"
 compare --out c.jsonl >again 2>/dev/null && cmp -s table again && [[ $(wc -l <c.jsonl) -eq 3 ]] || fail "compare does not go on"
 compare --policies windowkv,snapkv,tova --out c.jsonl >again 2>/dev/null && [[ $(wc -l <c.jsonl) -eq 4 ]] &&
@@ -181,7 +181,7 @@ follow() {
   "$windowkv" compare -m "$model" --data ruler-rows.jsonl --data "$suite/needles.jsonl" "$suite/bios.jsonl" --limit 1 \
     --policies snapkv --budgets 12% --follow --reference full.jsonl "$@"
 }
-follow --json cf.json --html cf.html --markdown cf.md >table && follow >again && cmp -s table again || fail "compare --follow"
+follow --json cf.json --markdown cf.md >table && follow >again && cmp -s table again || fail "compare --follow"
 python3 - <<'P' || fail "compare --follow's files"
 import json
 datasets = {"niah_single_2", "minilong_needles", "minilong_bios"}
@@ -193,9 +193,8 @@ rows = [json.loads(line) for line in open("full.jsonl")]
 assert {r["dataset"] for r in rows} == datasets and all(r["prompt"] and r["answer"] and r["model"] for r in rows)
 assert len(open("cf.md").readline().split("|")) == 2 + 2 + 3 + 7
 P
-grep -q "KL at 12%" cf.html || fail "compare --follow's page"
 compare --niah-lengths 300 --niah-depths 2 --niah-haystack "$source/data/haystack" --niah-needle-set minilong \
-  --niah-predict 16 --json cn.json --html cn.html --markdown cn.md --out c.jsonl >table || fail "compare with needles"
+  --niah-predict 16 --json cn.json --markdown cn.md --out c.jsonl >table || fail "compare with needles"
 python3 - <<'P' || fail "compare's needles"
 import json
 r = json.load(open("cn.json"))
@@ -203,8 +202,8 @@ assert r["samples"] == 3 and len(r["niah"]["contenders"]) == 3
 for c, n in zip(r["contenders"], r["niah"]["contenders"]):
     assert c["policy"] == n["policy"] and abs(c["datasets"]["niah"]["mean"] - n["rouge1"]["mean"]) < 1e-9
 P
-[[ $(grep -c "^snapkv 12%" table) -eq 2 && $(grep -c "^| snapkv" cn.md) -eq 2 && $(wc -l <c.jsonl) -eq 10 ]] &&
-  grep -q "needle depth" cn.html || fail "compare's files with needles"
+[[ $(grep -c "^snapkv 12%" table) -eq 2 && $(grep -c "^| snapkv" cn.md) -eq 2 && $(wc -l <c.jsonl) -eq 10 ]] ||
+  fail "compare's files with needles"
 "$windowkv" longbench -m "$model" --data "$suite" $one --kv full --json l.json >/dev/null && python3 -m json.tool l.json >/dev/null ||
   fail "longbench"
 mkdir longbench
@@ -214,8 +213,12 @@ echo '{"_id": "1", "dataset": "trec", "context": "a", "input": "b", "answers": [
 { head -1 "$suite/needles.jsonl"; echo '{"_id": 1'; } >broken.jsonl
 "$windowkv" longbench -m "$model" --data broken.jsonl --kv full >/dev/null 2>err
 [[ $? -eq 3 ]] && grep -q "broken.jsonl:2" err || fail "a broken row: $(cat err)"
-"$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 2 --html n.html >/dev/null &&
-  grep -q "<svg" n.html || fail "niah"
+"$windowkv" niah -m "$model" --haystack "$source/data/haystack" --lengths 300 --depths 2 --json n.json >/dev/null || fail "niah"
+if python3 -c "import matplotlib" 2>/dev/null; then
+  for results in n c cf; do
+    "$source/scripts/plot.py" $results.json -o $results.svg && grep -q "<svg" $results.svg || fail "plot.py of $results.json"
+  done
+fi
 # The text that comes with windowkv is found from anywhere, through a link too.
 ln -s "$(realpath "$windowkv")" wkv
 ./wkv niah -m "$model" --lengths 300 --depths 1 --policies full -n 1 >/dev/null || fail "the default haystack"
@@ -435,7 +438,7 @@ stopped() {
 }
 stopped INT 130 sl.jsonl longbench -m "$model" --data many.jsonl --kv full --out sl.jsonl --json stopped.json
 grep -qE "^own +localization +[0-9]+ " out && grep -qE "the table shows the [0-9]+ of 400 samples" err || fail "longbench, stopped: $(cat out err)"
-stopped TERM 143 sc.jsonl compare -m "$model" --data many.jsonl --policies snapkv --out sc.jsonl --html stopped.json
+stopped TERM 143 sc.jsonl compare -m "$model" --data many.jsonl --policies snapkv --out sc.jsonl --json stopped.json
 grep -q "^snapkv 12%" out && grep -qE "the table shows the [0-9]+ of 400 samples" err || fail "compare, stopped: $(cat out err)"
 stopped HUP 129 sn.jsonl niah -m "$model" -l 1500 --samples 40 --depths 5 --out sn.jsonl --json stopped.json
 grep -q "^windowkv 12%" out || fail "niah, stopped: $(cat out)"
@@ -541,7 +544,7 @@ refuses 'recent "x"' compare -m "$model" --data "$suite" --policies windowkv:rec
 refuses "needs free windows" compare -m "$model" --data "$suite" --policies windowkv:preset=paper:heads=kv
 refuses "missing" compare -m "$model" --data missing
 refuses "budget" compare -m "$model" --data "$suite" --budgets 0%
-refuses "cannot write" compare -m "$model" --data "$suite" --html /nonexistent/c.html
+refuses "cannot write" compare -m "$model" --data "$suite" --markdown /nonexistent/c.md
 refuses "nothing to compare;" compare -m "$model"
 hay="--niah-haystack $source/data/haystack"
 refuses "would cut the needles" compare -m "$model" --niah-lengths 1k $hay --max-length 500

@@ -108,7 +108,7 @@ cp "$model" copy.gguf && ln -s copy.gguf link.gguf && echo '{}' >rows.jsonl
 misused "--out would overwrite copy.gguf, the file given with --model" calibrate -m copy.gguf -o copy.gguf
 misused "--trace would overwrite copy.gguf, the file given with --model" run -m copy.gguf -p x --trace link.gguf
 misused "would overwrite rows.jsonl, the file given with --data" longbench -m "$model" --data rows.jsonl --json ./rows.jsonl
-misused "the file given with --html" compare -m "$model" --data rows.jsonl --out new --html ./new
+misused "the file given with --json" compare -m "$model" --data rows.jsonl --out new --json ./new
 cmp -s "$model" copy.gguf && [[ ! -e new ]] || fail "a file was overwritten"
 
 # Context, system message and chat templates

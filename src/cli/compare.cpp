@@ -40,7 +40,6 @@ struct CompareFlags {
   std::string out;
   std::string json;
   std::string markdown;
-  std::string html;
 };
 
 /// Full first, then the policies budget by budget.
@@ -111,7 +110,6 @@ void compare(const CompareFlags& flags) {
   catch_interrupts();
   const auto json_file = open_output(flags.json);
   const auto markdown_file = open_output(flags.markdown);
-  const auto html_file = open_output(flags.html);
   const auto log = open_log(flags.out);
   const auto task = flags.task.choice();
 
@@ -165,7 +163,6 @@ void compare(const CompareFlags& flags) {
   end_if_interrupted(finished, samples.size() - failed, "samples", how_to_continue(flags.out, log.get()));
   if (json_file) json_file->commit(json_text(compare_json(report), 2));
   if (markdown_file) markdown_file->commit(compare_markdown(report));
-  if (html_file) html_file->commit(compare_html(report));
 }
 
 }  // namespace
@@ -187,8 +184,8 @@ void add_compare(CLI::App& app) {
       "  windowkv compare -m model.gguf --data LongBench/data ruler.jsonl --follow --reference full.jsonl "
       "--out follow.jsonl\n"
       "With --niah-lengths, a needle grid is added as the dataset niah, with its own table and heatmaps:\n"
-      "  windowkv compare -m model.gguf --niah-lengths 512,1k,1900 --niah-depths 0,25,50,75,100 --html "
-      "compare.html");
+      "  windowkv compare -m model.gguf --niah-lengths 512,1k,1900 --niah-depths 0,25,50,75,100 --json "
+      "compare.json");
   flags->model.add_to(*command);
   auto* group = command->add_option_group("Compare");
   group
@@ -217,7 +214,6 @@ void add_compare(CLI::App& app) {
                    "with more samples or policies, continues from the file")
       ->type_name("FILE");
   group->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
-  group->add_option("--html", flags->html, "write a self-contained HTML page with charts")->type_name("FILE");
   group->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
   flags->task.add_to(*command, /*rows=*/true);
   flags->contenders.add_to(*command, "; full is always included");

@@ -4,10 +4,6 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
-
-#include "eval/html.h"
-#include "eval/svg.h"
 
 namespace windowkv::cli {
 
@@ -121,66 +117,6 @@ ordered_json compare_json(const CompareReport& report) {
   }
   if (report.niah) json["niah"] = niah_json(*report.niah);
   return json;
-}
-
-namespace {
-
-/// What a page draws: scores, or KL where there is fidelity alone.
-const std::map<std::string, eval::Estimate>& drawn_by_dataset(const CompareReport& report,
-                                                              const eval::ContenderResult& r) {
-  return report.follow ? r.kl_by_dataset : r.scores->by_dataset;
-}
-
-/// Where only one budget was run, there is nothing to connect.
-std::string over_kept(const CompareReport& report) {
-  std::vector<KeptScore> points;
-  for (const auto& r : report.results)
-    if (r.budget != "100%")
-      points.push_back({eval::policy_in(r.name), r.kept_share, report.follow ? r.kl : r.scores->overall});
-  return report.follow ? score_over_kept_svg(points, "KL against kept KV bytes", "KL, nats")
-                       : score_over_kept_svg(points, "Score against kept KV bytes", "score");
-}
-
-/// The datasets' figures of the policies at one budget, full beside them.
-std::string by_dataset(const CompareReport& report, const std::string& budget) {
-  const auto& full = report.results.front();
-  eval::BarChart chart;
-  chart.title = (report.follow ? "KL at " : "Scores at ") + budget;
-  chart.y_label = report.follow ? "KL, nats" : "score";
-  for (const auto& [dataset, estimate] : drawn_by_dataset(report, full)) chart.categories.push_back(dataset);
-  for (const auto& r : report.results) {
-    if (r.budget != budget && &r != &full) continue;
-    eval::BarSeries series{r.name, {}};
-    for (const auto& [dataset, estimate] : drawn_by_dataset(report, r))
-      series.values.push_back(measured(estimate));
-    chart.series.push_back(std::move(series));
-  }
-  return eval::bar_chart_svg(chart);
-}
-
-}  // namespace
-
-std::string compare_html(const CompareReport& report) {
-  eval::HtmlReport page("KV cache policies compared");
-  page.paragraph(fmt::format(
-      "{} samples, {} failed. {}KL and top-1 compare next-token distributions with the full cache's "
-      "along its own answer; \"same\" is the share of its answers that a policy reproduces. "
-      "Intervals are 95 % bootstrap intervals.",
-      report.samples, report.failed, report.follow ? "" : "Scores are 0 to 100. "));
-  page.figure(over_kept(report));
-  std::set<std::string> budgets;
-  for (const auto& r : report.results)
-    if (&r != &report.results.front() && budgets.insert(r.budget).second)
-      page.figure(by_dataset(report, r.budget));
-  page.heading("All results");
-  page.table(html_table(compare_table(report)));
-  if (report.niah) {
-    page.heading("Needle in a haystack");
-    add_niah_section(page, *report.niah);
-  }
-  page.heading("How this was measured");
-  page.facts(report.provenance);
-  return page.html();
 }
 
 }  // namespace windowkv::cli

@@ -26,8 +26,5 @@ Table compare_table(const CompareReport& report);
 /// The table, and the needle grid's where there is one.
 std::string compare_markdown(const CompareReport& report);
 nlohmann::ordered_json compare_json(const CompareReport& report);
-/// One self-contained page: score or KL against kept bytes, bars by dataset, all figures, needle heatmaps,
-/// where they come from.
-std::string compare_html(const CompareReport& report);
 
 }  // namespace windowkv::cli

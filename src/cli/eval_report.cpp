@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -31,10 +30,6 @@ std::string interval_text(const eval::Estimate& e) {
   return fmt::format("{:.1f} to {:.1f}", e.low, e.high);
 }
 
-eval::Measured measured(const eval::Estimate& e) {
-  return {e.mean, e.low, e.high};
-}
-
 ordered_json estimate_json(const eval::Estimate& e) {
   return {{"mean", e.mean}, {"low", e.low}, {"high", e.high}};
 }
@@ -55,30 +50,6 @@ std::string markdown_table(const Table& rows) {
     text += "\n";
   }
   return text;
-}
-
-eval::HtmlTable html_table(Table rows) {
-  eval::HtmlTable table;
-  table.header = std::move(rows.front());
-  rows.erase(rows.begin());
-  table.rows = std::move(rows);
-  return table;
-}
-
-std::string score_over_kept_svg(const std::vector<KeptScore>& scores, const std::string& title,
-                                const std::string& y_label) {
-  eval::LineChart chart{.title = title, .x_label = "kept, % of the full cache", .y_label = y_label};
-  chart.first_color = 1;  // full, the first in bar charts, has no place here
-  for (const auto& one : scores) {
-    auto series = std::find_if(chart.series.begin(), chart.series.end(),
-                               [&](const auto& s) { return s.name == one.policy; });
-    if (series == chart.series.end()) series = chart.series.insert(series, {one.policy, {}});
-    series->points.push_back({100 * one.kept_share, measured(one.score)});
-  }
-  for (auto& series : chart.series)
-    std::sort(series.points.begin(), series.points.end(),
-              [](const auto& a, const auto& b) { return a.x < b.x; });
-  return eval::line_chart_svg(chart);
 }
 
 }  // namespace windowkv::cli

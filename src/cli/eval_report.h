@@ -6,9 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "eval/html.h"
 #include "eval/stats.h"
-#include "eval/svg.h"
 
 /// What the reports of several evaluations have in common.
 namespace windowkv::cli {
@@ -21,20 +19,8 @@ std::string two_digits(const std::optional<double>& value);  ///< "-" for none
 std::string percent(double share);                           ///< "12.0 %"; "-" for NaN
 std::string with_interval(const eval::Estimate& e);          ///< "40.5 [37.3, 43.8]"
 std::string interval_text(const eval::Estimate& e);          ///< "37.3 to 43.8"
-eval::Measured measured(const eval::Estimate& e);
 nlohmann::ordered_json estimate_json(const eval::Estimate& e);
 nlohmann::ordered_json facts_json(const Facts& facts);
 std::string markdown_table(const Table& rows);
-eval::HtmlTable html_table(Table rows);
-
-/// A score of one policy at one budget.
-struct KeptScore {
-  std::string policy;
-  double kept_share = 0;
-  eval::Estimate score;
-};
-/// Score against kept bytes, a line a policy, coloured as in bar charts that begin with full.
-std::string score_over_kept_svg(const std::vector<KeptScore>& scores, const std::string& title,
-                                const std::string& y_label);
 
 }  // namespace windowkv::cli

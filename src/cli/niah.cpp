@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -31,36 +30,13 @@ struct NiahCommand {
   std::string out;
   std::string json;
   std::string markdown;
-  std::string html;
-  std::string svg;
 };
-
-eval::HtmlTable answers_table(const eval::NiahGrid& grid, const std::vector<eval::Contender>& contenders,
-                              const eval::NiahCells& cells) {
-  eval::HtmlTable table{.header = {"policy", "length", "depth", "seed", "ROUGE-1", "exact", "prompt tokens",
-                                   "needle at", "kept", "expected", "answer"}};
-  const auto points = grid.points();
-  for (size_t c = 0; c < contenders.size(); ++c)
-    for (size_t p = 0; p < points.size(); ++p) {
-      if (!cells[c][p]) continue;
-      const auto& cell = *cells[c][p];
-      table.rows.push_back({contenders[c].name, fmt::format("{}", points[p].length),
-                            fmt::format("{:g} %", points[p].depth), fmt::format("{}", points[p].seed),
-                            one_digit(cell.rouge1), cell.exact ? "yes" : "no",
-                            fmt::format("{}", cell.prompt_tokens), fmt::format("{}", cell.needle_position),
-                            percent(cell.kept_share), cell.expected, cell.answer});
-    }
-  table.folded = fmt::format("All {} answers", table.rows.size());
-  return table;
-}
 
 void niah(const NiahCommand& flags) {
   catch_interrupts();
   const auto inputs = flags.test.read();
   const auto json = open_output(flags.json);
   const auto markdown = open_output(flags.markdown);
-  const auto html = open_output(flags.html);
-  const auto svg = open_output(flags.svg);
 
   const auto task = flags.task.choice();
   const auto model = flags.model.load();
@@ -98,16 +74,6 @@ void niah(const NiahCommand& flags) {
     json->commit(json_text(all, 2));
   }
   if (markdown) markdown->commit(markdown_table(niah_table(report)));
-  if (svg) svg->commit(niah_heatmap_svg(report));
-  if (html) {
-    eval::HtmlReport page("Needle in a haystack: " +
-                          std::filesystem::path(model->path()).filename().string());
-    add_niah_section(page, report);
-    page.table(answers_table(inputs.grid, contenders, cells));
-    page.heading("How this was measured");
-    page.facts(origin);
-    html->commit(page.html());
-  }
 }
 
 }  // namespace
@@ -121,7 +87,7 @@ void add_niah(CLI::App& app) {
       "answers that contain it. Intervals are 95 % bootstrap intervals over prompts; --samples runs\n"
       "several prompts per cell.\n"
       "Examples:\n"
-      "  windowkv niah -m model.gguf --haystack essays/ --html niah.html --out niah.jsonl\n"
+      "  windowkv niah -m model.gguf --haystack essays/ --json niah.json --out niah.jsonl\n"
       "  windowkv niah -m model.gguf --haystack book.txt -l 4k,8k,16k --depths 11 --policies "
       "full,windowkv,snapkv -b 6%,12%\n"
       "  windowkv niah -m models/minilong-6m-q8_0.gguf --needle-set minilong --policies "
@@ -141,8 +107,6 @@ void add_niah(CLI::App& app) {
       ->type_name("FILE");
   output->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
   output->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
-  output->add_option("--html", flags->html, "write a self-contained HTML report")->type_name("FILE");
-  output->add_option("--svg", flags->svg, "write only the heatmaps, as SVG")->type_name("FILE");
   command->callback([flags] { niah(*flags); });
 }
 

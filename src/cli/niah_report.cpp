@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "cli/output.h"
 
@@ -62,38 +61,6 @@ ordered_json niah_json(const NiahReport& report) {
     json["contenders"].push_back(std::move(row));
   }
   return json;
-}
-
-std::string niah_heatmap_svg(const NiahReport& report) {
-  return eval::heatmap_svg(eval::niah_heatmap(report.grid, report.summaries));
-}
-
-void add_niah_section(eval::HtmlReport& page, const NiahReport& report) {
-  page.paragraph(fmt::format(
-      "A sentence is hidden at some depth of a text and asked for at its end; the answer is scored against "
-      "the expected one by ROUGE-1 F1 (0 to 100). {}",
-      report.grid.seeds.size() == 1
-          ? "Each cell is one prompt."
-          : fmt::format(
-                "Each cell is the mean of {} prompts, whose texts start at different places in the haystack.",
-                report.grid.seeds.size())));
-  page.figure(niah_heatmap_svg(report));
-  std::vector<KeptScore> scores;
-  std::set<std::string> budgets;
-  for (const auto& s : report.summaries) {
-    const auto policy = eval::policy_in(s.name);
-    if (policy == s.name) continue;  // full, which has no budget
-    scores.push_back({policy, s.kept_share, s.overall});
-    budgets.insert(s.budget);
-  }
-  if (budgets.size() > 1)
-    page.figure(score_over_kept_svg(scores, "Needles found against kept KV bytes", "ROUGE-1 F1"));
-  page.table(html_table(niah_table(report)));
-  page.paragraph(
-      "The columns of each length, and ROUGE-1 over all of them, are mean F1. Exact: percentage of answers "
-      "that contain the expected one. Intervals are 95 % bootstrap intervals over prompts. Kept: share of "
-      "the prompt's key and value bytes.");
-  page.facts(report.facts);
 }
 
 }  // namespace windowkv::cli

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "cli/eval_report.h"
-#include "eval/html.h"
 #include "eval/niah.h"
 
 namespace windowkv::cli {
@@ -19,8 +18,5 @@ struct NiahReport {
 /// A row a contender: kept bytes, ROUGE-1 by length and in all, exact answers, with 95 % intervals.
 Table niah_table(const NiahReport& report);
 nlohmann::ordered_json niah_json(const NiahReport& report);
-std::string niah_heatmap_svg(const NiahReport& report);
-/// Heatmaps, where there are several budgets the score against kept bytes, the table and what was asked.
-void add_niah_section(eval::HtmlReport& page, const NiahReport& report);
 
 }  // namespace windowkv::cli

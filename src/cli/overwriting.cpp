@@ -15,8 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // The flags, over all commands, whose value is a file to be written.
-constexpr std::array kWritten = {"out",   "json", "html",      "markdown",
-                                 "trace", "log",  "reference", "generate-only"};
+constexpr std::array kWritten = {"out", "json", "markdown", "trace", "log", "reference", "generate-only"};
 
 bool is_written(const CLI::Option& option) {
   return std::ranges::any_of(kWritten, [&](const char* name) { return option.check_lname(name); });

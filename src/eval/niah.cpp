@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <random>
 
 #include "eval/metrics.h"
@@ -258,35 +257,6 @@ std::vector<NiahSummary> summarize_niah(const NiahGrid& grid, std::span<const Co
   std::vector<NiahSummary> out;
   for (size_t c = 0; c < contenders.size(); ++c) out.push_back(summarize(grid, contenders[c], cells[c]));
   return out;
-}
-
-Heatmap niah_heatmap(const NiahGrid& grid, std::span<const NiahSummary> summaries) {
-  Heatmap figure{.x_label = "prompt tokens", .y_label = "needle depth", .scale_label = "ROUGE-1 F1"};
-  for (auto length : grid.lengths) figure.columns.push_back(fmt::format("{}", length));
-  for (double depth : grid.depths) figure.rows.push_back(fmt::format("{:g} %", depth));
-  std::map<std::string, size_t> budgets;  // by policy
-  std::vector<std::string> policies;
-  size_t most = 0;
-  for (const auto& s : summaries) {
-    const auto policy = policy_in(s.name);
-    if (budgets[policy]++ == 0) policies.push_back(policy);
-    most = std::max(most, budgets[policy]);
-  }
-  for (const auto& policy : policies) {
-    bool first = true;
-    for (const auto& s : summaries) {
-      if (policy_in(s.name) != policy) continue;
-      const auto& mean = s.overall;
-      figure.panels.push_back(
-          {.title = policy,
-           .values = s.rouge1,
-           .subtitle = fmt::format("{}mean {:.1f} [{:.1f}, {:.1f}]", s.name == policy ? "" : s.budget + ", ",
-                                   mean.mean, mean.low, mean.high),
-           .new_row = first && most > 1});
-      first = false;
-    }
-  }
-  return figure;
 }
 
 }  // namespace windowkv::eval

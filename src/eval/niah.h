@@ -12,7 +12,6 @@
 #include "eval/needles.h"
 #include "eval/prompt_form.h"
 #include "eval/stats.h"
-#include "eval/svg.h"
 #include "windowkv/engine.h"
 
 /// Needle in a haystack (Kamradt, github.com/gkamradt/LLMTest_NeedleInAHaystack): one sentence hidden in a
@@ -124,8 +123,5 @@ struct NiahSummary {
 /// `cells` as run_niah gives them for the grid's points.
 std::vector<NiahSummary> summarize_niah(const NiahGrid& grid, std::span<const Contender> contenders,
                                         const NiahCells& cells);
-
-/// The papers' picture: length across, depth down, one panel a contender; a policy's budgets side by side.
-Heatmap niah_heatmap(const NiahGrid& grid, std::span<const NiahSummary> summaries);
 
 }  // namespace windowkv::eval

@@ -4,13 +4,31 @@
 
 #include <algorithm>
 #include <climits>
-#include <minja/chat-template.hpp>
+#include <stdexcept>
 
 #include "backend/backend.h"
+#include "model/chat_template.h"
 #include "model/gguf_file.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
+
+namespace {
+
+/// Throws Error where a token is missing that libllama puts around texts: it would end the process at the
+/// first.
+void check_added_tokens(const llama_vocab* vocab, const std::string& path) {
+  const bool wordpiece = llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_WPM;
+  auto lacks = [](bool added, Token token) { return added && token == LLAMA_TOKEN_NULL; };
+  if (lacks(wordpiece || llama_vocab_get_add_bos(vocab), llama_vocab_bos(vocab)) ||
+      lacks(llama_vocab_get_add_eos(vocab), llama_vocab_eos(vocab)) ||
+      lacks(wordpiece || llama_vocab_get_add_sep(vocab), llama_vocab_sep(vocab)))
+    throw Error(
+        path +
+        ": damaged vocabulary: a token that stands before or behind texts is missing; fetch the file again");
+}
+
+}  // namespace
 
 void Vocab::ModelFree::operator()(llama_model* model) const {
   llama_model_free(model);
@@ -30,6 +48,7 @@ Vocab::Vocab(const GgufFile& file) {
   vocab_ = llama_model_get_vocab(model_.get());
   if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE)
     throw Error(path + ": the file has no vocabulary; give the prompt as ids with --tokens");
+  check_added_tokens(vocab_, path);
   if (const char* text = llama_model_chat_template(model_.get(), nullptr)) template_ = text;
 }
 
@@ -39,7 +58,7 @@ int Vocab::size() const {
   return llama_vocab_n_tokens(vocab_);
 }
 
-std::vector<Token> Vocab::tokenize(std::string_view text) const {
+std::vector<Token> Vocab::tokenize(std::string_view text) const try {
   if (text.size() > INT_MAX / 2) throw Error("the prompt is over 1 GiB of text");
   // Never more tokens than bytes, plus BOS and EOS.
   std::vector<Token> tokens(text.size() + 2);
@@ -53,7 +72,12 @@ std::vector<Token> Vocab::tokenize(std::string_view text) const {
                            true, true);
   }
   tokens.resize(static_cast<size_t>(count));
+  if (std::ranges::any_of(tokens, [&](Token token) { return token < 0 || token >= size(); }))
+    throw std::out_of_range("token");
   return tokens;
+} catch (const std::out_of_range&) {
+  throw Error(
+      "the model's vocabulary has no tokens for some bytes of the text; it is damaged, fetch the file again");
 }
 
 std::string Vocab::piece(Token token, bool special) const {
@@ -106,19 +130,6 @@ std::string apply_builtin(const std::string& name, const std::vector<ChatMessage
   }
 }
 
-std::string apply_jinja(const std::string& source, const std::string& bos, const std::string& eos,
-                        const std::vector<ChatMessage>& messages) {
-  try {
-    minja::chat_template engine(source, bos, eos);
-    minja::chat_template_inputs inputs;
-    inputs.messages = nlohmann::ordered_json::array();
-    for (const auto& m : messages) inputs.messages.push_back({{"role", m.role}, {"content", m.content}});
-    return engine.apply(inputs);
-  } catch (const std::exception& e) {
-    throw Error(std::string("the chat template fails: ") + e.what() + "; use --no-chat");
-  }
-}
-
 }  // namespace
 
 std::string Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
@@ -130,7 +141,7 @@ std::string Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
   const auto bos = special_text(llama_vocab_bos(vocab_));
   auto text = std::ranges::find(names, source) != names.end()
                   ? apply_builtin(source, messages)
-                  : apply_jinja(source, bos, special_text(llama_vocab_eos(vocab_)), messages);
+                  : render_chat_template(source, bos, special_text(llama_vocab_eos(vocab_)), messages);
   // tokenize() adds BOS where the model wants it; a template that writes it too would double it.
   if (!bos.empty() && llama_vocab_get_add_bos(vocab_) && text.starts_with(bos)) text.erase(0, bos.size());
   return text;

@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make demo` and `make test`. Each installs what is missing first (scripts/setup.sh).
 BUILD := build/release
 
-.PHONY: demo build test test-vulkan bench format lint asan tsan setup install clean
+.PHONY: demo build test test-vulkan bench format lint asan tsan fuzz setup install clean
 demo: build
 	@scripts/demo.sh $(BUILD)/windowkv
 
@@ -23,6 +23,12 @@ asan tsan: setup
 	@cmake --preset $@ --log-level=WARNING
 	@cmake --build --preset $@
 	@scripts/sanitized-tests.sh $@
+
+# libFuzzer on the readers of files (docs/reliability.md), FUZZ_SECONDS each.
+fuzz: setup-dev
+	@cmake --preset fuzz --log-level=WARNING
+	@cmake --build --preset fuzz
+	@scripts/fuzz.sh
 
 # The engine's tests on ggml's Vulkan backend, over Mesa's software driver: a GPU's ways without a GPU.
 test-vulkan:

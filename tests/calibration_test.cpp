@@ -138,8 +138,10 @@ TEST_F(CalibrationFile, WhatIsNoCalibrationIsRefused) {
         shares("[]"), shares("[1, \"2\", 3]"), shares("[1, null, 3]"), shares("[1, NaN, 3]"),
         shares("[1, 1e999, 3]"), shares("[1,\n 2,\n "), std::string("\xff\xfe\n\x01")})
     expect_refused(content, "not a calibration");
-  for (const char* list : {"[0, 1, 2]", "[-1, 1, 3]", "[1, 1, -0.0]", "[1, 1, 1e300]"})
-    expect_refused(shares(list), "above 0");
+  // The last ones have no mean that a double holds.
+  for (const char* list : {"[0, 1, 2]", "[-1, 1, 3]", "[1, 1, -0.0]", "[1, 1, 1e300]", "[1, 1, 1e-300]",
+                           "[5e-324, 5e-324, 5e-324]"})
+    expect_refused(shares(list), "from 0.000001 to");
   const auto missing = refusal(path("missing.json"));
   EXPECT_NE(missing.find("missing.json"), std::string::npos) << missing;
   EXPECT_NE(refusal(folder_), "");
@@ -372,6 +374,25 @@ TEST_F(Calibrate, GoesOnWhereAnEarlierRunWasStopped) {
     options_.setup = "other";
     run();
     EXPECT_EQ(log.rows().size(), static_cast<size_t>(4 * kLayers));
+  }
+}
+
+TEST_F(Calibrate, ADamagedRowOfAnEarlierRunIsRefused) {
+  const auto path = temp_path("calibrate_damaged.jsonl");
+  std::vector<std::string> keys;
+  {
+    eval::JsonlLog log(path);
+    options_.log = &log;
+    run();
+    for (const auto& row : log.rows()) keys.push_back(row.at("key"));
+  }
+  for (const char* kl : {"[0.5]", "[1, 2, 3, 4]", "[1, null, 2]", "\"none\""}) {
+    SCOPED_TRACE(kl);
+    fs::remove(path);
+    std::ofstream(path) << fmt::format(R"({{"key": "{}", "kl": {}}})", keys.front(), kl) << "\n";
+    eval::JsonlLog log(path);
+    options_.log = &log;
+    EXPECT_THROW(run(), Error);
   }
 }
 

@@ -478,6 +478,7 @@ head -c 100000 "$model" >cut.gguf
 printf 'caf\xe9' >latin1.txt
 echo '{"a": 1' >broken.json
 echo '[1, "x"]' >words.json
+echo '[{"case": {"n": 8, "layers": 1, "heads": 1, "kv_heads": 1, "dim": 0}, "answer": {}}]' >flat-case.json
 echo '[]' >none.json
 echo '[999999]' >outside.json
 refuses "cannot open the model" run -m missing.gguf -p x
@@ -536,6 +537,7 @@ refuses "cannot write" run -m "$model" -p x --trace /nonexistent/trace.json
 refuses "cannot write" bench -m "$model" --json /nonexistent/bench.json
 refuses "--model is required" run -p x
 refuses "see windowkv --help" frobnicate
+refuses "dim of a case is 0" oracle-check flat-case.json
 refuses "selection cases" oracle-check broken.json
 refuses "unknown policy" compare -m "$model" --data "$suite" --policies some
 refuses "unknown key" compare -m "$model" --data "$suite" --policies windowkv:size=3

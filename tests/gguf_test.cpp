@@ -297,6 +297,25 @@ TEST(Hostile, RepeatedTokens) {
                  "token 700");
 }
 
+// libllama calls them so, and aborts where another token is called so too.
+TEST(Hostile, AnEmptyTokenAndAnotherOfItsName) {
+  const auto source = minilong_path("q8_0");
+  const gguf_context_ptr gguf(gguf_init_from_file(source.c_str(), {true, nullptr}));
+  const int64_t id = gguf_find_key(gguf.get(), "tokenizer.ggml.tokens");
+  std::vector<const char*> tokens;
+  for (size_t i = 0; i < gguf_get_arr_n(gguf.get(), id); ++i)
+    tokens.push_back(gguf_get_arr_str(gguf.get(), id, i));
+  tokens[700] = "";
+  auto edited = [&] {
+    return edit_gguf(source, "empty_token.gguf", [&](GgufEdit& e) {
+      gguf_set_arr_str(e.meta, "tokenizer.ggml.tokens", tokens.data(), tokens.size());
+    });
+  };
+  EXPECT_EQ(load_error(edited()), "");
+  tokens[701] = "[EMPTY_700]";
+  expect_refused(edited(), "token 701");
+}
+
 // libllama makes up as many tokens as a file without a vocabulary claims to have.
 TEST(Hostile, ClaimedVocabularySizeIsNotAllocated) {
   const auto path = edit_gguf(tiny(), "claim.gguf", [](GgufEdit& e) {
@@ -305,6 +324,39 @@ TEST(Hostile, ClaimedVocabularySizeIsNotAllocated) {
   largest_allocation = 0;
   load_error(path);
   EXPECT_LT(largest_allocation, size_t{256} << 20);
+}
+
+/// A small model with a vocabulary of libllama's kind `tokenizer`: tokens "t0", "t1", ...
+std::string path_with_vocabulary(const char* tokenizer) {
+  RandomModel model;
+  model.n_vocab = 64;
+  return edit_gguf(random_model_path("vocabulary_source", model), "vocabulary.gguf", [&](GgufEdit& e) {
+    std::vector<std::string> texts;
+    std::vector<const char*> tokens;
+    for (int i = 0; i < model.n_vocab; ++i) texts.push_back(fmt::format("t{}", i));
+    for (const auto& text : texts) tokens.push_back(text.c_str());
+    const std::vector<int32_t> types(tokens.size(), 1);
+    gguf_set_val_str(e.meta, "tokenizer.ggml.model", tokenizer);
+    gguf_set_arr_str(e.meta, "tokenizer.ggml.tokens", tokens.data(), tokens.size());
+    gguf_set_arr_data(e.meta, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, types.data(), types.size());
+  });
+}
+
+// libllama puts token 101 before texts, and aborts where there is none.
+TEST(Hostile, AVocabularyWithoutTheTokenThatTextsBeginWith) {
+  const auto model = load(path_with_vocabulary("bert"));
+  EXPECT_EQ(model->find_vocab(), nullptr);
+  EXPECT_THROW(model->vocab(), Error);
+}
+
+TEST(Hostile, ATextThatTheVocabularyHasNoTokensFor) {
+  for (const char* tokenizer : {"llama", "rwkv"}) {
+    SCOPED_TRACE(tokenizer);
+    const auto model = load(path_with_vocabulary(tokenizer));
+    const auto* vocab = model->find_vocab();
+    if (vocab == nullptr) continue;  // refused, which is as well
+    EXPECT_THROW(vocab->tokenize("é"), Error);
+  }
 }
 
 /// Loads a damaged file and, where it loads, computes with it.

@@ -547,6 +547,18 @@ TEST_F(LongbenchRun, AFailedSampleIsRecordedAndTriedAgain) {
   EXPECT_EQ(log.rows().size(), 4u);
 }
 
+TEST_F(LongbenchRun, ADamagedRowOfAnEarlierRunIsRefused) {
+  logged();
+  std::vector<nlohmann::ordered_json> rows = JsonlLog(log_path_).rows();
+  rows[0].erase("score");
+  std::filesystem::remove(log_path_);
+  JsonlLog log(log_path_);
+  log.append(rows[0]);
+  LongbenchOptions options;
+  options.log = &log;
+  EXPECT_THROW(run(options), Error);
+}
+
 TEST_F(LongbenchRun, RowsDecideTheTaskUnlessToldOtherwise) {
   std::vector<Task> asked;
   auto contender = full_contender();

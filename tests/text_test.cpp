@@ -5,7 +5,9 @@
 #include <cmath>
 #include <set>
 
+#include "model/chat_template.h"
 #include "model/gguf_file.h"
+#include "model/token_ids.h"
 #include "support/files.h"
 #include "support/gguf_edit.h"
 #include "support/models.h"
@@ -345,6 +347,50 @@ TEST_F(MiniLongVocab, OtherChatTemplates) {
           .text,
       "[system]Be brief.[user]What?");
   EXPECT_THROW(vocab().apply_chat_template(messages, "{% for %}"), Error);
+}
+
+// What would end the process, or never end: divisions by zero, writes past an array, no end of calls, of
+// output, of time.
+TEST_F(MiniLongVocab, HostileChatTemplatesAreRefused) {
+  const std::vector<ChatMessage> messages = {{"user", "What?"}};
+  auto refusal = [&](const std::string& source) -> std::string {
+    try {
+      apply({source, "", ""}, messages, nullptr, {.seconds = 2, .memory = size_t{256} << 20});
+      return "";
+    } catch (const Error& e) {
+      EXPECT_EQ(std::string_view(e.what()).find('\n'), std::string_view::npos) << e.what();
+      EXPECT_TRUE(std::string_view(e.what()).ends_with("; use another one, or none")) << e.what();
+      return e.what();
+    }
+  };
+  EXPECT_EQ(refusal("{{ messages[0].content }}"), "");
+  EXPECT_NE(refusal("{{ 1 // 0 }}").find("crashes"), std::string::npos);
+  EXPECT_NE(refusal("{{ 1 % 0 }}").find("crashes"), std::string::npos);
+  EXPECT_NE(refusal("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), "");
+  EXPECT_NE(refusal("{{ range(10000000000) | length }}"), "");
+  EXPECT_NE(refusal("{{ 'long' * 10000000000 }}"), "");
+  EXPECT_NE(refusal("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+                .find("not done"),
+            std::string::npos);
+  EXPECT_NE(refusal("{% if x %}{{ raise_exception('no') }}").find("fails: "), std::string::npos);
+}
+
+TEST_F(MiniLongVocab, LongTextPassesTheChatTemplate) {
+  const std::string text(size_t{8} << 20, 'x');
+  EXPECT_NE(vocab().apply_chat_template({{"user", text}}).text.find(text), std::string::npos);
+}
+
+TEST(TokenIds, AreIntegersThatATokenHolds) {
+  auto read = [](const std::string& text) {
+    return read_token_ids(
+        write_bytes("ids.json", {reinterpret_cast<const uint8_t*>(text.data()), text.size()}));
+  };
+  EXPECT_EQ(read("[]"), std::vector<Token>());
+  EXPECT_EQ(read(" [0, 7,\n2147483647]"), (std::vector<Token>{0, 7, 2147483647}));
+  for (const char* text : {"", "7", "{}", "[1", "[1.5]", "[1e3]", "[true]", "[null]", "[\"1\"]", "[[1]]",
+                           "[2147483648]", "[18446744073709551616]", "[1] 2"})
+    EXPECT_THROW(read(text), Error) << text;
+  EXPECT_THROW(read(std::string(1 << 20, '[')), Error);
 }
 
 TEST_F(MiniLongVocab, AnAnswerFollowsItsGrammar) {

@@ -30,6 +30,16 @@ std::vector<float> flatten(const json& tensor) {
   return out;
 }
 
+/// Throws Error for sizes that ggml would end the process over.
+void check_sizes(const json& c) {
+  for (const char* name : {"n", "layers", "heads", "kv_heads", "dim"}) {
+    const int64_t size = c.at(name);
+    if (size < 1 || size > 1 << 20) throw Error(fmt::format("{} of a case is {}", name, size));
+  }
+  if (c.at("heads").get<int64_t>() % c.at("kv_heads").get<int64_t>() != 0)
+    throw Error("heads of a case is no multiple of its kv_heads");
+}
+
 struct GroupResult {
   std::vector<float> scores;
   std::vector<int32_t> picked;
@@ -79,6 +89,7 @@ bool cut_is_close(std::vector<double> scores, size_t keep) {
 /// First difference between the engine and the case's answer; "" if there is none.
 std::string check_case(const Backends& backends, Scheduler& scheduler, const json& c, const json& answer,
                        double& worst) {
+  check_sizes(c);
   SelectionConfig config;
   config.omega = c.at("omega");
   config.alpha = c.at("alpha");

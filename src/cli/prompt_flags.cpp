@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "cli/help.h"
 #include "cli/output.h"
 #include "cli/standard_input.h"
+#include "model/token_ids.h"
 #include "support/file.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
@@ -17,14 +17,6 @@
 namespace windowkv::cli {
 
 namespace {
-
-std::vector<Token> read_ids(const std::string& path) {
-  try {
-    return nlohmann::json::parse(read_file(path)).get<std::vector<Token>>();
-  } catch (const nlohmann::json::exception& e) {
-    throw Error(fmt::format("{}: not a JSON list of token ids: {}", path, e.what()));
-  }
-}
 
 /// The text of ids that may be no tokens of the model; "" without a vocabulary.
 std::string text_of(const Model& model, const std::vector<Token>& ids) {
@@ -143,7 +135,7 @@ PromptSource PromptFlags::read(bool piped) const {
   PromptSource source{.no_chat = no_chat};
   if (!tokens_file.empty()) {
     if (!text.empty() || !file.empty()) throw Error("--tokens is the whole prompt; omit -p and -f");
-    source.ids = read_ids(tokens_file);
+    source.ids = read_token_ids(tokens_file);
     return source;
   }
   source.system = system_file.empty() ? (escape ? unescape(system) : system)

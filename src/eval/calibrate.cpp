@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "eval/fidelity.h"
 #include "eval/layer_shares.h"
@@ -27,10 +29,14 @@ class PromptLog {
   PromptLog(const CalibrateOptions& options, std::span<const Token> prompt)
       : log_(options.log), key_(fmt::format("{} {}", fnv1a64(bytes_of(prompt)), options.setup)) {}
 
-  /// Null for what is not there; an empty list where the answer was too short.
-  const ordered_json* find(int layer) const {
+  /// By factor; none for what is not there, empty where the answer was too short. Throws Error for a row that
+  /// is damaged.
+  std::optional<std::vector<double>> find(int layer) const {
     const auto* row = log_ == nullptr ? nullptr : log_->find(key(layer));
-    return row == nullptr ? nullptr : &row->at("kl");
+    if (row == nullptr) return std::nullopt;
+    auto kl = read_row(*row, [](const ordered_json& r) { return r.at("kl").get<std::vector<double>>(); });
+    if (!kl.empty() && kl.size() != kFactors) fail_damaged(*row);
+    return kl;
   }
   void append(int layer, const std::vector<double>& kl) const {
     if (log_ != nullptr) log_->append({{"key", key(layer)}, {"layer", layer}, {"kl", kl}});
@@ -38,9 +44,9 @@ class PromptLog {
   int missing(int layers) const {
     int count = 0;
     for (int layer = 0; layer < layers; ++layer) {
-      const auto* kl = find(layer);
-      if (kl != nullptr && kl->empty()) return 0;
-      count += kl == nullptr;
+      const auto kl = find(layer);
+      if (kl && kl->empty()) return 0;
+      count += kl ? 0 : 1;
     }
     return count;
   }
@@ -96,9 +102,9 @@ class Calibrator {
       advance(0);
     }
     for (int layer = 0; layer < layers_ && usable; ++layer)
-      if (const auto* known = log.find(layer)) {
+      if (auto known = log.find(layer)) {
         usable = !known->empty();
-        kl[static_cast<size_t>(layer)] = known->get<std::vector<double>>();
+        kl[static_cast<size_t>(layer)] = std::move(*known);
       }
     return usable ? kl : LayerKl();
   }
@@ -124,7 +130,7 @@ class Calibrator {
     std::vector<const Sequence*> by_layer(static_cast<size_t>(layers_), &by_factor[kUnchangedFactor]);
     int64_t done = tokens;
     for (int layer = 0; layer < layers_; ++layer) {
-      if (log.find(layer) != nullptr) continue;
+      if (log.find(layer)) continue;
       const auto l = static_cast<size_t>(layer);
       for (size_t f = 0; f < kFactors; ++f) {
         if (f == kUnchangedFactor) {

@@ -62,7 +62,7 @@ class SampleRun {
       : sample_(sample), contenders_(contenders), options_(options), results_(contenders.size()) {
     for (size_t c = 0; c < contenders.size(); ++c)
       if (const auto* row = earlier(c))
-        results_[c] = from_json(*row);
+        results_[c] = read_row(*row, from_json);
       else
         missing_.push_back(c);
   }

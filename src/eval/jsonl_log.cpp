@@ -59,4 +59,9 @@ void JsonlLog::append(ordered_json row) {
   rows_.push_back(std::move(row));
 }
 
+void fail_damaged(const ordered_json& row) {
+  throw Error(fmt::format("the result \"{}\" of an earlier run is damaged; delete its line",
+                          row.at("key").get<std::string>()));
+}
+
 }  // namespace windowkv::eval

@@ -53,4 +53,17 @@ class JsonlLog {
   std::map<std::string, size_t> index_;
 };
 
+[[noreturn]] void fail_damaged(const nlohmann::ordered_json& row);
+
+/// What `read` makes of a row of a log. Throws Error where the row lacks what it asks for: files are edited,
+/// and other programs write such lines too.
+template <typename Read>
+auto read_row(const nlohmann::ordered_json& row, Read read) {
+  try {
+    return read(row);
+  } catch (const nlohmann::json::exception&) {
+    fail_damaged(row);
+  }
+}
+
 }  // namespace windowkv::eval

@@ -1,4 +1,5 @@
-// The rows of files as samples: LongBench's, those that bring their own prompt, and RULER's.
+// The rows of files as samples: LongBench's, those that bring their own prompt, and RULER's; how they are
+// scored.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -264,6 +265,11 @@ std::vector<std::string> Samples::broken_files() const {
     row = next;
   }
   return files;
+}
+
+double score(const Sample& sample, std::string_view prediction) {
+  if (sample.first_line) prediction = first_line(prediction);
+  return 100 * best_score(sample.metric, prediction, sample.answers, sample.all_classes);
 }
 
 Samples load_samples(std::span<const std::string> paths, const LoadOptions& options) {

@@ -141,11 +141,6 @@ GenerateOptions sample_generation(const Vocab& vocab, const Sample& sample) {
   return options;
 }
 
-double score(const Sample& sample, std::string_view prediction) {
-  if (sample.first_line) prediction = first_line(prediction);
-  return 100 * best_score(sample.metric, prediction, sample.answers, sample.all_classes);
-}
-
 std::vector<Token> sample_tokens(const Model& model, const Sample& sample, int64_t max_length) {
   const auto& vocab = model.vocab();
   bool chat = sample.chat && vocab.has_chat_template();
@@ -179,7 +174,7 @@ std::vector<Outcome> run_samples(Engine& engine, const Model& model, std::span<c
   for (const auto& sample : samples) {
     const auto key = key_of(sample, options.setup);
     if (const auto* row = earlier(options.log, key)) {
-      outcomes.push_back(outcome_of(*row));
+      outcomes.push_back(read_row(*row, outcome_of));
       continue;
     }
     if (options.cancelled && options.cancelled()) break;

@@ -247,7 +247,7 @@ NiahCells run_niah(Engine& engine, const Model& model, const NiahPrompts& prompt
   for (const auto& rows : run_grid(engine, model, grid, contenders)) {
     auto& of_contender = cells.emplace_back();
     for (const auto& row : rows)
-      of_contender.push_back(row.is_null() ? std::nullopt : std::optional(from_json(row)));
+      of_contender.push_back(row.is_null() ? std::nullopt : std::optional(read_row(row, from_json)));
   }
   return cells;
 }

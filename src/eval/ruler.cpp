@@ -30,6 +30,10 @@ ordered_json row_of(const Point& point, const std::vector<std::string>& expected
           {"score", score(point.task->match, text, expected)}};
 }
 
+Cell cell_of(const ordered_json& row) {
+  return {row.at("pred"), row.at("score"), row.at("kept_share")};
+}
+
 size_t utf8_length(char32_t c) {
   if (c < 0x80) return 1;
   return c < 0x800 ? 2 : 3;  // no whitespace is beyond the Basic Multilingual Plane
@@ -140,9 +144,7 @@ std::vector<std::vector<std::optional<Cell>>> run(Engine& engine, const Model& m
   for (const auto& rows : run_grid(engine, model, grid, contenders)) {
     auto& of_contender = cells.emplace_back();
     for (const auto& row : rows)
-      of_contender.push_back(
-          row.is_null() ? std::nullopt
-                        : std::optional<Cell>({row.at("pred"), row.at("score"), row.at("kept_share")}));
+      of_contender.push_back(row.is_null() ? std::nullopt : std::optional(read_row(row, cell_of)));
   }
   return cells;
 }

@@ -30,9 +30,10 @@ Calibration parse(std::string_view text, const std::string& source) {
     throw Error(fmt::format("{}: not a calibration written by windowkv calibrate: {}", source, e.what()));
   }
   const bool usable = std::all_of(c.layer_shares.begin(), c.layer_shares.end(),
-                                  [](double x) { return x > 0 && x < 1e6; });  // false for NaN
+                                  [](double x) { return x >= 1e-6 && x <= 1e6; });  // false for NaN
   if (!usable || c.layer_shares.empty())
-    throw Error(fmt::format("{}: not a calibration: layer_shares must be numbers above 0", source));
+    throw Error(
+        fmt::format("{}: not a calibration: layer_shares must be numbers from 0.000001 to 1000000", source));
   const double total = std::accumulate(c.layer_shares.begin(), c.layer_shares.end(), 0.0);
   for (auto& share : c.layer_shares) share *= static_cast<double>(c.layer_shares.size()) / total;
   return c;

@@ -19,9 +19,12 @@ namespace {
 
 using nlohmann::ordered_json;
 
+/// Behind the first line minja shows the places, of the outer expressions too.
 std::string first_line_of(const std::exception& e) {
-  const std::string_view text = e.what();
-  return std::string(text.substr(0, text.find('\n')));
+  std::string line = e.what();
+  line.resize(std::min(line.find('\n'), line.size()));
+  if (line.ends_with(':')) line.pop_back();
+  return line;
 }
 
 /// By llama.cpp's own code for the forms it knows, by name or by marks in the source; nullopt for others.
@@ -121,6 +124,8 @@ class Jinja {
   std::shared_ptr<minja::TemplateNode> root_;
 };
 
+}  // namespace
+
 std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages) {
   const Jinja jinja(chat_template);
   const bool typed = !jinja.takes("user", false) && jinja.takes("user", true);
@@ -128,24 +133,24 @@ std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<Cha
   return jinja.render(system && !jinja.takes("system", typed) ? without_system(messages) : messages, typed);
 }
 
-}  // namespace
-
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
-                  const std::function<void(const std::string& line)>& warning) {
+                  const std::function<void(const std::string& line)>& warning, ChildLimits limits) {
   const auto& source = chat_template.source;
   const auto names = Vocab::chat_template_names();
   if (std::ranges::find(names, source) != names.end()) {
     if (auto text = apply_known(source, messages)) return *text;
     throw Error("llama.cpp's chat template " + source + " does not take these messages");
   }
+  constexpr size_t kCopies = 32;  // of a message that minja may make, and more than it does
+  for (const auto& m : messages) limits.memory += kCopies * (m.role.size() + m.content.size());
   try {
-    return apply_jinja(chat_template, messages);
-  } catch (const std::exception& e) {
+    return run_in_child(
+        "the chat template", [&] { return apply_jinja(chat_template, messages); }, limits);
+  } catch (const Error& e) {
+    const auto why = first_line_of(e);
     auto text = apply_known(source, messages);
-    if (!text)
-      throw Error(fmt::format("the chat template fails: {}; use another one, or none", first_line_of(e)));
-    if (warning)
-      warning(fmt::format("the chat template fails ({}); llama.cpp's form of it is used", first_line_of(e)));
+    if (!text) throw Error(why + "; use another one, or none");
+    if (warning) warning(why + "; llama.cpp's built-in form of it is used");
     return *text;
   }
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "support/child.h"
 #include "windowkv/vocab.h"
 
 namespace windowkv {
@@ -15,10 +16,15 @@ struct ChatTemplate {
 };
 
 /// The messages in the template's form, ending where the assistant begins. Where a template takes no system
-/// message, that becomes the beginning of the first user message. Where minja cannot render a template and
-/// llama.cpp knows its form without Jinja, that is used, and `warning` told. Throws Error where neither
-/// works.
+/// message, that becomes the beginning of the first user message. A template comes from wherever the model
+/// does, and minja crashes on some: it runs in a child process, to whose limits the messages' sizes are
+/// added. If it fails there and llama.cpp has a built-in form of the template, that is used, and `warning` is
+/// told. Throws Error where neither works.
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
-                  const std::function<void(const std::string& line)>& warning);
+                  const std::function<void(const std::string& line)>& warning, ChildLimits limits = {});
+
+/// minja alone, in this process and without limits, for templates that are known. Throws std::exception where
+/// it fails.
+std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages);
 
 }  // namespace windowkv

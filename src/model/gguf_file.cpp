@@ -10,8 +10,8 @@
 #include <climits>
 #include <cmath>
 #include <cstring>
-#include <string_view>
 #include <unordered_set>
+#include <utility>
 
 #include "backend/backend.h"
 #include "windowkv/error.h"
@@ -73,11 +73,12 @@ void GgufFile::check_vocabulary() const {
   if (id < 0) return;
   if (gguf_get_kv_type(g, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(g, id) != GGUF_TYPE_STRING)
     fail("tokenizer.ggml.tokens is not a list of strings");
-  std::unordered_set<std::string_view> seen;
+  std::unordered_set<std::string> seen;
   for (size_t i = 0; i < gguf_get_arr_n(g, id); ++i) {
-    const std::string_view text = gguf_get_arr_str(g, id, i);
-    // libllama gives empty ones a name each, and aborts the process on other repetitions.
-    if (!text.empty() && !seen.insert(text).second)
+    std::string text = gguf_get_arr_str(g, id, i);
+    // libllama's name for an empty one; it aborts the process on repetitions.
+    if (text.empty()) text = "[EMPTY_" + std::to_string(i) + "]";
+    if (!seen.insert(std::move(text)).second)
       fail("damaged vocabulary: token " + std::to_string(i) +
            " repeats an earlier one; download the file again");
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <climits>
 #include <ranges>
+#include <stdexcept>
 
 #include "backend/backend.h"
 #include "model/chat_template.h"
@@ -25,6 +26,17 @@ constexpr size_t kBytesOnAnyStack = 1024;
 constexpr size_t kStackBytes = size_t{8} << 20;
 constexpr size_t kStackBytesPerByte = 2048;
 
+/// Throws Error if a token is missing that libllama puts around texts: it would abort at the first one.
+void check_added_tokens(const llama_vocab* vocab, const std::string& path) {
+  const bool wordpiece = llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_WPM;
+  auto lacks = [](bool added, Token token) { return added && token == LLAMA_TOKEN_NULL; };
+  if (lacks(wordpiece || llama_vocab_get_add_bos(vocab), llama_vocab_bos(vocab)) ||
+      lacks(llama_vocab_get_add_eos(vocab), llama_vocab_eos(vocab)) ||
+      lacks(wordpiece || llama_vocab_get_add_sep(vocab), llama_vocab_sep(vocab)))
+    throw Error(
+        path + ": damaged vocabulary: a token that starts or ends texts is missing; download the file again");
+}
+
 }  // namespace
 
 void Vocab::ModelFree::operator()(llama_model* model) const {
@@ -43,6 +55,7 @@ Vocab::Vocab(const GgufFile& file, std::function<void(const std::string& line)> 
   vocab_ = llama_model_get_vocab(model_.get());
   if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE)
     throw Error(path + ": the file has no vocabulary; give the prompt as token ids");
+  check_added_tokens(vocab_, path);
   names_ = std::make_unique<SpecialNames>(vocab_);
   if (const char* text = llama_model_chat_template(model_.get(), nullptr)) template_ = text;
 }
@@ -58,6 +71,7 @@ void Vocab::append(std::vector<Token>& tokens, std::string_view text, bool parse
   if (text.size() > kMostBytes) throw Error("the prompt is longer than 1 GiB");
   const auto size = static_cast<int32_t>(text.size());
   std::vector<Token> part(text.size() + 1);  // never more tokens than bytes, and a space before them
+  const int size_of_vocabulary = this->size();
   int32_t count = 0;
   const auto work = [&] {
     count = llama_tokenize(vocab_, text.data(), size, part.data(), static_cast<int32_t>(part.size()),
@@ -70,12 +84,14 @@ void Vocab::append(std::vector<Token>& tokens, std::string_view text, bool parse
       with_stack(kStackBytes + text.size() * kStackBytesPerByte, work);
   } catch (const std::bad_alloc&) {
     throw Error(fmt::format("no memory to tokenize {} bytes of text", text.size()));
-  } catch (const std::exception&) {
-    // A byte that has no token: libllama looks it up in a map.
-    throw Error("the model's vocabulary has no tokens for some of the text");
+  } catch (const std::out_of_range&) {
+    count = -1;  // libllama looks up each byte's token in a map
   }
-  if (count < 0)
-    throw Error("the text takes more tokens than it has bytes: the model's vocabulary is damaged");
+  const auto known = [&](Token token) { return token >= 0 && token < size_of_vocabulary; };
+  if (count < 0 || !std::all_of(part.begin(), part.begin() + count, known))
+    throw Error(
+        "the model's vocabulary has no tokens for some bytes of the text; it is damaged, download the file "
+        "again");
   tokens.insert(tokens.end(), part.begin(), part.begin() + count);
 }
 

@@ -1,0 +1,165 @@
+#include "support/child.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+#include "windowkv/error.h"
+
+namespace windowkv {
+
+namespace {
+
+enum class Outcome : uint64_t { kText, kThrown, kOutOfMemory };  // as wide as a size: no padding between
+
+/// Before the bytes of a message, so that one that is cut off is known.
+struct Header {
+  uint64_t size = 0;
+  Outcome outcome = Outcome::kText;
+};
+
+void write_all(int pipe, const void* data, size_t size) {
+  for (const auto* at = static_cast<const char*>(data); size > 0;) {
+    const ssize_t written = ::write(pipe, at, size);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) _exit(1);
+    at += written;
+    size -= static_cast<size_t>(written);
+  }
+}
+
+/// Bytes of address space this process has; 0 where the system does not say.
+size_t address_space() {
+  std::FILE* file = std::fopen("/proc/self/statm", "r");
+  if (file == nullptr) return 0;
+  size_t pages = 0;
+  const bool known = std::fscanf(file, "%zu", &pages) == 1;
+  std::fclose(file);
+  return known ? pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) : 0;
+}
+
+void set_limit(int resource, rlim_t most) {
+  rlimit limit{};
+  if (getrlimit(static_cast<__rlimit_resource_t>(resource), &limit) != 0) return;
+  limit.rlim_cur = std::min(limit.rlim_cur, most);
+  setrlimit(static_cast<__rlimit_resource_t>(resource), &limit);
+}
+
+/// Ends the process after that time.
+void set_timer(__itimer_which which, double seconds) {
+  itimerval timer{};
+  timer.it_value.tv_sec = static_cast<time_t>(seconds);
+  timer.it_value.tv_usec = static_cast<suseconds_t>(1e6 * (seconds - std::floor(seconds)));
+  setitimer(which, &timer, nullptr);
+}
+
+/// Nothing of the parent's ways to end, and the limits.
+void become_child(const ChildLimits& limits, size_t space) {
+  for (const int number : {SIGALRM, SIGPROF, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTERM, SIGPIPE})
+    std::signal(number, SIG_DFL);
+  std::signal(SIGINT, SIG_IGN);  // Ctrl-C is the parent's to answer
+  sigset_t alarms;
+  sigemptyset(&alarms);
+  sigaddset(&alarms, SIGALRM);
+  sigaddset(&alarms, SIGPROF);
+  sigprocmask(SIG_UNBLOCK, &alarms, nullptr);
+  if (const int nowhere = open("/dev/null", O_WRONLY); nowhere >= 0) dup2(nowhere, STDERR_FILENO);
+  set_limit(RLIMIT_CORE, 0);
+  if (space > 0) set_limit(RLIMIT_AS, space + limits.memory);
+  // Of the processor: on a busy machine work waits. The clock ends what waits for ever.
+  set_timer(ITIMER_PROF, limits.seconds);
+  set_timer(ITIMER_REAL, 12 * limits.seconds);
+}
+
+[[noreturn]] void be_child(int pipe, const std::function<std::string()>& work) {
+  Header header;
+  std::string text;
+  try {
+    text = work();
+  } catch (const std::bad_alloc&) {
+    header.outcome = Outcome::kOutOfMemory;
+  } catch (const std::exception& e) {
+    header.outcome = Outcome::kThrown;
+    text = e.what();
+  }
+  header.size = text.size();
+  write_all(pipe, &header, sizeof header);
+  write_all(pipe, text.data(), text.size());
+  _exit(0);
+}
+
+/// Whether all the bytes came.
+bool read_all(int pipe, void* data, size_t size) {
+  for (auto* at = static_cast<char*>(data); size > 0;) {
+    const ssize_t got = ::read(pipe, at, size);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    at += got;
+    size -= static_cast<size_t>(got);
+  }
+  return true;
+}
+
+/// How the child ended, as wait says; 0 where it does not.
+int wait_for(pid_t child) {
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0)
+    if (errno != EINTR) return 0;
+  return status;
+}
+
+}  // namespace
+
+std::string run_in_child(const std::string& what, const std::function<std::string()>& work,
+                         const ChildLimits& limits) {
+  std::array<int, 2> ends{};
+  const size_t space = address_space();
+  if (pipe2(ends.data(), O_CLOEXEC) != 0)
+    throw Error(fmt::format("{} cannot be run: {}", what, std::strerror(errno)));
+  const pid_t child = fork();
+  if (child == 0) {
+    close(ends[0]);
+    become_child(limits, space);
+    be_child(ends[1], work);
+  }
+  const int failure = errno;
+  close(ends[1]);
+  if (child < 0) {
+    close(ends[0]);
+    throw Error(fmt::format("{} cannot be run: {}", what, std::strerror(failure)));
+  }
+  Header header;
+  std::string text;
+  bool whole = read_all(ends[0], &header, sizeof header);
+  if (whole) {
+    text.resize(header.size);
+    whole = read_all(ends[0], text.data(), text.size());
+  }
+  close(ends[0]);
+  const int status = wait_for(child);
+  const int ended_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  if (!whole && (ended_by == SIGPROF || ended_by == SIGALRM))
+    throw Error(fmt::format("{} is not done after {:g} s", what, limits.seconds));
+  if (!whole)
+    throw Error(
+        fmt::format("{} crashes{}", what, ended_by > 0 ? fmt::format(" ({})", strsignal(ended_by)) : ""));
+  if (header.outcome == Outcome::kOutOfMemory)
+    throw Error(fmt::format("{} takes more than {} MiB of memory", what, limits.memory >> 20));
+  if (header.outcome == Outcome::kThrown) throw Error(fmt::format("{} fails: {}", what, text));
+  return text;
+}
+
+}  // namespace windowkv

@@ -436,7 +436,7 @@ TEST(Command, RefusesInOneLine) {
     refuses(fmt::format("--depths={}", depths), "--depths");
   refuses("--policies nonsense", "nonsense");
   refuses("--budgets 0%", "0%");
-  refuses("-l 40", "no room");
+  refuses("-l 40", "too short");
   refuses("-l 1q", "--lengths");
   refuses("--needle-set other", "unknown needle set \"other\"");
   refuses("--needle-set minilong", "omit --needle");

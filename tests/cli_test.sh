@@ -96,7 +96,7 @@ kept_text >plain
 grep -q $'\x1b' plain && fail "inspect colours a file"
 python3 - "$source/demo/document.txt" <<'P' || fail "inspect's plain text"
 import re, sys
-lines = [l for l in open("plain").read().split("mean over its tokens.")[1].splitlines() if l.strip()]
+lines = [l for l in open("plain").read().split("averaged over the line.")[1].splitlines() if l.strip()]
 assert all(re.match(r" *(<1|\d+) %  |       ", l) for l in lines), lines
 words = " ".join(l[7:] for l in lines).split()
 missing = [w for w in open(sys.argv[1]).read().split() if w not in words]
@@ -357,7 +357,7 @@ grep -q "warning: here/other.calibration.json: not a calibration" <<<"$(used)" |
 rm here/other.calibration.json
 refuses "not a calibration" run -m here/m.gguf -p x --calibration needles.jsonl
 echo '{"model": "MiniLong", "fingerprint": "020c36caa8f91ffb", "layer_shares": [0, 1, 1, 1, 1, 2]}' >zero.json
-refuses "above 0" run -m here/m.gguf -p x --calibration zero.json
+refuses "numbers from" run -m here/m.gguf -p x --calibration zero.json
 refuses "missing.json" run -m here/m.gguf -p x --calibration missing.json
 refuses "missing" calibrate -m here/m.gguf --data missing
 refuses "missing" calibrate -m here/m.gguf -f missing

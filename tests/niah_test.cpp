@@ -233,28 +233,6 @@ TEST(NiahSummary, IsMeansAndIntervals) {
   EXPECT_DOUBLE_EQ(h.overall.mean, (280.0 - 40) / 6);  // less points 0 and 4
 }
 
-TEST(NiahHeatmap, HasAPolicysBudgetsSideBySide) {
-  std::vector<NiahSummary> summaries;
-  for (const char* budget : {"6%", "12%"})
-    for (const char* policy : {"tova", "snapkv"}) {
-      NiahSummary s{.name = fmt::format("{} {}", policy, budget), .budget = budget};
-      s.rouge1 = {{1, 2}, {3, 4}};
-      summaries.push_back(s);
-    }
-  NiahSummary full{.name = "full", .budget = "100%"};
-  full.rouge1 = {{5, 6}, {7, 8}};
-  summaries.insert(summaries.begin(), full);
-  const auto figure = niah_heatmap(small_grid(), summaries);
-  std::string panels;
-  for (const auto& p : figure.panels)
-    panels +=
-        fmt::format("{}{},{}", p.new_row ? "/" : " ", p.title, p.subtitle.substr(0, p.subtitle.find(' ')));
-  EXPECT_EQ(panels, "/full,mean/tova,6%, tova,12%,/snapkv,6%, snapkv,12%,");
-  EXPECT_EQ(figure.panels[0].values, full.rouge1);
-  EXPECT_EQ(figure.columns, (std::vector<std::string>{"100", "200"}));
-  EXPECT_EQ(figure.rows, (std::vector<std::string>{"0 %", "50 %"}));
-}
-
 class Prompts : public testing::Test {
  protected:
   std::unique_ptr<Model> model_ = Model::load(minilong_path("q8_0"), {.weights = false});
@@ -423,14 +401,14 @@ TEST(Command, ComparesPoliciesAtSeveralBudgets) {
 }
 
 TEST(Command, RefusesInOneLine) {
-  const auto json = temp_path("refused.json");
+  const auto markdown = temp_path("refused.md");
   auto refuses = [&](const std::string& arguments, const std::string& expected) {
-    const auto ran = run_command(fmt::format("{} {} --json '{}'", grid_arguments(), arguments, json));
+    const auto ran = run_command(fmt::format("{} {} --markdown '{}'", grid_arguments(), arguments, markdown));
     EXPECT_TRUE(ran.code == 1 || ran.code == 2) << arguments << ": " << ran.code;
     EXPECT_EQ(ran.out, "");
     EXPECT_EQ(count(ran.err, "\n"), 1u) << ran.err;
     EXPECT_NE(ran.err.find(expected), std::string::npos) << ran.err;
-    EXPECT_FALSE(std::filesystem::exists(json));
+    EXPECT_FALSE(std::filesystem::exists(markdown));
   };
   for (const char* depths : {"0", "102", "1.5", "-1,5", "0,101", "x", "1,,2", "nan,1", "\"\""})
     refuses(fmt::format("--depths={}", depths), "--depths");

@@ -582,14 +582,14 @@ TEST_F(Rpc, ServerThatDiesDuringAPrompt) {
 }
 
 TEST_F(Rpc, ServerThatDiesWhileTokensAreMade) {
-  Client client(addresses(), {"-m", minilong_path("q8_0"), "-p", "Once", "-n", "200000", "--ignore-eos"});
+  Client client(addresses(), {"-m", minilong_path("q8_0"), "-p", "Once", "-n", "8000", "--ignore-eos"});
   ASSERT_TRUE(eventually([&] { return client.program().out().size() > 100; }, 30s)) << client.program().err();
   client.expect_told_of(*servers_[1]);
 }
 
 TEST_F(Rpc, ServerOutlivesClientsThatDie) {
   {
-    Client client(addresses(), {"-m", minilong_path("q8_0"), "-p", "Once", "-n", "200000", "--ignore-eos"});
+    Client client(addresses(), {"-m", minilong_path("q8_0"), "-p", "Once", "-n", "8000", "--ignore-eos"});
     ASSERT_TRUE(eventually([&] { return client.program().out().size() > 100; }, 30s))
         << client.program().err();
     // Asleep while its client goes, it wakes to answer nobody.

@@ -70,12 +70,18 @@ void Vocab::append(std::vector<Token>& tokens, std::string_view text, bool parse
   if (text.empty()) return;
   if (text.size() > kMostBytes) throw Error("the prompt is longer than 1 GiB");
   const auto size = static_cast<int32_t>(text.size());
-  std::vector<Token> part(text.size() + 1);  // never more tokens than bytes, and a space before them
+  std::vector<Token> part(text.size() + 1);
   const int size_of_vocabulary = this->size();
   int32_t count = 0;
   const auto work = [&] {
-    count = llama_tokenize(vocab_, text.data(), size, part.data(), static_cast<int32_t>(part.size()),
-                           /*add_special=*/false, parse_special);
+    const auto tokenize = [&] {
+      count = llama_tokenize(vocab_, text.data(), size, part.data(), static_cast<int32_t>(part.size()),
+                             /*add_special=*/false, parse_special);
+    };
+    tokenize();
+    if (count >= 0 || count == INT32_MIN) return;
+    part.resize(static_cast<size_t>(-count));  // bytes that are not UTF-8 take several tokens
+    tokenize();
   };
   try {
     if (text.size() <= kBytesOnAnyStack)

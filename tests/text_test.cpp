@@ -13,6 +13,7 @@
 #include "support/models.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
+#include "windowkv/log.h"
 #include "windowkv/sampler.h"
 #include "windowkv/text_stream.h"
 
@@ -425,6 +426,25 @@ TEST_F(MiniLongVocab, ChatTemplateGivesTheFormTheModelWasTaught) {
   const auto tokens = vocab().tokenize(text);
   EXPECT_EQ(tokens[0], 0);
   EXPECT_EQ(std::count(tokens.begin(), tokens.end(), 0), 1);
+}
+
+TEST(Log, GivesWhatTheLibrariesSay) {
+  std::string errors;
+  set_log([&](LogLevel level, std::string_view line) {
+    if (level == LogLevel::kError) errors.append(line).append("\n");
+  });
+  const auto path = edit_gguf(minilong_path("q8_0"), "other_kind.gguf", [](GgufEdit& e) {
+    gguf_set_val_str(e.meta, "tokenizer.ggml.model", "of another kind");
+  });
+  std::string refusal;
+  try {
+    Vocab{GgufFile(path)};
+  } catch (const Error& e) {
+    refusal = e.what();
+  }
+  set_log(nullptr);
+  EXPECT_NE(errors.find("of another kind"), std::string::npos) << errors;
+  EXPECT_NE(refusal.find("of another kind"), std::string::npos) << refusal;
 }
 
 TEST(VocabErrors, FileWithoutVocabulary) {

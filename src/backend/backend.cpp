@@ -4,7 +4,6 @@
 #include <llama.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -24,18 +23,6 @@ std::vector<ggml_backend_dev_t> usable_devices() {
 }
 
 namespace {
-
-// By thread, so that one's failure is not told as the reason of another's.
-thread_local std::string first_error;
-
-void keep_errors(ggml_log_level level, const char* text, void*) {
-  if (level != GGML_LOG_LEVEL_ERROR) return;
-  std::string line(text);
-  while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
-  if (line.empty()) return;
-  // The first is the cause, what follows its consequences.
-  if (first_error.empty()) first_error = line;
-}
 
 /// What a user can name.
 std::vector<ggml_backend_dev_t> known_devices(const std::vector<ggml_backend_dev_t>& remote) {
@@ -98,37 +85,13 @@ void set_threads(ggml_backend_t backend, int threads) {
 void load_backends() {
   static const bool loaded = [] {
     capture_ggml_logs();
+    // What the program has loaded itself is used as it is.
+    if (ggml_backend_reg_count() > 0) return true;
     prefer_openmp_blas();
     ggml_backend_load_all();
     return true;
   }();
   (void)loaded;
-}
-
-void capture_ggml_logs() {
-  ggml_log_set(keep_errors, nullptr);
-  llama_log_set(keep_errors, nullptr);
-}
-
-void print_ggml_log() {
-  ggml_log_set(
-      [](ggml_log_level level, const char* text, void*) {
-        if (level == GGML_LOG_LEVEL_ERROR || level == GGML_LOG_LEVEL_WARN) std::fputs(text, stderr);
-        if (level == GGML_LOG_LEVEL_INFO) std::fputs(text, stdout);
-      },
-      nullptr);
-}
-
-GgmlErrors::GgmlErrors() {
-  first_error.clear();
-}
-
-std::string GgmlErrors::first() const {
-  return first_error;
-}
-
-std::string GgmlErrors::in_brackets() const {
-  return first_error.empty() ? "" : " (" + first_error + ")";
 }
 
 Backends::Backends(const std::string& devices, int threads, bool blas, std::span<const std::string> rpc,

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/log.h"
 #include "backend/placement.h"
 #include "backend/rpc.h"
 
@@ -87,19 +88,5 @@ void load_backends();
 
 /// This machine's devices that can hold layers: all of ggml's but the CPU's helpers.
 std::vector<ggml_backend_dev_t> usable_devices();
-
-/// What ggml and libllama log as errors in this thread from here on. Their logs are kept off stderr.
-class GgmlErrors {
- public:
-  GgmlErrors();
-  /// The first line since this was made, or since another of this thread was; "" if none.
-  std::string first() const;
-  /// The same as " (LINE)".
-  std::string in_brackets() const;
-};
-/// Starts keeping those lines; idempotent.
-void capture_ggml_logs();
-/// From here on they go to stderr instead, and what ggml says of its state to stdout: for servers.
-void print_ggml_log();
 
 }  // namespace windowkv

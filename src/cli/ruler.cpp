@@ -235,13 +235,16 @@ void ruler_command(RulerFlags flags) {
   const auto json_file = open_output(flags.json);
   const auto markdown_file = open_output(flags.markdown);
   const auto samples_file = open_output(flags.generate_only);
-  const auto haystack = read_haystack(flags.haystack.empty() ? default_haystack() : flags.haystack);
-  ruler::Source source{.essay = ruler::make_essay(haystack)};
+  ruler::Source source;
   if (!flags.squad.empty()) source.squad = ruler::read_squad(flags.squad);
   if (!flags.hotpotqa.empty()) source.hotpotqa = ruler::read_hotpotqa(flags.hotpotqa);
   const auto task = flags.task.choice();
   std::vector<std::string> notes;
   const auto tasks = tasks_of(flags, source, notes);
+  std::string haystack;  // tasks with data of their own take none
+  if (std::ranges::any_of(tasks, [](const auto* t) { return t->data == nullptr; }))
+    source.essay = ruler::make_essay(
+        haystack = read_haystack(flags.haystack.empty() ? default_haystack() : flags.haystack));
 
   const auto model = flags.model.load(/*weights=*/samples_file == nullptr);
   const bool chat = !flags.no_chat && model->vocab().has_chat_template();

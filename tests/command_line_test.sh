@@ -148,6 +148,7 @@ done
 
 # Budgets that are not used, or keep next to nothing
 run -p "Once upon a time" -n 1 -q --kv full --kv-budget 5% 2>&1 >/dev/null | grep -q "budget 5% is not used" || fail "a budget of the full cache"
+run -p "Once upon a time" -n 1 -q --kv snapkv --window 7 2>&1 >/dev/null | grep -q -- "--window is a setting of --kv windowkv" || fail "a setting that another policy lacks"
 run -f "$source/demo/document.txt" -n 1 -q --kv-budget 20 2>&1 >/dev/null | grep -q "keeps 20 of the prompt's" || fail "a budget of 20"
 [[ -z $(run -f "$source/demo/document.txt" -n 1 -q --kv-budget 100 2>&1 >/dev/null) ]] || fail "a budget of 100"
 

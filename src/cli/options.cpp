@@ -156,21 +156,28 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
             ->type_name("N|P%|P%:N")
             ->capture_default_str();
   }
-  group
-      ->add_option("--preset", preset,
-                   fmt::format("settings of the windowkv policy: {}; the options below change single ones",
-                               fmt::join(preset_names(), ", ")))
-      ->type_name("NAME")
-      ->capture_default_str();
+  settings = {group
+                  ->add_option("--preset", preset,
+                               fmt::format("settings of the windowkv policy: {}; the options below change "
+                                           "single ones",
+                                           fmt::join(preset_names(), ", ")))
+                  ->type_name("NAME")
+                  ->capture_default_str()};
   for (const auto& setting : selection_settings())
-    group
-        ->add_option_function<std::string>(
-            fmt::format("--{}", setting.name),
-            [this, &setting](const std::string& text) { setting.set(numbers, text); },
-            std::string(setting.help))
-        ->type_name(std::string(setting.value));
+    settings.push_back(group
+                           ->add_option_function<std::string>(
+                               fmt::format("--{}", setting.name),
+                               [this, &setting](const std::string& text) { setting.set(numbers, text); },
+                               std::string(setting.help))
+                           ->type_name(std::string(setting.value)));
   show_in_short_help(*group, {"--kv", "--kv-budget"});
   task.add_to(app, rows);
+}
+
+const CLI::Option* PolicyFlags::setting_given() const {
+  const auto given =
+      std::ranges::find_if(settings, [](const CLI::Option* option) { return option->count() > 0; });
+  return given != settings.end() ? *given : nullptr;
 }
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {

@@ -75,6 +75,7 @@ struct PolicyFlags {
   std::string preset = "default";
   SelectionOverrides numbers;
   const CLI::Option* budget_option = nullptr;  ///< null with a fixed policy
+  std::vector<const CLI::Option*> settings;    ///< of windowkv alone: --preset and the method's numbers
 
   TaskFlags task;
 
@@ -82,6 +83,8 @@ struct PolicyFlags {
   /// TaskFlags.
   void add_to(CLI::App& app, bool fixed_policy = false, bool rows = false);
   bool budget_given() const { return budget_option != nullptr && budget_option->count() > 0; }
+  /// The first of `settings` that was given; null if none was.
+  const CLI::Option* setting_given() const;
   /// Throws Error for values that make no policy.
   std::unique_ptr<Policy> make(const HParams& hp, Task kind) const;
   std::unique_ptr<Policy> make(const HParams& hp, Task kind, const std::string& kv_name,

@@ -73,7 +73,9 @@ void describe_traffic(const Engine& engine, int64_t decoded) {
 /// The fewest prompt tokens a layer with which an answer can be expected to be of use.
 constexpr int64_t kLeastBudget = 64;
 
-void check_budget(const PolicyFlags& flags, const Policy& policy, int64_t n) {
+void check_policy(const PolicyFlags& flags, const Policy& policy, int64_t n) {
+  if (const auto* setting = flags.setting_given(); setting != nullptr && policy.config() == nullptr)
+    warn(fmt::format("{} is a setting of --kv windowkv: it is not used", setting->get_name()));
   if (!flags.budget_given()) return;
   if (!policy.budget()) {
     warn(fmt::format("--kv {} has no budget: --kv-budget {} is not used", flags.kv, flags.budget));
@@ -127,7 +129,7 @@ void run(const RunFlags& flags) {
   const auto n = static_cast<int64_t>(prompt.size());
   options.max_tokens = answer_tokens(flags, model->hparams(), n);
   check_context(model->hparams(), n, options.max_tokens);
-  check_budget(flags.policy, *policy, n);
+  check_policy(flags.policy, *policy, n);
 
   Engine engine(*model, flags.model.engine());
   PrefillOptions prefill_options;

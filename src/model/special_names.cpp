@@ -14,8 +14,7 @@ SpecialNames::SpecialNames(const llama_vocab* vocab) {
       if (const std::string_view text = llama_vocab_get_text(vocab, token); !text.empty())
         by_first_byte_[static_cast<unsigned char>(text.front())].push_back({text, token});
   for (auto& names : by_first_byte_)
-    std::ranges::stable_sort(names,
-                             [](const Name& a, const Name& b) { return a.text.size() > b.text.size(); });
+    std::ranges::sort(names, [](const Name& a, const Name& b) { return a.text.size() > b.text.size(); });
 }
 
 const SpecialNames::Name* SpecialNames::at(std::string_view text, size_t at) const {

@@ -13,18 +13,18 @@ class ScoredSelector final : public TokenSelector {
                                .sinks = options.sinks,
                                .recent = options.recent,
                                .observation = options.observation}),
-        options_(options) {}
+        scores_(options.scores) {}
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
-    auto* scores = options_.scores(ctx, view, sinks() + candidates());
+    auto* scores = scores_(ctx, view, sinks() + candidates());
     if (sinks() == 0) return scores;
     return ggml_cont(ctx, ggml_view_2d(ctx, scores, candidates(), scores->ne[1], scores->nb[1],
                                        static_cast<size_t>(sinks()) * scores->nb[0]));
   }
 
  private:
-  const TokenPolicyOptions& options_;
+  decltype(TokenPolicyOptions::scores) scores_;  // its own: it may outlive the policy
 };
 
 class TokenPolicy final : public Policy {

@@ -43,8 +43,9 @@ void multiply_once() {
   constexpr int kRowMajor = 101, kNoTranspose = 111, kSize = 256;
   const auto sgemm = blas_function<Sgemm>("cblas_sgemm");
   if (sgemm == nullptr) return;
-  const std::vector<float> a(kSize * kSize), b(kSize * kSize);
-  std::vector<float> c(kSize * kSize);
+  constexpr size_t kElements = size_t{kSize} * kSize;
+  const std::vector<float> a(kElements), b(kElements);
+  std::vector<float> c(kElements);
   sgemm(kRowMajor, kNoTranspose, kNoTranspose, kSize, kSize, kSize, 1, a.data(), kSize, b.data(), kSize, 0,
         c.data(), kSize);
 }

@@ -107,6 +107,7 @@ KvCache::KvCache(std::span<const KvCache* const> by_layer, std::shared_ptr<KvMem
     : KvCache(by_layer.front()->backends_, by_layer.front()->hp_, by_layer.front()->types_,
               capacities_of(by_layer), std::move(shared)) {
   std::vector<RowsCopy> copies;
+  copies.reserve(layers_.size());
   for (int i = 0; i < layers(); ++i)
     copies.push_back({by_layer[static_cast<size_t>(i)]->layer(i), layer(i).rows});
   copy_layers(backends_, copies);
@@ -151,7 +152,8 @@ std::vector<int64_t> KvCache::grown_capacities(int64_t tokens) const {
 }
 
 std::unique_ptr<KvSegment> KvCache::larger_segment(int64_t tokens) {
-  return shared_ ? pooled_segment(grown_capacities(tokens)) : nullptr;
+  if (!shared_) return nullptr;
+  return pooled_segment(grown_capacities(tokens));
 }
 
 void KvCache::grow(int64_t tokens, std::unique_ptr<KvSegment> larger) {
@@ -159,6 +161,7 @@ void KvCache::grow(int64_t tokens, std::unique_ptr<KvSegment> larger) {
   version_ = next_version();  // first: layers that have moved stay so where a later one finds no memory
   if (larger) {
     std::vector<RowsCopy> copies;
+    copies.reserve(layers_.size());
     for (int i = 0; i < layers(); ++i) copies.push_back({layer(i), larger->layer(i)});
     copy_layers(backends_, copies);
     segments_.front() = std::move(larger);

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <climits>
-#include <ranges>
 #include <stdexcept>
 
 #include "backend/backend.h"
@@ -172,7 +171,7 @@ namespace {
 /// One of Unicode's noncharacters that is in none of the texts.
 std::string unused_mark(const std::vector<ChatMessage>& messages, const std::string& source) {
   for (char last = '\x90'; last <= '\xAF'; ++last) {  // U+FDD0 to U+FDEF
-    const std::string mark = std::string("\xEF\xB7") + last;
+    std::string mark = std::string("\xEF\xB7") + last;
     const auto holds = [&](const ChatMessage& m) { return m.content.find(mark) != std::string::npos; };
     if (source.find(mark) == std::string::npos && std::ranges::none_of(messages, holds)) return mark;
   }
@@ -201,7 +200,7 @@ PromptText Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
   auto marked = messages;
   for (auto& message : marked) {
     const auto found = special_names(message.content);
-    for (const auto at : std::views::reverse(found)) message.content.insert(at, mark);
+    for (auto at = found.rbegin(); at != found.rend(); ++at) message.content.insert(*at, mark);
   }
   auto special_text = [&](Token token) { return token < 0 ? std::string() : piece(token, true); };
   const auto bos = special_text(llama_vocab_bos(vocab_));

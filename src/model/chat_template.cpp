@@ -126,6 +126,12 @@ class Jinja {
 
 }  // namespace
 
+std::vector<std::string> known_template_names() {
+  std::vector<const char*> names(static_cast<size_t>(llama_chat_builtin_templates(nullptr, 0)));
+  llama_chat_builtin_templates(names.data(), names.size());
+  return {names.begin(), names.end()};
+}
+
 std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages) {
   const Jinja jinja(chat_template);
   const bool typed = !jinja.takes("user", false) && jinja.takes("user", true);
@@ -136,7 +142,7 @@ std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<Cha
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
                   const std::function<void(const std::string& line)>& warning, ChildLimits limits) {
   const auto& source = chat_template.source;
-  const auto names = Vocab::chat_template_names();
+  const auto names = known_template_names();
   if (std::ranges::find(names, source) != names.end()) {
     if (auto text = apply_known(source, messages)) return *text;
     throw Error("llama.cpp's chat template " + source + " does not take these messages");

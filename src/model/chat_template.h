@@ -15,6 +15,9 @@ struct ChatTemplate {
   std::string bos, eos;
 };
 
+/// llama.cpp's built-in chat templates.
+std::vector<std::string> known_template_names();
+
 /// The messages in the template's form, ending where the assistant begins. Where a template takes no system
 /// message, that becomes the beginning of the first user message. A template comes from wherever the model
 /// does, and minja crashes on some: it runs in a child process, to whose limits the messages' sizes are

@@ -161,9 +161,7 @@ bool Vocab::is_end(Token token) const {
 }
 
 std::vector<std::string> Vocab::chat_template_names() {
-  std::vector<const char*> names(static_cast<size_t>(llama_chat_builtin_templates(nullptr, 0)));
-  llama_chat_builtin_templates(names.data(), names.size());
-  return {names.begin(), names.end()};
+  return known_template_names();
 }
 
 namespace {

@@ -18,11 +18,18 @@ test: setup
 	@scripts/fetch-model.sh >/dev/null || echo "test: the tests on SmolLM2 are skipped" >&2
 	@ctest --test-dir $(BUILD) -j 2 --output-on-failure
 
-# The sanitizers, on the tests that run our own code rather than ggml's kernels.
-asan tsan: setup
-	@cmake --preset $@ --log-level=WARNING
-	@cmake --build --preset $@
-	@scripts/sanitized-tests.sh $@
+# AddressSanitizer and UndefinedBehaviorSanitizer, on the tests that run our own code rather than ggml's kernels.
+asan: setup
+	@cmake --preset asan --log-level=WARNING
+	@cmake --build --preset asan
+	@scripts/sanitized-tests.sh asan
+
+# ThreadSanitizer, on the tests in which several threads run our code; TSAN_TESTS=all runs the others too.
+TSAN_TESTS := batch_test engine_test output_file_test rpc_test text_test
+tsan: setup
+	@cmake --preset tsan --log-level=WARNING
+	@cmake --build --preset tsan --target $(TSAN_TESTS)
+	@scripts/sanitized-tests.sh tsan $(TSAN_TESTS)
 
 # libFuzzer on the readers of files (docs/reliability.md), FUZZ_SECONDS each.
 fuzz: setup-dev

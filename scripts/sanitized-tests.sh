@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of a sanitizer build.   scripts/sanitized-tests.sh asan|tsan
+# Runs the tests of a sanitizer build, all or those of some executables.   scripts/sanitized-tests.sh asan|tsan [all|TEST...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
@@ -8,4 +8,8 @@ export LSAN_OPTIONS=suppressions=$PWD/scripts/lsan.supp:print_suppressions=0
 export UBSAN_OPTIONS=print_stacktrace=1
 # libgomp and ggml are not built for ThreadSanitizer, which cannot see how their threads wait for each other.
 export TSAN_OPTIONS=ignore_noninstrumented_modules=1
-exec ctest --test-dir "build/$1" -j 2 --output-on-failure -LE "not-$1"
+if [[ $# -gt 1 && $2 != all ]]; then
+  printf "build/$1/tests/%s\\0" "${@:2}" | xargs -0 -P 2 -n 1 env GTEST_BRIEF=1
+else
+  exec ctest --test-dir "build/$1" -j 2 --output-on-failure -LE "not-$1"
+fi

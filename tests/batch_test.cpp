@@ -635,12 +635,17 @@ TEST(Engines, TwoOfOneModelInThreadsOfTheirOwnGiveWhatOneGives) {
   EXPECT_EQ(pool.free_bytes(), all);
 }
 
-TEST(Arena, CanBeTakenFromInSeveralThreads) {
-  const Backends backends("cpu", 1);
+/// Of which a row is 32 elements.
+HParams one_head() {
   HParams hp;
   hp.d_head = 32;
   hp.n_head_kv = 1;
-  KvArena arena(backends, hp, {}, 64);
+  return hp;
+}
+
+TEST(Arena, CanBeTakenFromInSeveralThreads) {
+  const Backends backends("cpu", 1);
+  KvArena arena(backends, one_head(), {}, 64);
   std::vector<std::atomic<int>> holders(64);
   std::atomic<int> wrong = 0;
   std::vector<std::thread> threads;
@@ -666,10 +671,7 @@ TEST(Arena, CanBeTakenFromInSeveralThreads) {
 
 TEST(Arena, GivesWhatIsFreeAndNeverTwice) {
   const Backends backends("cpu", 1);
-  HParams hp;
-  hp.d_head = 32;
-  hp.n_head_kv = 1;
-  KvArena arena(backends, hp, {}, 100);
+  KvArena arena(backends, one_head(), {}, 100);
   std::vector<bool> used(100);
   std::vector<std::pair<int64_t, int64_t>> held;
   std::mt19937 random(3);

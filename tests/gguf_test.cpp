@@ -282,38 +282,34 @@ TEST(Hostile, TypesThatHoldNoWeights) {
   }
 }
 
+/// MiniLong with other tokens.
+std::string edit_tokens(std::string_view name, const std::function<void(std::vector<std::string>&)>& edit) {
+  return edit_gguf(minilong_path("q8_0"), name, [&](GgufEdit& e) {
+    const char* key = "tokenizer.ggml.tokens";
+    const int64_t id = gguf_find_key(e.meta, key);
+    std::vector<std::string> tokens;
+    for (size_t i = 0; i < gguf_get_arr_n(e.meta, id); ++i)
+      tokens.emplace_back(gguf_get_arr_str(e.meta, id, i));
+    edit(tokens);
+    std::vector<const char*> pointers;
+    for (const auto& token : tokens) pointers.push_back(token.c_str());
+    gguf_set_arr_str(e.meta, key, pointers.data(), pointers.size());
+  });
+}
+
 TEST(Hostile, RepeatedTokens) {
-  const auto source = minilong_path("q8_0");
-  const gguf_context_ptr gguf(gguf_init_from_file(source.c_str(), {true, nullptr}));
-  const int64_t id = gguf_find_key(gguf.get(), "tokenizer.ggml.tokens");
-  std::vector<const char*> tokens;
-  for (size_t i = 0; i < gguf_get_arr_n(gguf.get(), id); ++i)
-    tokens.push_back(gguf_get_arr_str(gguf.get(), id, i));
-  tokens[700] = tokens[699];
-  expect_refused(edit_gguf(source, "repeated.gguf",
-                           [&](GgufEdit& e) {
-                             gguf_set_arr_str(e.meta, "tokenizer.ggml.tokens", tokens.data(), tokens.size());
-                           }),
-                 "token 700");
+  expect_refused(edit_tokens("repeated.gguf", [](auto& tokens) { tokens[700] = tokens[699]; }), "token 700");
 }
 
 // libllama calls them so, and aborts where another token is called so too.
 TEST(Hostile, AnEmptyTokenAndAnotherOfItsName) {
-  const auto source = minilong_path("q8_0");
-  const gguf_context_ptr gguf(gguf_init_from_file(source.c_str(), {true, nullptr}));
-  const int64_t id = gguf_find_key(gguf.get(), "tokenizer.ggml.tokens");
-  std::vector<const char*> tokens;
-  for (size_t i = 0; i < gguf_get_arr_n(gguf.get(), id); ++i)
-    tokens.push_back(gguf_get_arr_str(gguf.get(), id, i));
-  tokens[700] = "";
-  auto edited = [&] {
-    return edit_gguf(source, "empty_token.gguf", [&](GgufEdit& e) {
-      gguf_set_arr_str(e.meta, "tokenizer.ggml.tokens", tokens.data(), tokens.size());
-    });
-  };
-  EXPECT_EQ(load_error(edited()), "");
-  tokens[701] = "[EMPTY_700]";
-  expect_refused(edited(), "token 701");
+  EXPECT_EQ(load_error(edit_tokens("empty_token.gguf", [](auto& tokens) { tokens[700] = ""; })), "");
+  expect_refused(edit_tokens("empty_token.gguf",
+                             [](auto& tokens) {
+                               tokens[700] = "";
+                               tokens[701] = "[EMPTY_700]";
+                             }),
+                 "token 701");
 }
 
 // libllama makes up as many tokens as a file without a vocabulary claims to have.

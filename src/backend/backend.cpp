@@ -1,12 +1,10 @@
 #include "backend/backend.h"
 
 #include <fmt/format.h>
-#include <llama.h>
 
 #include <algorithm>
 #include <string_view>
 #include <thread>
-#include <utility>
 
 #include "backend/blas.h"
 #include "backend/free_memory.h"

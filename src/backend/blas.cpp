@@ -77,8 +77,8 @@ std::string prepare_blas(int threads) {
   if (openmp("omp_get_dynamic", 0) != 0)
     return "OpenMP may give it fewer threads than it asks for (OMP_DYNAMIC)";
   if (openmp("omp_get_max_active_levels", 1) < 1) return "OpenMP gives it one thread (OMP_MAX_ACTIVE_LEVELS)";
-  constexpr size_t kBuffer = size_t{128}
-                             << 20;  // OpenBLAS's BUFFER_SIZE on x86-64, one a thread and one a caller
+  // OpenBLAS's BUFFER_SIZE on x86-64, one a thread and one a caller.
+  constexpr size_t kBuffer = size_t{128} << 20;
   if (!has_address_space((static_cast<size_t>(threads) + 1) * kBuffer))
     return "it has too little address space (ulimit -v)";
   // Of the BLAS itself, for the whole process: ggml's backend passes its own number on only where it was

@@ -36,6 +36,15 @@ void check_added_tokens(const llama_vocab* vocab, const std::string& path) {
         path + ": damaged vocabulary: a token that starts or ends texts is missing; download the file again");
 }
 
+/// Throws Error for RWKV's tokenizer: libllama's never ends where the text begins like a token and no token is
+/// a beginning of the text. Only RWKV models have it, and those have no KV cache.
+void check_tokenizer(const llama_vocab* vocab, const std::string& path) {
+  const auto type = llama_vocab_type(vocab);
+  if (type == LLAMA_VOCAB_TYPE_NONE)
+    throw Error(path + ": the file has no vocabulary; give the prompt as token ids");
+  if (type == LLAMA_VOCAB_TYPE_RWKV) throw Error(path + ": the tokenizer rwkv is not supported");
+}
+
 }  // namespace
 
 void Vocab::ModelFree::operator()(llama_model* model) const {
@@ -52,8 +61,7 @@ Vocab::Vocab(const GgufFile& file, std::function<void(const std::string& line)> 
   model_.reset(llama_model_load_from_file(path.c_str(), params));
   if (!model_) throw Error(path + ": no usable vocabulary" + errors.in_brackets());
   vocab_ = llama_model_get_vocab(model_.get());
-  if (llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_NONE)
-    throw Error(path + ": the file has no vocabulary; give the prompt as token ids");
+  check_tokenizer(vocab_, path);
   check_added_tokens(vocab_, path);
   names_ = std::make_unique<SpecialNames>(vocab_);
   if (const char* text = llama_model_chat_template(model_.get(), nullptr)) template_ = text;

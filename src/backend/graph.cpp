@@ -29,6 +29,17 @@ ggml_tensor* Graph::input(ggml_type type, int64_t ne0, int64_t ne1) {
   return tensor;
 }
 
+ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times) {
+  auto* numbers = ggml_arange(ctx, 0.0f, static_cast<float>(count), 1.0f);
+  if (times > 1) numbers = ggml_repeat_4d(ctx, numbers, count, times, 1, 1);
+  return ggml_cast(ctx, numbers, GGML_TYPE_I32);
+}
+
+ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers) {
+  // Not ggml_cast, which goes through rows that lie apart an element at a time.
+  return ggml_get_rows(ctx, rows, numbers);
+}
+
 namespace {
 
 /// Copies that the scheduler adds to a graph once it is split are named "device#tensor#number".

@@ -39,6 +39,12 @@ class Graph {
   std::vector<std::pair<ggml_tensor*, ggml_backend_t>> readers_;
 };
 
+/// 0 to count − 1, as often as asked: [count, times] I32.
+ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times = 1);
+
+/// Rows [d, n] or [d, n, heads] that may lie apart, as F32 side by side. `numbers`: build_numbers(n, heads).
+ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers);
+
 /// Whether a scheduler's large matrix products go to BLAS where there is one. It widens quantized weights
 /// each time, so that it takes dozens of columns to gain.
 enum class Products { kPlain, kBlas };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backend/graph.h"
 #include "windowkv/head_scores.h"
 
 namespace windowkv {
@@ -46,17 +47,6 @@ std::vector<KvHeads> heads_at_once(const LayerView& view) {
 
 int64_t observed_attention_bytes(int64_t keys, int64_t d_head, int64_t n_head_kv, int64_t columns) {
   return most_at_once(keys, d_head, n_head_kv, columns) * head_bytes(keys, d_head, columns);
-}
-
-ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times) {
-  auto* numbers = ggml_arange(ctx, 0.0f, static_cast<float>(count), 1.0f);
-  if (times > 1) numbers = ggml_repeat_4d(ctx, numbers, count, times, 1, 1);
-  return ggml_cast(ctx, numbers, GGML_TYPE_I32);
-}
-
-ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers) {
-  // Not ggml_cast, which goes through rows that lie apart an element at a time.
-  return ggml_get_rows(ctx, rows, numbers);
 }
 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,

@@ -36,12 +36,6 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   float scale);
 
-/// 0 to count − 1, as often as asked: [count, times] I32.
-ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times = 1);
-
-/// Rows [d, n] or [d, n, heads] that may lie apart, as F32 side by side. `numbers`: build_numbers(n, heads).
-ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers);
-
 /// Sums [keys, t, share], or a view of it with contiguous rows, over t: [keys, share].
 ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention);
 

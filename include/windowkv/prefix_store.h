@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "windowkv/kv_type.h"
+#include "windowkv/model.h"
+#include "windowkv/vocab.h"
+
+namespace windowkv {
+
+class PrefixParts;
+
+struct PrefixStoreOptions {
+  KvTypes types = {KvType::kQ8_0, KvType::kQ8_0};  ///< of K and of V
+  enum class Place {
+    kMemory,         ///< of this process
+    kTemporaryFile,  ///< without a name, in $TMPDIR or /tmp; the system keeps in memory what it has room for
+  };
+  Place place = Place::kMemory;
+};
+
+/// K and V of all tokens of a prompt, in every layer, beside the caches, which keep a part of them: a later
+/// prompt that begins with the same tokens is prefilled from there (PrefillOptions::store), as if it were
+/// new. Lies in the host's memory or in a file. Used by one thread at a time; forks share memory that never
+/// changes, and may be used each in a thread of its own. The model need not outlive it.
+class PrefixStore {
+ public:
+  /// An empty one for prompts of a model. Throws Error for types that its heads cannot be stored in.
+  explicit PrefixStore(const Model& model, const PrefixStoreOptions& options = {});
+  /// What save() wrote, mapped read-only; what is added later lies where the options say, in the file's
+  /// types. Throws Error with the reason for a file that is truncated, altered, or not of this model.
+  static PrefixStore load(const Model& model, const std::string& path,
+                          PrefixStoreOptions::Place place = PrefixStoreOptions::Place::kMemory);
+  ~PrefixStore();
+  PrefixStore(PrefixStore&&) noexcept;
+  PrefixStore& operator=(PrefixStore&&) noexcept;
+
+  /// A second store with the same tokens, which shares their memory.
+  PrefixStore fork() const;
+  /// Drops all tokens but the first `count`. Their memory is freed with the last that was prefilled with
+  /// them.
+  void cut(int64_t count);
+  /// Writes a file that appears under its name once it is complete. Throws Error where that fails, and for an
+  /// empty store.
+  void save(const std::string& path) const;
+
+  /// Ids of the tokens, token i at position i.
+  std::span<const Token> tokens() const;
+  /// How many tokens a prompt has in common with it from the first on.
+  int64_t common_prefix(std::span<const Token> prompt) const;
+  KvTypes types() const;
+  /// Of K and V, wherever they lie.
+  int64_t bytes() const;
+  /// What `count` tokens take.
+  int64_t bytes(int64_t count) const;
+
+  /// For the engine.
+  PrefixParts& parts() const { return *parts_; }
+
+ private:
+  explicit PrefixStore(std::unique_ptr<PrefixParts> parts);
+  std::unique_ptr<PrefixParts> parts_;
+};
+
+/// What a saved prefix says of itself.
+struct PrefixFileInfo {
+  std::string fingerprint;  ///< HParams::fingerprint of its model
+  std::string model;        ///< general.name, may be empty
+  std::string family;
+  std::string weight_type;
+  KvTypes types;
+  int n_layer = 0;
+  int n_head_kv = 0;
+  int d_head = 0;
+  int64_t bytes = 0;  ///< of the file
+  std::vector<Token> tokens;
+};
+
+/// Reads a saved prefix without its model, and verifies its checksums. Throws Error, as PrefixStore::load.
+PrefixFileInfo read_prefix_info(const std::string& path);
+
+}  // namespace windowkv

@@ -1,0 +1,49 @@
+#include "cache/prefix_block.h"
+
+#include <ggml-backend.h>
+
+#include "cache/kv_type.h"
+
+namespace windowkv {
+
+namespace {
+
+size_t aligned(size_t bytes) {
+  return (bytes + PrefixBlock::kAlignment - 1) / PrefixBlock::kAlignment * PrefixBlock::kAlignment;
+}
+
+size_t tensor_bytes(const HParams& hp, KvType type, int64_t tokens) {
+  return aligned(static_cast<size_t>(tokens * hp.n_head_kv) * ggml_row_size(to_ggml(type), hp.d_head));
+}
+
+}  // namespace
+
+size_t PrefixBlock::bytes(const HParams& hp, KvTypes types, int64_t tokens) {
+  return static_cast<size_t>(hp.n_layer) *
+         (tensor_bytes(hp, types.k, tokens) + tensor_bytes(hp, types.v, tokens));
+}
+
+PrefixBlock::PrefixBlock(const HParams& hp, KvTypes types, int64_t tokens, HostMemory memory, size_t offset)
+    : tokens_(tokens), memory_(std::move(memory)) {
+  auto* next = memory_.data() + offset;
+  buffer_.reset(ggml_backend_cpu_buffer_from_ptr(next, bytes(hp, types, tokens)));
+  const auto tensors = 2 * static_cast<size_t>(hp.n_layer);
+  ctx_.reset(ggml_init({tensors * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
+  const auto add = [&](KvType type) {
+    auto* tensor = ggml_new_tensor_3d(ctx_.get(), to_ggml(type), hp.d_head, tokens, hp.n_head_kv);
+    ggml_backend_tensor_alloc(buffer_.get(), tensor, next);
+    next += tensor_bytes(hp, type, tokens);
+    return tensor;
+  };
+  for (int layer = 0; layer < hp.n_layer; ++layer) {
+    auto* k = add(types.k);
+    layers_.push_back({k, add(types.v)});
+  }
+}
+
+ggml_tensor* PrefixBlock::slice(ggml_context* ctx, ggml_tensor* tensor, int64_t first, int64_t count) {
+  return ggml_view_3d(ctx, tensor, tensor->ne[0], count, tensor->ne[2], tensor->nb[1], tensor->nb[2],
+                      static_cast<size_t>(first) * tensor->nb[1]);
+}
+
+}  // namespace windowkv

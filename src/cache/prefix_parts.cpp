@@ -1,0 +1,137 @@
+#include "cache/prefix_parts.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "cache/kv_type.h"
+#include "support/checksum.h"
+#include "windowkv/vocab.h"
+
+namespace windowkv {
+
+namespace {
+
+/// A hash of all tokens' texts; "" without a vocabulary.
+std::string hash_of(const Vocab* vocab) {
+  if (vocab == nullptr) return "";
+  Checksum sum;
+  for (Token token = 0; token < vocab->size(); ++token) {
+    const auto piece = vocab->piece(token);
+    sum.add(piece.c_str(), piece.size() + 1);
+  }
+  return sum.text();
+}
+
+}  // namespace
+
+PrefixParts::PrefixParts(const Model& model, const PrefixStoreOptions& options)
+    : hp_(model.hparams()),
+      weight_type_(model.weight_type()),
+      vocabulary_(hash_of(model.find_vocab())),
+      options_(options) {
+  check_kv_types(hp_, options.types);
+}
+
+void PrefixParts::cut(int64_t count) {
+  tokens_.resize(std::min(tokens_.size(), static_cast<size_t>(std::max<int64_t>(0, count))));
+  auto left = static_cast<int64_t>(tokens_.size());
+  for (auto& part : parts_) {
+    part.count = std::min(part.count, left);
+    left -= part.count;
+  }
+  std::erase_if(parts_, [](const Part& part) { return part.count == 0; });
+}
+
+std::shared_ptr<PrefixBlock> PrefixParts::make_block(int64_t count) const {
+  const size_t bytes = PrefixBlock::bytes(hp_, options_.types, count);
+  return std::make_shared<PrefixBlock>(hp_, options_.types, count,
+                                       options_.place == PrefixStoreOptions::Place::kMemory
+                                           ? HostMemory::anonymous(bytes)
+                                           : HostMemory::temporary_file(bytes));
+}
+
+void PrefixParts::append(std::shared_ptr<const PrefixBlock> block, std::span<const Token> tokens) {
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  parts_.push_back({std::move(block), static_cast<int64_t>(tokens.size())});
+}
+
+namespace {
+
+/// Rows that pass through float32 at a time.
+constexpr int64_t kRowsAtOnce = 8192;
+/// Most copies in one graph: a prefix of many turns has many small parts.
+constexpr size_t kCopiesAtOnce = 64;
+
+/// [d_head, count, n_head_kv] to the same, whose tokens and heads may lie apart.
+struct HeadsCopy {
+  ggml_tensor* from;
+  ggml_tensor* to;
+};
+
+size_t nodes_of(const HParams& hp) {
+  return 32 + 16 * static_cast<size_t>(hp.n_head_kv);
+}
+
+void add_copy(Graph& graph, const HeadsCopy& copy) {
+  auto* ctx = graph.ctx();
+  if (copy.from->type == copy.to->type) {
+    graph.add(ggml_cpy(ctx, copy.from, copy.to));
+    return;
+  }
+  // Not ggml_cpy, which cannot quantize into rows that lie apart.
+  auto* numbers = build_numbers(ctx, copy.from->ne[1]);
+  for (int64_t h = 0; h < copy.from->ne[2]; ++h) {
+    auto head = [&](ggml_tensor* all) {
+      return ggml_view_2d(ctx, all, all->ne[0], all->ne[1], all->nb[1], static_cast<size_t>(h) * all->nb[2]);
+    };
+    graph.add(ggml_set_rows(ctx, head(copy.to), ggml_get_rows(ctx, head(copy.from), numbers), numbers));
+  }
+}
+
+/// Tokens [first, first + count) of rows, by head.
+ggml_tensor* heads_of(ggml_context* ctx, ggml_tensor* rows, const HParams& hp, int64_t first, int64_t count) {
+  return KvRows::by_head(ctx, KvRows::slice(ctx, rows, first, count), hp, count);
+}
+
+}  // namespace
+
+void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int64_t count,
+                  const KvRows& rows) {
+  const auto& hp = parts.hparams();
+  auto part = parts.all().begin();
+  int64_t in_part = 0;
+  for (int64_t done = 0; done < count;) {
+    Graph graph(kCopiesAtOnce * nodes_of(hp));
+    auto* ctx = graph.ctx();
+    for (int64_t in_graph = 0, copies = 0;
+         done < count && in_graph < kRowsAtOnce && copies < static_cast<int64_t>(kCopiesAtOnce) / 2;
+         ++copies) {
+      const int64_t some = std::min({part->count - in_part, count - done, kRowsAtOnce - in_graph});
+      for (auto [from, to] : {std::pair{part->block->k(layer), rows.k()}, {part->block->v(layer), rows.v()}})
+        add_copy(graph, {PrefixBlock::slice(ctx, from, in_part, some), heads_of(ctx, to, hp, done, some)});
+      done += some;
+      in_graph += some;
+      in_part += some;
+      if (in_part == part->count) {
+        ++part;
+        in_part = 0;
+      }
+    }
+    scheduler.run(graph);
+  }
+}
+
+void store_rows(Scheduler& scheduler, const HParams& hp, const KvRows& rows, int64_t first, int layer,
+                const PrefixBlock& block) {
+  for (int64_t done = 0; done < block.tokens(); done += kRowsAtOnce) {
+    const int64_t some = std::min(kRowsAtOnce, block.tokens() - done);
+    Graph graph(2 * nodes_of(hp));
+    auto* ctx = graph.ctx();
+    for (auto [from, to] : {std::pair{rows.k(), block.k(layer)}, {rows.v(), block.v(layer)}})
+      add_copy(graph, {heads_of(ctx, from, hp, first + done, some), PrefixBlock::slice(ctx, to, done, some)});
+    scheduler.run(graph);
+  }
+}
+
+}  // namespace windowkv

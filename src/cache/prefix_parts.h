@@ -1,0 +1,57 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/graph.h"
+#include "cache/kv_cache.h"
+#include "cache/prefix_block.h"
+#include "windowkv/prefix_store.h"
+
+namespace windowkv {
+
+/// What a PrefixStore holds: token ids, and blocks that show their K and V.
+class PrefixParts {
+ public:
+  /// Tokens [0, count) of a block.
+  struct Part {
+    std::shared_ptr<const PrefixBlock> block;
+    int64_t count;
+  };
+
+  PrefixParts(const Model& model, const PrefixStoreOptions& options);
+
+  const HParams& hparams() const { return hp_; }
+  const PrefixStoreOptions& options() const { return options_; }
+  const std::vector<Part>& all() const { return parts_; }
+  const std::vector<Token>& tokens() const { return tokens_; }
+  /// Identifies vocabulary and weights, for saved prefixes.
+  const std::string& weight_type() const { return weight_type_; }
+  const std::string& vocabulary() const { return vocabulary_; }
+
+  void cut(int64_t count);
+  /// A block for `count` more tokens. Throws Error where there is no memory.
+  std::shared_ptr<PrefixBlock> make_block(int64_t count) const;
+  /// Appends a block that is filled, of as many tokens.
+  void append(std::shared_ptr<const PrefixBlock> block, std::span<const Token> tokens);
+
+ private:
+  HParams hp_;
+  std::string weight_type_;
+  std::string vocabulary_;
+  PrefixStoreOptions options_;
+  std::vector<Part> parts_;
+  std::vector<Token> tokens_;
+};
+
+/// Copies K and V of the layer of the store's first `count` tokens into rows [0, count), as many at a time as
+/// some MiB hold.
+void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int64_t count,
+                  const KvRows& rows);
+
+/// Copies rows [first, first + block.tokens()) into the block.
+void store_rows(Scheduler& scheduler, const HParams& hp, const KvRows& rows, int64_t first, int layer,
+                const PrefixBlock& block);
+
+}  // namespace windowkv

@@ -1,0 +1,60 @@
+#include "windowkv/prefix_store.h"
+
+#include <algorithm>
+
+#include "cache/prefix_file.h"
+#include "cache/prefix_parts.h"
+
+namespace windowkv {
+
+PrefixStore::PrefixStore(const Model& model, const PrefixStoreOptions& options)
+    : parts_(std::make_unique<PrefixParts>(model, options)) {}
+
+PrefixStore::PrefixStore(std::unique_ptr<PrefixParts> parts) : parts_(std::move(parts)) {}
+
+PrefixStore::~PrefixStore() = default;
+PrefixStore::PrefixStore(PrefixStore&&) noexcept = default;
+PrefixStore& PrefixStore::operator=(PrefixStore&&) noexcept = default;
+
+PrefixStore PrefixStore::load(const Model& model, const std::string& path, PrefixStoreOptions::Place place) {
+  return PrefixStore(read_prefix_file(model, path, place));
+}
+
+PrefixStore PrefixStore::fork() const {
+  return PrefixStore(std::make_unique<PrefixParts>(*parts_));
+}
+
+void PrefixStore::cut(int64_t count) {
+  parts_->cut(count);
+}
+
+void PrefixStore::save(const std::string& path) const {
+  write_prefix_file(*parts_, path);
+}
+
+std::span<const Token> PrefixStore::tokens() const {
+  return parts_->tokens();
+}
+
+int64_t PrefixStore::common_prefix(std::span<const Token> prompt) const {
+  const auto& tokens = parts_->tokens();
+  return std::ranges::mismatch(tokens, prompt).in1 - tokens.begin();
+}
+
+KvTypes PrefixStore::types() const {
+  return parts_->options().types;
+}
+
+int64_t PrefixStore::bytes() const {
+  int64_t sum = 0;
+  for (const auto& part : parts_->all())
+    sum += static_cast<int64_t>(
+        PrefixBlock::bytes(parts_->hparams(), parts_->options().types, part.block->tokens()));
+  return sum;
+}
+
+int64_t PrefixStore::bytes(int64_t count) const {
+  return static_cast<int64_t>(PrefixBlock::bytes(parts_->hparams(), parts_->options().types, count));
+}
+
+}  // namespace windowkv

@@ -12,6 +12,7 @@
 #include "windowkv/kv_type.h"
 #include "windowkv/model.h"
 #include "windowkv/policy.h"
+#include "windowkv/prefix_store.h"
 #include "windowkv/vocab.h"
 
 namespace windowkv {
@@ -49,6 +50,7 @@ class Sequence {
   void rewind();
 
   int64_t prompt_tokens = 0;
+  int64_t reused_tokens = 0;  ///< the prompt's first, whose K and V came from a prefix store
   int64_t position = 0;       ///< of the next token: prompt_tokens, then one more per token
   std::vector<int64_t> kept;  ///< prompt tokens kept, by layer
   std::vector<GroupSelection> groups;
@@ -67,13 +69,20 @@ struct PrefillOptions {
   int64_t reserve = 0;
   /// Where the caches are allocated; empty: in their own memory.
   KvPool pool;
+  /// For a single prompt only. K and V of the tokens that the prompt's beginning has in common with the store
+  /// are read from it, except for the observation window and at least the last token; those of the other
+  /// tokens are added to it, so that it holds the prompt in the end. Up to the rounding of the store's types
+  /// the result is that without a store. A prefill that throws leaves the store with the common tokens. A
+  /// policy that needs the attention of all queries (h2o) reads nothing, but fills the store.
+  PrefixStore* store = nullptr;
   /// Called as chunks pass; done and total count (layer, chunk) steps. May decode other sequences, so that
   /// they need not wait for the whole prompt.
   std::function<void(int64_t done, int64_t total)> progress;
   /// Called between chunks; returning true makes prefill throw Cancelled.
   std::function<bool()> cancelled;
-  /// For a single prompt only. If set, the last layer computes every position and this receives its logits
-  /// [n_vocab], in order. For comparisons; costs what the last layer otherwise saves.
+  /// For a single prompt only. If set, the last layer computes every position that is not read from a store
+  /// and this receives its logits [n_vocab], in order. For comparisons; costs what the last layer otherwise
+  /// saves.
   std::function<void(int64_t position, std::span<const float> logits)> all_logits;
 };
 
@@ -93,6 +102,7 @@ struct MemoryPlan {
   int64_t kv_growth = 0;   ///< what the first growth past the reserve takes beside both, in memory of a
                            ///< sequence's own: the largest layer once more, and 64 rows in each
   int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers in F16, had they been kept
+  int64_t store = 0;       ///< K/V that a prefix store takes, wherever it lies
   int64_t hidden = 0;      ///< hidden states of all prompt tokens
   int64_t mask = 0;        ///< causal mask of one chunk, or its attention's results with BLAS
   int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
@@ -129,7 +139,7 @@ class Engine {
   /// or above 2^31 − 1, a negative reserve, and more tokens than the policy can score.
   MemoryPlan plan(int64_t n, const Policy& policy, int64_t reserve = 0) const;
   /// The same for a prefill under several policies at once. Of the options, only the reserve and whether
-  /// all_logits is set matter.
+  /// all_logits and store are set matter; of a store nothing is read in it yet.
   MemoryPlan plan(int64_t n, std::span<const Policy* const> policies,
                   const PrefillOptions& options = {}) const;
   /// The same for each device that holds layers. Their scratches and hidden states are not held at the same

@@ -56,6 +56,7 @@ Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
   const std::vector<const KvCache*> all(sequence.kept.size(), sequence.cache.get());
   copy.cache = std::make_unique<KvCache>(all, pool.memory());
   copy.prompt_tokens = sequence.prompt_tokens;
+  copy.reused_tokens = sequence.reused_tokens;
   copy.position = sequence.position;
   copy.kept = sequence.kept;
   copy.groups = sequence.groups;

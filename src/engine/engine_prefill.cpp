@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "backend/free_memory.h"
 #include "engine/checks.h"
 #include "engine/memory_plan.h"
 #include "engine/prefill.h"
@@ -55,6 +56,31 @@ std::vector<int64_t> Engine::State::Job::lengths() const {
   return lengths;
 }
 
+int64_t Engine::State::Job::stored_bytes() const {
+  if (stored.parts == nullptr || stored.parts->options().place != PrefixStoreOptions::Place::kMemory)
+    return 0;
+  return static_cast<int64_t>(PrefixBlock::bytes(stored.parts->hparams(), stored.parts->options().types,
+                                                 lengths().front() - stored.common));
+}
+
+StoredPrefix Engine::State::match(PrefixStore& store, std::span<const Token> prompt,
+                                  std::span<const Policy* const> policies) const {
+  StoredPrefix stored;
+  stored.parts = &store.parts();
+  const auto& of = stored.parts->hparams();
+  if (of.fingerprint != m.hp.fingerprint || of.n_vocab != m.hp.n_vocab)
+    throw Error("the prefix store was made for another model");
+  const auto n = static_cast<int64_t>(prompt.size());
+  stored.common = stored.past = store.common_prefix(prompt);
+  for (const auto* policy : policies) {
+    const auto selector = policy->start(prompt_shape(m.hp, n));
+    stored.past = selector->accumulates()
+                      ? 0
+                      : std::min(stored.past, n - std::max<int64_t>(1, selector->observation()));
+  }
+  return stored;
+}
+
 void Engine::State::check_memory(std::span<const Job> jobs, const PrefillOptions& prefill) const {
   const auto& backends = *m.backends;
   for (size_t device = 0; device < backends.device_count(); ++device) {
@@ -67,7 +93,8 @@ void Engine::State::check_memory(std::span<const Job> jobs, const PrefillOptions
       const auto lengths = job.lengths();
       prompts += lengths.size();
       tokens = std::accumulate(lengths.begin(), lengths.end(), tokens);
-      all.add(plan(run, lengths, job.wanted, prefill));
+      all.add(plan(run, lengths, job.wanted, prefill, job.stored));
+      if (backends.is_cpu(device)) all.store += job.stored_bytes();
     }
     // What was set aside is there.
     if (prefill.pool.memory()) all.kv_kept = all.kv_reserve = all.kv_growth = 0;
@@ -77,9 +104,14 @@ void Engine::State::check_memory(std::span<const Job> jobs, const PrefillOptions
           "{} of {} tokens needs {} (KV cache {}, hidden states {}, other {}), but {} is free{}; use a "
           "shorter prompt or a smaller budget",
           prompts == 1 ? "a prompt" : fmt::format("a batch of {} prompts", prompts), tokens, mib(all.total()),
-          mib(all.peak_kv()), mib(all.hidden), mib(all.mask + all.compute), mib(available),
+          mib(all.peak_kv()), mib(all.hidden), mib(all.store + all.mask + all.compute), mib(available),
           place_text(backends, device)));
   }
+  for (const auto& job : jobs)
+    if (const int64_t bytes = job.stored_bytes(), available = free_system_memory();
+        available >= 0 && bytes > available)
+      throw Error(fmt::format("the prefix store needs {}, but {} is free; use a file or a smaller type",
+                              mib(bytes), mib(available)));
 }
 
 void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) const {
@@ -103,6 +135,13 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
     job.setup_ms = ms_since(start);
   }
   without_room.check("sequences");
+  for (auto& job : jobs) {
+    auto& [parts, past, common, added] = job.stored;
+    if (parts == nullptr) continue;
+    parts->cut(common);
+    if (const int64_t missing = job.lengths().front() - common; missing > 0)
+      added = parts->make_block(missing);
+  }
 }
 
 std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
@@ -110,14 +149,20 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
   const auto lengths = job.lengths();
   std::vector<Target> targets;
   for (size_t i = 0; i < job.wanted.size(); ++i)
-    targets.push_back({job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt});
-  auto last_logits = run_prefill(m, prefill_scheduler, options.chunk, job.prompts, targets, prefill);
+    targets.push_back(
+        {job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt, job.stored.past});
+  auto last_logits =
+      run_prefill(m, prefill_scheduler, options.chunk, job.prompts, targets, job.stored, prefill);
+  if (job.stored.added)
+    job.stored.parts->append(job.stored.added,
+                             job.prompts.front().subspan(static_cast<size_t>(job.stored.common)));
   const double total = job.setup_ms + ms_since(start);
 
   for (size_t i = 0; i < job.wanted.size(); ++i) {
     auto& sequence = job.next[i];
     const int64_t n = lengths[job.wanted[i].prompt];
     sequence.prompt_tokens = sequence.position = n;
+    sequence.reused_tokens = job.stored.past;
     sequence.timing = {total, targets[i].selection_ms};
     sequence.groups = job.selectors[i]->groups();
     sequence.kv_types = options.kv;
@@ -148,6 +193,7 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   State::Job job;
   job.prompts.push_back(prompt);
   for (size_t i = 0; i < policies.size(); ++i) job.wanted.push_back({&sequences[i], policies[i]});
+  if (options.store != nullptr) job.stored = state_->match(*options.store, prompt, policies);
   state_->check_memory(std::span(&job, 1), options);
   state_->prepare(std::span(&job, 1), options);
   return state_->logits = state_->run(job, options);
@@ -158,6 +204,7 @@ std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
   const auto& hp = state_->m.hp;
   if (requests.empty()) throw Error("no prompt to prefill");
   if (options.all_logits) throw Error("logits of all positions are available for a single prompt only");
+  if (options.store != nullptr) throw Error("a prefix store serves a single prompt only");
   check(options, state_->m, state_->options.kv);
   for (size_t i = 0; i < requests.size(); ++i) {
     const auto& request = requests[i];

@@ -22,18 +22,18 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
   const size_t nodes = static_cast<size_t>(last - first + 1) * scoring_nodes(m.hp) + 256;
   Graph graph(nodes);
   auto* ctx = graph.ctx();
-  const int64_t n = pack.lengths()[target.prompt];
+  const int64_t computed = pack.lengths()[target.prompt];
   std::vector<LayerView> views;
   for (int layer = first; layer <= last; ++layer) {
     if (!selector.decides(layer)) continue;
     LayerView view;
     view.layer = layer;
     if (const int64_t count = selector.observation(); count > 0) {
-      auto* q = pack.observed(ctx, target.prompt, layer, n - count, count);
+      auto* q = pack.observed(ctx, target.prompt, layer, computed - count, count);
       q = ggml_reshape_3d(ctx, q, m.hp.d_head, m.hp.n_head, count);
       view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
     }
-    view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, n);
+    view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, target.past + computed);
     // No weights are read, which would tell the scheduler where.
     auto* device = m.backends->backend(m.backends->device_of(layer));
     graph.read_on(view.k, device);

@@ -15,6 +15,7 @@ struct Target {
   Selector* selector;
   KvCache* cache;
   size_t prompt = 0;  ///< of the pack
+  int64_t past = 0;   ///< tokens of the prompt before those in the pack, whose rows are there
   double selection_ms = 0;
   int waiting = 0;  ///< the lowest layer not settled yet
 };

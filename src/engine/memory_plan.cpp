@@ -71,7 +71,7 @@ std::string place_text(const Backends& backends, size_t device) {
 }
 
 void MemoryPlan::add(const MemoryPlan& next) {
-  for (auto field : {&MemoryPlan::kv_kept, &MemoryPlan::kv_reserve, &MemoryPlan::kv_full})
+  for (auto field : {&MemoryPlan::kv_kept, &MemoryPlan::kv_reserve, &MemoryPlan::kv_full, &MemoryPlan::store})
     this->*field += next.*field;
   for (auto field : {&MemoryPlan::kv_scratch, &MemoryPlan::kv_growth, &MemoryPlan::hidden, &MemoryPlan::mask,
                      &MemoryPlan::compute})
@@ -79,17 +79,18 @@ void MemoryPlan::add(const MemoryPlan& next) {
 }
 
 int64_t MemoryPlan::total() const {
-  return kv_kept + kv_reserve + std::max(kv_scratch + hidden + mask + compute, kv_growth);
+  return kv_kept + kv_reserve + store + std::max(kv_scratch + hidden + mask + compute, kv_growth);
 }
 
 MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> lengths,
-                               std::span<const Wanted> wanted, const PrefillOptions& prefill) const {
+                               std::span<const Wanted> wanted, const PrefillOptions& prefill,
+                               const StoredPrefix& stored) const {
   const auto& backends = *m.backends;
   const auto& hp = m.hp;
   const size_t device = backends.device_of(run.first);
   const int64_t row = kv_token_bytes(hp, options.kv);
   const int64_t full_row = hp.kv_layer_bytes_per_token();
-  const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0}) - stored.past;
   const int64_t longest = std::ranges::max(lengths);
   const int64_t width = std::min<int64_t>(tokens, options.chunk);
   auto rounded = [&](KvTypes types, int64_t rows) {
@@ -129,8 +130,9 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
       plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
   }
   plan.hidden = tokens * (hp.n_embd + (accumulates ? hp.n_head : 0)) * 4;
-  plan.mask = backends.blas() != nullptr ? ProductAttention::result_bytes(hp, width)
-                                         : CausalMask::bytes(backends, longest, width);
+  plan.mask = backends.blas() != nullptr
+                  ? ProductAttention::result_bytes(hp, width)
+                  : CausalMask::bytes(backends, longest + (stored.past > 0 ? width : 0), width);
   const int64_t logit_columns =
       prefill.all_logits ? std::min(tokens, kLogitColumns) : static_cast<int64_t>(lengths.size());
   plan.compute = chunk_bytes(backends, hp, run, width, longest, scoring, logit_columns);
@@ -151,7 +153,9 @@ MemoryPlan Engine::plan(int64_t n, std::span<const Policy* const> policies,
   std::vector<State::Wanted> wanted;
   wanted.reserve(policies.size());
   for (const auto* policy : policies) wanted.push_back({nullptr, policy});
-  return state_->plan({0, state_->m.hp.n_layer - 1}, std::span(&n, 1), wanted, options);
+  auto plan = state_->plan({0, state_->m.hp.n_layer - 1}, std::span(&n, 1), wanted, options);
+  if (options.store != nullptr) plan.store = options.store->bytes(n);
+  return plan;
 }
 
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {

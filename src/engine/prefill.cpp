@@ -19,18 +19,21 @@ class Prefill {
  public:
   Prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,
           std::span<const std::span<const Token>> prompts, std::span<Target> targets,
-          const PrefillOptions& options)
+          const StoredPrefix& stored, const PrefillOptions& options)
       : m_(m),
         scheduler_(scheduler),
         targets_(targets),
+        stored_(stored),
+        past_(stored.past),
         options_(options),
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
-        pack_(*m.backends, m.hp, lengths(prompts), most_observed(targets), in_flight_,
-              any_accumulates(targets)),
-        pass_(m, scheduler, pack_, chunk, std::ranges::max(pack_.lengths())),
+        pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
+              any_accumulates(targets), past_),
+        pass_(m, scheduler, pack_, chunk,
+              past_ + std::ranges::max(pack_.lengths()) + (past_ > 0 ? chunk : 0)),
         chunk_(pass_.chunk()),
         steps_(prefill_steps(m.hp, pack_.tokens(), chunk)) {
-    for (auto prompt : prompts) tokens_.insert(tokens_.end(), prompt.begin(), prompt.end());
+    for (auto prompt : prompts) tokens_.insert(tokens_.end(), prompt.begin() + past_, prompt.end());
   }
 
   /// Returns the logits of each prompt's last position, [n_vocab, prompts].
@@ -46,8 +49,11 @@ class Prefill {
                                        [&](const Target& t) { return t.selector->decides(layer); }) &&
                            pack_.observation() > 0;
       if (pack_.accumulated != nullptr) pack_.forget_accumulated();
+      if (past_ > 0) restore_rows(scheduler_, *stored_.parts, layer, past_, rows_for(layer, 0));
       const ChunkParts parts{.queries = decides, .output = layer < last || options_.all_logits};
       for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, first, count, parts); });
+      if (stored_.added)
+        store_rows(scheduler_, m_.hp, rows_for(layer, 0), stored_.common, layer, *stored_.added);
       if (layer == last) logits = options_.all_logits ? report_all() : finish();
       pack_.wait();
       for (auto& target : targets_) {
@@ -62,10 +68,10 @@ class Prefill {
   }
 
  private:
-  static std::vector<int64_t> lengths(std::span<const std::span<const Token>> prompts) {
+  static std::vector<int64_t> lengths(std::span<const std::span<const Token>> prompts, int64_t past) {
     std::vector<int64_t> lengths;
     lengths.reserve(prompts.size());
-    for (auto prompt : prompts) lengths.push_back(static_cast<int64_t>(prompt.size()));
+    for (auto prompt : prompts) lengths.push_back(static_cast<int64_t>(prompt.size()) - past);
     return lengths;
   }
 
@@ -86,11 +92,14 @@ class Prefill {
                        [](const Target& t) { return t.selector->accumulates(); });
   }
 
+  /// Rows of a prompt in a layer: one for each of its tokens.
+  int64_t rows_of(size_t prompt) const { return past_ + pack_.lengths()[prompt]; }
+
   /// The target whose cache keeps all of a prompt in that layer as it is, if any.
   const Target* whole_target(int layer, size_t prompt) const {
     for (const auto& target : targets_)
       if (target.prompt == prompt &&
-          keeps_whole(*target.selector, layer, pack_.lengths()[prompt], target.cache->types()))
+          keeps_whole(*target.selector, layer, rows_of(prompt), target.cache->types()))
         return &target;
     return nullptr;
   }
@@ -121,8 +130,7 @@ class Prefill {
     for (size_t prompt = 0; prompt < capacities.size(); ++prompt)
       for (int layer = run.first; layer <= run.last && capacities[prompt] == 0; ++layer)
         if (whole_target(layer, prompt) == nullptr)
-          capacities[prompt] =
-              KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, pack_.lengths()[prompt], device);
+          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device);
     return capacities;
   }
 
@@ -159,10 +167,11 @@ class Prefill {
     for (const auto& run : runs) {
       const auto& rows = rows_for(layer, run.prompt);
       const auto part = columns_of(ctx, qkv, run.row - first, run.count);
-      store_kv(graph, rows, run.first, part);
-      if (pack_.accumulated != nullptr) accumulate(graph, rows, run.first, part.q);
+      store_kv(graph, rows, past_ + run.first, part);
+      if (pack_.accumulated != nullptr) accumulate(graph, rows, past_ + run.first, part.q);
       if (parts.queries) keep_queries(graph, layer, run, part.q);
-      if (parts.output) attention.push_back(pass_.attend(graph, part.q, rows, run.first, run.row - first));
+      if (parts.output)
+        attention.push_back(pass_.attend(graph, part.q, rows, past_ + run.first, run.row - first));
     }
     if (parts.output) {
       auto* out = join_columns(ctx, std::move(attention));
@@ -226,7 +235,8 @@ class Prefill {
       last.push_back(pack_.hidden_at(ctx, end.row, 1));
       const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, last.back(),
                                                    pack_.positions_at(ctx, end.row, 1), Family::kQ);
-      attention.push_back(attend(ctx, m_.hp, qkv.q, rows_for(layer, end.prompt), end.first + 1, nullptr));
+      attention.push_back(
+          attend(ctx, m_.hp, qkv.q, rows_for(layer, end.prompt), past_ + end.first + 1, nullptr));
     }
     return pass_.logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
                                                        join_columns(ctx, attention)));
@@ -236,7 +246,7 @@ class Prefill {
     std::vector<float> last;
     pass_.all_logits([&](int64_t index, std::span<const float> logits) {
       if (options_.cancelled && options_.cancelled()) throw Cancelled();
-      options_.all_logits(index, logits);
+      options_.all_logits(past_ + index, logits);
       if (index + 1 == pack_.tokens()) last.assign(logits.begin(), logits.end());
     });
     return last;
@@ -244,8 +254,10 @@ class Prefill {
 
   LoadedModel& m_;
   Scheduler& scheduler_;
-  std::vector<Token> tokens_;  ///< of all prompts
+  std::vector<Token> tokens_;  ///< that are computed, of all prompts
   std::span<Target> targets_;
+  const StoredPrefix& stored_;
+  int64_t past_;  ///< tokens before those that are computed
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
   Pack pack_;
@@ -264,8 +276,8 @@ int64_t prefill_steps(const HParams& hp, int64_t tokens, int64_t chunk) {
 
 std::vector<float> run_prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,
                                std::span<const std::span<const Token>> prompts, std::span<Target> targets,
-                               const PrefillOptions& options) {
-  return Prefill(m, scheduler, chunk, prompts, targets, options).run();
+                               const StoredPrefix& stored, const PrefillOptions& options) {
+  return Prefill(m, scheduler, chunk, prompts, targets, stored, options).run();
 }
 
 }  // namespace windowkv

@@ -3,6 +3,7 @@
 #include <span>
 #include <vector>
 
+#include "cache/prefix_parts.h"
 #include "engine/chunk_pass.h"
 #include "engine/layer_selection.h"
 #include "windowkv/engine.h"
@@ -12,13 +13,22 @@ namespace windowkv {
 /// Prompts that may share chunks: past this many, products gain nothing by more columns.
 constexpr size_t kMostPacked = 16;
 
+/// What the prefill of a prompt reads from a prefix store, and what it adds to it.
+struct StoredPrefix {
+  PrefixParts* parts = nullptr;        ///< null: no store
+  int64_t past = 0;                    ///< the prompt's first tokens, whose rows are read and not computed
+  int64_t common = 0;                  ///< the prompt's first tokens that the store has
+  std::shared_ptr<PrefixBlock> added;  ///< for the rows of the others; null where there are none
+};
+
 /// Calls of PrefillOptions::progress.
 int64_t prefill_steps(const HParams& hp, int64_t tokens, int64_t chunk);
 
 /// Layer-major prefill: all prompts through one layer, then selection, then the next layer. Fills the
-/// targets' caches and returns the logits of each prompt's last position, [n_vocab, prompts].
+/// targets' caches and stored.added, and returns the logits of each prompt's last position, [n_vocab,
+/// prompts]. With a store there is one prompt.
 std::vector<float> run_prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,
                                std::span<const std::span<const Token>> prompts, std::span<Target> targets,
-                               const PrefillOptions& options);
+                               const StoredPrefix& stored, const PrefillOptions& options);
 
 }  // namespace windowkv

@@ -28,19 +28,26 @@ struct Engine::State {
   };
   /// What a prefill of prompts of these lengths that share chunks takes of the layers of `run`, which are one
   /// device's: from sizes alone.
+  /// `stored`: what is read from a store, and not computed.
   MemoryPlan plan(const LayerRun& run, std::span<const int64_t> lengths, std::span<const Wanted> wanted,
-                  const PrefillOptions& prefill) const;
+                  const PrefillOptions& prefill, const StoredPrefix& stored = {}) const;
   MemoryPlan plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const;
 
   /// Prompts that share chunks, and what becomes of them.
   struct Job {
     std::vector<std::span<const Token>> prompts;
+    StoredPrefix stored;
     std::vector<Wanted> wanted;
     std::vector<std::unique_ptr<Selector>> selectors;  ///< by wanted, as the rest
     std::vector<Sequence> next;                        ///< what *wanted.sequence becomes
     double setup_ms = 0;                               ///< taken by prepare()
     std::vector<int64_t> lengths() const;
+    /// Of the host's memory, for the store.
+    int64_t stored_bytes() const;
   };
+  /// Finds what a prompt has in common with a store. Throws Error for a store of another model.
+  StoredPrefix match(PrefixStore& store, std::span<const Token> prompt,
+                     std::span<const Policy* const> policies) const;
   /// Throws Error where a device has not the memory for its layers of all jobs, which run one after another
   /// and whose caches stay.
   void check_memory(std::span<const Job> jobs, const PrefillOptions& prefill) const;

@@ -18,6 +18,7 @@
 namespace windowkv {
 
 class KvCache;
+class Recall;
 
 struct EngineOptions {
   int chunk = 1024;  ///< prompt tokens that pass through a layer at once
@@ -58,6 +59,7 @@ class Sequence {
   KvBytes bytes;
   PrefillTiming timing;
   std::unique_ptr<KvCache> cache;
+  std::unique_ptr<Recall> recall;  ///< null: what was chosen once stays
 };
 
 struct PrefillOptions {
@@ -73,7 +75,8 @@ struct PrefillOptions {
   /// are read from it, except for the observation window and at least the last token; those of the other
   /// tokens are added to it, so that it holds the prompt in the end. Up to the rounding of the store's types
   /// the result is that without a store. A prefill that throws leaves the store with the common tokens. A
-  /// policy that needs the attention of all queries (h2o) reads nothing, but fills the store.
+  /// policy that needs the attention of all queries (h2o) reads nothing, but fills the store. Policies that
+  /// choose again (Policy::recall) need one; its tokens then lie in one block.
   PrefixStore* store = nullptr;
   /// Called as chunks pass; done and total count (layer, chunk) steps. May decode other sequences, so that
   /// they need not wait for the whole prompt.
@@ -188,15 +191,17 @@ class Engine {
   std::span<const Token> decode_greedy(std::span<const Step> steps);
 
   /// Appends tokens that are known in advance and computes all their positions together: up to rounding, what
-  /// decoding them one by one would give, at prefill speed. `logits` receives each token's [n_vocab], for the
-  /// token after it, in order; valid until the callback returns. Throws Error before any work, like decode().
+  /// decoding them one by one would give, at prefill speed; where the policy chooses again, they are decoded.
+  /// `logits` receives each token's [n_vocab], for the token after it, in order; valid until the callback
+  /// returns. Throws Error before any work, like decode().
   void follow(Sequence& sequence, std::span<const Token> tokens,
               const std::function<void(int64_t index, std::span<const float> logits)>& logits);
 
   /// Number of decode graphs built so far; all other steps reused one.
   int64_t graphs_built() const;
-  /// A copy of the sequence, with its caches and their free room, for a second continuation. Throws Error, as
-  /// compose() does, for a sequence or a pool of another model or other KV types.
+  /// A copy of the sequence, with its caches and their free room, for a second continuation. What it keeps of
+  /// the prompt is not chosen again. Throws Error, as compose() does, for a sequence or a pool of another
+  /// model or other KV types.
   Sequence fork(const Sequence& sequence, const KvPool& pool = {});
   /// What one prefill would give under a policy that keeps in layer i what by_layer[i] keeps there: a copy of
   /// each layer's cache. All must come from the same prompt and engine, and be rewound to it. `groups` stays

@@ -31,10 +31,14 @@ struct LayerView {
   int layer = 0;
   ggml_tensor* q =
       nullptr;  ///< [d_head, observation(), n_head] F32, RoPE applied: the last queries of the prompt
-  ggml_tensor* k = nullptr;  ///< [d_head, n, n_head_kv] F16 or F32, RoPE applied; a view of the scratch cache
+  ggml_tensor* k = nullptr;  ///< [d_head, n, n_head_kv], RoPE applied: F16 or F32, a view of the scratch
+                             ///< cache; behind the prompt also quantized, a view of a prefix store
   /// [n, n_head] F32: the attention each token received, summed over all queries of the prompt; null unless
   /// Selector::accumulates().
   ggml_tensor* accumulated = nullptr;
+  /// Whether the queries are those of tokens behind the prompt, which see all of its keys, and not of its
+  /// last tokens.
+  bool after_prompt = false;
   float scale = 1.0f;  ///< factor on q·k, 1/√d_head
 };
 
@@ -85,6 +89,9 @@ class Selector {
   /// tensor, empty where no layer decided.
   virtual KeptTokens choose(int layer, std::span<const int32_t> picked) = 0;
 
+  /// Forgets what was chosen: choose() is about to be called for every layer again.
+  virtual void restart() {}
+
   /// What was kept, after choose() was called for every layer.
   virtual std::vector<GroupSelection> groups() const = 0;
 };
@@ -99,12 +106,16 @@ class Policy {
   virtual const SelectionConfig* config() const { return nullptr; }
   /// The requested budget; nullopt for policies without one.
   virtual std::optional<Budget> budget() const { return std::nullopt; }
+  /// Decoded tokens after which what is kept of the prompt is chosen again, each time, from the keys in a
+  /// prefix store (PrefillOptions::store) and the newest queries; 0: chosen once.
+  virtual int recall() const { return 0; }
 };
 
 /// Everything a policy may be constructed from.
 struct PolicyOptions {
   Budget budget;
   SelectionConfig config;
+  int recall = 0;  ///< see Policy::recall
 };
 
 /// The names that make_policy accepts.

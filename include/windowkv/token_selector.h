@@ -28,6 +28,7 @@ class TokenSelector : public Selector {
   bool decides(int layer) const override { return drops(layer); }
   ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override;
   KeptTokens choose(int layer, std::span<const int32_t> picked) override;
+  void restart() override { groups_.clear(); }
   std::vector<GroupSelection> groups() const override { return groups_; }
 
  protected:

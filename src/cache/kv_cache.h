@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cache/kv_arena.h"
+#include "cache/query_ring.h"
 #include "windowkv/model.h"
 
 namespace windowkv {
@@ -112,6 +113,9 @@ class KvCache {
   const KvArena& arena(int index) const { return segment_of(index).memory().of(index); }
   KvTypes types() const { return types_; }
   const Backends& backends() const { return backends_; }
+
+  /// Where decode puts the queries of the cache's new tokens; null: nowhere. Must outlive its use.
+  QueryRing* queries = nullptr;
 
   bool has_room(int64_t tokens) const;
   /// Of a cache in a pool: the segment where every layer has room for `tokens` more, beside the one it has,

@@ -56,6 +56,10 @@ void PrefixParts::append(std::shared_ptr<const PrefixBlock> block, std::span<con
   parts_.push_back({std::move(block), static_cast<int64_t>(tokens.size())});
 }
 
+void PrefixParts::replace(std::shared_ptr<const PrefixBlock> block) {
+  parts_ = {{std::move(block), static_cast<int64_t>(tokens_.size())}};
+}
+
 namespace {
 
 /// Rows that pass through float32 at a time.
@@ -132,6 +136,26 @@ void store_rows(Scheduler& scheduler, const HParams& hp, const KvRows& rows, int
       add_copy(graph, {heads_of(ctx, from, hp, first + done, some), PrefixBlock::slice(ctx, to, done, some)});
     scheduler.run(graph);
   }
+}
+
+std::shared_ptr<const PrefixBlock> merged_block(Scheduler& scheduler, PrefixParts& parts) {
+  if (parts.all().size() == 1) return parts.all().front().block;
+  const auto& hp = parts.hparams();
+  auto merged = parts.make_block(static_cast<int64_t>(parts.tokens().size()));
+  int64_t done = 0;
+  for (const auto& [block, count] : parts.all()) {
+    Graph graph(4 * static_cast<size_t>(hp.n_layer) * 4 + 16);
+    auto* ctx = graph.ctx();
+    for (int layer = 0; layer < hp.n_layer; ++layer)
+      for (auto [from, to] :
+           {std::pair{block->k(layer), merged->k(layer)}, {block->v(layer), merged->v(layer)}})
+        graph.add(
+            ggml_cpy(ctx, PrefixBlock::slice(ctx, from, 0, count), PrefixBlock::slice(ctx, to, done, count)));
+    scheduler.run(graph);
+    done += count;
+  }
+  parts.replace(merged);
+  return merged;
 }
 
 }  // namespace windowkv

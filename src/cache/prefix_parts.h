@@ -35,6 +35,8 @@ class PrefixParts {
   std::shared_ptr<PrefixBlock> make_block(int64_t count) const;
   /// Appends a block that is filled, of as many tokens.
   void append(std::shared_ptr<const PrefixBlock> block, std::span<const Token> tokens);
+  /// Has the block, of as many tokens, show all of them.
+  void replace(std::shared_ptr<const PrefixBlock> block);
 
  private:
   HParams hp_;
@@ -49,6 +51,10 @@ class PrefixParts {
 /// some MiB hold.
 void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int64_t count,
                   const KvRows& rows);
+
+/// A block that begins with all of the store's tokens: its own, where it has one part, or else a new one that
+/// takes the place of its parts.
+std::shared_ptr<const PrefixBlock> merged_block(Scheduler& scheduler, PrefixParts& parts);
 
 /// Copies rows [first, first + block.tokens()) into the block.
 void store_rows(Scheduler& scheduler, const HParams& hp, const KvRows& rows, int64_t first, int layer,

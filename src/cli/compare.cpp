@@ -36,6 +36,7 @@ struct CompareFlags {
   int64_t limit = -1;
   int64_t max_length = 0;
   bool follow = false;
+  std::string store_type{to_string(PrefixStoreOptions().types.k)};
   std::string reference;
   std::string out;
   std::string json;
@@ -101,9 +102,10 @@ NiahReport niah_report(const CompareFlags& flags, const Model& model, const Need
 /// All that changes what a policy makes of a sample, so that a results file is only taken up by such a run.
 std::string setup_of(const CompareFlags& flags, const Model& model, const std::string& model_hash) {
   const auto kv = flags.model.engine().kv;
-  return fmt::format("v3 | {} | {} | {} | {} | {} {} | {}", model_hash, WINDOWKV_VERSION, flags.max_length,
+  return fmt::format("v3 | {} | {} | {} | {} | {} {} | {}{}", model_hash, WINDOWKV_VERSION, flags.max_length,
                      flags.task.text(), to_string(kv.k), to_string(kv.v),
-                     fmt::join(model.hparams().layer_shares, ","));
+                     fmt::join(model.hparams().layer_shares, ","),
+                     flags.store_type == CompareFlags().store_type ? "" : " | " + flags.store_type);
 }
 
 void compare(const CompareFlags& flags) {
@@ -131,6 +133,8 @@ void compare(const CompareFlags& flags) {
   options.log = log.get();
   options.setup = setup_of(flags, *model, model_hash);
   options.follow = flags.follow;
+  const auto store = parse_kv_type(flags.store_type);
+  options.store = {store, store};
   std::optional<eval::ReferenceFile> reference;
   if (!flags.reference.empty())
     options.reference = &reference.emplace(flags.reference, model_hash, flags.model.engine().kv);
@@ -203,6 +207,14 @@ void add_compare(CLI::App& app) {
       ->capture_default_str();
   group->add_flag("--follow", flags->follow,
                   "only measure how closely policies follow the full cache's answers; only full generates");
+  group
+      ->add_option(
+          "--store-type", flags->store_type,
+          fmt::format("how policies with recall=N, which choose again every N tokens, store what they choose "
+                      "from: {}",
+                      fmt::join(kv_type_names(), ", ")))
+      ->type_name("TYPE")
+      ->capture_default_str();
   group
       ->add_option("--reference", flags->reference,
                    "JSON lines file of the full cache's answers: those in the file are not generated again, "

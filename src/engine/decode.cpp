@@ -4,6 +4,7 @@
 
 #include "engine/checks.h"
 #include "engine/decode_graph.h"
+#include "engine/recall.h"
 #include "engine/state.h"
 
 namespace windowkv {
@@ -42,6 +43,8 @@ void make_room(std::span<const Step> steps) {
 void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result) {
   check(steps, m, options.kv);
   make_room(steps);
+  for (const auto& s : steps)
+    if (s.sequence->recall) s.sequence->recall->before_step(*s.sequence->cache);
   auto& [order, caches, tokens, positions] = columns;
   order.resize(steps.size());
   std::iota(order.begin(), order.end(), 0);
@@ -73,6 +76,7 @@ void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result
   for (const auto& s : steps) {
     for (int layer = 0; layer < m.hp.n_layer; ++layer) ++s.sequence->cache->layer(layer).length;
     ++s.sequence->position;
+    if (s.sequence->recall) s.sequence->recall->after_step(*s.sequence->cache);
   }
 }
 

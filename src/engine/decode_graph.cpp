@@ -28,7 +28,7 @@ bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
 }
 
 size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
-  return 128 + static_cast<size_t>(hp.n_layer) * (64 + 24 * caches);
+  return 128 + static_cast<size_t>(hp.n_layer) * (64 + 32 * caches);
 }
 
 DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
@@ -39,6 +39,10 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
     const bool beside = c > 0 && caches[c]->arena(0).id() == caches[c - 1]->arena(0).id();
     arenas_.push_back(beside ? arenas_[c - 1] : c);
   }
+  for (const auto* cache : caches)
+    queries_.push_back(cache->queries != nullptr
+                           ? Queries{cache->queries->id(), graph_.input(GGML_TYPE_I64, 1)}
+                           : Queries{});
   tokens_ = graph_.input(GGML_TYPE_I32, count);
   positions_ = graph_.input(GGML_TYPE_I32, count);
   auto* x = m.family->embed(ctx, m.hp, m.weights, tokens_);
@@ -49,6 +53,7 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
     const auto& layout = class_of(caches, layer);
     const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_, Family::kQkv);
     store(caches, layer, qkv, layout.slots);
+    keep_queries(caches, layer, qkv.q);
     x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, attention(m.hp, caches, layer, qkv.q, layout));
   }
   x = m.family->logits(ctx, m.hp, m.weights, x);
@@ -122,6 +127,16 @@ void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_te
   }
 }
 
+void DecodeGraph::keep_queries(Batch caches, int layer, ggml_tensor* q) {
+  auto* ctx = graph_.ctx();
+  for (size_t c = 0; c < caches.size(); ++c) {
+    if (queries_[c].slot == nullptr) continue;
+    auto* rows = caches[c]->queries->of(layer);
+    auto* row = ggml_reshape_2d(ctx, token_columns(ctx, q, static_cast<int64_t>(c), 1), rows->ne[0], 1);
+    graph_.add(ggml_set_rows(ctx, rows, row, queries_[c].slot));
+  }
+}
+
 ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q,
                                     const LayoutClass& c) {
   auto* ctx = graph_.ctx();
@@ -159,6 +174,8 @@ bool DecodeGraph::lies_as_built(Batch caches) const {
 
 bool DecodeGraph::serves(Batch caches, Result result) const {
   if (result != kind_ || caches.size() != versions_.size()) return false;
+  for (size_t c = 0; c < caches.size(); ++c)
+    if ((caches[c]->queries != nullptr ? caches[c]->queries->id() : 0) != queries_[c].ring) return false;
   bool same = true;
   for (size_t c = 0; c < caches.size(); ++c) same = same && caches[c]->version() == versions_[c];
   if (!same && !lies_as_built(caches)) return false;
@@ -176,6 +193,11 @@ void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
                              std::span<const int32_t> positions) {
   ggml_backend_tensor_set(tokens_, tokens.data(), 0, ggml_nbytes(tokens_));
   ggml_backend_tensor_set(positions_, positions.data(), 0, ggml_nbytes(positions_));
+  for (size_t c = 0; c < caches.size(); ++c)
+    if (queries_[c].slot != nullptr) {
+      const int64_t row = caches[c]->queries->next();
+      ggml_backend_tensor_set(queries_[c].slot, &row, 0, sizeof row);
+    }
   slots_.resize(caches.size());
   for (auto& c : classes_) {
     for (size_t i = 0; i < caches.size(); ++i)

@@ -68,6 +68,7 @@ class DecodeGraph {
   Layout layout_of(Batch caches, int layer) const;
   const LayoutClass& class_of(Batch caches, int layer);
   void store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots);
+  void keep_queries(Batch caches, int layer, ggml_tensor* q);
   ggml_tensor* attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q, const LayoutClass& c);
   bool lies_as_built(Batch caches) const;
   /// The lowest first row of the layer among the columns that lie in the arenas of column `first`. Columns
@@ -89,8 +90,14 @@ class DecodeGraph {
   std::vector<Place> places_;        ///< by layer and column
   std::vector<size_t> layer_class_;  ///< by layer
   std::vector<LayoutClass> classes_;
-  std::vector<int64_t> slots_;        ///< by column, of one class at a time
-  std::vector<uint64_t> versions_;    ///< by column: of the cache the masks were filled for
+  std::vector<int64_t> slots_;      ///< by column, of one class at a time
+  std::vector<uint64_t> versions_;  ///< by column: of the cache the masks were filled for
+  /// Where a column's queries go; without a tensor: nowhere.
+  struct Queries {
+    uint64_t ring = 0;            ///< id
+    ggml_tensor* slot = nullptr;  ///< [1] I64: its row
+  };
+  std::vector<Queries> queries_;      ///< by column
   ggml_tensor* tokens_ = nullptr;     ///< [caches] I32
   ggml_tensor* positions_ = nullptr;  ///< [caches] I32
   ggml_tensor* result_ = nullptr;

@@ -5,6 +5,7 @@
 #include "cache/kv_type.h"
 #include "engine/checks.h"
 #include "engine/memory_plan.h"
+#include "engine/recall.h"
 #include "engine/state.h"
 #include "windowkv/error.h"
 
@@ -21,6 +22,7 @@ void Sequence::rewind() {
     cache->layer(static_cast<int>(layer)).length = kept[layer];
   cache->forget_masks();
   position = prompt_tokens;
+  if (recall) recall->rewind();
 }
 
 Engine::Engine(const Model& model, const EngineOptions& options) {

@@ -9,6 +9,7 @@
 #include "engine/checks.h"
 #include "engine/memory_plan.h"
 #include "engine/prefill.h"
+#include "engine/recall.h"
 #include "engine/state.h"
 #include "support/clock.h"
 #include "windowkv/error.h"
@@ -45,6 +46,19 @@ size_t pack_end(std::span<const PrefillRequest> requests, size_t first, const HP
 void check(const PrefillOptions& options, const LoadedModel& m, KvTypes types) {
   check_reserve(options.reserve);
   check_pool(options.pool, *m.backends, types);
+}
+
+/// What goes on choosing for a prompt of n tokens; null where there is nothing to choose.
+std::unique_ptr<Recall> make_recall(LoadedModel& m, const Policy& policy, int64_t n) {
+  if (policy.recall() == 0) return nullptr;
+  auto selector = policy.start(prompt_shape(m.hp, n));
+  if (selector->accumulates())
+    throw Error(
+        fmt::format("{} looks at the attention of the whole prompt and cannot choose again", policy.name()));
+  bool decides = false;
+  for (int layer = 0; layer < m.hp.n_layer; ++layer) decides = decides || selector->decides(layer);
+  if (!decides || selector->observation() == 0) return nullptr;
+  return std::make_unique<Recall>(m, std::move(selector), n, policy.recall());
 }
 
 }  // namespace
@@ -131,6 +145,9 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
         job.next[i].cache =
             std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
       });
+      job.next[i].recall = make_recall(m, *policy, job.lengths()[prompt]);
+      if (job.next[i].recall && job.stored.parts == nullptr)
+        throw Error("a policy that chooses again needs a prefix store");
     }
     job.setup_ms = ms_since(start);
   }
@@ -149,21 +166,24 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
   const auto lengths = job.lengths();
   std::vector<Target> targets;
   for (size_t i = 0; i < job.wanted.size(); ++i)
-    targets.push_back(
-        {job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt, job.stored.past});
+    targets.push_back({job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt, job.stored.past,
+                       job.next[i].recall.get()});
   auto last_logits =
       run_prefill(m, prefill_scheduler, options.chunk, job.prompts, targets, job.stored, prefill);
   if (job.stored.added)
     job.stored.parts->append(job.stored.added,
                              job.prompts.front().subspan(static_cast<size_t>(job.stored.common)));
-  const double total = job.setup_ms + ms_since(start);
-
+  for (auto& sequence : job.next) {
+    if (!sequence.recall) continue;
+    sequence.recall->attach(merged_block(prefill_scheduler, *job.stored.parts));
+    sequence.cache->queries = &sequence.recall->queries();
+  }
   for (size_t i = 0; i < job.wanted.size(); ++i) {
     auto& sequence = job.next[i];
     const int64_t n = lengths[job.wanted[i].prompt];
     sequence.prompt_tokens = sequence.position = n;
     sequence.reused_tokens = job.stored.past;
-    sequence.timing = {total, targets[i].selection_ms};
+    sequence.timing = {job.setup_ms + ms_since(start), targets[i].selection_ms};
     sequence.groups = job.selectors[i]->groups();
     sequence.kv_types = options.kv;
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {

@@ -4,6 +4,7 @@
 #include "engine/attention.h"
 #include "engine/checks.h"
 #include "engine/chunk_pass.h"
+#include "engine/recall.h"
 #include "engine/state.h"
 
 namespace windowkv {
@@ -34,6 +35,10 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
   check_prefilled(&sequence, *m.backends, state_->options.kv);
   check_tokens(tokens, m.hp);
   if (tokens.empty()) return;
+  if (sequence.recall) {  // what is kept changes from token to token
+    for (size_t i = 0; i < tokens.size(); ++i) logits(static_cast<int64_t>(i), decode(sequence, tokens[i]));
+    return;
+  }
   auto& cache = *sequence.cache;
   const auto count = static_cast<int64_t>(tokens.size());
   if (!cache.has_room(count)) cache.grow(count, cache.larger_segment(count));

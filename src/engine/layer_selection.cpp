@@ -4,15 +4,17 @@
 #include <numeric>
 #include <optional>
 
+#include "engine/recall.h"
+
 namespace windowkv {
 
-namespace {
-
-/// No fewer tensors than the scoring of one layer has: of every KV head its attention, of every query head
-/// its part of a maximum, and a step of runs for each power of two that a window size may reach.
 size_t scoring_nodes(const HParams& hp) {
+  // Of every KV head its attention, of every query head its part of a maximum, and a step of runs for each
+  // power of two that a window size may reach.
   return 512 + 24 * static_cast<size_t>(hp.n_head_kv) + 16 * static_cast<size_t>(hp.n_head);
 }
+
+namespace {
 
 /// Runs the selector's scoring graph over the layers from `first` to `last` that decide; returns what it
 /// picked.
@@ -103,9 +105,10 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
   for (; target.waiting <= layer; ++target.waiting) {
     const auto& rows = rows_of(target.waiting);
     auto& cache = target.cache->layer(target.waiting);
-    const auto kept = selector.choose(target.waiting, picked);
+    auto kept = selector.choose(target.waiting, picked);
     cache.length = static_cast<int64_t>(kept.front().size());
     if (cache.length > 0 && &cache.rows != &rows) gather(m, scheduler, rows, kept, cache.rows);
+    if (target.recall != nullptr) target.recall->starts_with(target.waiting, std::move(kept));
   }
 }
 

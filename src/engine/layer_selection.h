@@ -10,15 +10,21 @@
 
 namespace windowkv {
 
+class Recall;
+
 /// One cache that a prefill fills, and the policy's decisions for it.
 struct Target {
   Selector* selector;
   KvCache* cache;
-  size_t prompt = 0;  ///< of the pack
-  int64_t past = 0;   ///< tokens of the prompt before those in the pack, whose rows are there
+  size_t prompt = 0;         ///< of the pack
+  int64_t past = 0;          ///< tokens of the prompt before those in the pack, whose rows are there
+  Recall* recall = nullptr;  ///< what goes on choosing; null if nothing does
   double selection_ms = 0;
   int waiting = 0;  ///< the lowest layer not settled yet
 };
+
+/// No fewer tensors than the scoring of one layer has.
+size_t scoring_nodes(const HParams& hp);
 
 /// Layers whose K and V are in full at once while a selector decides: 1, or more where layers wait for ones
 /// above them.

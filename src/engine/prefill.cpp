@@ -6,6 +6,7 @@
 #include "engine/attention.h"
 #include "engine/chunk_pass.h"
 #include "engine/layer_selection.h"
+#include "engine/recall.h"
 #include "policy/observed_attention.h"
 #include "support/clock.h"
 #include "windowkv/error.h"
@@ -56,6 +57,8 @@ class Prefill {
         store_rows(scheduler_, m_.hp, rows_for(layer, 0), stored_.common, layer, *stored_.added);
       if (layer == last) logits = options_.all_logits ? report_all() : finish();
       pack_.wait();
+      for (const auto& target : targets_)
+        if (target.recall != nullptr && target.selector->decides(layer)) start_recall(layer, target);
       for (auto& target : targets_) {
         const auto start = Clock::now();
         settle_layers(
@@ -204,6 +207,17 @@ class Prefill {
       q = token_columns(ctx, q, skipped, count);
     auto* place = pack_.observed(ctx, run.prompt, layer, first, count);
     graph.add(ggml_cpy(ctx, ggml_reshape_2d(ctx, q, place->ne[0], count), place));
+  }
+
+  /// The prompt's last queries, which those of generated tokens will join.
+  void start_recall(int layer, const Target& target) {
+    const int64_t count = target.recall->queries().rows();
+    Graph graph(16);
+    auto* ctx = graph.ctx();
+    graph.add(ggml_cpy(
+        ctx, pack_.observed(ctx, target.prompt, layer, pack_.lengths()[target.prompt] - count, count),
+        target.recall->queries().of(layer)));
+    scheduler_.run(graph);
   }
 
   /// Adds the attention of a chunk's queries to what each token has received, for policies that look at all

@@ -1,19 +1,25 @@
 #include "eval/answer.h"
 
+#include <algorithm>
+#include <optional>
+
 #include "windowkv/error.h"
 
 namespace windowkv::eval {
 
-SharedPrefill prefill_shared(Engine& engine, std::span<const Token> prompt,
+SharedPrefill prefill_shared(Engine& engine, const Model& model, std::span<const Token> prompt,
                              std::span<const std::unique_ptr<Policy>> policies,
                              const GenerateOptions& generation,
-                             const std::function<void(int64_t, int64_t)>& progress) {
+                             const std::function<void(int64_t, int64_t)>& progress, KvTypes store_types) {
   std::vector<const Policy*> pointers;
   for (const auto& policy : policies) pointers.push_back(policy.get());
   PrefillOptions options;
   options.reserve = generation.max_tokens;
   options.cancelled = generation.cancelled;
   options.progress = progress;
+  std::optional<PrefixStore> store;  // what sequences need of it they share
+  if (std::ranges::any_of(policies, [](const auto& policy) { return policy->recall() > 0; }))
+    options.store = &store.emplace(model, PrefixStoreOptions{.types = store_types});
   SharedPrefill out;
   out.sequences.resize(policies.size());
   const auto logits = engine.prefill(out.sequences, prompt, pointers, options);

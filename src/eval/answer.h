@@ -34,11 +34,13 @@ struct SharedPrefill {
 };
 
 /// Makes room for the longest answer that `generation` allows, and throws Cancelled where its `cancelled`
-/// says so. `progress` may be empty.
-SharedPrefill prefill_shared(Engine& engine, std::span<const Token> prompt,
+/// says so. For policies that choose again, a prefix store of the types `store` is filled. `progress` may be
+/// empty.
+SharedPrefill prefill_shared(Engine& engine, const Model& model, std::span<const Token> prompt,
                              std::span<const std::unique_ptr<Policy>> policies,
                              const GenerateOptions& generation,
-                             const std::function<void(int64_t done, int64_t total)>& progress = {});
+                             const std::function<void(int64_t done, int64_t total)>& progress = {},
+                             KvTypes store = PrefixStoreOptions().types);
 
 /// Generates behind the prompt under one of the policies, given by its place. Greedy unless `generation` says
 /// otherwise. Throws Cancelled like prefill_shared.

@@ -84,7 +84,7 @@ class SampleRun {
       tasks.push_back(task_for(contenders_[c], options_.task, sample_.task, sample_.prompt).task);
       policies.push_back(contenders_[c].make(tasks.back()));
     }
-    auto prefill = prefill_shared(engine, prompt, policies, generation_);
+    auto prefill = prefill_shared(engine, model, prompt, policies, generation_, {}, options_.store);
     auto answered = full_answer(engine, model, prompt, prefill);
     const bool others = all.back() != kFull;
     const auto reference =

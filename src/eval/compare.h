@@ -19,7 +19,8 @@ namespace windowkv::eval {
 struct CompareOptions {
   TaskChoice task = TaskChoice::parse("given");  ///< what is given is the row's
   int64_t max_length = 0;                        ///< as sample_tokens takes it
-  bool follow = false;      ///< fidelity alone: no other policy than full answers and is scored
+  bool follow = false;  ///< fidelity alone: no other policy than full answers and is scored
+  KvTypes store = PrefixStoreOptions().types;  ///< of the keys that policies choose from again
   JsonlLog* log = nullptr;  ///< a row a sample and contender; those it has are not run again
   std::string setup;        ///< tells runs under other settings apart; contenders need not be part of it
   ReferenceFile* reference = nullptr;  ///< the full cache's answers; those it has are not generated again

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 
 #include "windowkv/error.h"
 
@@ -11,12 +12,20 @@ namespace windowkv::eval {
 namespace {
 
 void set(std::string_view spec, std::string_view key, std::string_view value, SelectionOverrides& numbers) {
-  std::string names = "preset, task";
+  std::string names = "preset, task, recall";
   for (const auto& setting : selection_settings()) {
     if (setting.name == key) return setting.set(numbers, value);
     names += fmt::format(", {}", setting.name);
   }
   throw Error(fmt::format("policy \"{}\": unknown key \"{}\"; use one of: {}", spec, key, names));
+}
+
+int parse_recall(std::string_view text) {
+  int every = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), every);
+  if (error != std::errc() || end != text.data() + text.size() || every < 0)
+    throw Error(fmt::format("recall={}: give the number of tokens between two choices, or 0", text));
+  return every;
 }
 
 }  // namespace
@@ -30,12 +39,19 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
   std::string preset = "default";
   std::optional<std::string> task_text;
   SelectionOverrides numbers;
+  int recall = 0;
   for (size_t at = kv.size(); at < spec.size();) {
     const size_t end = std::min(spec.find(':', at + 1), spec.size());
     const auto setting = spec.substr(at + 1, end - at - 1);
     const auto key = setting.substr(0, setting.find('='));
     const auto value = setting.substr(std::min(setting.size(), key.size() + 1));
-    if (kv != "windowkv") throw Error(fmt::format("policy \"{}\": only windowkv takes settings", spec));
+    if (key == "recall") {
+      recall = parse_recall(value);
+      at = end;
+      continue;
+    }
+    if (kv != "windowkv")
+      throw Error(fmt::format("policy \"{}\": only windowkv takes settings other than recall", spec));
     if (key == "preset")
       preset = value;
     else if (key == "task")
@@ -48,7 +64,7 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
   const bool full = kv == "full";
   Contender contender{full ? kv : fmt::format("{} {}", spec, budget), kv, full ? "100%" : budget,
                       [=](Task task) {
-                        return make_policy(kv, {parsed, make_config(preset, task, n_layer, numbers)});
+                        return make_policy(kv, {parsed, make_config(preset, task, n_layer, numbers), recall});
                       }};
   contender.task = task_text;
   if (contender.task) TaskChoice::parse(*contender.task);

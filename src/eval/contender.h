@@ -28,7 +28,7 @@ std::string policy_in(const std::string& name);
 
 /// From "snapkv", or a policy with numbers of its own, "windowkv:group=1:pyramid=flat". Keys: preset, task
 /// (auto, given, localization, aggregation; without it the evaluation's), and the names of
-/// selection_settings(). Throws Error for anything unknown.
+/// selection_settings(); of every policy, recall (Policy::recall). Throws Error for anything unknown.
 Contender make_contender(std::string_view spec, const std::string& budget, int n_layer);
 
 /// The task that the contender runs a row under that says `given` of itself: its own, else `task`'s choice.

@@ -97,7 +97,7 @@ ordered_json run_sample(Engine& engine, const Model& model, const Sample& sample
     generation.cancelled = options.cancelled;
     const auto tokens = sample_tokens(model, sample, options.max_length);
     const std::unique_ptr<Policy> policies[] = {contender.make(task.task)};
-    auto prefill = prefill_shared(engine, tokens, policies, generation, progress);
+    auto prefill = prefill_shared(engine, model, tokens, policies, generation, progress);
     return answer_row(row_of(key, sample, contender, task), sample,
                       answer(engine, model, tokens, prefill, 0, generation));
   } catch (const Cancelled&) {

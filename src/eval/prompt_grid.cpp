@@ -71,7 +71,7 @@ std::vector<std::vector<ordered_json>> run_grid(Engine& engine, const Model& mod
     auto generation = prompt.generation;
     generation.cancelled = grid.cancelled;
     auto prefill =
-        prefill_shared(engine, prompt.tokens, policies, generation, [&](int64_t step, int64_t steps) {
+        prefill_shared(engine, model, prompt.tokens, policies, generation, [&](int64_t step, int64_t steps) {
           report(done + grid.size(p) * step / std::max<int64_t>(1, steps));
         });
     for (size_t i = 0; i < policies.size(); ++i) {

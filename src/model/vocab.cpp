@@ -36,8 +36,8 @@ void check_added_tokens(const llama_vocab* vocab, const std::string& path) {
         path + ": damaged vocabulary: a token that starts or ends texts is missing; download the file again");
 }
 
-/// Throws Error for RWKV's tokenizer: libllama's never ends where the text begins like a token and no token is
-/// a beginning of the text. Only RWKV models have it, and those have no KV cache.
+/// Throws Error for RWKV's tokenizer: libllama's never ends where the text begins like a token and no token
+/// is a beginning of the text. Only RWKV models have it, and those have no KV cache.
 void check_tokenizer(const llama_vocab* vocab, const std::string& path) {
   const auto type = llama_vocab_type(vocab);
   if (type == LLAMA_VOCAB_TYPE_NONE)

@@ -16,8 +16,9 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
                    static_cast<size_t>(heads.first * share) * q->nb[2]);
   k = ggml_view_3d(ctx, k, k->ne[0], k->ne[1], heads.count, k->nb[1], k->nb[2],
                    static_cast<size_t>(heads.first) * k->nb[2]);
-  return build_head_attention(ctx, q, build_widened(ctx, k, build_numbers(ctx, k->ne[1], heads.count)), past,
-                              scale);
+  // Quantized keys are multiplied as they are: widening them costs more than the product of a few queries.
+  if (!ggml_is_quantized(k->type)) k = build_widened(ctx, k, build_numbers(ctx, k->ne[1], heads.count));
+  return build_head_attention(ctx, q, k, past, scale);
 }
 
 namespace {
@@ -86,7 +87,9 @@ ggml_tensor* build_max_over_queries(ggml_context* ctx, ggml_tensor* a) {
 
 ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
                                       Rows rows) {
-  auto* a = build_attention(ctx, view.q, view.k, heads, view.k->ne[1] - view.q->ne[1], view.scale);
+  const int64_t n = view.k->ne[1];
+  auto* a =
+      build_attention(ctx, view.q, view.k, heads, view.after_prompt ? n : n - view.q->ne[1], view.scale);
   if (rows == Rows::kSum)
     return build_sum_over_queries(ctx, ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0));
   auto* most =

@@ -32,7 +32,7 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
                              float scale);
 
 /// The same of all queries q [d_head, t, heads · share], contiguous, over the keys k [d_head, keys, heads]
-/// F32.
+/// F32 or quantized.
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   float scale);
 

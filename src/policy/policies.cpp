@@ -32,8 +32,10 @@ std::vector<std::string> policy_names() {
 }
 
 std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options) {
+  if (options.recall < 0) throw Error("the number of tokens between two choices is negative");
   for (const auto& entry : kPolicies)
-    if (entry.name == name) return entry.make(options);
+    if (entry.name == name)
+      return options.recall > 0 ? make_recalling(entry.make(options), options.recall) : entry.make(options);
   throw Error(fmt::format("unknown policy \"{}\"; use one of: {}", name, fmt::join(policy_names(), ", ")));
 }
 

@@ -17,4 +17,7 @@ std::unique_ptr<Policy> make_streaming_llm(const PolicyOptions& options);
 std::unique_ptr<Policy> make_tova(const PolicyOptions& options);
 std::unique_ptr<Policy> make_windowkv(const PolicyOptions& options);
 
+/// The policy, choosing again after every so many decoded tokens.
+std::unique_ptr<Policy> make_recalling(std::unique_ptr<Policy> policy, int every);
+
 }  // namespace windowkv

@@ -3,7 +3,6 @@
 #include <ggml.h>
 
 #include <algorithm>
-#include <set>
 
 #include "policy/top_scores.h"
 
@@ -32,7 +31,7 @@ KeptTokens TokenSelector::choose(int layer, std::span<const int32_t> picked) {
   const int64_t count = chosen(layer);
   const size_t lists = drops(layer) ? picked.size() / static_cast<size_t>(count) : 1;
   KeptTokens kept(lists);
-  std::set<int32_t> any;
+  std::vector<int32_t> any;
   for (size_t h = 0; h < lists; ++h) {
     auto& list = kept[h];
     for (int64_t i = 0; i < sinks(); ++i) list.push_back(static_cast<int32_t>(i));
@@ -43,9 +42,11 @@ KeptTokens TokenSelector::choose(int layer, std::span<const int32_t> picked) {
     }
     std::sort(list.end() - count, list.end());
     for (int64_t i = prompt_.n - recent(); i < prompt_.n; ++i) list.push_back(static_cast<int32_t>(i));
-    any.insert(list.begin(), list.end());
+    any.insert(any.end(), list.begin(), list.end());
   }
-  GroupSelection group{{layer, layer}, capacity(layer), {}, to_ranges({any.begin(), any.end()}), {}};
+  std::sort(any.begin(), any.end());
+  any.erase(std::unique(any.begin(), any.end()), any.end());
+  GroupSelection group{{layer, layer}, capacity(layer), {}, to_ranges(any), {}};
   if (lists > 1)
     for (const auto& list : kept) group.kept_by_head.push_back(to_ranges(list));
   groups_.push_back(std::move(group));

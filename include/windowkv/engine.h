@@ -31,6 +31,12 @@ struct PrefillTiming {
   double selection = 0;  ///< scoring, choosing and gathering
 };
 
+/// Choices made after the prompt's (Policy::recall).
+struct Recalls {
+  int64_t count = 0;
+  double ms = 0;  ///< in all
+};
+
 /// Bytes of K and V, all layers.
 struct KvBytes {
   int64_t kept = 0;  ///< of the kept prompt tokens
@@ -60,6 +66,7 @@ class Sequence {
   PrefillTiming timing;
   std::unique_ptr<KvCache> cache;
   std::unique_ptr<Recall> recall;  ///< null: what was chosen once stays
+  Recalls recalls;
 };
 
 struct PrefillOptions {

@@ -53,6 +53,8 @@ class PrefixStore {
   /// How many tokens a prompt has in common with it from the first on.
   int64_t common_prefix(std::span<const Token> prompt) const;
   KvTypes types() const;
+  /// Where tokens that are added lie.
+  PrefixStoreOptions::Place place() const;
   /// Of K and V, wherever they lie.
   int64_t bytes() const;
   /// What `count` tokens take.

@@ -45,6 +45,10 @@ KvTypes PrefixStore::types() const {
   return parts_->options().types;
 }
 
+PrefixStoreOptions::Place PrefixStore::place() const {
+  return parts_->options().place;
+}
+
 int64_t PrefixStore::bytes() const {
   int64_t sum = 0;
   for (const auto& part : parts_->all())

@@ -170,7 +170,15 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
                                [this, &setting](const std::string& text) { setting.set(numbers, text); },
                                std::string(setting.help))
                            ->type_name(std::string(setting.value)));
-  show_in_short_help(*group, {"--kv", "--kv-budget"});
+  group
+      ->add_option(
+          "--recall", recall,
+          "choose again what to read of the prompt after every N tokens of the answer, from the "
+          "prefix store: 1 follows the full cache most closely and takes most time; off: only at the "
+          "end of the prompt")
+      ->type_name("N|off")
+      ->capture_default_str();
+  show_in_short_help(*group, {"--kv", "--kv-budget", "--recall"});
   task.add_to(app, rows);
 }
 
@@ -180,13 +188,18 @@ const CLI::Option* PolicyFlags::setting_given() const {
   return given != settings.end() ? *given : nullptr;
 }
 
+int PolicyFlags::recall_every() const {
+  return eval::parse_recall(recall);
+}
+
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {
   return make(hp, kind, kv, budget);
 }
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const std::string& kv_name,
                                           const std::string& budget_text) const {
-  return make_policy(kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_layer, numbers)});
+  return make_policy(
+      kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_layer, numbers), recall_every()});
 }
 
 eval::Contender contender_of(std::string name, const PolicyFlags& flags, const HParams& hp) {

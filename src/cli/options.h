@@ -74,6 +74,7 @@ struct PolicyFlags {
   std::string budget{kDefaultBudget};
   std::string preset = "default";
   SelectionOverrides numbers;
+  std::string recall = "off";
   const CLI::Option* budget_option = nullptr;  ///< null with a fixed policy
   std::vector<const CLI::Option*> settings;    ///< of windowkv alone: --preset and the method's numbers
 
@@ -85,6 +86,8 @@ struct PolicyFlags {
   bool budget_given() const { return budget_option != nullptr && budget_option->count() > 0; }
   /// The first of `settings` that was given; null if none was.
   const CLI::Option* setting_given() const;
+  /// Decoded tokens after which the policy chooses again; 0: never. Throws Error for what is no number.
+  int recall_every() const;
   /// Throws Error for values that make no policy.
   std::unique_ptr<Policy> make(const HParams& hp, Task kind) const;
   std::unique_ptr<Policy> make(const HParams& hp, Task kind, const std::string& kv_name,

@@ -74,9 +74,15 @@ std::string unescape(const std::string& text) {
   return out;
 }
 
-void PromptFlags::add_to(CLI::App& app) {
+void PromptFlags::add_to(CLI::App& app, bool several) {
   auto* group = app.add_option_group("Prompt");
-  group->add_option("-p,--prompt", text, "prompt text; follows the text of -f or of a pipe, if there is any")
+  group
+      ->add_option(
+          "-p,--prompt", texts,
+          fmt::format("prompt text; follows the text of -f or of a pipe, if there is any{}",
+                      several ? "; may be given several times: that text is then read once, and each -p "
+                                "is a question of its own"
+                              : ""))
       ->type_name("TEXT");
   group->add_option("-f,--file", file, "read the prompt from a file; - is standard input")->type_name("FILE");
   group
@@ -107,44 +113,51 @@ void PromptFlags::add_to(CLI::App& app) {
   show_in_short_help(*group, {"--prompt", "--file", "--system", "--no-chat"});
 }
 
-std::string PromptFlags::read_text(bool piped) const {
-  std::string prompt;
-  if (!file.empty()) {
-    prompt = without_last_break(read_text_file(file));
-  } else if (piped) {
-    if (auto input = piped_input(/*optional=*/!text.empty())) {
-      prompt = without_last_break(checked_text(std::move(*input), "standard input"));
-      if (!text.empty())
-        tell(fmt::format("windowkv: note: the prompt is standard input ({} bytes) followed by -p\n",
-                         prompt.size()));
-    }
-  }
-  if (!escape && !no_escape && text.find("\\n") != std::string::npos)
-    tell("windowkv: note: \\n in -p is taken literally; with -e it is a line break\n");
-  const auto typed = escape ? unescape(text) : text;
-  check_utf8(typed, "-p");
-  if (!prompt.empty() && !typed.empty()) prompt += "\n\n";
-  prompt += typed;
-  if (prompt.empty())
-    throw Error(given() ? "the prompt is empty"
-                        : "no prompt; give one with -p TEXT, -f FILE or --tokens FILE");
-  return prompt;
+std::string PromptFlags::read_document(bool piped) const {
+  if (!file.empty()) return without_last_break(read_text_file(file));
+  if (!piped) return "";
+  auto input = piped_input(/*optional=*/!texts.empty());
+  if (!input) return "";
+  auto document = without_last_break(checked_text(std::move(*input), "standard input"));
+  if (!texts.empty())
+    tell(fmt::format("windowkv: note: the prompt is standard input ({} bytes) followed by -p\n",
+                     document.size()));
+  return document;
 }
 
-PromptSource PromptFlags::read(bool piped) const {
+std::vector<PromptSource> PromptFlags::read(bool piped) const {
   PromptSource source{.no_chat = no_chat};
   if (!tokens_file.empty()) {
-    if (!text.empty() || !file.empty()) throw Error("--tokens is the whole prompt; omit -p and -f");
+    if (!texts.empty() || !file.empty()) throw Error("--tokens is the whole prompt; omit -p and -f");
     source.ids = read_token_ids(tokens_file);
-    return source;
+    return {source};
   }
   source.system = system_file.empty() ? (escape ? unescape(system) : system)
                                       : without_last_break(read_text_file(system_file));
   check_utf8(source.system, "--system");
   source.chat_template = chat_template_file.empty() ? chat_template : read_text_file(chat_template_file);
   check_chat_template(source.chat_template);
-  source.text = read_text(piped);
-  return source;
+  const auto document = read_document(piped);
+  auto typed = texts;
+  if (typed.empty()) typed.emplace_back();
+  std::vector<PromptSource> sources;
+  for (auto& text : typed) {
+    if (!escape && !no_escape && text.find("\\n") != std::string::npos)
+      tell("windowkv: note: \\n in -p is taken literally; with -e it is a line break\n");
+    if (escape) text = unescape(text);
+    check_utf8(text, "-p");
+    source.text = document + (document.empty() || text.empty() ? "" : "\n\n") + text;
+    if (source.text.empty())
+      throw Error(given() ? "the prompt is empty"
+                          : "no prompt; give one with -p TEXT, -f FILE or --tokens FILE");
+    sources.push_back(source);
+  }
+  return sources;
+}
+
+Prompt PromptFlags::read(const Model& model) const {
+  if (texts.size() > 1) throw Error("this command takes one prompt; give -p once");
+  return read(/*piped=*/!texts.empty()).front().prompt(model);
 }
 
 Prompt PromptSource::prompt(const Model& model) const {

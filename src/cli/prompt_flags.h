@@ -29,7 +29,7 @@ struct PromptSource {
 
 /// -p, -f, --tokens and how the text becomes a prompt.
 struct PromptFlags {
-  std::string text;
+  std::vector<std::string> texts;  ///< of -p
   std::string file;
   std::string tokens_file;
   std::string system;
@@ -40,16 +40,20 @@ struct PromptFlags {
   bool escape = false;
   bool no_escape = false;
 
-  void add_to(CLI::App& app);
-  bool given() const { return !text.empty() || !file.empty() || !tokens_file.empty(); }
-  /// Reads the files, and with `piped` what is piped into the command where no file is named. Throws Error
-  /// for no prompt, files that cannot be read, text that is not UTF-8, and an unknown chat template.
-  PromptSource read(bool piped = false) const;
-  /// For commands that do without a prompt too, which call this where given(): a pipe goes before -p.
-  Prompt read(const Model& model) const { return read(/*piped=*/!text.empty()).prompt(model); }
+  /// `several`: -p may be given more than once.
+  void add_to(CLI::App& app, bool several = false);
+  bool given() const { return !texts.empty() || !file.empty() || !tokens_file.empty(); }
+  /// Reads the files, and with `piped` what is piped into the command where no file is named: a prompt for
+  /// each -p, all with the same document before it. Throws Error for no prompt, files that cannot be read,
+  /// text that is not UTF-8, and an unknown chat template.
+  std::vector<PromptSource> read(bool piped) const;
+  /// For commands with one prompt that do without it too, which call this where given(): a pipe goes before
+  /// -p. Throws Error for more than one.
+  Prompt read(const Model& model) const;
 
  private:
-  std::string read_text(bool piped) const;
+  /// What is before every -p.
+  std::string read_document(bool piped) const;
 };
 
 /// The text with \n, \r, \t, \', \", \\ and \xHH replaced by what they stand for, as llama.cpp does.

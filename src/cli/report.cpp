@@ -8,6 +8,7 @@
 
 #include "cli/layer_ranges.h"
 #include "cli/output.h"
+#include "cli/store_flags.h"
 
 namespace windowkv::cli {
 
@@ -55,6 +56,15 @@ ordered_json trace_json(const RunReport& r) {
       trace["config"] = {{"budget", budget->resolve(r.sequence.prompt_tokens)}};
   }
   trace["prompt_tokens"] = r.sequence.prompt_tokens;
+  trace["reused_tokens"] = r.sequence.reused_tokens;
+  trace["recall"] = r.policy.recall();
+  trace["store"] = nullptr;
+  if (r.store != nullptr)
+    trace["store"] = {{"tokens", r.store->tokens().size()},
+                      {"type_k", to_string(r.store->types().k)},
+                      {"type_v", to_string(r.store->types().v)},
+                      {"bytes", r.store->bytes()},
+                      {"place", r.store->place() == PrefixStoreOptions::Place::kMemory ? "ram" : "disk"}};
   trace["budget"] = nullptr;
   if (const auto budget = r.policy.budget())
     trace["budget"] = {{"text", budget->text()},
@@ -122,7 +132,10 @@ std::string summary_text(const RunReport& r) {
   if (const auto* c = r.policy.config(); c != nullptr && c->pyramid == Pyramid::kMeasured)
     policy += ", calibration " + (r.model.calibration().empty() ? "none" : r.model.calibration());
   line("policy", policy);
-  line("prompt", fmt::format("{} tokens", s.prompt_tokens));
+  line("prompt",
+       fmt::format(
+           "{} tokens{}", s.prompt_tokens,
+           s.reused_tokens > 0 ? fmt::format(", {} of them from the prefix store", s.reused_tokens) : ""));
   if (budget && budget->below_floor(s.prompt_tokens))
     line("kept", fmt::format("all tokens: prompts of up to {} tokens are kept whole", budget->floor()));
   else
@@ -135,14 +148,19 @@ std::string summary_text(const RunReport& r) {
                                bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
                                100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
                                bytes_text(s.bytes.peak)));
-  line("prefill",
-       fmt::format("{:.1f} ms, {:.0f} tokens/s, including {:.1f} ms of selection ({:.2f} %)", s.timing.total,
-                   rate(n, s.timing.total), s.timing.selection, 100 * s.timing.selection / s.timing.total));
+  if (r.store != nullptr)
+    line("store", fmt::format("{} tokens, {}", r.store->tokens().size(), describe(*r.store)));
+  line("prefill", fmt::format("{:.1f} ms, {:.0f} tokens/s, including {:.1f} ms of selection ({:.2f} %)",
+                              s.timing.total, rate(n - static_cast<double>(s.reused_tokens), s.timing.total),
+                              s.timing.selection, 100 * s.timing.selection / s.timing.total));
   if (!r.generation.tokens.empty()) line("first token", fmt::format("{:.1f} ms", r.first_token_ms()));
   if (r.generation.decoded > 0)
     line("decode", fmt::format("{} tokens, {:.1f} tokens/s ({:.2f} ms/token)", r.generation.decoded,
                                rate(static_cast<double>(r.generation.decoded), r.generation.decode_ms),
                                r.generation.decode_ms / static_cast<double>(r.generation.decoded)));
+  if (s.recalls.count > 0)
+    line("recall", fmt::format("chosen again {} times, {:.2f} ms each", s.recalls.count,
+                               s.recalls.ms / static_cast<double>(s.recalls.count)));
   return text;
 }
 

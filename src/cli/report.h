@@ -20,6 +20,7 @@ struct RunReport {
   const Generation& generation;
   TaskDecision task;
   double load_ms = 0;
+  const PrefixStore* store = nullptr;  ///< null where none was used
 
   double first_token_ms() const { return sequence.timing.total + generation.first_token_ms; }
 };

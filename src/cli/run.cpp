@@ -13,6 +13,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/report.h"
+#include "cli/store_flags.h"
 #include "support/clock.h"
 #include "support/file.h"
 #include "windowkv/error.h"
@@ -25,6 +26,7 @@ struct RunFlags {
   ModelFlags model;
   PolicyFlags policy;
   PromptFlags prompt;
+  StoreFlags store;
   GenerateOptions generate;
   int64_t seed = -1;
   std::string grammar_file;
@@ -110,12 +112,58 @@ GenerateOptions generate_options(const RunFlags& flags) {
   return options;
 }
 
+/// A prompt to answer.
+struct Question {
+  Prompt prompt;
+  TaskDecision task;
+  std::unique_ptr<Policy> policy;
+  int64_t most_tokens = 0;  ///< of the answer
+
+  int64_t tokens() const { return static_cast<int64_t>(prompt.tokens.size()); }
+};
+
+std::vector<Question> questions_of(const RunFlags& flags, const std::vector<PromptSource>& sources,
+                                   const eval::TaskChoice& task_choice, const Model& model) {
+  std::vector<Question> questions;
+  for (const auto& source : sources) {
+    auto& q = questions.emplace_back(Question{source.prompt(model)});
+    q.task = task_choice(kNeutralTask, q.prompt.text);
+    q.policy = flags.policy.make(model.hparams(), q.task.task);
+    q.most_tokens = answer_tokens(flags, model.hparams(), q.tokens());
+    check_context(model.hparams(), q.tokens(), q.most_tokens);
+    check_policy(flags.policy, *q.policy, q.tokens());
+  }
+  return questions;
+}
+
+/// The store that the questions need, if any.
+std::optional<PrefixStore> store_of(const RunFlags& flags, const Model& model,
+                                    std::vector<Question>& questions) {
+  const bool recalls = std::ranges::any_of(questions, [](const auto& q) { return q.policy->recall() > 0; });
+  if (questions.size() == 1 && !recalls && !flags.store.given()) return std::nullopt;
+  const auto longest = std::ranges::max_element(questions, {}, &Question::tokens);
+  auto store = flags.store.make(model, longest->tokens());
+  if (!store && recalls) {
+    warn("--recall is not used: it needs a prefix store");
+    auto once = flags.policy;
+    once.recall = "off";
+    for (auto& q : questions) q.policy = once.make(model.hparams(), q.task.task);
+  }
+  if (store && !flags.store.load.empty())
+    if (const int64_t common = store->common_prefix(questions.front().prompt.tokens);
+        common < static_cast<int64_t>(store->tokens().size()))
+      warn(fmt::format("{}: the prompt begins with {} of the {} saved tokens; the rest of it is read",
+                       flags.store.load, common, store->tokens().size()));
+  return store;
+}
+
 void run(const RunFlags& flags) {
   catch_interrupts();
   if (flags.quiet) Progress::silence();
   auto options = generate_options(flags);
   const auto trace = open_output(flags.trace);
-  const auto source = flags.prompt.read(/*piped=*/true);
+  const auto sources = flags.prompt.read(/*piped=*/true);
+  if (trace && sources.size() > 1) throw Error("--trace takes one question; give -p once");
 
   const auto task_choice = flags.policy.task.choice();
   flags.model.file();  // a download is no part of loading
@@ -123,37 +171,42 @@ void run(const RunFlags& flags) {
   const auto model = flags.model.load();
   const double load_ms = ms_since(start);
   if (!options.sampling.grammar.empty()) check_grammar(options.sampling.grammar, &model->vocab());
-  const auto [prompt, text] = source.prompt(*model);
-  const auto task = task_choice(kNeutralTask, text);
-  const auto policy = flags.policy.make(model->hparams(), task.task);
-  const auto n = static_cast<int64_t>(prompt.size());
-  options.max_tokens = answer_tokens(flags, model->hparams(), n);
-  check_context(model->hparams(), n, options.max_tokens);
-  check_policy(flags.policy, *policy, n);
+  auto questions = questions_of(flags, sources, task_choice, *model);
+  auto store = store_of(flags, *model, questions);
 
   Engine engine(*model, flags.model.engine());
-  PrefillOptions prefill_options;
-  prefill_options.reserve = std::min<int64_t>(options.max_tokens, 256);
-  prefill_options.cancelled = interrupted;
-  Progress progress("prefill");
-  prefill_options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
-  if (flags.verbose) describe(*model, engine, *policy, n, prefill_options.reserve);
+  auto answers = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const auto& [prompt, task, policy, most_tokens] = questions[i];
+    options.max_tokens = most_tokens;
+    PrefillOptions prefill_options;
+    prefill_options.reserve = std::min<int64_t>(most_tokens, 256);
+    prefill_options.cancelled = interrupted;
+    prefill_options.store = store ? &*store : nullptr;
+    Progress progress("prefill");
+    prefill_options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
+    if (flags.verbose) describe(*model, engine, *policy, questions[i].tokens(), prefill_options.reserve);
 
-  Sequence sequence;
-  const auto logits = engine.prefill(sequence, prompt, *policy, prefill_options);
-  progress.clear();
-  const auto generation = generate(engine, model->find_vocab(), sequence, logits, prompt, options);
+    Sequence sequence;
+    const auto logits = engine.prefill(sequence, prompt.tokens, *policy, prefill_options);
+    progress.clear();
+    if (i == 0 && !flags.store.save.empty()) store->save(flags.store.save);
+    const auto generation = generate(engine, model->find_vocab(), sequence, logits, prompt.tokens, options);
 
-  const RunReport report{*model, *policy, prompt, sequence, generation, task, load_ms};
-  if (flags.json) {
-    print(json_text(answer_json(report), 2));
-  } else if (!generation.text.empty() && !generation.text.ends_with('\n')) {
-    print("\n");
+    const RunReport report{*model,     *policy, prompt.tokens, sequence,
+                           generation, task,    load_ms,       store ? &*store : nullptr};
+    if (flags.json) {
+      answers.push_back(answer_json(report));
+    } else if (!generation.text.empty()) {
+      if (!generation.text.ends_with('\n')) print("\n");
+      if (i + 1 < questions.size()) print("\n");
+    }
+    if (trace) trace->commit(json_text(trace_json(report)));
+    if (!flags.quiet) tell(fmt::format("\n{}", summary_text(report)));
+    if (flags.verbose) describe_traffic(engine, generation.decoded);
+    if (generation.reason == StopReason::kCancelled) throw ExitWith{interrupted_exit()};
   }
-  if (trace) trace->commit(json_text(trace_json(report)));
-  if (!flags.quiet) tell(fmt::format("\n{}", summary_text(report)));
-  if (flags.verbose) describe_traffic(engine, generation.decoded);
-  if (generation.reason == StopReason::kCancelled) throw ExitWith{interrupted_exit()};
+  if (flags.json) print(json_text(answers.size() == 1 ? answers.front() : answers, 2));
 }
 
 }  // namespace
@@ -168,11 +221,13 @@ void add_run(CLI::App& app) {
       "\n"
       "Examples:\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"
+      "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\" -p \"What did it say?\"\n"
       "  cat report.txt | windowkv run -m model.gguf -p \"Summarize the report.\" --kv-budget 2048\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\" --kv full --json");
   flags->model.add_to(*command);
-  flags->prompt.add_to(*command);
+  flags->prompt.add_to(*command, /*several=*/true);
   flags->policy.add_to(*command);
+  flags->store.add_to(*command);
 
   auto& g = flags->generate;
   auto* generation = command->add_option_group("Answer");

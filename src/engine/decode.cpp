@@ -6,6 +6,7 @@
 #include "engine/decode_graph.h"
 #include "engine/recall.h"
 #include "engine/state.h"
+#include "support/clock.h"
 
 namespace windowkv {
 
@@ -76,7 +77,11 @@ void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result
   for (const auto& s : steps) {
     for (int layer = 0; layer < m.hp.n_layer; ++layer) ++s.sequence->cache->layer(layer).length;
     ++s.sequence->position;
-    if (s.sequence->recall) s.sequence->recall->after_step(*s.sequence->cache);
+    if (!s.sequence->recall) continue;
+    const auto start = Clock::now();
+    if (!s.sequence->recall->after_step(*s.sequence->cache)) continue;
+    ++s.sequence->recalls.count;
+    s.sequence->recalls.ms += ms_since(start);
   }
 }
 

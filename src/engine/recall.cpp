@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/layer_selection.h"
-#include "support/clock.h"
 
 namespace windowkv {
 
@@ -27,15 +26,18 @@ void Recall::rewind() {
 }
 
 void Recall::before_step(const KvCache& cache) {
-  if (rewound_ && choices_ > 0) gather(cache, first_);
-  rewound_ = false;
+  if (!rewound_) return;
+  if (chosen_) gather(cache, first_);
+  rewound_ = chosen_ = false;
 }
 
-void Recall::after_step(const KvCache& cache) {
+bool Recall::after_step(const KvCache& cache) {
   queries_.advance();
-  if (++since_ < every_) return;
+  if (++since_ < every_) return false;
   since_ = 0;
   choose(cache);
+  chosen_ = true;
+  return true;
 }
 
 void Recall::build_scoring() {
@@ -103,7 +105,6 @@ void Recall::gather(const KvCache& cache, const std::vector<KeptTokens>& kept) {
 }
 
 void Recall::choose(const KvCache& cache) {
-  const auto start = Clock::now();
   if (!scoring_) build_scoring();
   scoring_->scheduler.compute(scoring_->graph);
   selector_->restart();
@@ -117,8 +118,6 @@ void Recall::choose(const KvCache& cache) {
       kept.push_back(selector_->choose(layer, picked));
   }
   gather(cache, kept);
-  ++choices_;
-  ms_ += ms_since(start);
 }
 
 }  // namespace windowkv

@@ -29,14 +29,10 @@ class Recall {
 
   /// Before a decode step: after rewind(), brings back what was kept first.
   void before_step(const KvCache& cache);
-  /// After a decode step: chooses again where it is time to.
-  void after_step(const KvCache& cache);
+  /// After a decode step: chooses again where it is time to, and says so.
+  bool after_step(const KvCache& cache);
   /// Returns to the end of the prompt.
   void rewind();
-
-  /// Choices made, and milliseconds that they took.
-  int64_t choices() const { return choices_; }
-  double ms() const { return ms_; }
 
  private:
   void choose(const KvCache& cache);
@@ -73,9 +69,8 @@ class Recall {
   std::vector<ggml_tensor*> ids_;  ///< by layer: [kept, lists] I32; null where all is kept
   uint64_t gathers_into_ = 0;      ///< version of the cache that gathering_ was built for
   int since_ = 0;                  ///< decoded tokens since the last choice
+  bool chosen_ = false;            ///< since the beginning, or since rewind() was made good
   bool rewound_ = false;
-  int64_t choices_ = 0;
-  double ms_ = 0;
 };
 
 }  // namespace windowkv

@@ -20,15 +20,16 @@ void set(std::string_view spec, std::string_view key, std::string_view value, Se
   throw Error(fmt::format("policy \"{}\": unknown key \"{}\"; use one of: {}", spec, key, names));
 }
 
+}  // namespace
+
 int parse_recall(std::string_view text) {
+  if (text == "off") return 0;
   int every = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), every);
   if (error != std::errc() || end != text.data() + text.size() || every < 0)
-    throw Error(fmt::format("recall={}: give the number of tokens between two choices, or 0", text));
+    throw Error(fmt::format("recall {}: give the number of tokens between two choices, or off", text));
   return every;
 }
-
-}  // namespace
 
 std::string policy_in(const std::string& name) {
   return name.substr(0, name.rfind(' '));

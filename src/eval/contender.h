@@ -23,6 +23,9 @@ struct Contender {
   std::optional<std::string> task = std::nullopt;  ///< its own --task, over the evaluation's
 };
 
+/// Tokens between two choices, as PolicyOptions::recall: "4", or "off" for 0. Throws Error for anything else.
+int parse_recall(std::string_view text);
+
 /// The policy in a contender's name, without its budget.
 std::string policy_in(const std::string& name);
 

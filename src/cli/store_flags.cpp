@@ -1,0 +1,97 @@
+#include "cli/store_flags.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <array>
+
+#include "backend/free_memory.h"
+#include "cli/help.h"
+#include "cli/output.h"
+#include "support/host_memory.h"
+#include "windowkv/error.h"
+
+namespace windowkv::cli {
+
+namespace {
+
+using Place = PrefixStoreOptions::Place;
+
+constexpr std::array kPlaces = {"auto", "ram", "disk", "none"};
+
+/// Free bytes where temporary files go; below 0: not known.
+int64_t free_disk() {
+  struct statvfs info {};
+  if (statvfs(temporary_folder().c_str(), &info) != 0) return -1;
+  return static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize);
+}
+
+/// In memory where it takes less than a quarter of what is free, on disk where that has room.
+std::optional<Place> best_place(int64_t bytes) {
+  const int64_t memory = free_system_memory();
+  if (memory < 0 || bytes < memory / 4) return Place::kMemory;
+  if (bytes < free_disk()) return Place::kTemporaryFile;
+  warn(fmt::format(
+      "no prefix store: it needs {}, which is more than a quarter of the free memory ({}) and than the "
+      "free disk space in {}; each question reads the whole prompt",
+      bytes_text(bytes), bytes_text(memory), temporary_folder()));
+  return std::nullopt;
+}
+
+}  // namespace
+
+void StoreFlags::add_to(CLI::App& app) {
+  auto* group = app.add_option_group("Prefix store");
+  group
+      ->add_option(
+          "--store", place,
+          "where the keys and values of all tokens are put aside, for further questions and for "
+          "--recall: ram, disk (a temporary file in $TMPDIR or /tmp), none, or auto (ram if that takes "
+          "less than a quarter of the free memory, else disk)")
+      ->type_name("PLACE")
+      ->check(CLI::IsMember(std::vector<std::string>(kPlaces.begin(), kPlaces.end())))
+      ->capture_default_str();
+  group
+      ->add_option("--store-type", type,
+                   fmt::format("how they are stored there: {}", fmt::join(kv_type_names(), ", ")))
+      ->type_name("TYPE")
+      ->capture_default_str();
+  group
+      ->add_option(
+          "--prefix", load,
+          "start from a saved prefix: what the prompt has in common with it, from the first token on, is "
+          "not read again")
+      ->type_name("FILE");
+  group
+      ->add_option("--save-prefix", save,
+                   "save the keys and values of the whole prompt for --prefix, once it has been read")
+      ->type_name("FILE");
+  show_in_short_help(*group, {"--prefix", "--save-prefix"});
+}
+
+std::optional<PrefixStore> StoreFlags::make(const Model& model, int64_t n) const {
+  const auto one = parse_kv_type(type);
+  PrefixStoreOptions options{.types = {one, one}};
+  if (place == "none") {
+    if (given()) throw Error("--prefix and --save-prefix need a prefix store; omit --store none");
+    return std::nullopt;
+  }
+  if (place == "disk") options.place = Place::kTemporaryFile;
+  if (place == "auto") {
+    const auto best = best_place(PrefixStore(model, options).bytes(n));
+    if (!best) return std::nullopt;
+    options.place = *best;
+  }
+  if (!load.empty()) return PrefixStore::load(model, load, options.place);
+  return PrefixStore(model, options);
+}
+
+std::string describe(const PrefixStore& store) {
+  return fmt::format("{} {}, {}", bytes_text(store.bytes()),
+                     store.place() == Place::kMemory ? "in memory" : "in a temporary file",
+                     to_string(store.types().k));
+}
+
+}  // namespace windowkv::cli

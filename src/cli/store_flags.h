@@ -1,0 +1,29 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+
+#include "windowkv/prefix_store.h"
+
+namespace windowkv::cli {
+
+/// --store, --store-type, --prefix and --save-prefix: where K and V of all tokens go.
+struct StoreFlags {
+  std::string place = "auto";
+  std::string type{to_string(PrefixStoreOptions().types.k)};
+  std::string load;  ///< a saved prefix
+  std::string save;  ///< where to save it
+
+  void add_to(CLI::App& app);
+  /// Whether a store is asked for whatever else is done.
+  bool given() const { return !load.empty() || !save.empty(); }
+  /// A store with room for prompts of n tokens; none where --store says so, or where "auto" finds no room and
+  /// says so in a warning. Throws Error for unknown types and a saved prefix that cannot be used.
+  std::optional<PrefixStore> make(const Model& model, int64_t n) const;
+};
+
+/// "238.0 MiB in memory, q8_0".
+std::string describe(const PrefixStore& store);
+
+}  // namespace windowkv::cli

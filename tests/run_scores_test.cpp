@@ -73,13 +73,17 @@ TEST(RunScores, EqualThePlainLoops) {
         SCOPED_TRACE(fmt::format("ω {} tokens {} lists {}", omega, tokens, lists));
         const auto in =
             random_lists(lists, tokens, static_cast<uint64_t>(omega) * 1000 + static_cast<uint64_t>(tokens));
-        const auto out = runner.run(in, [&](auto* ctx, auto* t) { return build_run_scores(ctx, t, omega); });
-        ASSERT_EQ(out.size(), in.size());
-        for (size_t l = 0; l < in.size(); ++l) {
-          const auto expected = plain_runs(in[l], omega);
-          ASSERT_EQ(out[l].size(), expected.size());
-          for (size_t j = 0; j < expected.size(); ++j)
-            ASSERT_NEAR(out[l][j], expected[j], 2e-6 * expected[j]) << "list " << l << " token " << j;
+        for (const bool on_cpu : {false, true}) {
+          const auto out =
+              runner.run(in, [&](auto* ctx, auto* t) { return build_run_scores(ctx, t, omega, on_cpu); });
+          ASSERT_EQ(out.size(), in.size());
+          for (size_t l = 0; l < in.size(); ++l) {
+            const auto expected = plain_runs(in[l], omega);
+            ASSERT_EQ(out[l].size(), expected.size());
+            for (size_t j = 0; j < expected.size(); ++j)
+              ASSERT_NEAR(out[l][j], expected[j], 2e-6 * expected[j])
+                  << "list " << l << " token " << j << (on_cpu ? " on the CPU" : "");
+          }
         }
       }
 }

@@ -102,7 +102,7 @@ class Runner {
     SelectionConfig config;
     config.omega = static_cast<int>(c.omega);
     config.p = static_cast<int>(c.p);
-    auto* out = graph.output(build_window_scores(ctx, view, config));
+    auto* out = graph.output(build_window_scores(ctx, view, config, c.n - view.q->ne[1]));
     scheduler_.allocate(graph);
     ggml_backend_tensor_set(q, in.q.data(), 0, ggml_nbytes(q));
     if (type == GGML_TYPE_F32) {
@@ -116,11 +116,18 @@ class Runner {
     return read<float>(out);
   }
 
+  /// By ggml's operations and in one of our own, which agree.
   std::vector<int32_t> top(const std::vector<float>& scores, int64_t keep) {
+    const auto by_ggml = top(scores, keep, /*on_cpu=*/false);
+    EXPECT_EQ(top(scores, keep, /*on_cpu=*/true), by_ggml);
+    return by_ggml;
+  }
+
+  std::vector<int32_t> top(const std::vector<float>& scores, int64_t keep, bool on_cpu) {
     Graph graph;
     auto* in = graph.input(GGML_TYPE_F32, static_cast<int64_t>(scores.size()));
-    auto* out =
-        graph.output(build_top_scores(graph.ctx(), ggml_reshape_1d(graph.ctx(), in, in->ne[0]), keep));
+    auto* out = graph.output(
+        build_top_scores(graph.ctx(), ggml_reshape_1d(graph.ctx(), in, in->ne[0]), keep, on_cpu));
     scheduler_.allocate(graph);
     ggml_backend_tensor_set(in, scores.data(), 0, ggml_nbytes(in));
     scheduler_.compute(graph);

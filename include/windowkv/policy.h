@@ -29,8 +29,9 @@ struct PromptShape {
 /// One layer after the whole prompt has passed through it.
 struct LayerView {
   int layer = 0;
-  ggml_tensor* q =
-      nullptr;  ///< [d_head, observation(), n_head] F32, RoPE applied: the last queries of the prompt
+  /// [d_head, observation(), n_head] F32, RoPE applied: the last queries of the prompt; behind it the newest
+  /// ones, at most as many.
+  ggml_tensor* q = nullptr;
   ggml_tensor* k = nullptr;  ///< [d_head, n, n_head_kv], RoPE applied: F16 or F32, a view of the scratch
                              ///< cache; behind the prompt also quantized, a view of a prefix store
   /// [n, n_head] F32: the attention each token received, summed over all queries of the prompt; null unless
@@ -39,7 +40,9 @@ struct LayerView {
   /// Whether the queries are those of tokens behind the prompt, which see all of its keys, and not of its
   /// last tokens.
   bool after_prompt = false;
-  float scale = 1.0f;  ///< factor on q·k, 1/√d_head
+  bool on_cpu = false;  ///< whether the CPU computes the layer, so that functions of one's own
+                        ///< (ggml_custom_4d) run where the tensors lie
+  float scale = 1.0f;   ///< factor on q·k, 1/√d_head
 };
 
 /// Kept token positions of a layer, ascending: one list for all KV heads, or one per KV head, all of equal

@@ -69,7 +69,7 @@ GroupResult compute(const Backends& backends, Scheduler& scheduler, const Select
   view.q = ggml_reshape_3d(ctx, q_rows, dim, selector.observation(), c.at("heads"));
   view.k = ggml_reshape_3d(ctx, k_rows, dim, n, c.at("kv_heads"));
   view.scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  auto* scores = graph.output(build_window_scores(ctx, view, config));
+  auto* scores = graph.output(build_window_scores(ctx, view, config, n - selector.observation()));
   auto* picked = graph.output(selector.build(ctx, std::span(&view, 1)));
   scheduler.run(graph);
   GroupResult result{std::vector<float>(static_cast<size_t>(ggml_nelements(scores))),

@@ -40,6 +40,7 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
     auto* device = m.backends->backend(m.backends->device_of(layer));
     graph.read_on(view.k, device);
     if (selector.accumulates()) graph.read_on(view.accumulated = pack.accumulated, device);
+    view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
     view.scale = m.hp.attention_scale;
     views.push_back(view);
   }

@@ -11,7 +11,7 @@ Recall::Recall(LoadedModel& m, std::unique_ptr<Selector> selector, int64_t n, in
       selector_(std::move(selector)),
       n_(n),
       every_(every),
-      queries_(*m.backends, m.hp, selector_->observation()),
+      queries_(*m.backends, m.hp, std::min(kRecallQueries, selector_->observation())),
       first_(static_cast<size_t>(m.hp.n_layer)) {}
 
 void Recall::attach(std::shared_ptr<const PrefixBlock> block) {
@@ -57,6 +57,7 @@ void Recall::build_scoring() {
       view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
       view.k = PrefixBlock::slice(ctx, block_->k(layer), 0, n_);
       view.after_prompt = true;
+      view.on_cpu = m_.backends->is_cpu(m_.backends->device_of(layer));
       view.scale = hp.attention_scale;
       views.push_back(view);
     }

@@ -13,6 +13,10 @@
 
 namespace windowkv {
 
+/// Queries that choose again, at most: more of them, which earlier tokens asked with, follow the full cache
+/// less closely (docs/prefix-store.md).
+constexpr int64_t kRecallQueries = 4;
+
 /// Chooses a sequence's rows again while it is decoded: its newest queries score the keys of all prompt
 /// tokens in a prefix store, by the policy that chose first, and what it picks takes the place of what the
 /// cache held of the prompt. Generated tokens stay behind it.

@@ -2,6 +2,7 @@
 
 #include <ggml.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -9,7 +10,39 @@
 
 namespace windowkv {
 
-ggml_tensor* build_run_scores(ggml_context* ctx, ggml_tensor* scores, int omega) {
+namespace {
+
+/// What a score falls to over so many tokens.
+float fall(int64_t tokens, int omega) {
+  return static_cast<float>(std::exp2(-2.0 * static_cast<double>(tokens) / omega));
+}
+
+/// dst [tokens, lists] of src[0], the same shape; `userdata` is ω.
+void run_scores(ggml_tensor* dst, int ith, int nth, void* userdata) {
+  const auto* scores = dst->src[0];
+  const int omega = static_cast<int>(reinterpret_cast<intptr_t>(userdata));
+  const int64_t tokens = dst->ne[0];
+  for (int64_t list = ith; list < dst->ne[1]; list += nth) {
+    const auto* s = reinterpret_cast<const float*>(static_cast<const char*>(scores->data) +
+                                                   static_cast<size_t>(list) * scores->nb[1]);
+    auto* runs =
+        reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(list) * dst->nb[1]);
+    std::copy_n(s, tokens, runs);
+    for (int64_t by = 1; by <= omega && by < tokens; by *= 2) {
+      const float factor = fall(by, omega);
+      // From the end, so that each takes what the others were.
+      for (int64_t j = tokens - 1; j >= by; --j) runs[j] = std::max(runs[j], runs[j - by] * factor);
+    }
+    for (int64_t j = 0; j + 1 < tokens; ++j) runs[j] = std::max(runs[j], s[j + 1] * 0.5f);
+  }
+}
+
+}  // namespace
+
+ggml_tensor* build_run_scores(ggml_context* ctx, ggml_tensor* scores, int omega, bool on_cpu) {
+  if (on_cpu)
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, scores->ne[0], scores->ne[1], 1, 1, &scores, 1, run_scores,
+                          GGML_N_TASKS_MAX, reinterpret_cast<void*>(static_cast<intptr_t>(omega)));
   const int64_t tokens = scores->ne[0];
   int64_t reach =
       0;  // of all steps, each twice that of the one before: the maximum of geometric falls is one
@@ -22,7 +55,7 @@ ggml_tensor* build_run_scores(ggml_context* ctx, ggml_tensor* scores, int omega)
   };
   auto* runs = padded;
   for (int64_t by = 1; steps > 0; by *= 2, --steps) {
-    const auto factor = static_cast<float>(std::exp2(-2.0 * static_cast<double>(by) / omega));
+    const float factor = fall(by, omega);
     const int64_t left = runs->ne[0] - by;
     runs = build_max(ctx, part(ggml_scale(ctx, runs, factor), 0, left), part(runs, by, left));
   }

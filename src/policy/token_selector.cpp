@@ -20,7 +20,7 @@ TokenSelector::TokenSelector(const PromptShape& prompt, Shape shape)
 ggml_tensor* TokenSelector::build(ggml_context* ctx, std::span<const LayerView> views) const {
   auto* scores = build_scores(ctx, views.front());
   for (const auto& view : views.subspan(1)) scores = ggml_add(ctx, scores, build_scores(ctx, view));
-  return build_top_scores(ctx, scores, chosen(views.front().layer));
+  return build_top_scores(ctx, scores, chosen(views.front().layer), views.front().on_cpu);
 }
 
 KeptTokens TokenSelector::choose(int layer, std::span<const int32_t> picked) {

@@ -3,16 +3,52 @@
 #include <fmt/format.h>
 #include <ggml.h>
 
+#include <algorithm>
+#include <functional>
+#include <vector>
+
 #include "windowkv/error.h"
 
 namespace windowkv {
 
-ggml_tensor* build_top_scores(ggml_context* ctx, ggml_tensor* scores, int64_t keep) {
+namespace {
+
+/// dst [keep, rows] I32, ascending, of src[0] [w, rows] F32.
+void top_scores(ggml_tensor* dst, int ith, int nth, void*) {
+  const auto* scores = dst->src[0];
+  const auto w = static_cast<size_t>(scores->ne[0]);
+  const int64_t keep = dst->ne[0];
+  std::vector<float> sorted(w);
+  for (int64_t row = ith; row < scores->ne[1]; row += nth) {
+    const auto* s = reinterpret_cast<const float*>(static_cast<const char*>(scores->data) +
+                                                   static_cast<size_t>(row) * scores->nb[1]);
+    auto* kept =
+        reinterpret_cast<int32_t*>(static_cast<char*>(dst->data) + static_cast<size_t>(row) * dst->nb[1]);
+    sorted.assign(s, s + w);
+    const auto cut = sorted.begin() + keep - 1;
+    std::nth_element(sorted.begin(), cut, sorted.end(), std::greater<>());
+    const float threshold = *cut;
+    // Of those equal to it there is room for as many as are not above.
+    int64_t room = keep - std::count_if(sorted.begin(), cut, [=](float x) { return x > threshold; });
+    int64_t found = 0;
+    for (size_t i = 0; i < w && found < keep; ++i)
+      if (s[i] > threshold || (s[i] == threshold && room-- > 0)) kept[found++] = static_cast<int32_t>(i);
+    // Scores that are no numbers compare with nothing.
+    for (int32_t i = 0; found < keep; ++i) kept[found++] = i;
+  }
+}
+
+}  // namespace
+
+ggml_tensor* build_top_scores(ggml_context* ctx, ggml_tensor* scores, int64_t keep, bool on_cpu) {
   // ggml leaves open which of equal values are among the highest, so ties are settled here: everything above
   // the keep-th score, then of those equal to it the earliest.
   const int64_t w = scores->ne[0];
   const int64_t rows = scores->ne[1];
   if (w > kMostScores) throw Error(fmt::format("{} scores; a policy can choose among {}", w, kMostScores));
+  if (on_cpu)
+    return ggml_custom_4d(ctx, GGML_TYPE_I32, keep, rows, 1, 1, &scores, 1, top_scores, GGML_N_TASKS_MAX,
+                          nullptr);
   auto values = [&](ggml_tensor* of, ggml_tensor* at) {
     auto* found = ggml_get_rows(ctx, ggml_reshape_3d(ctx, of, 1, of->ne[0], rows), at);
     return ggml_reshape_2d(ctx, found, at->ne[0], rows);

@@ -13,6 +13,7 @@ constexpr int64_t kMostScores = int64_t{1} << 22;
 /// Adds the choice of the `keep` highest of each row of `scores` [w, rows] F32, 0 < keep < w, w up to
 /// kMostScores, to the graph; equal scores: the earlier one wins. Returns [keep, rows] I32 numbers within the
 /// row, in any order. Throws Error for more scores; the engine refuses such prompts before any work.
-ggml_tensor* build_top_scores(ggml_context* ctx, ggml_tensor* scores, int64_t keep);
+/// `on_cpu`: LayerView::on_cpu.
+ggml_tensor* build_top_scores(ggml_context* ctx, ggml_tensor* scores, int64_t keep, bool on_cpu = false);
 
 }  // namespace windowkv

@@ -31,8 +31,8 @@ ggml_tensor* pool_windows(ggml_context* ctx, ggml_tensor* t, int64_t first, int6
 
 }  // namespace
 
-ggml_tensor* build_window_scores(ggml_context* ctx, const LayerView& view, const SelectionConfig& c) {
-  const int64_t review = view.k->ne[1] - view.q->ne[1];
+ggml_tensor* build_window_scores(ggml_context* ctx, const LayerView& view, const SelectionConfig& c,
+                                 int64_t review) {
   const int64_t whole = review / c.omega;
   const int64_t rest = review % c.omega;
 

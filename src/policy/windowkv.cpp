@@ -43,10 +43,10 @@ class GridSelector final : public Selector {
   int settled_at(int layer) const override { return settling_layer(config_, group_of(layer).group, layer); }
 
   ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override {
-    auto* scores = build_window_scores(ctx, views.front(), config_);
+    auto* scores = build_window_scores(ctx, views.front(), config_, review_);
     for (const auto& view : views.subspan(1))
-      scores = ggml_add(ctx, scores, build_window_scores(ctx, view, config_));
-    return build_top_scores(ctx, scores, keep(group_of(views.front().layer)));
+      scores = ggml_add(ctx, scores, build_window_scores(ctx, view, config_, review_));
+    return build_top_scores(ctx, scores, keep(group_of(views.front().layer)), views.front().on_cpu);
   }
 
   KeptTokens choose(int layer, std::span<const int32_t> picked) override {
@@ -108,7 +108,7 @@ class FreeSelector final : public TokenSelector {
     auto* lists = build_combined_heads(ctx, received, view.k->ne[2], config_.heads);
     lists = ggml_cont(ctx, ggml_view_2d(ctx, lists, candidates(), lists->ne[1], lists->nb[1],
                                         static_cast<size_t>(sinks()) * lists->nb[0]));
-    return build_run_scores(ctx, lists, config_.omega);
+    return build_run_scores(ctx, lists, config_.omega, view.on_cpu);
   }
 
  private:

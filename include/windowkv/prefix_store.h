@@ -45,8 +45,10 @@ class PrefixStore {
   /// them.
   void cut(int64_t count);
   /// Writes a file that appears under its name once it is complete. Throws Error where that fails, and for an
-  /// empty store.
-  void save(const std::string& path) const;
+  /// empty store. `annotation`: text of the caller's that is kept with it.
+  void save(const std::string& path, const std::string& annotation = "") const;
+  /// Of the file that this was loaded from; "" without one.
+  const std::string& annotation() const;
 
   /// Ids of the tokens, token i at position i.
   std::span<const Token> tokens() const;

@@ -4,7 +4,7 @@
 
 namespace windowkv {
 
-void write_prefix_file(const PrefixParts&, const std::string&) {
+void write_prefix_file(const PrefixParts&, const std::string&, const std::string&) {
   throw Error("to be written");
 }
 

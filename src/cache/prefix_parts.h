@@ -20,6 +20,8 @@ class PrefixParts {
     int64_t count;
   };
 
+  std::string annotation;  ///< see PrefixStore
+
   PrefixParts(const Model& model, const PrefixStoreOptions& options);
 
   const HParams& hparams() const { return hp_; }

@@ -28,8 +28,12 @@ void PrefixStore::cut(int64_t count) {
   parts_->cut(count);
 }
 
-void PrefixStore::save(const std::string& path) const {
-  write_prefix_file(*parts_, path);
+void PrefixStore::save(const std::string& path, const std::string& annotation) const {
+  write_prefix_file(*parts_, annotation, path);
+}
+
+const std::string& PrefixStore::annotation() const {
+  return parts_->annotation;
 }
 
 std::span<const Token> PrefixStore::tokens() const {

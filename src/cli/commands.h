@@ -7,6 +7,7 @@
 namespace windowkv::cli {
 
 void add_run(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_calibrate(CLI::App& app);

@@ -31,6 +31,11 @@ bool interrupted() {
   return caught != 0;
 }
 
+void forget_interrupt() {
+  int signal = SIGINT;
+  caught.compare_exchange_strong(signal, 0);
+}
+
 int interrupted_exit() {
   return 128 + (caught != 0 ? caught.load() : SIGINT);
 }

@@ -14,7 +14,7 @@ namespace windowkv::cli {
 
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 std::vector<std::string> with(std::vector<std::string> words, const std::vector<std::string>& more) {
   words.insert(words.end(), more.begin(), more.end());
@@ -31,11 +31,11 @@ std::vector<std::string> placement(const LlamaTools& tools, std::string_view sep
   return words;
 }
 
-json run_json(const std::vector<std::string>& arguments) {
+Json run_json(const std::vector<std::string>& arguments) {
   const auto text = run_program(arguments);
   try {
-    return json::parse(text);
-  } catch (const json::exception&) {
+    return Json::parse(text);
+  } catch (const Json::exception&) {
     throw Error(fmt::format("{} printed no JSON; is it from llama.cpp 0.7?", arguments[0]));
   }
 }
@@ -83,7 +83,7 @@ LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
                                    {"-c", std::to_string(cells(n) * sequences), "-npp", length, "-ntg", count,
                                     "-npl", std::to_string(sequences), "-pps", "--output-format", "jsonl"}));
     return {row.at("t_pp").get<double>() * 1e3, row.at("speed_tg").get<double>()};
-  } catch (const json::exception& e) {
+  } catch (const Json::exception& e) {
     throw Error(fmt::format("llama.cpp's tools do not print the fields of version 0.7: {}", e.what()));
   }
 }

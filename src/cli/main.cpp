@@ -38,14 +38,15 @@ int main(int argc, char** argv) {
   app.footer(
       "Examples:\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"
+      "  windowkv chat -m model.gguf -f book.txt\n"
       "  windowkv inspect -m model.gguf\n"
       "\n"
       "windowkv COMMAND --help explains a command; --list-devices lists the devices that models can run on,\n"
       "--version prints the version.");
   app.set_help_flag();
   app.require_subcommand(1);
-  for (auto add : {add_run, add_inspect, add_bench, add_calibrate, add_classify, add_compare, add_longbench,
-                   add_niah, add_ruler, add_rpc_server, add_oracle_check})
+  for (auto add : {add_run, add_chat, add_inspect, add_bench, add_calibrate, add_classify, add_compare,
+                   add_longbench, add_niah, add_ruler, add_rpc_server, add_oracle_check})
     add(app);
 
   auto fail = [](std::string_view what) { tell(fmt::format("windowkv: {}\n", what)); };

@@ -173,10 +173,11 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
   group
       ->add_option(
           "--recall", recall,
-          "choose again what to read of the prompt after every N tokens of the answer, from the "
-          "prefix store: 1 follows the full cache most closely and takes most time; off: only at the "
-          "end of the prompt")
-      ->type_name("N|off")
+          fmt::format("choose again what to read of the prompt after every N tokens of the answer, from the "
+                      "prefix store: 1 follows the full cache most closely and takes most time; off: only at "
+                      "the end of the prompt; auto: {}",
+                      kDefaultRecall))
+      ->type_name("N|auto|off")
       ->capture_default_str();
   show_in_short_help(*group, {"--kv", "--kv-budget", "--recall"});
   task.add_to(app, rows);
@@ -189,7 +190,8 @@ const CLI::Option* PolicyFlags::setting_given() const {
 }
 
 int PolicyFlags::recall_every() const {
-  return eval::parse_recall(recall);
+  // H2O looks at the whole prompt's attention and cannot.
+  return recall == "auto" ? (kv == "h2o" ? 0 : kDefaultRecall) : eval::parse_recall(recall);
 }
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {

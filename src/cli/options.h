@@ -68,6 +68,9 @@ struct TaskFlags {
   std::string text() const;
 };
 
+/// Tokens between two choices where --recall is auto; docs/prefix-store.md says how it was found.
+inline constexpr int kDefaultRecall = 2;
+
 /// --kv, --kv-budget, the task's flags, --preset and the method's numbers.
 struct PolicyFlags {
   std::string kv = "windowkv";

@@ -74,38 +74,48 @@ std::string unescape(const std::string& text) {
   return out;
 }
 
-void PromptFlags::add_to(CLI::App& app, bool several) {
+void PromptFlags::add_to(CLI::App& app, Takes takes) {
   auto* group = app.add_option_group("Prompt");
+  if (takes != Takes::kConversation)
+    group
+        ->add_option("-p,--prompt", texts,
+                     fmt::format("prompt text; follows the text of -f or of a pipe, if there is any{}",
+                                 takes == Takes::kSeveralPrompts
+                                     ? "; may be given several times: that text is then read once, and each "
+                                       "-p is a question of its own"
+                                     : ""))
+        ->type_name("TEXT");
   group
-      ->add_option(
-          "-p,--prompt", texts,
-          fmt::format("prompt text; follows the text of -f or of a pipe, if there is any{}",
-                      several ? "; may be given several times: that text is then read once, and each -p "
-                                "is a question of its own"
-                              : ""))
-      ->type_name("TEXT");
-  group->add_option("-f,--file", file, "read the prompt from a file; - is standard input")->type_name("FILE");
-  group
-      ->add_option("--tokens", tokens_file,
-                   "read the prompt as a JSON list of token ids; - is standard input")
+      ->add_option("-f,--file", file,
+                   takes == Takes::kConversation ? "a text to talk about: it goes before the first question"
+                                                 : "read the prompt from a file; - is standard input")
       ->type_name("FILE");
+  if (takes != Takes::kConversation)
+    group
+        ->add_option("--tokens", tokens_file,
+                     "read the prompt as a JSON list of token ids; - is standard input")
+        ->type_name("FILE");
   auto* message =
       group->add_option("--system,--system-prompt", system, "system message for the chat template")
           ->type_name("TEXT");
   group->add_option("--system-prompt-file", system_file, "read the system message from a file")
       ->type_name("FILE")
       ->excludes(message);
-  auto* bare = group->add_flag("--no-chat", no_chat, "do not apply a chat template to the prompt");
+  CLI::Option* bare = nullptr;
+  if (takes != Takes::kConversation)
+    bare = group->add_flag("--no-chat", no_chat, "do not apply a chat template to the prompt");
   auto* named =
       group
           ->add_option("--chat-template", chat_template,
                        "chat template to use instead of the model's: Jinja text, or the name of one "
                        "of llama.cpp's (chatml, llama3, gemma, ...)")
-          ->type_name("NAME|TEXT")
-          ->excludes(bare);
-  group->add_option("--chat-template-file", chat_template_file, "read the chat template from a Jinja file")
-      ->type_name("FILE")
-      ->excludes(bare, named);
+          ->type_name("NAME|TEXT");
+  auto* from_file =
+      group
+          ->add_option("--chat-template-file", chat_template_file, "read the chat template from a Jinja file")
+          ->type_name("FILE")
+          ->excludes(named);
+  if (bare != nullptr) bare->excludes(named, from_file);
   auto* replaced =
       group->add_flag("-e,--escape", escape, "replace \\n, \\t and other escapes in -p, --system and --stop");
   group->add_flag("--no-escape", no_escape, "take -p, --system and --stop literally (the default)")
@@ -125,6 +135,19 @@ std::string PromptFlags::read_document(bool piped) const {
   return document;
 }
 
+std::string PromptFlags::read_system() const {
+  auto text = system_file.empty() ? (escape ? unescape(system) : system)
+                                  : without_last_break(read_text_file(system_file));
+  check_utf8(text, "--system");
+  return text;
+}
+
+std::string PromptFlags::read_chat_template() const {
+  auto text = chat_template_file.empty() ? chat_template : read_text_file(chat_template_file);
+  check_chat_template(text);
+  return text;
+}
+
 std::vector<PromptSource> PromptFlags::read(bool piped) const {
   PromptSource source{.no_chat = no_chat};
   if (!tokens_file.empty()) {
@@ -132,11 +155,8 @@ std::vector<PromptSource> PromptFlags::read(bool piped) const {
     source.ids = read_token_ids(tokens_file);
     return {source};
   }
-  source.system = system_file.empty() ? (escape ? unescape(system) : system)
-                                      : without_last_break(read_text_file(system_file));
-  check_utf8(source.system, "--system");
-  source.chat_template = chat_template_file.empty() ? chat_template : read_text_file(chat_template_file);
-  check_chat_template(source.chat_template);
+  source.system = read_system();
+  source.chat_template = read_chat_template();
   const auto document = read_document(piped);
   auto typed = texts;
   if (typed.empty()) typed.emplace_back();

@@ -40,8 +40,12 @@ struct PromptFlags {
   bool escape = false;
   bool no_escape = false;
 
-  /// `several`: -p may be given more than once.
-  void add_to(CLI::App& app, bool several = false);
+  enum class Takes {
+    kOnePrompt,
+    kSeveralPrompts,  ///< -p may be given more than once
+    kConversation,    ///< a document, and questions as they come
+  };
+  void add_to(CLI::App& app, Takes takes = Takes::kOnePrompt);
   bool given() const { return !texts.empty() || !file.empty() || !tokens_file.empty(); }
   /// Reads the files, and with `piped` what is piped into the command where no file is named: a prompt for
   /// each -p, all with the same document before it. Throws Error for no prompt, files that cannot be read,
@@ -50,10 +54,12 @@ struct PromptFlags {
   /// For commands with one prompt that do without it too, which call this where given(): a pipe goes before
   /// -p. Throws Error for more than one.
   Prompt read(const Model& model) const;
-
- private:
-  /// What is before every -p.
+  /// The text of -f, or with `piped` of a pipe; "" where there is none.
   std::string read_document(bool piped) const;
+  /// --system or its file. Throws Error as read() does.
+  std::string read_system() const;
+  /// --chat-template or its file. Throws Error as read() does.
+  std::string read_chat_template() const;
 };
 
 /// The text with \n, \r, \t, \', \", \\ and \xHH replaced by what they stand for, as llama.cpp does.

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
-#include "cli/grammar.h"
+#include "cli/generate_flags.h"
 #include "cli/help.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
@@ -27,10 +27,7 @@ struct RunFlags {
   PolicyFlags policy;
   PromptFlags prompt;
   StoreFlags store;
-  GenerateOptions generate;
-  int64_t seed = -1;
-  std::string grammar_file;
-  int64_t context = -1;  // of prompt and answer; 0: the trained one; below: any
+  GenerateFlags generate;
   bool json = false;
   bool verbose = false;
   bool quiet = false;
@@ -87,31 +84,6 @@ void check_policy(const PolicyFlags& flags, const Policy& policy, int64_t n) {
   }
 }
 
-/// The most tokens of an answer to a prompt of n tokens. Throws Error where -c leaves no room for one.
-int64_t answer_tokens(const RunFlags& flags, const HParams& hp, int64_t n) {
-  const int64_t wanted = flags.generate.max_tokens;
-  if (flags.context < 0) return wanted >= 0 ? wanted : std::max<int64_t>(1, hp.n_ctx_train - n);
-  const int64_t context = flags.context > 0 ? flags.context : hp.n_ctx_train;
-  if (n + (wanted == 0 ? 0 : 1) > context)
-    throw Error(
-        fmt::format("the prompt has {} tokens and does not fit in the {} of -c {}; shorten it, or omit -c", n,
-                    context, flags.context));
-  return wanted >= 0 ? std::min(wanted, context - n) : context - n;
-}
-
-GenerateOptions generate_options(const RunFlags& flags) {
-  auto options = flags.generate;
-  options.sampling.seed = static_cast<uint32_t>(flags.seed);  // -1 is the random one
-  if (!flags.grammar_file.empty()) options.sampling.grammar = read_text_file(flags.grammar_file);
-  options.sampling.validate();
-  if (!options.sampling.grammar.empty()) check_grammar(options.sampling.grammar, nullptr);
-  if (flags.prompt.escape)
-    for (auto& stop : options.stop) stop = unescape(stop);
-  options.cancelled = interrupted;
-  if (!flags.json) options.on_text = print;
-  return options;
-}
-
 /// A prompt to answer.
 struct Question {
   Prompt prompt;
@@ -129,7 +101,7 @@ std::vector<Question> questions_of(const RunFlags& flags, const std::vector<Prom
     auto& q = questions.emplace_back(Question{source.prompt(model)});
     q.task = task_choice(kNeutralTask, q.prompt.text);
     q.policy = flags.policy.make(model.hparams(), q.task.task);
-    q.most_tokens = answer_tokens(flags, model.hparams(), q.tokens());
+    q.most_tokens = flags.generate.answer_tokens(model.hparams(), q.tokens());
     check_context(model.hparams(), q.tokens(), q.most_tokens);
     check_policy(flags.policy, *q.policy, q.tokens());
   }
@@ -160,7 +132,8 @@ std::optional<PrefixStore> store_of(const RunFlags& flags, const Model& model,
 void run(const RunFlags& flags) {
   catch_interrupts();
   if (flags.quiet) Progress::silence();
-  auto options = generate_options(flags);
+  auto options = flags.generate.options(flags.prompt.escape);
+  if (!flags.json) options.on_text = print;
   const auto trace = open_output(flags.trace);
   const auto sources = flags.prompt.read(/*piped=*/true);
   if (trace && sources.size() > 1) throw Error("--trace takes one question; give -p once");
@@ -170,7 +143,7 @@ void run(const RunFlags& flags) {
   const auto start = Clock::now();
   const auto model = flags.model.load();
   const double load_ms = ms_since(start);
-  if (!options.sampling.grammar.empty()) check_grammar(options.sampling.grammar, &model->vocab());
+  check_grammar(options, *model);
   auto questions = questions_of(flags, sources, task_choice, *model);
   auto store = store_of(flags, *model, questions);
 
@@ -213,6 +186,7 @@ void run(const RunFlags& flags) {
 
 void add_run(CLI::App& app) {
   auto flags = std::make_shared<RunFlags>();
+  flags->policy.recall = "auto";
   auto* command = app.add_subcommand("run", "Answer one prompt");
   command->footer(
       "The answer goes to standard output, the report to standard error. Piped text is the prompt, or\n"
@@ -225,68 +199,11 @@ void add_run(CLI::App& app) {
       "  cat report.txt | windowkv run -m model.gguf -p \"Summarize the report.\" --kv-budget 2048\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\" --kv full --json");
   flags->model.add_to(*command);
-  flags->prompt.add_to(*command, /*several=*/true);
+  flags->prompt.add_to(*command, PromptFlags::Takes::kSeveralPrompts);
   flags->policy.add_to(*command);
   flags->store.add_to(*command);
 
-  auto& g = flags->generate;
-  auto* generation = command->add_option_group("Answer");
-  generation
-      ->add_option("-n,--predict,--n-predict", g.max_tokens,
-                   "maximum tokens of the answer; -1: up to the model's trained context")
-      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 30))
-      ->capture_default_str();
-  generation
-      ->add_option(
-          "-c,--ctx-size", flags->context,
-          "maximum tokens of prompt and answer together; 0: the model's trained context (default: no "
-          "limit; the cache is as large as the prompt needs)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
-  generation
-      ->add_option("--temp,--temperature", g.sampling.temperature,
-                   "sampling temperature; 0: always the most probable token")
-      ->capture_default_str();
-  generation->add_option("--top-k", g.sampling.top_k, "sample from the K most probable tokens; 0: off")
-      ->capture_default_str();
-  generation
-      ->add_option("--top-p", g.sampling.top_p,
-                   "sample from the most probable tokens that together have this probability; 1: off")
-      ->capture_default_str();
-  generation
-      ->add_option("--min-p", g.sampling.min_p,
-                   "exclude tokens below this share of the best token's probability; 0: off")
-      ->capture_default_str();
-  generation->add_option("--repeat-penalty", g.sampling.repeat_penalty, "penalty on repeated tokens; 1: off")
-      ->capture_default_str();
-  generation
-      ->add_option("--repeat-last-n", g.sampling.penalty_last_n,
-                   "number of last tokens the penalties apply to")
-      ->capture_default_str();
-  generation
-      ->add_option("--frequency-penalty", g.sampling.frequency_penalty,
-                   "penalty on a token for each time it occurred; 0: off")
-      ->capture_default_str();
-  generation
-      ->add_option("--presence-penalty", g.sampling.presence_penalty,
-                   "penalty on tokens that occurred at all; 0: off")
-      ->capture_default_str();
-  generation->add_option("-s,--seed", flags->seed, "sampling seed; -1: a different one each time")
-      ->check(CLI::Range(int64_t{-1}, int64_t{0xFFFFFFFF}))
-      ->capture_default_str();
-  generation->add_option("--stop", g.stop, "end the answer before this text; may be given several times")
-      ->type_name("TEXT")
-      ->allow_extra_args(false);
-  auto* ignore = generation->add_flag("--ignore-eos", g.ignore_end, "continue past end-of-generation tokens");
-  auto* grammar =
-      generation
-          ->add_option("--grammar", g.sampling.grammar,
-                       "constrain the answer with a grammar in llama.cpp's GBNF, with a rule root")
-          ->type_name("TEXT")
-          ->excludes(ignore);
-  generation->add_option("--grammar-file", flags->grammar_file, "read the grammar from a file")
-      ->type_name("FILE")
-      ->excludes(grammar, ignore);
-  show_in_short_help(*generation, {"--predict", "--temp"});
+  flags->generate.add_to(*command);
 
   auto* output = command->add_option_group("Output");
   output->add_flag("--json", flags->json, "print the answer and the report as one JSON object");

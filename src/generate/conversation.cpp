@@ -1,0 +1,144 @@
+#include "windowkv/conversation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "windowkv/error.h"
+
+namespace windowkv {
+
+namespace {
+
+/// Tokens that an answer should have room for before turns are dropped.
+constexpr int64_t kAnswerRoom = 256;
+
+using nlohmann::json;
+
+std::string annotation_of(const ConversationOptions& options, const std::vector<ChatMessage>& messages) {
+  json turns = json::array();
+  for (const auto& message : messages)
+    turns.push_back({{"role", message.role}, {"content", message.content}});
+  return json{
+      {"conversation", {{"system", options.system}, {"document", options.document}, {"messages", turns}}}}
+      .dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace
+
+Conversation::Conversation(Engine& engine, const Model& model, ConversationOptions options,
+                           std::optional<PrefixStore> store)
+    : engine_(engine), model_(model), options_(std::move(options)), store_(std::move(store)) {
+  if (!model.vocab().has_chat_template() && options_.chat_template.empty())
+    throw Error(model.path() + ": the model has no chat template; name one with --chat-template, or use run");
+}
+
+Conversation::~Conversation() = default;
+
+int64_t Conversation::context() const {
+  return options_.context > 0 ? options_.context : model_.hparams().n_ctx_train;
+}
+
+std::vector<Token> Conversation::prompt_of(const std::vector<ChatMessage>& messages) const {
+  std::vector<ChatMessage> all;
+  if (!options_.system.empty()) all.push_back({"system", options_.system});
+  all.insert(all.end(), messages.begin(), messages.end());
+  if (!options_.document.empty()) {
+    auto& first = all[options_.system.empty() ? 0 : 1].content;
+    first = first.empty() ? options_.document : options_.document + "\n\n" + first;
+  }
+  const auto& vocab = model_.vocab();
+  return vocab.tokenize(vocab.apply_chat_template(all, options_.chat_template));
+}
+
+PrefillOptions Conversation::prefill_options() {
+  PrefillOptions options;
+  options.store = store_ ? &*store_ : nullptr;
+  options.cancelled = options_.generate.cancelled;
+  options.progress = options_.progress;
+  return options;
+}
+
+void Conversation::read_document() {
+  if (options_.document.empty() || !store_) return;
+  // What prompts have in common whatever is asked; a document may end within a token.
+  const auto one = prompt_of({{"user", "a"}}), other = prompt_of({{"user", "?"}});
+  const std::vector<Token> common(one.begin(), std::ranges::mismatch(one, other).in1);
+  if (static_cast<int64_t>(common.size()) >= context())
+    throw Error(
+        fmt::format("the document has {} tokens and does not fit in a context of {}; shorten it, or "
+                    "raise -c",
+                    common.size(), context()));
+  Sequence sequence;  // of which nothing is needed but what the store gets
+  const auto policy = make_policy("streaming-llm", {Budget::tokens(1), {}});
+  engine_.prefill(sequence, common, *policy, prefill_options());
+}
+
+const Conversation::Turn& Conversation::ask(const std::string& question) {
+  auto messages = messages_;
+  messages.push_back({"user", question});
+  Turn turn;
+  const int64_t most = options_.generate.max_tokens;
+  const int64_t room = std::min(most < 0 ? kAnswerRoom : most, kAnswerRoom);
+  for (;;) {
+    turn.prompt = prompt_of(messages);
+    const auto n = static_cast<int64_t>(turn.prompt.size());
+    if (n + room <= context()) break;
+    if (messages.size() > 1) {
+      messages.erase(messages.begin(), messages.begin() + std::min<ptrdiff_t>(2, std::ssize(messages) - 1));
+      ++turn.dropped;
+    } else if (n >= context()) {
+      throw Error(
+          fmt::format("the question{} has {} tokens and does not fit in a context of {}; shorten it, or "
+                      "raise -c",
+                      options_.document.empty() ? "" : ", with the document before it,", n, context()));
+    } else {
+      break;
+    }
+  }
+  turn_.reset();  // its cache makes room
+  const auto n = static_cast<int64_t>(turn.prompt.size());
+  turn.policy = options_.policy(question);
+  auto generate_options = options_.generate;
+  generate_options.max_tokens = most < 0 ? context() - n : std::min(most, context() - n);
+  auto prefill = prefill_options();
+  prefill.reserve = std::min(generate_options.max_tokens, kAnswerRoom);
+  const auto logits = engine_.prefill(turn.sequence, turn.prompt, *turn.policy, prefill);
+  turn.generation = generate(engine_, &model_.vocab(), turn.sequence, logits, turn.prompt, generate_options);
+  messages.push_back({"assistant", turn.generation.text});
+  messages_ = std::move(messages);
+  return turn_.emplace(std::move(turn));
+}
+
+void Conversation::clear() {
+  messages_.clear();
+  turn_.reset();
+}
+
+void Conversation::save(const std::string& path) const {
+  if (!store_) throw Error("there is nothing to save without a prefix store");
+  if (messages_.empty()) throw Error("there is nothing to save yet");
+  store_->save(path, annotation_of(options_, messages_));
+}
+
+void Conversation::load(const std::string& path) {
+  auto store = PrefixStore::load(model_, path, store_ ? store_->place() : PrefixStoreOptions::Place::kMemory);
+  try {
+    const auto saved = json::parse(store.annotation()).at("conversation");
+    std::vector<ChatMessage> messages;
+    for (const auto& message : saved.at("messages"))
+      messages.push_back({message.at("role"), message.at("content")});
+    const std::string system = saved.at("system"), document = saved.at("document");
+    if (messages.size() % 2 != 0) throw Error("");
+    messages_ = std::move(messages);
+    options_.system = system;
+    options_.document = document;
+  } catch (const std::exception&) {
+    throw Error(path + ": holds no conversation; start with --prefix and the same -f to go on from it");
+  }
+  store_ = std::move(store);
+  turn_.reset();
+}
+
+}  // namespace windowkv

@@ -87,6 +87,45 @@ TEST_F(OutputFile, UnfinishedOnesCanBeRemovedFromASignalHandler) {
   EXPECT_EQ(files(), 1u);
 }
 
+TEST_F(OutputFile, ComesInPieces) {
+  const std::string piece(10'000, 'p');
+  open_output(at("a"))->commit([&](const AtomicFile::Write& add) {
+    for (int i = 0; i < 20; ++i) add(piece.data(), piece.size());
+    add(nullptr, 0);
+    add("end", 3);
+  });
+  EXPECT_EQ(fs::file_size(at("a")), 200'003u);
+  EXPECT_TRUE(read_file(at("a")).ends_with("ppend"));
+}
+
+TEST_F(OutputFile, NothingIsLeftWhereItsPiecesFail) {
+  write("a", "old");
+  const auto fails = [](const AtomicFile::Write& add) {
+    add("new", 3);
+    throw Error("no more");
+  };
+  EXPECT_THROW(open_output(at("a"))->commit(fails), Error);
+  EXPECT_EQ(read_file(at("a")), "old");
+  EXPECT_EQ(files(), 1u);
+  if (access("/dev/full", W_OK) == 0) {
+    // All pieces are asked for, the first that does not fit is what the Error tells of.
+    EXPECT_THROW(open_output("/dev/full")->commit([](const AtomicFile::Write& add) {
+      const std::string piece(1 << 20, 'p');
+      for (int i = 0; i < 3; ++i) add(piece.data(), piece.size());
+    }),
+                 Error);
+  }
+}
+
+TEST_F(OutputFile, IsNotOverwrittenInPlaceWhereItMustNotBe) {
+  // A file that can be written in a folder that cannot, even by root.
+  const std::string path = "/proc/self/comm";
+  const auto name = read_file(path);
+  EXPECT_NO_THROW(AtomicFile{path});
+  EXPECT_THROW(AtomicFile(path, AtomicFile::InPlace::kNever), Error);
+  EXPECT_EQ(read_file(path), name);
+}
+
 TEST_F(OutputFile, GoesToDescriptorsThatAreOpen) {
   const int file = open(at("log").c_str(), O_WRONLY | O_CREAT, 0600);
   ASSERT_EQ(::write(file, "head ", 5), 5);

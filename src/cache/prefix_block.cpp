@@ -12,11 +12,11 @@ size_t aligned(size_t bytes) {
   return (bytes + PrefixBlock::kAlignment - 1) / PrefixBlock::kAlignment * PrefixBlock::kAlignment;
 }
 
-size_t tensor_bytes(const HParams& hp, KvType type, int64_t tokens) {
+}  // namespace
+
+size_t PrefixBlock::tensor_bytes(const HParams& hp, KvType type, int64_t tokens) {
   return aligned(static_cast<size_t>(tokens * hp.n_head_kv) * ggml_row_size(to_ggml(type), hp.d_head));
 }
-
-}  // namespace
 
 size_t PrefixBlock::bytes(const HParams& hp, KvTypes types, int64_t tokens) {
   return static_cast<size_t>(hp.n_layer) *

@@ -23,6 +23,8 @@ class PrefixBlock {
   PrefixBlock(const HParams& hp, KvTypes types, int64_t tokens, HostMemory memory, size_t offset = 0);
 
   static size_t bytes(const HParams& hp, KvTypes types, int64_t tokens);
+  /// Of one layer's K or V, up to where the next tensor begins.
+  static size_t tensor_bytes(const HParams& hp, KvType type, int64_t tokens);
 
   int64_t tokens() const { return tokens_; }
   ggml_tensor* k(int layer) const { return layers_[static_cast<size_t>(layer)].k; }

@@ -1,19 +1,140 @@
 #include "cache/prefix_file.h"
 
+#include <array>
+#include <utility>
+
+#include "cache/saved_prefix.h"
+#include "support/checksum.h"
+#include "support/file.h"
+#include "support/host_memory.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
 
-void write_prefix_file(const PrefixParts&, const std::string&, const std::string&) {
-  throw Error("to be written");
+namespace {
+
+void add_zeros(size_t bytes, const AtomicFile::Write& add) {
+  static constexpr std::array<char, 4096> kZeros = {};
+  if (bytes > 0) add(kZeros.data(), bytes);  // less than a page, always
 }
 
-std::unique_ptr<PrefixParts> read_prefix_file(const Model&, const std::string&, PrefixStoreOptions::Place) {
-  throw Error("to be written");
+/// K or V of a layer as the file has it, and the zeros behind it: head after head, of each the tokens of part
+/// after part.
+void add_tensor(const PrefixParts& parts, KvType type, ggml_tensor* (PrefixBlock::*of)(int) const, int layer,
+                const AtomicFile::Write& add) {
+  const auto& hp = parts.hparams();
+  size_t added = 0;
+  for (int head = 0; head < hp.n_head_kv; ++head)
+    for (const auto& [block, count] : parts.all()) {
+      const auto* tensor = (block.get()->*of)(layer);
+      const auto bytes = static_cast<size_t>(count) * tensor->nb[1];
+      add(static_cast<const char*>(tensor->data) + static_cast<size_t>(head) * tensor->nb[2], bytes);
+      added += bytes;
+    }
+  const auto tokens = static_cast<int64_t>(parts.tokens().size());
+  add_zeros(PrefixBlock::tensor_bytes(hp, type, tokens) - added, add);
 }
 
-PrefixFileInfo read_prefix_info(const std::string&) {
-  throw Error("to be written");
+void add_k(const PrefixParts& parts, int layer, const AtomicFile::Write& add) {
+  add_tensor(parts, parts.options().types.k, &PrefixBlock::k, layer, add);
+}
+
+void add_v(const PrefixParts& parts, int layer, const AtomicFile::Write& add) {
+  add_tensor(parts, parts.options().types.v, &PrefixBlock::v, layer, add);
+}
+
+void add_ids(const PrefixParts& parts, const PrefixHeader& header, const AtomicFile::Write& add) {
+  const size_t bytes = parts.tokens().size() * sizeof(Token);
+  add(parts.tokens().data(), bytes);
+  add_zeros(header.annotation_at - header.ids_at - bytes, add);
+}
+
+void add_annotation(const std::string& annotation, const PrefixHeader& header, const AtomicFile::Write& add) {
+  add(annotation.data(), annotation.size());
+  add_zeros(header.data_at - header.annotation_at - annotation.size(), add);
+}
+
+template <typename Add>
+uint64_t checksum_of(Add&& add) {
+  Checksum sum;
+  add([&](const void* data, size_t size) { sum.add(data, size); });
+  return sum.value();
+}
+
+std::span<const uint8_t> bytes_of(const HostMemory& memory) {
+  return {memory.data(), memory.size()};
+}
+
+}  // namespace
+
+void write_prefix_file(const PrefixParts& parts, const std::string& annotation, const std::string& path) {
+  if (parts.tokens().empty()) throw Error(path + ": not written: there are no tokens to save");
+  const int layers = parts.hparams().n_layer;
+  // Of a file that is mapped, perhaps by this store, only another can take the place.
+  AtomicFile file(path, AtomicFile::InPlace::kNever);
+
+  PrefixHeader header{.hp = parts.hparams(),
+                      .weight_type = parts.weight_type(),
+                      .vocabulary = parts.vocabulary(),
+                      .types = parts.options().types,
+                      .tokens = static_cast<int64_t>(parts.tokens().size()),
+                      .annotation_bytes = static_cast<int64_t>(annotation.size())};
+  for (int layer = 0; layer < layers; ++layer) {
+    header.checksums.k.push_back(checksum_of([&](const auto& add) { add_k(parts, layer, add); }));
+    header.checksums.v.push_back(checksum_of([&](const auto& add) { add_v(parts, layer, add); }));
+  }
+  header.encode();  // as long with every checksum: now it is known how many zeros follow the ids
+  header.checksums.ids = checksum_of([&](const auto& add) { add_ids(parts, header, add); });
+  header.checksums.annotation =
+      checksum_of([&](const auto& add) { add_annotation(annotation, header, add); });
+  const auto start = header.encode();
+
+  file.commit([&](const AtomicFile::Write& write) {
+    write(start.data(), start.size());
+    add_ids(parts, header, write);
+    add_annotation(annotation, header, write);
+    for (int layer = 0; layer < layers; ++layer) {
+      add_k(parts, layer, write);
+      add_v(parts, layer, write);
+    }
+  });
+}
+
+std::unique_ptr<PrefixParts> read_prefix_file(const Model& model, const std::string& path,
+                                              PrefixStoreOptions::Place place) {
+  auto memory = HostMemory::of_file(path);
+  const SavedPrefix saved(bytes_of(memory), path);
+  const auto& header = saved.header();
+  saved.check_model(model.hparams(), model.weight_type());
+  auto parts = std::make_unique<PrefixParts>(model, PrefixStoreOptions{header.types, place});
+  saved.check_vocabulary(parts->vocabulary());
+  const auto ids = saved.read_ids(model.hparams().n_vocab);
+  parts->annotation = saved.read_annotation();
+  saved.check_data();
+  parts->append(std::make_shared<PrefixBlock>(parts->hparams(), header.types, header.tokens,
+                                              std::move(memory), header.data_at),
+                ids);
+  return parts;
+}
+
+PrefixFileInfo read_prefix_info(const std::string& path) {
+  const auto memory = HostMemory::of_file(path);
+  const SavedPrefix saved(bytes_of(memory), path);
+  const auto& header = saved.header();
+  const auto& hp = header.hp;
+  auto ids = saved.read_ids();
+  saved.read_annotation();
+  saved.check_data();
+  return {.fingerprint = hp.fingerprint,
+          .model = hp.name,
+          .family = hp.family,
+          .weight_type = header.weight_type,
+          .types = header.types,
+          .n_layer = hp.n_layer,
+          .n_head_kv = hp.n_head_kv,
+          .d_head = hp.d_head,
+          .bytes = static_cast<int64_t>(header.end),
+          .tokens = std::move(ids)};
 }
 
 }  // namespace windowkv

@@ -15,6 +15,7 @@ void add_classify(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_longbench(CLI::App& app);
 void add_niah(CLI::App& app);
+void add_prefix(CLI::App& app);
 void add_ruler(CLI::App& app);
 void add_rpc_server(CLI::App& app);
 void add_oracle_check(CLI::App& app);

@@ -17,12 +17,12 @@ namespace windowkv::cli {
 
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 constexpr double kTolerance = 1e-4;  // relative
 
 /// heads × rows × dim nested lists as one run of floats.
-std::vector<float> flatten(const json& tensor) {
+std::vector<float> flatten(const Json& tensor) {
   std::vector<float> out;
   for (const auto& head : tensor)
     for (const auto& row : head)
@@ -31,7 +31,7 @@ std::vector<float> flatten(const json& tensor) {
 }
 
 /// Throws Error for sizes that ggml would end the process over.
-void check_sizes(const json& c) {
+void check_sizes(const Json& c) {
   for (const char* name : {"n", "layers", "heads", "kv_heads", "dim"}) {
     const int64_t size = c.at(name);
     if (size < 1 || size > 1 << 20) throw Error(fmt::format("{} of a case is {}", name, size));
@@ -47,7 +47,7 @@ struct GroupResult {
 
 /// What the graph answers for one group's Q [heads][alpha][dim] and K [kv_heads][n][dim].
 GroupResult compute(const Backends& backends, Scheduler& scheduler, const Selector& selector,
-                    const SelectionConfig& config, const json& c, const json& q, const json& k, int layer) {
+                    const SelectionConfig& config, const Json& c, const Json& q, const Json& k, int layer) {
   const int64_t dim = c.at("dim");
   const int64_t n = c.at("n");
   Storage storage(backends, "the case", 2);
@@ -87,7 +87,7 @@ bool cut_is_close(std::vector<double> scores, size_t keep) {
 }
 
 /// First difference between the engine and the case's answer; "" if there is none.
-std::string check_case(const Backends& backends, Scheduler& scheduler, const json& c, const json& answer,
+std::string check_case(const Backends& backends, Scheduler& scheduler, const Json& c, const Json& answer,
                        double& worst) {
   check_sizes(c);
   SelectionConfig config;
@@ -144,9 +144,9 @@ std::string check_case(const Backends& backends, Scheduler& scheduler, const jso
 }
 
 void oracle_check(const std::string& path) {
-  json cases;
+  Json cases;
   try {
-    cases = json::parse(read_file(path));
+    cases = Json::parse(read_file(path));
     const Backends backends("cpu", 0);
     Scheduler scheduler(backends);
     int passed = 0;
@@ -165,7 +165,7 @@ void oracle_check(const std::string& path) {
     print(fmt::format("{} passed, {} failed\nlargest relative difference of a score: {:.1e}\n", passed,
                       failed, worst));
     if (failed > 0) throw ExitWith{1};
-  } catch (const json::exception& e) {
+  } catch (const Json::exception& e) {
     throw Error(fmt::format("{}: not a list of selection cases: {}", path, e.what()));
   }
 }

@@ -57,11 +57,20 @@ int make_beside(const std::string& path, std::string& made) {
   return -1;
 }
 
-/// Whether all of it is on disk, or with the reader.
-bool write(std::FILE* file, const std::string& content) {
-  return std::fwrite(content.data(), 1, content.size(), file) == content.size() && std::fflush(file) == 0 &&
+/// Whether all of it is on disk, or with the reader; else errno says why not.
+bool write(std::FILE* file, const AtomicFile::Content& content) {
+  int why = 0;
+  content([&](const void* data, size_t size) {
+    if (why == 0 && std::fwrite(data, 1, size, file) != size) why = errno;
+  });
+  if (why != 0) errno = why;
+  return why == 0 && std::fflush(file) == 0 &&
          (fsync(fileno(file)) == 0 || errno == EINVAL);  // EINVAL: of a pipe or device
 }
+
+struct Close {
+  void operator()(std::FILE* file) const { std::fclose(file); }
+};
 
 }  // namespace
 
@@ -70,7 +79,7 @@ void remove_unfinished_files() {
     if (one.there) unlink(one.path);
 }
 
-AtomicFile::AtomicFile(const std::string& path) : path_(path) {
+AtomicFile::AtomicFile(const std::string& path, InPlace in_place) : path_(path), allowed_(in_place) {
   const auto target = OutputTarget::of(path);
   target_ = target.path;
   int file = -1;
@@ -78,7 +87,7 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
     file = target.open_stream();
   } else {
     file = make_beside(target_, temporary_);
-    if (file < 0) {  // a file may be writable where its folder is not
+    if (file < 0 && allowed_ == InPlace::kWhereNeeded) {  // a file may be writable where its folder is not
       const int why = errno;
       temporary_.clear();
       file = open(target_.c_str(), O_WRONLY | O_CLOEXEC);
@@ -106,21 +115,27 @@ void AtomicFile::fail() {
 }
 
 void AtomicFile::commit(const std::string& content) {
+  commit([&](const Write& write_piece) { write_piece(content.data(), content.size()); });
+}
+
+void AtomicFile::commit(const Content& content) {
   if (in_place_ && ftruncate(fileno(file_), 0) != 0) fail();
   if (!write(file_, content)) fail();
   if (temporary_.empty()) return;
-  if (std::rename(temporary_.c_str(), target_.c_str()) != 0) overwrite(content);
+  if (std::rename(temporary_.c_str(), target_.c_str()) != 0) {
+    if (allowed_ == InPlace::kNever) fail();
+    overwrite(content);
+  }
   forget_unfinished(temporary_);
   std::fclose(file_);
   file_ = nullptr;
 }
 
-void AtomicFile::overwrite(const std::string& content) {
+void AtomicFile::overwrite(const Content& content) {
   // What a container mounts as one file can be written and not replaced.
   const int why = errno;
-  std::FILE* target = std::fopen(target_.c_str(), "r+b");
-  const bool written = target != nullptr && ftruncate(fileno(target), 0) == 0 && write(target, content);
-  if (target != nullptr) std::fclose(target);
+  const std::unique_ptr<std::FILE, Close> target(std::fopen(target_.c_str(), "r+b"));
+  const bool written = target && ftruncate(fileno(target.get()), 0) == 0 && write(target.get(), content);
   errno = why;
   if (!written) fail();
   unlink(temporary_.c_str());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -36,23 +37,34 @@ std::vector<NumberedLine> lines_of(std::string_view content);
 /// a path that cannot be written is known first.
 class AtomicFile {
  public:
+  /// Takes the next bytes of a file.
+  using Write = std::function<void(const void* data, size_t size)>;
+  /// Hands all bytes of a file to `write`, in pieces. May be asked to do so twice.
+  using Content = std::function<void(const Write& write)>;
+
+  /// kNever: for a file that others may have mapped. They keep what a file held that was replaced; one
+  /// that is overwritten changes under them.
+  enum class InPlace { kWhereNeeded, kNever };
+
   /// Throws Error where the file cannot be made.
-  explicit AtomicFile(const std::string& path);
+  explicit AtomicFile(const std::string& path, InPlace in_place = InPlace::kWhereNeeded);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   /// Writes everything and puts the file in place. Throws Error where that fails (a full disk), leaving
   /// nothing.
+  void commit(const Content& content);
   void commit(const std::string& content);
 
  private:
   [[noreturn]] void fail();
-  void overwrite(const std::string& content);
+  void overwrite(const Content& content);
 
   std::string path_;       // as given
   std::string target_;     // links followed
   std::string temporary_;  // empty: the target is written directly
+  InPlace allowed_;
   bool in_place_ = false;  // the target is a file with content that goes on commit
   std::FILE* file_ = nullptr;
 };

@@ -74,7 +74,8 @@ HostMemory HostMemory::temporary_file(size_t bytes) {
 }
 
 HostMemory HostMemory::of_file(const std::string& path) {
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // O_NONBLOCK: a pipe that nobody writes into would never open.
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat info {};
   if (file.get() < 0 || fstat(file.get(), &info) != 0)
     throw Error(fmt::format("{}: cannot open: {}", path, std::strerror(errno)));

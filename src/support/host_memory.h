@@ -15,7 +15,8 @@ class HostMemory {
   /// In a file without a name in $TMPDIR (/tmp), whose disk space is taken at once. Throws Error where that
   /// fails.
   static HostMemory temporary_file(size_t bytes);
-  /// A file, read-only. Throws Error for one that is not a regular file or cannot be mapped.
+  /// A file, read-only. Throws Error for one that is not a regular file or cannot be mapped. Once another
+  /// process makes the file shorter, reading what is gone raises SIGBUS.
   static HostMemory of_file(const std::string& path);
   ~HostMemory();
   HostMemory(HostMemory&& other) noexcept;

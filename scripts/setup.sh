@@ -7,7 +7,7 @@ set -euo pipefail
 
 # From the machine's own release: the toolchain and the small libraries. They come first, so that nothing of the
 # toolchain is pulled up to a newer release with ggml.
-base=(g++ cmake ninja-build pkg-config make git ca-certificates python3 python3-pip
+base=(g++ cmake ninja-build pkg-config make git ca-certificates python3 python3-pip python3-pexpect
       libcli11-dev nlohmann-json3-dev libfmt-dev libicu-dev libgtest-dev libopenblas0-openmp nettle-dev libxxhash-dev libedit-dev)
 [[ ${1:-} == --dev ]] && base+=(clang clang-format clang-tidy libclang-rt-dev)
 # From forky: ggml, its BLAS backend (over the OpenBLAS above, whose threads are OpenMP's like ggml's) and its RPC backend,

@@ -54,6 +54,7 @@ class Chat {
         saves_(flags.store.save),
         conversation_(engine_, *model_, options(flags), store(flags)) {
     check_grammar(generate_, *model_);
+    policy_ = policy_.for_model(*model_);
   }
 
   void run() {

@@ -175,7 +175,7 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
           "--recall", recall,
           fmt::format("choose again what to read of the prompt after every N tokens of the answer, from the "
                       "prefix store: 1 follows the full cache most closely and takes most time; off: only at "
-                      "the end of the prompt; auto: {}",
+                      "the end of the prompt; auto: {} on the CPU, off elsewhere",
                       kDefaultRecall))
       ->type_name("N|auto|off")
       ->capture_default_str();
@@ -187,6 +187,12 @@ const CLI::Option* PolicyFlags::setting_given() const {
   const auto given =
       std::ranges::find_if(settings, [](const CLI::Option* option) { return option->count() > 0; });
   return given != settings.end() ? *given : nullptr;
+}
+
+PolicyFlags PolicyFlags::for_model(const Model& model) const {
+  auto decided = *this;
+  if (recall == "auto" && !model.on_cpu()) decided.recall = "off";
+  return decided;
 }
 
 int PolicyFlags::recall_every() const {

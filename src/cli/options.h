@@ -89,6 +89,9 @@ struct PolicyFlags {
   bool budget_given() const { return budget_option != nullptr && budget_option->count() > 0; }
   /// The first of `settings` that was given; null if none was.
   const CLI::Option* setting_given() const;
+  /// For answers that people read: with "auto" decided. Off where another device than the CPU computes, to
+  /// which all keys would be copied for each choice.
+  PolicyFlags for_model(const Model& model) const;
   /// Decoded tokens after which the policy chooses again; 0: never. Throws Error for what is no number.
   int recall_every() const;
   /// Throws Error for values that make no policy.

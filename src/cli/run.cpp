@@ -97,10 +97,11 @@ struct Question {
 std::vector<Question> questions_of(const RunFlags& flags, const std::vector<PromptSource>& sources,
                                    const eval::TaskChoice& task_choice, const Model& model) {
   std::vector<Question> questions;
+  const auto policy = flags.policy.for_model(model);
   for (const auto& source : sources) {
     auto& q = questions.emplace_back(Question{source.prompt(model)});
     q.task = task_choice(kNeutralTask, q.prompt.text);
-    q.policy = flags.policy.make(model.hparams(), q.task.task);
+    q.policy = policy.make(model.hparams(), q.task.task);
     q.most_tokens = flags.generate.answer_tokens(model.hparams(), q.tokens());
     check_context(model.hparams(), q.tokens(), q.most_tokens);
     check_policy(flags.policy, *q.policy, q.tokens());

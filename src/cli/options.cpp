@@ -179,7 +179,7 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
                       kDefaultRecall))
       ->type_name("N|auto|off")
       ->capture_default_str();
-  show_in_short_help(*group, {"--kv", "--kv-budget", "--recall"});
+  show_in_short_help(*group, {"--kv", "--kv-budget"});
   task.add_to(app, rows);
 }
 

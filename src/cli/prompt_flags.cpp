@@ -78,13 +78,12 @@ void PromptFlags::add_to(CLI::App& app, Takes takes) {
   auto* group = app.add_option_group("Prompt");
   if (takes != Takes::kConversation)
     group
-        ->add_option("-p,--prompt", texts,
-                     fmt::format("prompt text; follows the text of -f or of a pipe, if there is any{}",
-                                 takes == Takes::kSeveralPrompts
-                                     ? "; may be given several times: that text is then read once, and each "
-                                       "-p is a question of its own"
-                                     : ""))
-        ->type_name("TEXT");
+        ->add_option(
+            "-p,--prompt", texts,
+            fmt::format("prompt text; follows the text of -f or of a pipe, if there is any{}",
+                        takes == Takes::kSeveralPrompts ? "; each further -p is a question of its own" : ""))
+        ->type_name("TEXT")
+        ->allow_extra_args(false);
   group
       ->add_option("-f,--file", file,
                    takes == Takes::kConversation ? "a text to talk about: it goes before the first question"

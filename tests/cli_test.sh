@@ -537,6 +537,28 @@ refuses "cannot write" run -m "$model" -p x --trace /nonexistent/trace.json
 refuses "cannot write" bench -m "$model" --json /nonexistent/bench.json
 refuses "--model is required" run -p x
 refuses "see windowkv --help" frobnicate
+# Saved prefixes: one of a model that is not there, and what can be wrong with it
+prefix=$source/tests/fuzz/corpus/prefix/file
+"$windowkv" prefix show "$prefix" >shown 2>err && grep -q "^tokens  *1$" shown && grep -q "^checksums  *match$" shown && [[ ! -s err ]] ||
+  fail "prefix show: $(cat shown err)"
+"$windowkv" prefix show "$prefix" -m "$model" >shown && grep -q "^fits  *no: .*made with another model" shown || fail "prefix show -m: $(cat shown)"
+"$windowkv" prefix show "$prefix" -m "$model" --json | python3 -c '
+import json, sys
+p = json.load(sys.stdin)
+assert p["tokens"] == 1 and p["first_ids"] == p["last_ids"] == [1] and p["types"] == {"k": "q8_0", "v": "f16"}
+assert p["bytes"] == 4224 and p["checksums_match"] and p["fits"] is False and "another model" in p["why_not"]' || fail "prefix show --json"
+refuses "nothing.prefix: cannot open" prefix show nothing.prefix
+refuses "not a saved prefix" prefix show "$model"
+head -c 4200 "$prefix" >cut.prefix
+refuses "cut.prefix: truncated: 4200 of 4224 bytes" prefix show cut.prefix
+change() { cp "$prefix" "$1" && printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null; }
+change data.prefix 4170 x
+refuses "data.prefix: damaged: the checksum of V of layer 0 does not match" prefix show data.prefix
+change newer.prefix 12 '\x02'
+refuses "newer.prefix: saved by a newer version (2; this program reads 1)" prefix show newer.prefix
+change order.prefix 8 '\x01\x02\x03\x04'
+refuses "order.prefix: written on a machine of other byte order" prefix show order.prefix -m "$model" --json
+refuses "no-such.gguf" prefix show "$prefix" -m no-such.gguf
 refuses "dim of a case is 0" oracle-check flat-case.json
 refuses "selection cases" oracle-check broken.json
 refuses "unknown policy" compare -m "$model" --data "$suite" --policies some

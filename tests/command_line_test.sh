@@ -52,7 +52,7 @@ done
 grep -q "windowkv run -m model.gguf -f book.txt" <<<"$short" || fail "no example in the short help"
 [[ $(wc -l <<<"$short") -le 64 && $(wc -L <<<"$long") -le 100 && $(grep -c -- "--top-k" <<<"$short") -eq 0 ]] || fail "the short help is long"
 grep -q -- "--top-k" <<<"$long" && grep -q -- "--lambda" <<<"$long" || fail "the long help is short"
-for command in inspect bench calibrate classify compare longbench niah ruler rpc-server; do
+for command in inspect bench calibrate classify compare longbench niah prefix ruler rpc-server; do
   "$windowkv" $command --help >page && grep -q "^Usage: windowkv $command" page || fail "$command --help"
 done
 "$windowkv" run -m "$model" -p x -h >page && [[ $(cat page) == "$short" ]] || fail "-h among other flags"
@@ -71,6 +71,10 @@ misused 'unexpected "world"; text with spaces needs quotes' run -m "$model" -p h
 misused "--quiet takes no value" run --quiet=no
 misused "--predict" run -m "$model" -p x -n ten
 misused "--model is required (see windowkv run --help)" run -p x
+misused "ACTION is required (see windowkv prefix --help)" prefix
+misused "shwo not in {show}" prefix shwo book.prefix
+misused "FILE is required" prefix show
+misused "unknown flag --modle; did you mean --model?" prefix show book.prefix --modle x
 silent --stop "[LORD]" --stop=-x --stop "{}" --stop "[a,b]"
 [[ $(run -p "- item" -n 1 -q 2>&1) ]] || fail "a prompt that begins with -"
 run -p=-n -n 1 --json -q >json 2>err || fail "-p=-n: $(cat err)"

@@ -225,9 +225,9 @@ TEST(PrefixFile, SaysWhatIsDamaged) {
     return static_cast<size_t>(tensor.data() - original.data()) + 5;
   };
   expect(0, "not a saved prefix");
-  expect(8, "damaged: its byte order is none");
+  expect(8, "damaged: an unknown byte order");
   expect(12, "saved by a newer version (5; this program reads 1); update windowkv");
-  expect(18, "damaged: a header of");
+  expect(18, "damaged: it claims a header of");
   expect(30, "damaged: the checksum of its header does not match");
   expect(40, "damaged: the checksum of its header does not match");
   expect(header.ids_at, "damaged: the checksum of the token ids does not match");
@@ -243,7 +243,7 @@ TEST(PrefixFile, OtherVersionsAndMachines) {
   std::memcpy(&bytes[12], &newer, 4);
   expect_refused(write_bytes("version.prefix", bytes), "saved by a newer version (2; this program reads 1)");
   std::memcpy(&bytes[12], &none, 4);
-  expect_refused(write_bytes("version.prefix", bytes), "damaged: there is no version 0");
+  expect_refused(write_bytes("version.prefix", bytes), "damaged: an unknown version, 0");
   std::memcpy(&bytes[8], &swapped, 4);
   expect_refused(write_bytes("version.prefix", bytes), "written on a machine of other byte order");
 }
@@ -353,6 +353,8 @@ TEST(PrefixFile, HeadersThatSayTheImpossible) {
     j["types"] = {{"k", "f16"}, {"v", "f16"}};
     j["checksums"]["k"] = j["checksums"]["v"] = std::vector<std::string>(1024, std::string(16, '0'));
   });
+  expect_header_refused("\"model\" in its header is no object", [](auto& j) { j["model"] = 7; });
+  expect_header_refused("its header has no \"model.rope\"", [](auto& j) { j["model"].erase("rope"); });
   expect_header_refused("\"model.n_layer\"", [](auto& j) { j["model"]["n_layer"] = 1 << 20; });
   expect_header_refused("\"model.d_head\"", [](auto& j) { j["model"]["d_head"] = 0; });
   expect_header_refused("heads of 33 elements in q8_0", [](auto& j) { j["model"]["d_head"] = 33; });
@@ -373,8 +375,8 @@ TEST(PrefixFile, HeadersThatAreNoJson) {
   expect("{\"model\":", "its header is not JSON");
   expect(pieces.header.dump() + "}", "its header is not JSON");
   expect("\"\xff\"", "its header is not JSON");
-  expect("[]", "its header has no");
-  expect("7", "its header has no");
+  expect("[]", "its header is no JSON object");
+  expect("7", "its header is no JSON object");
   expect(std::string(200'000, '['), "nested too deep");
   expect(std::string(1 << 20, ' '), "a header of 1048");
 }

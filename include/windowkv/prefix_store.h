@@ -32,7 +32,9 @@ class PrefixStore {
   /// An empty one for prompts of a model. Throws Error for types that its heads cannot be stored in.
   explicit PrefixStore(const Model& model, const PrefixStoreOptions& options = {});
   /// What save() wrote, mapped read-only; what is added later lies where the options say, in the file's
-  /// types. Throws Error with the reason for a file that is truncated, altered, or not of this model.
+  /// types. Throws Error with the reason for a file that is truncated, altered, or not of this model. The
+  /// file may be saved over, renamed and removed meanwhile; once another program makes it shorter, reading
+  /// it raises SIGBUS.
   static PrefixStore load(const Model& model, const std::string& path,
                           PrefixStoreOptions::Place place = PrefixStoreOptions::Place::kMemory);
   ~PrefixStore();
@@ -44,8 +46,9 @@ class PrefixStore {
   /// Drops all tokens but the first `count`. Their memory is freed with the last that was prefilled with
   /// them.
   void cut(int64_t count);
-  /// Writes a file that appears under its name once it is complete. Throws Error where that fails, and for an
-  /// empty store. `annotation`: text of the caller's that is kept with it.
+  /// Writes a file that appears under its name once it is complete; stores that were loaded from an earlier
+  /// one keep what that held. `annotation`: text of the caller's that is kept with it. Throws Error where that
+  /// fails, and for an empty store.
   void save(const std::string& path, const std::string& annotation = "") const;
   /// Of the file that this was loaded from; "" without one.
   const std::string& annotation() const;

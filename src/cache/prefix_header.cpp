@@ -73,7 +73,9 @@ class Fields {
  public:
   Fields(const json& object, std::string name, const std::string& path)
       : object_(object), name_(std::move(name)), path_(path) {
-    if (!object.is_object()) refuse_damaged(path, fmt::format("its header has no {}", name_));
+    if (!object.is_object())
+      refuse_damaged(path, name_.empty() ? "its header is no JSON object"
+                                         : fmt::format("\"{}\" in its header is no object", name_));
   }
 
   Fields object(const char* key) const { return {at(key), named(key), path_}; }
@@ -160,8 +162,8 @@ Start read_start(std::span<const uint8_t> file, const std::string& path) {
   if (file.size() < kMagic.size() || std::memcmp(file.data(), kMagic.data(), kMagic.size()) != 0)
     throw Error(fmt::format("{}: not a saved prefix", path));
   const auto refuse_truncated = [&](size_t needed) {
-    throw Error(fmt::format("{}: truncated: {} bytes, of a header that ends at {}; copy or save it again",
-                            path, file.size(), needed));
+    throw Error(fmt::format("{}: truncated: {} bytes of a header of {}; copy or save it again", path,
+                            file.size(), needed));
   };
   Start start{};
   if (file.size() < sizeof start) refuse_truncated(sizeof start);
@@ -169,16 +171,16 @@ Start read_start(std::span<const uint8_t> file, const std::string& path) {
   if (start.byte_order == kOtherByteOrder)
     throw Error(
         fmt::format("{}: written on a machine of other byte order; save the prefix again on this one", path));
-  if (start.byte_order != kByteOrder) refuse_damaged(path, "its byte order is none");
+  if (start.byte_order != kByteOrder) refuse_damaged(path, "an unknown byte order");
   if (start.version > kVersion)
     throw Error(
         fmt::format("{}: saved by a newer version ({}; this program reads {}); update windowkv, or "
                     "save the prefix again",
                     path, start.version, kVersion));
-  if (start.version != kVersion) refuse_damaged(path, fmt::format("there is no version {}", start.version));
+  if (start.version != kVersion) refuse_damaged(path, fmt::format("an unknown version, {}", start.version));
   // Padded to where the ids begin.
   if (start.json_bytes > kMaxJson || (sizeof start + start.json_bytes) % PrefixBlock::kAlignment != 0)
-    refuse_damaged(path, fmt::format("a header of {} bytes", start.json_bytes));
+    refuse_damaged(path, fmt::format("it claims a header of {} bytes", start.json_bytes));
   if (file.size() - sizeof start < start.json_bytes) refuse_truncated(sizeof start + start.json_bytes);
   return start;
 }

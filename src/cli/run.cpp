@@ -195,7 +195,6 @@ void add_run(CLI::App& app) {
       "keeps a script's own input out). llama.cpp's names for these options work too.\n"
       "\n"
       "Examples:\n"
-      "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\"\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\" -p \"What did it say?\"\n"
       "  cat report.txt | windowkv run -m model.gguf -p \"Summarize the report.\" --kv-budget 2048\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Who sent the letter?\" --kv full --json");

@@ -59,14 +59,10 @@ void StoreFlags::add_to(CLI::App& app) {
       ->type_name("TYPE")
       ->capture_default_str();
   group
-      ->add_option(
-          "--prefix", load,
-          "start from a saved prefix: what the prompt has in common with it, from the first token on, is "
-          "not read again")
+      ->add_option("--prefix", load,
+                   "start from a saved prefix: tokens that the prompt begins with are not read again")
       ->type_name("FILE");
-  group
-      ->add_option("--save-prefix", save,
-                   "save the keys and values of the whole prompt for --prefix, once it has been read")
+  group->add_option("--save-prefix", save, "save keys and values of the whole prompt for --prefix")
       ->type_name("FILE");
   show_in_short_help(*group, {"--prefix", "--save-prefix"});
 }

@@ -163,6 +163,21 @@ TEST_F(Recalled, EveryPolicyKeepsItsBudget) {
   }
 }
 
+// The last window of a grid is shorter: with it a choice has fewer tokens.
+TEST_F(Recalled, KeepsItsRowsWhereChoicesDifferInSize) {
+  const auto policy = make_policy("chunkkv", {Budget::tokens(64), {}, 1});
+  auto sequence = prefilled(*policy, store);
+  for (int step = 0; step < 20; ++step) {
+    engine.decode(sequence, answer[static_cast<size_t>(step)]);
+    for (int layer = 0; layer < hp.n_layer; ++layer) {
+      const auto tokens = held(sequence, store, layer);
+      ASSERT_EQ(static_cast<int64_t>(tokens.size()), sequence.kept[static_cast<size_t>(layer)])
+          << "step " << step << " layer " << layer;
+      ASSERT_EQ(std::ranges::adjacent_find(tokens), tokens.end());
+    }
+  }
+}
+
 TEST_F(Recalled, NothingIsChosenWhereNothingIsDropped) {
   const auto policy = make_policy(
       "windowkv", {Budget::parse("12%:1024"), make_config("default", Task::kLocalization, hp.n_layer), 1});

@@ -6,12 +6,29 @@
 
 namespace windowkv {
 
+namespace {
+
+/// The list made `count` tokens long, of n: windows on a grid are not all of one size, and the cache has as
+/// many rows as the first choice took. The oldest tokens go, or the newest that it lacks come.
+void fit(std::vector<int32_t>& tokens, size_t count, int64_t n) {
+  if (tokens.size() > count) tokens.erase(tokens.begin(), tokens.end() - static_cast<ptrdiff_t>(count));
+  auto held = tokens.size();
+  for (auto token = static_cast<int32_t>(n - 1); tokens.size() < count; --token)
+    if (held > 0 && tokens[held - 1] == token)
+      --held;
+    else
+      tokens.push_back(token);
+}
+
+}  // namespace
+
 Recall::Recall(LoadedModel& m, std::unique_ptr<Selector> selector, int64_t n, int every)
     : m_(m),
       selector_(std::move(selector)),
       n_(n),
       every_(every),
-      queries_(*m.backends, m.hp, std::min(kRecallQueries, selector_->observation())),
+      queries_(*m.backends, m.hp,
+               std::min<int64_t>(std::min(kRecallQueries, every), selector_->observation())),
       first_(static_cast<size_t>(m.hp.n_layer)) {}
 
 void Recall::attach(std::shared_ptr<const PrefixBlock> block) {
@@ -115,8 +132,10 @@ void Recall::choose(const KvCache& cache) {
     picked.resize(settled.picked != nullptr ? static_cast<size_t>(ggml_nelements(settled.picked)) : 0);
     if (!picked.empty())
       ggml_backend_tensor_get(settled.picked, picked.data(), 0, ggml_nbytes(settled.picked));
-    for (int layer = settled.first; layer <= settled.last; ++layer)
-      kept.push_back(selector_->choose(layer, picked));
+    for (int layer = settled.first; layer <= settled.last; ++layer) {
+      auto& lists = kept.emplace_back(selector_->choose(layer, picked));
+      for (auto& list : lists) fit(list, first_[static_cast<size_t>(layer)].front().size(), n_);
+    }
   }
   gather(cache, kept);
 }

@@ -13,13 +13,13 @@
 
 namespace windowkv {
 
-/// Queries that choose again, at most: more of them, which earlier tokens asked with, follow the full cache
-/// less closely (docs/prefix-store.md).
-constexpr int64_t kRecallQueries = 4;
+/// Queries that choose again: those since the last choice, at most so many. Earlier ones ask for what was
+/// wanted then, and follow the full cache less closely (docs/prefix-store.md).
+constexpr int kRecallQueries = 4;
 
 /// Chooses a sequence's rows again while it is decoded: its newest queries score the keys of all prompt
 /// tokens in a prefix store, by the policy that chose first, and what it picks takes the place of what the
-/// cache held of the prompt. Generated tokens stay behind it.
+/// cache held of the prompt. Generated tokens stay behind it, and it has as many rows as at first.
 class Recall {
  public:
   /// `every`: decoded tokens between two choices. The selector decides in some layer.

@@ -37,9 +37,12 @@ std::vector<uint8_t> padded_ids(size_t json_bytes, const PrefixPieces& pieces) {
 
 /// Throws what json or windowkv throw where there are none.
 size_t size_in(const ordered_json& object, const char* key, size_t most) {
-  const auto value = object.at(key).get<size_t>();
-  if (value < 1 || value > most) throw Error("too large");
-  return value;
+  const auto& value = object.at(key);
+  // By itself the JSON library makes sizes of 1e300, with undefined behaviour.
+  if (!value.is_number_integer()) throw Error("not a size");
+  const auto size = value.get<size_t>();
+  if (size < 1 || size > most) throw Error("too large");
+  return size;
 }
 
 }  // namespace

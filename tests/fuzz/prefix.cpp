@@ -43,8 +43,10 @@ constexpr std::array kFields = {
     "/types/k",
     "/types/v",
     "/tokens",
+    "/annotation_bytes",
     "/checksums",
     "/checksums/ids",
+    "/checksums/annotation",
     "/checksums/k",
     "/checksums/v",
     "/checksums/k/0",
@@ -144,8 +146,8 @@ auto fields_of(const PrefixHeader& h) {
   // Without names, which are cut when written.
   return std::tuple(h.hp.fingerprint, h.weight_type, h.vocabulary, h.hp.n_layer, h.hp.n_head_kv, h.hp.d_head,
                     h.hp.n_rot, h.hp.rope_mode, h.hp.rope_base, h.hp.rope_freq_scale, h.hp.rope_ext_factor,
-                    h.hp.rope_attn_factor, h.hp.rope_n_ctx_orig, h.types, h.tokens, h.checksums.ids,
-                    h.checksums.k, h.checksums.v);
+                    h.hp.rope_attn_factor, h.hp.rope_n_ctx_orig, h.types, h.tokens, h.annotation_bytes,
+                    h.checksums.ids, h.checksums.annotation, h.checksums.k, h.checksums.v);
 }
 
 /// A header that was read is written so that it is read the same.
@@ -197,6 +199,8 @@ void read(std::span<const uint8_t> file) {
   const auto ids = saved.read_ids();
   fuzz::require(ids.size() == static_cast<size_t>(header.tokens), "another number of ids");
   for (const Token id : ids) fuzz::require(id >= 0, "a negative id");
+  fuzz::require(saved.read_annotation().size() == static_cast<size_t>(header.annotation_bytes),
+                "another annotation");
   saved.check_data();
   show_block(saved, file);
 }

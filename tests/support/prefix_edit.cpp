@@ -27,22 +27,26 @@ std::string sum_of(const uint8_t* data, size_t size) {
   return sum.text();
 }
 
-/// Ids and the zeros behind them, behind so much JSON.
-std::vector<uint8_t> padded_ids(size_t json_bytes, const PrefixPieces& pieces) {
+/// Ids and annotation, each with the zeros behind it, behind so much JSON.
+struct Padded {
+  std::vector<uint8_t> ids;
+  std::vector<uint8_t> annotation;
+};
+Padded padded(size_t json_bytes, const PrefixPieces& pieces) {
   const size_t at = rounded_up(kStart + json_bytes, 64);
-  auto ids = pieces.ids;
-  ids.resize(rounded_up(at + ids.size(), 4096) - at);
-  return ids;
+  Padded out{pieces.ids, pieces.annotation};
+  const size_t annotation_at = rounded_up(at + out.ids.size(), 64);
+  out.ids.resize(annotation_at - at);
+  out.annotation.resize(rounded_up(annotation_at + out.annotation.size(), 4096) - annotation_at);
+  return out;
 }
 
 /// Throws what json or windowkv throw where there are none.
-size_t size_in(const ordered_json& object, const char* key, size_t most) {
+size_t size_in(const ordered_json& object, const char* key, size_t least, size_t most) {
   const auto& value = object.at(key);
-  // By itself the JSON library makes sizes of 1e300, with undefined behaviour.
-  if (!value.is_number_integer()) throw Error("not a size");
-  const auto size = value.get<size_t>();
-  if (size < 1 || size > most) throw Error("too large");
-  return size;
+  if (!value.is_number_unsigned() || value.get<size_t>() < least || value.get<size_t>() > most)
+    throw Error("no size");
+  return value.get<size_t>();
 }
 
 }  // namespace
@@ -68,6 +72,7 @@ PrefixPieces small_prefix() {
                        {"n_ctx_orig", 512}}}}},
                    {"types", {{"k", "q8_0"}, {"v", "f16"}}},
                    {"tokens", 3},
+                   {"annotation_bytes", 2},
                    {"checksums", ordered_json::object()}};
   for (uint8_t id = 1; id < 4; ++id) pieces.ids.insert(pieces.ids.end(), {id, 0, 0, 0});
   seal(pieces);
@@ -81,9 +86,15 @@ PrefixPieces take_apart(std::span<const uint8_t> file) {
   pieces.header = ordered_json::parse(file.begin() + kStart,
                                       file.begin() + static_cast<std::ptrdiff_t>(kStart + json_bytes));
   const size_t ids = pieces.header.at("tokens").get<size_t>() * 4;
-  const auto rest = file.subspan(kStart + json_bytes);
-  pieces.ids.assign(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(ids));
-  const auto data = file.subspan(rounded_up(kStart + json_bytes + ids, 4096));
+  const size_t annotation = pieces.header.at("annotation_bytes").get<size_t>();
+  const size_t annotation_at = rounded_up(kStart + json_bytes + ids, 64);
+  const auto copy = [&](std::vector<uint8_t>& to, size_t at, size_t size) {
+    const auto from = file.subspan(at, size);
+    to.assign(from.begin(), from.end());
+  };
+  copy(pieces.ids, kStart + json_bytes, ids);
+  copy(pieces.annotation, annotation_at, annotation);
+  const auto data = file.subspan(rounded_up(annotation_at + annotation, 4096));
   pieces.data.assign(data.begin(), data.end());
   return pieces;
 }
@@ -95,10 +106,10 @@ bool seal(PrefixPieces& pieces) {
   try {
     auto& header = pieces.header;
     const auto& model = header.at("model");
-    hp.n_layer = static_cast<int>(size_in(model, "n_layer", 64));
-    hp.n_head_kv = static_cast<int>(size_in(model, "n_head_kv", 64));
-    hp.d_head = static_cast<int>(size_in(model, "d_head", 1024));
-    tokens = size_in(header, "tokens", 4096);
+    hp.n_layer = static_cast<int>(size_in(model, "n_layer", 1, 64));
+    hp.n_head_kv = static_cast<int>(size_in(model, "n_head_kv", 1, 64));
+    hp.d_head = static_cast<int>(size_in(model, "d_head", 1, 1024));
+    tokens = size_in(header, "tokens", 1, 4096);
     types = {parse_kv_type(header.at("types").at("k").get<std::string>()),
              parse_kv_type(header.at("types").at("v").get<std::string>())};
     check_kv_types(hp, types);
@@ -106,11 +117,15 @@ bool seal(PrefixPieces& pieces) {
     if (bytes > 1 << 20 || !header.at("checksums").is_object()) return false;
     pieces.data.resize(bytes);
     pieces.ids.resize(tokens * 4);
+    pieces.annotation.resize(size_in(header, "annotation_bytes", 0, 1 << 16));
   } catch (const std::exception&) {
     return false;
   }
   auto& sums = pieces.header["checksums"];
-  sums = {{"ids", std::string(16, '0')}, {"k", ordered_json::array()}, {"v", ordered_json::array()}};
+  sums = {{"ids", std::string(16, '0')},
+          {"annotation", std::string(16, '0')},
+          {"k", ordered_json::array()},
+          {"v", ordered_json::array()}};
   size_t at = 0;
   const auto next = [&](KvType type) {
     const size_t bytes = PrefixBlock::tensor_bytes(hp, type, static_cast<int64_t>(tokens));
@@ -122,8 +137,9 @@ bool seal(PrefixPieces& pieces) {
     sums["v"].push_back(next(types.v));
   }
   const auto json = pieces.header.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-  const auto ids = padded_ids(json.size(), pieces);
+  const auto [ids, annotation] = padded(json.size(), pieces);
   sums["ids"] = sum_of(ids.data(), ids.size());
+  sums["annotation"] = sum_of(annotation.data(), annotation.size());
   return true;
 }
 
@@ -136,9 +152,9 @@ std::vector<uint8_t> put_together(std::string_view json, const PrefixPieces& pie
   const uint64_t header[] = {text.size(), Checksum::of(text.data(), text.size())};
   std::memcpy(file.data() + 8, numbers, sizeof numbers);
   std::memcpy(file.data() + 16, header, sizeof header);
-  const auto ids = padded_ids(json.size(), pieces);
-  file.insert(file.end(), text.begin(), text.end());
-  file.insert(file.end(), ids.begin(), ids.end());
+  const auto [ids, annotation] = padded(json.size(), pieces);
+  for (const auto& part : {std::vector<uint8_t>(text.begin(), text.end()), ids, annotation})
+    file.insert(file.end(), part.begin(), part.end());
   file.insert(file.end(), pieces.data.begin(), pieces.data.end());
   return file;
 }

@@ -13,6 +13,7 @@ namespace windowkv::test {
 struct PrefixPieces {
   nlohmann::ordered_json header;
   std::vector<uint8_t> ids;
+  std::vector<uint8_t> annotation;
   std::vector<uint8_t> data;
 };
 

@@ -27,8 +27,6 @@ namespace {
 
 namespace ruler = eval::ruler;
 
-constexpr int kLeftOutExit = 3;
-
 struct RulerFlags {
   ModelFlags model;
   TaskFlags task;

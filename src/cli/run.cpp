@@ -162,7 +162,7 @@ void run(const RunFlags& flags) {
   if (flags.quiet) Progress::silence();
   auto options = generate_options(flags);
   const auto trace = open_output(flags.trace);
-  const auto sources = flags.prompt.read(/*piped=*/true);
+  const auto sources = flags.prompt.read();
   if (trace && sources.size() > 1) throw Error("--trace takes one question; give -p once");
 
   const auto task_choice = flags.policy.task.choice();

@@ -50,15 +50,17 @@ def draw_heatmaps(plt, result):
 
 def draw_compare(plt, result):
     contenders = result["contenders"]
+    if len(contenders) < 2:
+        sys.exit("plot: only the full cache was run; there is nothing to compare it with")
+    # With --follow only the full cache has a score.
     score, by_dataset, label = (
-        (lambda c: c["overall"], "datasets", "score") if "overall" in contenders[0]
+        (lambda c: c["overall"], "datasets", "score") if all("overall" in c for c in contenders)
         else (lambda c: c["intervals"]["mean_kl"], "kl_by_dataset", "KL divergence from the full cache, nats"))
     datasets = sorted(contenders[0][by_dataset])
     figure, (lines, bars) = plt.subplots(2, 1, layout="constrained",
                                          figsize=(max(7, 1.2 * len(datasets) + 3), 8))
     full, others = contenders[0], contenders[1:]
-    if "overall" in full:
-        lines.axhline(full["overall"]["mean"], color="black", linestyle="--", label="full cache")
+    lines.axhline(score(full)["mean"], color="black", linestyle="--", label="full cache")
     for policy in dict.fromkeys(policy_of(c) for c in others):
         points = sorted((c for c in others if policy_of(c) == policy), key=lambda c: c["kept_share"])
         estimates = [score(c) for c in points]

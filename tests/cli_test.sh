@@ -261,7 +261,7 @@ train a.task >/dev/null && train b.task >/dev/null && cmp -s a.task b.task || fa
 classify -p "$question" --classifier a.task >/dev/null || fail "--classifier"
 refuses "nothing to classify" classify
 refuses "cannot read" classify --classifier missing.task -p x
-refuses "not a GGUF" classify --classifier "$source/README.md" -p x
+refuses "not a task classifier" classify --classifier "$source/README.md" -p x
 refuses "--out" classify --train small.jsonl
 refuses "cannot write" classify --train small.jsonl --out /nonexistent/x.task
 refuses "rows.jsonl:1: " classify --eval rows.jsonl

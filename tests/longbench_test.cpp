@@ -127,7 +127,7 @@ TEST(LongbenchLoad, BrokenRowsAreListedAndSkipped) {
       {"{\"_id\": \"torn", "not a JSON object"},
       {"[1]", "not a JSON object"},
       {"", ""},  // counted, not complained of
-      {"{\"_id\": \"\xFF\"}", "not a JSON object"},
+      {"{\"_id\": \"\xFF\"}", "not UTF-8 text (byte 9 of the line)"},
       {without(official_row("qasper", "a"), "context"), "no field \"context\""},
       {without(official_row("qasper", "b"), "_id"), "no field \"_id\""},
       {with(official_row("qasper", "c"), "answers", "Oslo"), "\"answers\" is not a list of strings"},
@@ -223,6 +223,20 @@ json ruler_row(const std::string& task, int index) {
           {"outputs", {"12", "Forty"}},
           {"length", 40},
           {"answer_prefix", " The numbers are"}};
+}
+
+TEST(LongbenchLoad, ResultsThatLieInAFolderAreNoData) {
+  const auto folder = test::temp_path("longbench-results");
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/data.jsonl") << own_row("1", "Number:").dump();
+  std::ofstream(folder + "/results.jsonl") << "{\"key\":\"own/1 x\",\"dataset\":\"own\",\"score\":1}\n";
+  // A row that begins like a result and is a sample is one.
+  std::ofstream(folder + "/keyed.jsonl") << "{\"key\":\"1\"," << own_row("2", "Number:").dump().substr(1);
+  const auto loaded = load_one(folder, {});
+  EXPECT_TRUE(loaded.broken.empty());
+  EXPECT_EQ(loaded.samples.size(), 2u);
+  EXPECT_EQ(load_one(folder + "/results.jsonl").broken.size(), 1u);  // by name it is read
+  std::filesystem::remove_all(folder);
 }
 
 TEST(LongbenchLoad, RowsOfRuler) {

@@ -47,6 +47,15 @@ TEST_F(OutputFile, IsThereOnlyOnceItIsWhole) {
   EXPECT_EQ(files(), 1u);
 }
 
+TEST_F(OutputFile, ALogCutsOffOnlyALineOfItsOwn) {
+  write("notes", "a line without an end");
+  EXPECT_THROW(eval::JsonlLog(at("notes")), Error);
+  EXPECT_EQ(read_file(at("notes")), "a line without an end");
+  write("log", "{\"key\":\"a\"}\n{\"key\":\"b\",\"sco");
+  EXPECT_EQ(eval::JsonlLog(at("log")).rows().size(), 1u);
+  EXPECT_EQ(read_file(at("log")), "{\"key\":\"a\"}\n");
+}
+
 TEST_F(OutputFile, TakesTheLongestNames) {
   const std::string name(255, 'n');
   write(name, "x");

@@ -247,6 +247,8 @@ TEST(BudgetText, Good) {
   EXPECT_EQ(Budget::parse("100%").resolve(77), 77);
   EXPECT_EQ(Budget::parse("12%").text(), "12%");
   EXPECT_EQ(Budget::parse("512").text(), "512");
+  EXPECT_EQ(Budget::parse("2k").resolve(10000), 2048);
+  EXPECT_EQ(Budget::parse("2K").text(), "2048");
   for (int64_t n = 1; n < 3000; ++n) EXPECT_EQ(Budget::parse("12%").resolve(n), n * 12 / 100) << n;
 }
 
@@ -263,6 +265,7 @@ TEST(BudgetText, Floor) {
   EXPECT_EQ(budget.resolve(16384), 1966);
   EXPECT_EQ(budget.text(), "12%:1024");
   EXPECT_EQ(Budget::parse("0.5%:64").text(), "0.5%:64");
+  EXPECT_EQ(Budget::parse("12%:1k").text(), "12%:1024");
   EXPECT_EQ(Budget::parse(kDefaultBudget).text(), Budget().text());
   EXPECT_FALSE(Budget::parse("12%").below_floor(1));
   EXPECT_FALSE(Budget::parse("512").below_floor(1));
@@ -300,7 +303,9 @@ TEST(BudgetText, Bad) {
                            "100.1%",  "101%",     "abc",       "12 %",   "12%%",   "1e999%",
                            "nan%",    "inf%",     "512x",      " 512",   "5.5",    "99999999999999999999",
                            "0x10",    "+5",       "12%:",      "12%:0",  "12%:-1", "12%:x",
-                           "12%1024", "512:1024", "12%:1024:", "12%:5%", ":1024"})
+                           "12%1024", "512:1024", "12%:1024:", "12%:5%", ":1024",  "k",
+                           "0k",      "1.5k",     "2kk",       "2 k",    "12k%",   "99999999999999999k",
+                           "12%:k"})
     EXPECT_THROW(Budget::parse(text), Error) << '"' << text << '"';
 }
 

@@ -65,9 +65,9 @@ Heads parse_heads(std::string_view name);
 Decider parse_decider(std::string_view name);
 Rows parse_rows(std::string_view name);
 
-/// A budget as a user writes it: "512" tokens per layer, "12%" of the prompt, or "12%:1024", a share with a
-/// floor: 12 %, but at least 1,024 tokens. Counts all kept prompt tokens of a layer, including the
-/// observation window, averaged over layers. Default-constructed, it is kDefaultBudget.
+/// A budget as a user writes it: "512" tokens per layer ("2k" is 2,048), "12%" of the prompt, or "12%:1024",
+/// a share with a floor: 12 %, but at least 1,024 tokens. Counts all kept prompt tokens of a layer, including
+/// the observation window, averaged over layers. Default-constructed, it is kDefaultBudget.
 class Budget {
  public:
   static Budget tokens(int64_t count);

@@ -87,7 +87,12 @@ const TaskClassifier& TaskClassifier::builtin() {
 std::unique_ptr<TaskClassifier> TaskClassifier::load(const std::string& path,
                                                      std::span<const std::string> labels) {
   const auto start = read_file_start(path, 16);
-  if (!LinearTaskModel::recognizes(start)) return load_bert_classifier(path, labels);
+  const bool linear = LinearTaskModel::recognizes(start);
+  if (!linear && !start.starts_with("GGUF"))
+    throw Error(path +
+                ": not a task classifier, which is a BERT model in GGUF or what windowkv classify --train "
+                "writes");
+  if (!linear) return load_bert_classifier(path, labels);
   if (!labels.empty()) throw Error(path + ": these weights have their own labels; do not give any");
   return std::make_unique<LinearClassifier>(path, LinearTaskModel::from_bytes(read_file(path), path));
 }

@@ -4,7 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
+#include <utility>
 
 #include "cli/llama_flags.h"
 
@@ -33,6 +35,41 @@ bool looks_like_flag(const std::string& word) {
   return word.size() > 1 && word[0] == '-' && word[1] != ' ' && word.find('\n') == std::string::npos;
 }
 
+/// "NAME,...": values that commas separate.
+bool is_list(const CLI::Option& option) {
+  return option.get_type_name().find(",...") != std::string::npos || option.get_delimiter() == ',';
+}
+
+/// "a, b" as "a,b".
+std::string without_blanks_in_list(const std::string& text) {
+  std::string out;
+  for (size_t start = 0; start <= text.size();) {
+    const size_t end = std::min(text.find(',', start), text.size());
+    const auto first = std::min(text.find_first_not_of(" \t", start), end);
+    const auto last = text.find_last_not_of(" \t", end - 1);
+    if (start > 0) out += ',';
+    if (first < end) out += text.substr(first, last + 1 - first);
+    start = end + 1;
+  }
+  return out;
+}
+
+/// What other programs call some flags, between blanks, and ours.
+constexpr std::pair<std::string_view, std::string_view> kOtherFlags[] = {
+    {" --max-tokens --max-new-tokens --max-output-tokens --num-predict ", "--predict"},
+    {" --context --context-length --context-size --num-ctx --n-ctx ", "--ctx-size"},
+    {" --input --input-file --document ", "--file"},
+    {" --output --output-file ", "--out"},
+    {" --question --query ", "--prompt"},
+};
+
+/// "" where no other program calls a flag so.
+std::string_view our_name(const std::string& name) {
+  for (const auto& [names, ours] : kOtherFlags)
+    if (names.find(" " + name + " ") != std::string_view::npos) return ours;
+  return "";
+}
+
 class Reader {
  public:
   Reader(CLI::App& command, std::span<const std::string> typed, std::vector<std::string>& notes)
@@ -46,6 +83,7 @@ class Reader {
       else
         positional(word);
     }
+    note_repeated();
     return std::move(out_);
   }
 
@@ -64,9 +102,13 @@ class Reader {
   bool loads_model() const { return own("--model") != nullptr; }
 
   void positional(const std::string& word) {
-    if (command_.get_options([](const CLI::Option* o) { return o->get_positional(); }).empty())
-      fail(fmt::format("unexpected \"{}\"; text with spaces needs quotes", word));
-    out_.push_back(word);
+    if (!command_.get_options([](const CLI::Option* o) { return o->get_positional(); }).empty()) {
+      out_.push_back(word);
+      return;
+    }
+    if (word.ends_with(".gguf") && own("--model") != nullptr)
+      fail(fmt::format("unexpected \"{}\"; give the model with -m {}", word, word));
+    fail(fmt::format("unexpected \"{}\"; text with spaces needs quotes", word));
   }
 
   /// The value that follows `name`, which is the next word whatever it begins with, but no flag's name.
@@ -97,6 +139,11 @@ class Reader {
   [[noreturn]] void unknown(const std::string& word, const std::string& name) const {
     // "-model": no value, one "-" too few.
     if (own("-" + name) != nullptr) fail(fmt::format("unknown flag {}; did you mean -{}?", name, name));
+    if (const auto* option = own(std::string(our_name(name)))) {
+      const auto both =
+          option->get_snames().empty() ? "" : fmt::format("-{} or ", option->get_snames().front());
+      fail(fmt::format("unknown flag {}; did you mean {}--{}?", name, both, option->get_lnames().front()));
+    }
     std::vector<std::string> likely;
     // A value glued to a flag of one letter, or to one of llama.cpp's short names.
     for (size_t size = word.starts_with("--") ? 0 : word.size() - 1; size >= 2 && likely.empty(); --size)
@@ -117,25 +164,50 @@ class Reader {
     return nearest(name, names);
   }
 
-  void ours(CLI::Option& option, const std::string& name, bool assigned, const std::string& value) {
-    const auto plain = option.get_lnames().empty() ? name : "--" + option.get_lnames().front();
+  void ours(const CLI::Option& option, const std::string& name, bool assigned, const std::string& value) {
     if (option.get_items_expected_max() == 0) {
       if (assigned) fail(name + " takes no value");
-      out_.push_back(plain);
+      out_.push_back("--" + option.get_lnames().front());
       return;
     }
-    out_.insert(out_.end(), {plain, assigned ? value : value_after(name)});
+    take(option, name, assigned ? value : value_after(name));
     // FILE...: as many as follow, one flag each for CLI11.
     while (!assigned && option.get_allow_extra_args() && at_ < typed_.size() && !looks_like_flag(typed_[at_]))
-      out_.insert(out_.end(), {plain, typed_[at_++]});
+      take(option, name, typed_[at_++]);
+  }
+
+  /// A value of one of our flags, `name` as typed.
+  void take(const CLI::Option& option, const std::string& name, std::string value) {
+    if (is_list(option)) value = without_blanks_in_list(value);
+    if (option.get_items_expected_max() == 1) {
+      auto& given = given_[&option];
+      ++given.count;
+      given.differs = given.differs || (given.count > 1 && value != given.value);
+      given.value = value;
+      if (std::ranges::find(given.names, name) == given.names.end()) given.names.push_back(name);
+    }
+    out_.insert(out_.end(), {"--" + option.get_lnames().front(), std::move(value)});
+  }
+
+  /// Where a flag with one value has several, CLI11 takes the last.
+  void note_repeated() {
+    for (const auto* option : all_options(command_)) {
+      const auto found = given_.find(option);
+      if (found == given_.end() || !found->second.differs) continue;
+      const auto& given = found->second;
+      const auto times = given.count == 2 ? "twice" : fmt::format("{} times", given.count);
+      notes_.push_back(
+          given.names.size() == 1
+              ? fmt::format("{} was given {}; the last one counts", given.names.front(), times)
+              : fmt::format("{} set the same; the last one counts", fmt::join(given.names, " and ")));
+    }
   }
 
   void llamas(const LlamaFlag& row, const std::string& name, bool assigned, std::string value) {
     if (row.by_value == nullptr && row.fate == Fate::kRefused) fail(fmt::format("{}: {}", name, row.text));
     if (row.takes == Takes::kNothing && assigned) fail(name + " takes no value");
     if (row.takes == Takes::kValue && !assigned) value = value_after(name);
-    if (row.takes == Takes::kSwitch && !assigned && at_ < typed_.size() &&
-        (typed_[at_] == "on" || typed_[at_] == "off" || typed_[at_] == "auto"))
+    if (row.takes == Takes::kSwitch && !assigned && at_ < typed_.size() && is_switch_word(typed_[at_]))
       value = typed_[at_++];
     const auto meaning = row.meaning(value);
     if (meaning.fate == Fate::kRefused) fail(name + ": " + meaning.text);
@@ -148,14 +220,24 @@ class Reader {
     const auto flag = meaning.text.substr(0, equals);
     auto* option = own(flag);
     if (option == nullptr) fail(fmt::format("windowkv {} has no {}", command_.get_name(), name));
-    out_.push_back(flag);
-    if (option->get_items_expected_max() == 0) return;
-    out_.push_back(equals == std::string::npos ? value : meaning.text.substr(equals + 1));
+    if (option->get_items_expected_max() == 0)
+      out_.push_back(flag);
+    else
+      take(*option, name, equals == std::string::npos ? value : meaning.text.substr(equals + 1));
   }
+
+  /// A flag whose value counts once.
+  struct Given {
+    int count = 0;
+    std::vector<std::string> names;  // as typed
+    std::string value;
+    bool differs = false;  // not all values are the same
+  };
 
   CLI::App& command_;
   std::span<const std::string> typed_;
   std::vector<std::string>& notes_;
+  std::map<const CLI::Option*, Given> given_;
   std::vector<std::string> out_;
   size_t at_ = 0;
 };

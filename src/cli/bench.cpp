@@ -15,6 +15,7 @@
 #include "cli/provenance.h"
 #include "cli/report.h"
 #include "cli/resumable.h"
+#include "model/loaded_model.h"
 #include "support/file.h"
 #include "windowkv/error.h"
 
@@ -39,8 +40,7 @@ struct BenchFlags {
   std::string json;
 
   std::unique_ptr<Policy> make_policy(const HParams& hp, Task task, const std::string& budget) const {
-    const bool full = budget == "full";
-    return policy.make(hp, task, full ? "full" : "windowkv", full ? "100%" : budget);
+    return policy.make_at(hp, task, budget);
   }
 };
 
@@ -239,13 +239,15 @@ ordered_json results_json(const std::vector<BenchCell>& cells, const std::vector
   return results;
 }
 
-void bench(const BenchFlags& flags) {
+void bench(BenchFlags flags) {
   catch_interrupts();
+  drop_repeated(flags.lengths);
+  drop_repeated(flags.budgets);
+  drop_repeated(flags.batches);
   const auto file = open_output(flags.json);
   // Random tokens ask for nothing.
   const Task task = flags.policy.task.choice()(kNeutralTask, "").task;
-  for (const auto& budget : flags.budgets)
-    if (budget != "full") Budget::parse(budget);
+  check_budgets(flags.budgets);
   const bool beside = !flags.vs.empty();
   if (beside && !flags.model.rpc.empty())
     throw Error("--vs llama cannot be combined with --rpc: a server serves one client at a time");
@@ -324,14 +326,14 @@ void bench(const BenchFlags& flags) {
       print("\n" + memory_table(measured));
     if (beside) print("\n" + rivals_table(rivals, speeds));
   }
-  end_if_interrupted(static_cast<size_t>(done), static_cast<size_t>(total), "measurements");
+  end_if_interrupted(static_cast<size_t>(done), static_cast<size_t>(total), "measurements", {flags.json});
   if (file) {
     const auto& kv = flags.model.engine().kv;
     ordered_json json = {{"command", command_line()},
                          {"model", model->path()},
                          {"type", model->weight_type()},
                          {"device", model->device_name()},
-                         {"threads", flags.model.threads},
+                         {"threads", model->loaded().backends->threads()},
                          {"chunk", flags.model.chunk},
                          {"kv_type", {{"k", to_string(kv.k)}, {"v", to_string(kv.v)}}},
                          {"task", to_string(task)},
@@ -366,7 +368,7 @@ void add_bench(CLI::App& app) {
   auto* group = command->add_option_group("Bench");
   add_lengths(*group, "-l,--lengths", flags->lengths, "prompt lengths in tokens; 1k is 1,024");
   group
-      ->add_option("-b,--kv-budget", flags->budgets,
+      ->add_option("-b,--kv-budget,--budgets", flags->budgets,
                    "cache budgets: tokens (N), percent of the prompt (P%, or P%:N with a floor), or full")
       ->delimiter(',')
       ->capture_default_str();

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "cli/commands.h"
 #include "cli/haystack.h"
@@ -42,8 +43,9 @@ struct CalibrateFlags {
   bool given() const { return !data.empty() || !files.empty() || !prompts.empty(); }
 };
 
-/// All prompts that the flags name; without any, questions about the shipped text.
-std::vector<std::vector<Token>> prompts_of(const CalibrateFlags& flags, const Model& model) {
+/// All prompts that the flags name; without any, questions about the shipped text. `left_out` receives
+/// whether some rows are broken.
+std::vector<std::vector<Token>> prompts_of(const CalibrateFlags& flags, const Model& model, bool& left_out) {
   const auto& vocab = model.vocab();
   std::vector<std::vector<Token>> prompts;
   // Longer pieces would be read beyond what the model was trained for.
@@ -52,6 +54,7 @@ std::vector<std::vector<Token>> prompts_of(const CalibrateFlags& flags, const Mo
   if (!flags.data.empty()) {
     const auto data = read_samples(flags.data, {{}, flags.limit});
     if (data.samples.empty()) throw Error("no usable sample in the files given with --data");
+    left_out = !data.broken.empty();
     for (const auto& sample : data.samples) prompts.push_back(eval::sample_tokens(model, sample));
   }
   for (const auto& file : flags.files)
@@ -68,6 +71,19 @@ std::vector<std::vector<Token>> prompts_of(const CalibrateFlags& flags, const Mo
   for (const auto& message : eval::questions_about(pieces))
     prompts.push_back(eval::message_prompt(vocab, message));
   return prompts;
+}
+
+/// Later commands take the calibration up by themselves, so that one from next to nothing must not pass for
+/// a good one.
+void check_amount(std::span<const std::vector<Token>> prompts) {
+  constexpr size_t kFewest = 256;
+  size_t tokens = 0;
+  for (const auto& prompt : prompts) tokens += prompt.size();
+  if (tokens < kFewest)
+    warn(
+        fmt::format("the calibration is measured on {} tokens only; it may be worse than none below about "
+                    "{}; give more or longer prompts",
+                    tokens, kFewest));
 }
 
 void show(const eval::CalibrationResult& result) {
@@ -99,7 +115,9 @@ void calibrate(const CalibrateFlags& flags) {
   const auto model = flags.model.load();
   const auto out = flags.out.empty() ? default_out(model->path()) : flags.out;
   const auto file = open_output(out);
-  const auto prompts = prompts_of(flags, *model);
+  bool left_out = false;
+  const auto prompts = prompts_of(flags, *model, left_out);
+  check_amount(prompts);
   const auto log_path = flags.log.empty() ? log_beside(out) : flags.log;
   const auto log = open_log(log_path);
   const auto engine_options = flags.model.engine();
@@ -128,6 +146,7 @@ void calibrate(const CalibrateFlags& flags) {
                          -1));
   if (flags.log.empty() && !log_path.empty()) std::filesystem::remove(log_path);
   if (flags.out.empty()) tell(fmt::format("calibration written to {}\n", out));
+  if (left_out) throw ExitWith{kLeftOutExit};
 }
 
 }  // namespace
@@ -142,6 +161,7 @@ void add_calibrate(CLI::App& app) {
       "labels are needed. Layers that gain more then get more of the budget. Commands use the\n"
       "calibration next to the model if it was made for that model (any of its GGUFs), or else the one\n"
       "built into windowkv, if any (--calibration none turns both off). See docs/calibration.md.\n"
+      "Exit code 0: all prompts were measured; 3: some samples were broken, and are listed; 130: Ctrl-C.\n"
       "Examples:\n"
       "  windowkv calibrate -m model.gguf\n"
       "  windowkv calibrate -m model.gguf -f handbook.txt --limit 6 -o model.calibration.json\n"

@@ -80,7 +80,7 @@ class Chat {
   static std::string document_of(const PromptFlags& prompt) {
     if (prompt.file == "-")
       throw Error("questions come from standard input; give the document's file with -f");
-    return prompt.read_document(/*piped=*/false);
+    return prompt.file.empty() ? "" : read_document(prompt.file, /*text_follows=*/false);
   }
 
   std::optional<PrefixStore> store(const ChatFlags& flags) const {

@@ -10,6 +10,7 @@
 #include "cli/report.h"
 #include "cli/resumable.h"
 #include "cli/samples.h"
+#include "eval/json_row.h"
 #include "eval/longbench.h"
 #include "eval/task_report.h"
 #include "eval/task_rows.h"
@@ -88,22 +89,26 @@ void show_lines(const TaskClassifier& classifier, const ClassifyFlags& flags) {
   const auto content = read_file(flags.jsonl);
   for (const auto& [number, line] : lines_of(content)) {
     if (interrupted()) throw Cancelled();
-    const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const char* field = row.is_object() && row.contains("text") ? "text" : "prompt";
-    if (!row.is_object() || !row.contains(field) || !row[field].is_string())
-      throw Error(
-          fmt::format("{}:{}: not a JSON object with a \"text\" or a \"prompt\"", flags.jsonl, number));
     ordered_json json = {{"line", number}};
-    json.update(decision_json(classifier, flags, row[field].get<std::string>()));
+    try {
+      const auto row = eval::json_row(line);
+      if (!row.contains("text") && !row.contains("prompt")) throw Error("no \"text\" and no \"prompt\"");
+      json.update(
+          decision_json(classifier, flags, eval::text_field(row, row.contains("text") ? "text" : "prompt")));
+    } catch (const Error& e) {
+      throw Error(fmt::format("{}:{}: {}", flags.jsonl, number, e.what()));
+    }
     print(json_text(json));
   }
 }
 
-/// The labelled prompts of --eval, and the rows of --data under their own tasks.
-std::vector<eval::TaskRow> labelled_rows(const ClassifyFlags& flags) {
+/// The labelled prompts of --eval, and the rows of --data under their own tasks. `left_out` receives whether
+/// some rows are broken.
+std::vector<eval::TaskRow> labelled_rows(const ClassifyFlags& flags, bool& left_out) {
   auto rows = eval::load_task_rows(flags.eval);
   if (!flags.data.empty()) {
     auto data = read_samples(flags.data);
+    left_out = !data.broken.empty();
     for (auto& sample : data.samples)
       rows.push_back({std::move(sample.prompt), sample.task, "data/" + sample.dataset});
   }
@@ -169,19 +174,22 @@ void show_errors(std::span<const eval::TaskRow> rows, std::span<const eval::Task
 }
 
 void judge(const TaskClassifier& classifier, const ClassifyFlags& flags) {
-  const auto rows = labelled_rows(flags);
+  bool left_out = false;
+  const auto rows = labelled_rows(flags, left_out);
   const auto outcomes = classify_rows(classifier, rows);
   const bool families = flags.data.empty();
   if (!flags.json) {
     if (!outcomes.empty()) print(score_tables(outcomes, families));
     end_if_interrupted(outcomes.size(), rows.size(), "prompts");
-    return show_errors(rows, outcomes, flags.errors);
+    show_errors(rows, outcomes, flags.errors);
+  } else {
+    if (outcomes.size() < rows.size()) throw Cancelled();
+    ordered_json json = {{"classifier", classifier.name()}, {"all", to_json(eval::score_tasks(outcomes))}};
+    for (const auto& [name, scores] : eval::score_by_source(outcomes, families))
+      json["sources"][name] = to_json(scores);
+    print(json_text(json, 2));
   }
-  if (outcomes.size() < rows.size()) throw Cancelled();
-  ordered_json json = {{"classifier", classifier.name()}, {"all", to_json(eval::score_tasks(outcomes))}};
-  for (const auto& [name, scores] : eval::score_by_source(outcomes, families))
-    json["sources"][name] = to_json(scores);
-  print(json_text(json, 2));
+  if (left_out) throw ExitWith{kLeftOutExit};
 }
 
 /// Time of a prompt of each length, the fastest of `rounds` and their median.
@@ -247,19 +255,40 @@ void train(const ClassifyFlags& flags) {
   if (file) file->commit(model.to_bytes());
 }
 
+/// The text of -f or of a pipe, and -p behind it.
+std::string prompt_text(const ClassifyFlags& flags) {
+  check_utf8(flags.text, "-p");
+  auto text = read_document(flags.file, /*text_follows=*/!flags.text.empty());
+  if (text.empty() && flags.text.empty())
+    throw Error(flags.file.empty() ? "nothing to classify; give -p TEXT, -f FILE, --jsonl FILE, --eval FILE "
+                                     "or --train FILE"
+                                   : "the prompt is empty");
+  return text + (text.empty() || flags.text.empty() ? "" : "\n\n") + flags.text;
+}
+
+/// Each of these is the whole work of one call.
+void check_modes(const ClassifyFlags& flags) {
+  const bool prompt = !flags.text.empty() || !flags.file.empty();
+  const bool judged = !flags.eval.empty() || !flags.data.empty();
+  const int modes = prompt + !flags.jsonl.empty() + judged + (flags.bench > 0) + !flags.train.empty();
+  if (modes > 1)
+    throw Error(
+        "give one of these: a prompt with -p and -f, --jsonl, --eval and --data, --bench, or --train");
+  if (flags.errors > 0 && !judged) throw Error("--errors needs --eval FILE or --data PATH");
+  if (flags.why > 0 && !prompt && flags.jsonl.empty() && modes > 0)
+    throw Error("--why explains the prompts of -p, -f and --jsonl only");
+}
+
 void classify(const ClassifyFlags& flags) {
   catch_interrupts();
+  check_modes(flags);
   if (!flags.train.empty()) return train(flags);
   const auto loaded = flags.classifier.load();
   const auto& classifier = or_builtin(loaded);
   if (!flags.eval.empty() || !flags.data.empty()) return judge(classifier, flags);
   if (flags.bench > 0) return bench(classifier, flags.bench);
   if (!flags.jsonl.empty()) return show_lines(classifier, flags);
-  if (flags.text.empty() && flags.file.empty())
-    throw Error("nothing to classify; give -p TEXT, -f FILE, --jsonl FILE, --eval FILE or --train FILE");
-  std::string text = flags.file.empty() ? "" : read_file(flags.file);
-  if (!text.empty() && !flags.text.empty()) text += "\n\n";
-  show_one(classifier, flags, text + flags.text);
+  show_one(classifier, flags, prompt_text(flags));
 }
 
 }  // namespace
@@ -272,6 +301,7 @@ void add_classify(CLI::App& app) {
       "Localization: the answer is in a few places of the prompt (questions, lookup). Aggregation: it\n"
       "needs all of the prompt (summaries, few-shot examples, counting, code). Only the beginning and\n"
       "the end of a prompt are read, however long it is.\n"
+      "Exit code 3, of --data: some samples were broken, and are listed.\n"
       "Examples:\n"
       "  windowkv classify -f book.txt -p \"Who sent the letter?\" --why 8\n"
       "  windowkv classify --jsonl prompts.jsonl > tasks.jsonl\n"
@@ -279,9 +309,11 @@ void add_classify(CLI::App& app) {
       "  windowkv classify --train mine.jsonl --valid mine-valid.jsonl --out mine.task\n"
       "  windowkv run -m model.gguf -f book.txt -p \"Sum up.\" --classifier mine.task");
   auto* input = command->add_option_group("Prompt");
-  input->add_option("-p,--prompt", flags->text, "prompt text; appended to the file's text if both are given")
+  input
+      ->add_option("-p,--prompt", flags->text,
+                   "prompt text; follows the text of -f or, without -f, of a pipe, if there is any")
       ->type_name("TEXT");
-  input->add_option("-f,--file", flags->file, "file with the prompt; - for standard input")
+  input->add_option("-f,--file", flags->file, "read the prompt from a file, and no pipe; - is standard input")
       ->type_name("FILE");
   input
       ->add_option("--jsonl", flags->jsonl,
@@ -303,8 +335,9 @@ void add_classify(CLI::App& app) {
       ->check(CLI::Range(1, 1000000))
       ->type_name("N");
   auto* training = command->add_option_group("Training");
-  training->add_option("--train", flags->train, "train on JSON lines with text, label and source")
-      ->type_name("FILE...");
+  auto* train =
+      training->add_option("--train", flags->train, "train on JSON lines with text, label and source")
+          ->type_name("FILE...");
   training
       ->add_option("--valid", flags->valid,
                    "validation prompts, on which probabilities are calibrated and the classifier is scored")
@@ -321,6 +354,8 @@ void add_classify(CLI::App& app) {
                    "exclude sources with this prefix from training, and score on them")
       ->type_name("PREFIX");
   training->add_option("--out", flags->out, "file to write the classifier to")->type_name("FILE");
+  for (auto* option : training->get_options())
+    if (option != train) option->needs(train);
   command->callback([flags] { classify(*flags); });
 }
 

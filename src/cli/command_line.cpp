@@ -8,6 +8,7 @@
 #include "cli/arguments.h"
 #include "cli/devices.h"
 #include "cli/help.h"
+#include "cli/options.h"
 #include "cli/output.h"
 #include "cli/overwriting.h"
 
@@ -25,6 +26,27 @@ std::vector<CLI::App*> commands(CLI::App& app) {
   return app.get_subcommands([](CLI::App*) { return true; });
 }
 
+/// What other programs call a command, and what to say of it.
+struct OtherName {
+  std::string_view names;  ///< between blanks
+  std::string_view hint;
+};
+constexpr OtherName kOtherNames[] = {
+    {" serve server http api llama-server ", "windowkv has no HTTP server; windowkv run answers prompts"},
+    {" generate chat complete completion ask answer infer cli llama-cli ", "did you mean run?"},
+    {" benchmark llama-bench ", "did you mean bench?"},
+    {" info show ", "did you mean inspect?"},
+    {" version ", "did you mean --version?"},
+    {" devices ", "did you mean --list-devices?"},
+};
+
+std::string_view hint_for(const std::string& word) {
+  const auto* found = std::ranges::find_if(kOtherNames, [&](const OtherName& other) {
+    return other.names.find(" " + word + " ") != std::string_view::npos;
+  });
+  return found == std::end(kOtherNames) ? "" : found->hint;
+}
+
 /// Says what is wrong with words that do not begin with a command's name.
 [[noreturn]] void refuse(CLI::App& app, const std::vector<std::string>& words) {
   const std::string page("windowkv --help");
@@ -34,6 +56,8 @@ std::vector<CLI::App*> commands(CLI::App& app) {
     if (line.size() > 120) line = fmt::format("{:.117}...", line);
     throw UsageError("the command comes first, as in: " + line, page);
   }
+  if (const auto hint = hint_for(words[0]); !hint.empty())
+    throw UsageError(fmt::format("unknown command \"{}\"; {}", words[0], hint), page);
   std::vector<std::string> names;
   for (const auto* command : commands(app)) names.push_back(command->get_name());
   const auto near = nearest(words[0], names);
@@ -63,14 +87,18 @@ void run_command_line(CLI::App& app, const std::vector<std::string>& words) {
   try {
     std::vector<std::string> notes;
     auto arguments = plain_arguments(command, std::span(words).subspan(1), notes);
-    for (const auto& note : notes) tell(fmt::format("windowkv: note: {}\n", note));
     // Where more values may follow a flag, CLI11 takes "[a,b]" for two; plain_arguments leaves one each.
     for (auto* option : all_options(command)) {
       option->allow_extra_args(false);
       // As in llama.cpp, the last one counts where a flag is given twice.
       if (option->get_items_expected_max() == 1) option->take_last();
+      if (option->get_type_name().find("FLOAT") != std::string::npos) option->check(finite_number());
     }
-    command.parse_complete_callback([&command] { refuse_overwriting(command); });
+    command.parse_complete_callback([&] {
+      refuse_empty_paths(command);
+      refuse_overwriting(command);
+      for (const auto& text : notes) note(text);
+    });
     arguments.insert(arguments.begin(), first);
     std::ranges::reverse(arguments);
     app.parse(std::move(arguments));

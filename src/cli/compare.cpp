@@ -119,7 +119,7 @@ void compare(const CompareFlags& flags) {
   if (!flags.niah.lengths.empty()) needles = Needles{flags.niah.read()};
   if (flags.data.empty() && !needles)
     throw Error("nothing to compare; give samples with --data, or a needle grid with --niah-lengths");
-  auto samples = read_samples(flags.data, {flags.datasets, flags.limit}).samples;
+  auto [samples, broken] = read_samples(flags.data, {flags.datasets, flags.limit});
   if (samples.empty() && !flags.data.empty()) throw Error("no usable sample in the files given with --data");
   const auto model = flags.model.load();
   const auto model_hash = fnv1a64_of_file(model->path());
@@ -164,9 +164,11 @@ void compare(const CompareFlags& flags) {
     print(table_text(compare_table(report)));
     if (report.niah) print(fmt::format("\n{}", table_text(niah_table(*report.niah))));
   }
-  end_if_interrupted(finished, samples.size() - failed, "samples", how_to_continue(flags.out, log.get()));
+  end_if_interrupted(finished, samples.size() - failed, "samples", {flags.json, flags.markdown},
+                     how_to_continue(flags.out, log.get()));
   if (json_file) json_file->commit(json_text(compare_json(report), 2));
   if (markdown_file) markdown_file->commit(compare_markdown(report));
+  if (failed > 0 || !broken.empty()) throw ExitWith{kLeftOutExit};
 }
 
 }  // namespace
@@ -181,6 +183,7 @@ void add_compare(CLI::App& app) {
       "cache generates, and each other policy is scored along its answer in one pass, which is many\n"
       "times faster; --reference keeps those answers for the next run. A policy may have its own\n"
       "settings.\n"
+      "Exit code 0: all samples ran; 3: some were broken or failed, and are listed; 130: Ctrl-C.\n"
       "Examples:\n"
       "  windowkv compare -m model.gguf --data data/minilong-suite --policies "
       "windowkv,windowkv:preset=paper,snapkv\n"
@@ -197,14 +200,8 @@ void add_compare(CLI::App& app) {
                    "folders or files in LongBench's format, or what ruler --generate-only writes")
       ->type_name("PATH...");
   group->add_option("--datasets", flags->datasets, "run only these datasets")->delimiter(',');
-  group->add_option("--limit", flags->limit, "run only the first N samples of each dataset; -1: all")
-      ->capture_default_str();
-  group
-      ->add_option(
-          "--max-length", flags->max_length,
-          "maximum tokens of a prompt; longer ones lose their middle; 0: what fits the trained context")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
-      ->capture_default_str();
+  add_limit(*group, flags->limit, "run only the first N samples of each dataset");
+  add_max_length(*group, flags->max_length);
   group->add_flag("--follow", flags->follow,
                   "only measure how closely policies follow the full cache's answers; only full generates");
   group

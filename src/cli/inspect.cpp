@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
 
 #include "cli/commands.h"
 #include "cli/inspect_retrieval.h"
@@ -31,7 +33,22 @@ struct InspectFlags {
   std::vector<std::string> layers;
   bool detail = false;
   bool kept_only = false;
+  /// The flags that only the sizes, only the kept text, or all but the sizes have a use for.
+  std::vector<const CLI::Option*> of_sizes, of_text, of_prompt;
+
+  bool sizes_wanted() const {
+    return std::ranges::any_of(of_sizes, [](const auto* option) { return option->count() > 0; });
+  }
 };
+
+/// A note about flags that were given and have no part in what is shown.
+void note_unused(std::span<const CLI::Option* const> options, const char* why) {
+  std::vector<std::string> names;
+  for (const auto* option : options)
+    if (option->count() > 0) names.push_back("--" + option->get_lnames().front());
+  if (!names.empty())
+    note(fmt::format("{} {} not used: {}", fmt::join(names, ", "), names.size() > 1 ? "are" : "is", why));
+}
 
 void show_model(const Model& model) {
   const auto& hp = model.hparams();
@@ -63,7 +80,7 @@ void show_devices(const InspectFlags& flags, const Model& model, const Engine& e
       {fmt::format("{} tokens", n), "budget", "kept", "one layer", "hidden states", "all", "free"}};
   for (const auto& budget : flags.budgets)
     for (const auto& [device, plan, available] :
-         engine.plan_devices(n, *flags.policy.make(model.hparams(), task, "windowkv", budget)))
+         engine.plan_devices(n, *flags.policy.make_at(model.hparams(), task, budget)))
       rows.push_back({device, budget, bytes_text(plan.kv_kept), bytes_text(plan.kv_scratch),
                       bytes_text(plan.hidden), bytes_text(plan.total()), bytes_text(available)});
   print("\n" + table_text(rows));
@@ -81,7 +98,7 @@ void show_sizes(const InspectFlags& flags, const Model& model, const Engine& eng
   LengthMarks marks(hp);
   for (auto n : lengths)
     for (const auto& budget : flags.budgets) {
-      const auto plan = engine.plan(n, *flags.policy.make(hp, task, "windowkv", budget));
+      const auto plan = engine.plan(n, *flags.policy.make_at(hp, task, budget));
       rows.push_back({marks.text(n), budget, bytes_text(plan.kv_full), bytes_text(plan.kv_kept),
                       fmt::format("{:.1f} %", 100.0 * static_cast<double>(plan.kv_kept) /
                                                   static_cast<double>(plan.kv_full)),
@@ -92,8 +109,8 @@ void show_sizes(const InspectFlags& flags, const Model& model, const Engine& eng
 }
 
 /// The prompt as text, with what the caches keep of it.
-void show_kept(const InspectFlags& flags, const Model& model, Engine& engine) {
-  const auto [prompt, text] = flags.prompt.read(model);
+void show_kept(const InspectFlags& flags, const PromptSource& source, const Model& model, Engine& engine) {
+  const auto [prompt, text] = source.prompt(model);
   const auto task = flags.policy.task.choice()(kNeutralTask, text);
   const auto policy = flags.policy.make(model.hparams(), task.task);
   const auto wanted = parse_layers(flags.layers, model.hparams().n_layer);
@@ -136,17 +153,33 @@ void show_kept(const InspectFlags& flags, const Model& model, Engine& engine) {
   print(out);
 }
 
-void inspect(const InspectFlags& flags) {
+/// The prompt to look at, if there is one. A pipe is none where it is not needed.
+std::optional<PromptSource> prompt_of(const InspectFlags& flags) {
+  const bool needed = flags.retrieval.wanted ? flags.retrieval.data.empty() : !flags.sizes_wanted();
+  return flags.prompt.given() || needed ? flags.prompt.find() : std::nullopt;
+}
+
+void inspect(InspectFlags flags) {
   catch_interrupts();
+  check_budgets(flags.budgets);
+  sort_unique(flags.lengths);
+  drop_repeated(flags.budgets);
+  if (flags.retrieval.data.empty()) flags.policy.task.refuse_given();
+  const auto prompt = prompt_of(flags);
+  if (flags.retrieval.wanted) {
+    note_unused(flags.of_sizes, "--retrieval shows no sizes");
+    note_unused(flags.of_text, "--retrieval does not show the kept text");
+  } else if (prompt) {
+    note_unused(flags.of_sizes, "with a prompt, what is kept of it is shown, and no sizes");
+  } else if (flags.detail || !flags.layers.empty()) {
+    throw Error("--detail and --layers show what is kept of a prompt; give one with -p TEXT or -f FILE");
+  } else {
+    note_unused(flags.of_prompt, "sizes are of windowkv at each of --budgets");
+  }
   const auto model = flags.model.load();
   Engine engine(*model, flags.model.engine());
-  if (flags.retrieval.wanted) {
-    inspect_retrieval(flags.retrieval, flags.policy, flags.prompt, *model, engine);
-    return;
-  }
-  if (!flags.prompt.given() && (flags.detail || !flags.layers.empty()))
-    throw Error("--detail and --layers show what is kept of a prompt; give one with -p TEXT or -f FILE");
-  if (flags.prompt.given()) return show_kept(flags, *model, engine);
+  if (flags.retrieval.wanted) return inspect_retrieval(flags.retrieval, flags.policy, prompt, *model, engine);
+  if (prompt) return show_kept(flags, *prompt, *model, engine);
   show_model(*model);
   show_sizes(flags, *model, engine);
 }
@@ -158,9 +191,9 @@ void add_inspect(CLI::App& app) {
   auto* command =
       app.add_subcommand("inspect", "Show a model, its cache sizes, and what is kept of a prompt");
   command->footer(
-      "Without a prompt: how much memory the cache takes at several prompt lengths and budgets. With one: "
-      "its\n"
-      "text, shaded by the share of layers and KV heads that keep each token.\n"
+      "Without a prompt: how much memory the cache takes at several prompt lengths and budgets. With one\n"
+      "(-p, -f or a pipe): its text, shaded by the share of layers and KV heads that keep each token.\n"
+      "Exit code 3, of --retrieval: some prompts could not be used, and are listed.\n"
       "Examples:\n"
       "  windowkv inspect -m model.gguf --lengths 8192,32768 --budgets 12%,2048\n"
       "  windowkv inspect -m model.gguf -f book.txt -p \"Question: who is the killer?\" --color always | "
@@ -172,10 +205,12 @@ void add_inspect(CLI::App& app) {
   add_lengths(*group, "--lengths", flags->lengths,
               "prompt lengths in tokens; 1k is 1,024 (default: powers of two)");
   group
-      ->add_option("--budgets", flags->budgets,
-                   "cache budgets: tokens (N), percent of the prompt (P%), or percent with a floor (P%:N)")
+      ->add_option(
+          "--budgets", flags->budgets,
+          "cache budgets: tokens (N), percent of the prompt (P%), percent with a floor (P%:N), or full")
       ->delimiter(',')
       ->capture_default_str();
+  flags->of_sizes = {group->get_option("--lengths"), group->get_option("--budgets")};
   flags->prompt.add_to(*command);
   auto* text = command->add_option_group("Kept text");
   text->add_flag("--detail", flags->detail,
@@ -188,7 +223,11 @@ void add_inspect(CLI::App& app) {
                    "shade the text: auto (on a terminal, unless NO_COLOR is set), always or never")
       ->check(CLI::IsMember({"auto", "always", "never"}))
       ->capture_default_str();
-  flags->policy.add_to(*command);
+  flags->of_text = {text->get_option("--detail"), text->get_option("--layers"),
+                    text->get_option("--kept-only")};
+  flags->policy.add_to(*command, /*fixed_policy=*/false, /*rows=*/true);
+  flags->of_prompt = {command->get_option("--kv"), command->get_option("--kv-budget"),
+                      text->get_option("--kept-only")};
   flags->retrieval.add_to(*command);
   command->callback([flags] { inspect(*flags); });
 }

@@ -50,25 +50,32 @@ std::vector<Rule> rules_of(const PolicyFlags& flags, const HParams& hp) {
       {spec_contender("paper", "windowkv:preset=paper", flags, hp), "the published rule (--preset paper)"}};
 }
 
-std::vector<eval::RetrievalPrompt> read_prompts(const RetrievalFlags& flags, const PolicyFlags& policy,
-                                                const PromptFlags& prompt, const Model& model) {
+struct Prompts {
+  std::vector<eval::RetrievalPrompt> list;
+  bool left_out = false;  ///< some rows are broken
+};
+
+Prompts read_prompts(const RetrievalFlags& flags, const PolicyFlags& policy,
+                     const std::optional<PromptSource>& prompt, const Model& model) {
   const auto choice = policy.task.choice();
   if (flags.data.empty()) {
-    auto [tokens, text] = prompt.read(model);
+    if (!prompt)
+      throw Error("no prompt; give one with -p TEXT, -f FILE or --tokens FILE, or several with --data");
+    auto [tokens, text] = prompt->prompt(model);
     check_context(model.hparams(), static_cast<int64_t>(tokens.size()), flags.max_tokens);
-    return {{.tokens = std::move(tokens),
-             .task = choice(kNeutralTask, text).task,
-             .max_tokens = flags.max_tokens}};
+    return {{{.tokens = std::move(tokens),
+              .task = choice(kNeutralTask, text).task,
+              .max_tokens = flags.max_tokens}}};
   }
-  if (prompt.given()) throw Error("--data gives the prompts; omit -p, -f and --tokens");
+  if (prompt) throw Error("--data gives the prompts; omit -p, -f and --tokens");
   const auto data = read_samples(flags.data, {flags.datasets, flags.limit});
   if (data.samples.empty()) throw Error("no usable sample in the files given with --data");
-  std::vector<eval::RetrievalPrompt> prompts;
+  Prompts prompts{.left_out = !data.broken.empty()};
   for (const auto& sample : data.samples)
-    prompts.push_back({.tokens = eval::sample_tokens(model, sample),
-                       .task = choice(sample.task, sample.prompt).task,
-                       .max_tokens = std::min(flags.max_tokens, sample.max_new_tokens),
-                       .stop = sample.stop});
+    prompts.list.push_back({.tokens = eval::sample_tokens(model, sample),
+                            .task = choice(sample.task, sample.prompt).task,
+                            .max_tokens = std::min(flags.max_tokens, sample.max_new_tokens),
+                            .stop = sample.stop});
   return prompts;
 }
 
@@ -162,10 +169,7 @@ void RetrievalFlags::add_to(CLI::App& app) {
       ->delimiter(',')
       ->type_name("NAME,...")
       ->needs(retrieval);
-  group->add_option("--limit", limit, "use only the first N samples of each dataset")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->type_name("N")
-      ->needs(retrieval);
+  add_limit(*group, limit, "use only the first N samples of each dataset")->needs(retrieval);
   group->add_option("-n,--predict", max_tokens, "maximum tokens of the answer")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str()
@@ -176,33 +180,36 @@ void RetrievalFlags::add_to(CLI::App& app) {
       ->needs(retrieval);
 }
 
-void inspect_retrieval(const RetrievalFlags& flags, const PolicyFlags& policy, const PromptFlags& prompt,
-                       const Model& model, Engine& engine) {
+void inspect_retrieval(const RetrievalFlags& flags, const PolicyFlags& policy,
+                       const std::optional<PromptSource>& prompt, const Model& model, Engine& engine) {
   const auto file = open_output(flags.json);
   const auto rules = rules_of(policy, model.hparams());
   std::vector<eval::Contender> contenders;
   contenders.reserve(rules.size());
   for (const auto& rule : rules) contenders.push_back(rule.contender);
-  const auto prompts = read_prompts(flags, policy, prompt, model);
+  const auto [prompts, broken] = read_prompts(flags, policy, prompt, model);
 
   Progress progress("retrieval");
   eval::RetrievalOptions options;
   options.cancelled = interrupted;
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   size_t left_out = 0;
-  options.left_out = [&](size_t number, const std::string& why) {
+  const size_t total = prompts.size();
+  options.left_out = [&, total](size_t number, const std::string& why) {
     ++left_out;
     progress.clear();
-    warn(fmt::format("prompt {} of {} is skipped: {}", number + 1, prompts.size(), why));
+    warn(fmt::format("prompt {} of {} is skipped: {}", number + 1, total, why));
   };
-  const auto result = run_resumable(
-      progress, "", [&] { return eval::measure_retrieval(engine, model, prompts, contenders, options); });
+  const auto result = run_resumable(progress, "", [&, &measured = prompts] {
+    return eval::measure_retrieval(engine, model, measured, contenders, options);
+  });
   print(fmt::format("{} prompt{}; on average {} prompt tokens and {} answer tokens\n\n", result.prompts,
                     result.prompts == 1 ? "" : "s", result.prompt_tokens / result.prompts,
                     result.answer_tokens / result.prompts) +
         result_table(result, flags.heads_detail) + legend(rules) + verdict(result));
-  end_if_interrupted(static_cast<size_t>(result.prompts), prompts.size() - left_out, "prompts");
+  end_if_interrupted(static_cast<size_t>(result.prompts), total - left_out, "prompts", {flags.json});
   if (file) file->commit(json_text(result_json(policy, model, rules, result), 2));
+  if (broken || left_out > 0) throw ExitWith{kLeftOutExit};
 }
 
 }  // namespace windowkv::cli

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "cli/options.h"
 
 namespace windowkv::cli {
@@ -17,8 +19,9 @@ struct RetrievalFlags {
   void add_to(CLI::App& app);
 };
 
-/// Measures the prompt, or the rows of --data, and shows the table.
-void inspect_retrieval(const RetrievalFlags& flags, const PolicyFlags& policy, const PromptFlags& prompt,
-                       const Model& model, Engine& engine);
+/// Measures the prompt, or the rows of --data, and shows the table. Throws Error where there is not one of
+/// both, ExitWith where some prompts were left out.
+void inspect_retrieval(const RetrievalFlags& flags, const PolicyFlags& policy,
+                       const std::optional<PromptSource>& prompt, const Model& model, Engine& engine);
 
 }  // namespace windowkv::cli

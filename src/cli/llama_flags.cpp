@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <span>
 
 namespace windowkv::cli {
 
@@ -24,9 +26,20 @@ Meaning gpu_layers(const std::string& value) {
                       value, value)};
 }
 
+constexpr std::array<std::string_view, 4> kOnWords = {"on", "1", "true", "enabled"};
+constexpr std::array<std::string_view, 4> kOffWords = {"off", "0", "false", "disabled"};
+constexpr std::array<std::string_view, 2> kAutoWords = {"auto", "-1"};
+
+bool is_among(std::string_view word, std::span<const std::string_view> words) {
+  return std::ranges::find(words, word) != words.end();
+}
+
 Meaning flash_attention(const std::string& value) {
+  if (!value.empty() && !is_switch_word(value))
+    return {kRefused, fmt::format("it takes on, off or auto, not \"{}\"", value)};
+  const bool off = is_among(value, kOffWords);
   return {kIgnored,
-          value == "off" ? "-fa off is ignored: the device decides which attention kernel runs" : ""};
+          off ? fmt::format("-fa {} is ignored: the device decides which attention kernel runs", value) : ""};
 }
 
 Meaning split_mode(const std::string& value) {
@@ -160,6 +173,10 @@ bool has_name(const LlamaFlag& flag, std::string_view name) {
 }
 
 }  // namespace
+
+bool is_switch_word(std::string_view word) {
+  return is_among(word, kOnWords) || is_among(word, kOffWords) || is_among(word, kAutoWords);
+}
 
 const LlamaFlag* find_llama_flag(std::string_view name) {
   const auto* found = std::ranges::find_if(kFlags, [&](const auto& flag) { return has_name(flag, name); });

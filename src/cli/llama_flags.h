@@ -12,7 +12,7 @@ namespace windowkv::cli {
 enum class Takes {
   kNothing,
   kValue,
-  kSwitch,  ///< perhaps on, off or auto
+  kSwitch,  ///< perhaps a word that is_switch_word
 };
 
 /// What becomes of a flag.
@@ -43,6 +43,9 @@ struct LlamaFlag {
     return by_value != nullptr ? by_value(value) : Meaning{fate, std::string(text)};
   }
 };
+
+/// Whether a word says on, off or auto, in any of the ways that llama.cpp has for it.
+bool is_switch_word(std::string_view word);
 
 /// The row of a flag as typed ("-fa"), null for a flag that llama.cpp does not have either. A command's own
 /// flags come first: where it has one of that name, the table is not asked.

@@ -83,8 +83,8 @@ LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
                                    {"-c", std::to_string(cells(n) * sequences), "-npp", length, "-ntg", count,
                                     "-npl", std::to_string(sequences), "-pps", "--output-format", "jsonl"}));
     return {row.at("t_pp").get<double>() * 1e3, row.at("speed_tg").get<double>()};
-  } catch (const Json::exception& e) {
-    throw Error(fmt::format("llama.cpp's tools do not print the fields of version 0.7: {}", e.what()));
+  } catch (const Json::exception&) {
+    throw Error("llama.cpp's tools do not print the fields that those of version 0.7 do; install that one");
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -21,8 +22,6 @@
 namespace windowkv::cli {
 
 namespace {
-
-constexpr int kSkippedExit = 3;
 
 struct LongbenchFlags {
   ModelFlags model;
@@ -82,6 +81,14 @@ nlohmann::ordered_json summary_json(const LongbenchFlags& flags, const Model& mo
   return out;
 }
 
+/// Whether the cache dropped nothing of any sample, although it was to.
+bool kept_whole(const eval::Contender& contender, std::span<const eval::Outcome> outcomes) {
+  if (contender.kv == "full") return false;
+  const auto scored = [](const eval::Outcome& o) { return o.score.has_value(); };
+  return std::ranges::any_of(outcomes, scored) &&
+         std::ranges::all_of(outcomes, [&](const auto& o) { return !scored(o) || o.kept_share >= 1; });
+}
+
 void longbench(const LongbenchFlags& flags) {
   catch_interrupts();
   const auto file = open_output(flags.json);
@@ -112,9 +119,12 @@ void longbench(const LongbenchFlags& flags) {
   progress.clear();
   const auto summary = eval::summarize(std::span(data.samples).first(outcomes.size()), outcomes);
   if (!outcomes.empty()) print(summary_table(summary));
-  end_if_interrupted(outcomes.size(), data.samples.size(), "samples", how_to_continue(flags.out, log.get()));
+  end_if_interrupted(outcomes.size(), data.samples.size(), "samples", {flags.json},
+                     how_to_continue(flags.out, log.get()));
+  if (!flags.policy.budget_given() && kept_whole(contender, outcomes))
+    note("all prompts were kept whole, as those below the default budget's floor are; --kv-budget 12% drops");
   if (file) file->commit(json_text(summary_json(flags, *model, contender, data, summary), 2));
-  if (summary.failed > 0 || !data.broken.empty()) throw ExitWith{kSkippedExit};
+  if (summary.failed > 0 || !data.broken.empty()) throw ExitWith{kLeftOutExit};
 }
 
 }  // namespace
@@ -145,14 +155,8 @@ void add_longbench(CLI::App& app) {
       ->type_name("NAME,...");
   data->add_flag("--e", flags->longbench_e,
                  "from folders, run only LongBench-E's files (qasper_e.jsonl, ...)");
-  data->add_option("--limit", flags->limit, "run only the first N samples of each dataset")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->type_name("N");
-  data->add_option("--max-length", flags->max_length,
-                   "maximum tokens of a prompt; longer ones lose their middle (default: what fits the "
-                   "trained context)")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 30))
-      ->type_name("N");
+  add_limit(*data, flags->limit, "run only the first N samples of each dataset");
+  add_max_length(*data, flags->max_length);
   flags->policy.add_to(*command, /*fixed_policy=*/false, /*rows=*/true);
   auto* output = command->add_option_group("Output");
   output

@@ -66,7 +66,8 @@ void niah(const NiahCommand& flags) {
   const NiahReport report{inputs.grid, eval::summarize_niah(inputs.grid, contenders, cells),
                           flags.test.facts(vocab, inputs)};
   if (finished > 0) print(table_text(niah_table(report)));
-  end_if_interrupted(finished, points.size(), "prompts", how_to_continue(flags.out, log.get()));
+  end_if_interrupted(finished, points.size(), "prompts", {flags.json, flags.markdown},
+                     how_to_continue(flags.out, log.get()));
   const auto origin = provenance(*model, model_hash);
   if (json) {
     nlohmann::ordered_json all = {{"provenance", facts_json(origin)}};

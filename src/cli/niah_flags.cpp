@@ -85,7 +85,7 @@ void NiahFlags::add_to(CLI::App& app, const std::string& prefix) {
   group
       ->add_option(name("haystack"), haystack,
                    "text file, or folder of .txt files, to hide the needle in (default: the bundled "
-                   "with windowkv)")
+                   "novel)")
       ->type_name("FILE|FOLDER");
   group->add_flag(name("no-chat"), no_chat,
                   "ask with \"Question: ... Answer:\" instead of the model's chat template");
@@ -100,6 +100,10 @@ void NiahFlags::add_to(CLI::App& app, const std::string& prefix) {
   group->add_option(name("predict", "-n,"), predict, "maximum tokens of an answer")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
+  // Where the test is one suite of several, its lengths ask for it.
+  auto* asked = group->get_option(name("lengths"));
+  for (auto* option : group->get_options())
+    if (!prefix.empty() && option != asked) option->needs(asked);
 }
 
 NiahInputs NiahFlags::read() const {

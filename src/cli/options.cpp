@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 
 #include "cli/help.h"
@@ -36,6 +37,7 @@ void ModelFlags::add_to(CLI::App& app) {
       ->add_option("--tensor-split", tensor_split,
                    "proportions in which the devices share the layers, such as 3,1 (default: by free memory)")
       ->delimiter(',')
+      ->check(finite_number())
       ->type_name("N,...");
   group->add_flag("--no-blas", no_blas, "do not use BLAS for matrix products");
   group->add_flag("--no-mmap", no_mmap, "read the model into memory instead of mapping its file");
@@ -122,16 +124,27 @@ std::shared_ptr<const TaskClassifier> ClassifierFlags::load() const {
   return nullptr;
 }
 
-void TaskFlags::add_to(CLI::App& app, bool rows) {
+void TaskFlags::add_to(CLI::App& app, bool has_rows) {
+  rows_ = has_rows;
   auto* group = app.add_option_group("Task");
   group
       ->add_option("--task", task,
                    fmt::format("kind of question: auto (a classifier reads the prompt), {}localization "
                                "(questions, lookup) or aggregation (summaries, few-shot, counting, code)",
-                               rows ? "given (each sample's own), " : ""))
+                               rows_ ? "given (each sample's own), " : ""))
       ->type_name("NAME")
       ->capture_default_str();
   classifier.add_to(*group);
+}
+
+eval::TaskChoice TaskFlags::choice() const {
+  if (!rows_) refuse_given();
+  return eval::TaskChoice::parse(task, classifier.threshold, classifier.load());
+}
+
+void TaskFlags::refuse_given() const {
+  if (task == "given")
+    throw Error("--task given is for samples that bring their task; use auto, localization or aggregation");
 }
 
 std::string TaskFlags::text() const {
@@ -150,9 +163,9 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
     budget_option =
         group
             ->add_option("--kv-budget", budget,
-                         "prompt tokens to keep in each layer, on average: a number (512), a "
-                         "percentage of the prompt (12%), or one with a floor (12%:1024 is 12 %, but "
-                         "at least 1,024 tokens)")
+                         "prompt tokens to keep in each layer, on average: a number (512, or 2k for "
+                         "2,048), a percentage of the prompt (12%), or one with a floor (12%:1k is "
+                         "12 %, but at least 1,024 tokens)")
             ->type_name("N|P%|P%:N")
             ->capture_default_str();
   }
@@ -210,6 +223,12 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const st
       kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_layer, numbers), recall_every()});
 }
 
+std::unique_ptr<Policy> PolicyFlags::make_at(const HParams& hp, Task kind,
+                                             const std::string& budget_text) const {
+  const bool full = budget_text == "full";
+  return make(hp, kind, full ? "full" : "windowkv", full ? "100%" : budget_text);
+}
+
 eval::Contender contender_of(std::string name, const PolicyFlags& flags, const HParams& hp) {
   eval::Contender contender{.name = std::move(name),
                             .kv = flags.kv,
@@ -233,10 +252,47 @@ void ContenderFlags::add_to(CLI::App& app, const std::string& note) {
       ->add_option(
           "-b,--budgets,--kv-budget", budgets,
           "prompt tokens to keep in each layer, on average, for every policy: numbers or percentages "
-          "of the prompt")
+          "of the prompt, or full for the full cache")
       ->delimiter(',')
       ->type_name("N|P%,...")
       ->capture_default_str();
+}
+
+CLI::Validator finite_number() {
+  const auto check = [](const std::string& text) {
+    double value = 0;
+    const bool number = CLI::detail::lexical_cast(text, value);  // what is none, the conversion refuses
+    return number && !std::isfinite(value) ? fmt::format("{} is no finite number", text) : std::string();
+  };
+  return {check, ""};
+}
+
+CLI::Option* add_limit(CLI::App& app, int64_t& limit, const std::string& help) {
+  const auto some = [](const std::string& text) {
+    int64_t value = 0;
+    return CLI::detail::lexical_cast(text, value) && value == 0
+               ? "0 leaves nothing to run; give a number of samples, or -1 for all"
+               : std::string();
+  };
+  return app.add_option("--limit", limit, help + "; -1: all")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 30))
+      ->check(some)
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+void add_max_length(CLI::App& app, int64_t& length) {
+  app.add_option(
+         "--max-length", length,
+         "maximum tokens of a prompt; longer ones lose their middle; 0: what fits the trained context")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+void check_budgets(std::span<const std::string> budgets) {
+  for (const auto& budget : budgets)
+    if (budget != "full") Budget::parse(budget);
 }
 
 void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& lengths,

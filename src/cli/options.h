@@ -1,7 +1,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -58,14 +60,17 @@ struct TaskFlags {
   std::string task = "auto";
   ClassifierFlags classifier;
 
-  /// `rows`: for commands whose rows carry a task, which --task given takes.
-  void add_to(CLI::App& app, bool rows = false);
+  /// `has_rows`: for commands whose rows carry a task, which --task given takes.
+  void add_to(CLI::App& app, bool has_rows = false);
   /// Loads the classifier. Throws Error for values that make no choice.
-  eval::TaskChoice choice() const {
-    return eval::TaskChoice::parse(task, classifier.threshold, classifier.load());
-  }
+  eval::TaskChoice choice() const;
+  /// Throws Error for --task given, where there are no rows.
+  void refuse_given() const;
   /// For results files: all that a decision depends on.
   std::string text() const;
+
+ private:
+  bool rows_ = false;
 };
 
 /// Tokens between two choices where --recall is auto; docs/prefix-store.md says how it was found.
@@ -98,6 +103,8 @@ struct PolicyFlags {
   std::unique_ptr<Policy> make(const HParams& hp, Task kind) const;
   std::unique_ptr<Policy> make(const HParams& hp, Task kind, const std::string& kv_name,
                                const std::string& budget_text) const;
+  /// windowkv's at one of several budgets, where "full" is the full cache.
+  std::unique_ptr<Policy> make_at(const HParams& hp, Task kind, const std::string& budget_text) const;
 };
 
 /// The policy that the flags name as a contender called `name`. Throws Error for values that make no policy,
@@ -113,11 +120,32 @@ struct ContenderFlags {
   void add_to(CLI::App& app, const std::string& note = "");
 };
 
+/// Refuses nan and inf, which CLI11 takes for numbers within any range.
+CLI::Validator finite_number();
+
+/// --limit: the first N of something, `help`; -1 is all.
+CLI::Option* add_limit(CLI::App& app, int64_t& limit, const std::string& help);
+
+/// --max-length of evaluations that cut the middle out of prompts.
+void add_max_length(CLI::App& app, int64_t& length);
+
 /// A list of prompt lengths with k for 1,024.
 void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& lengths,
                  const std::string& help);
 /// In order, none twice.
 void sort_unique(std::vector<int64_t>& lengths);
+
+/// Without what is there already.
+template <typename T>
+void drop_repeated(std::vector<T>& values) {
+  auto end = values.begin();
+  for (auto& value : values)
+    if (std::find(values.begin(), end, value) == end) *end++ = value;
+  values.erase(end, values.end());
+}
+
+/// Throws Error for a budget that is none, which "full" is one of.
+void check_budgets(std::span<const std::string> budgets);
 
 /// Warns if a prompt of n tokens, or the prompt and the longest answer together, exceed the trained context.
 void check_context(const HParams& hp, int64_t n, int64_t answer = 0);

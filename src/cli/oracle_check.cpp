@@ -165,8 +165,9 @@ void oracle_check(const std::string& path) {
     print(fmt::format("{} passed, {} failed\nlargest relative difference of a score: {:.1e}\n", passed,
                       failed, worst));
     if (failed > 0) throw ExitWith{1};
-  } catch (const Json::exception& e) {
-    throw Error(fmt::format("{}: not a list of selection cases: {}", path, e.what()));
+  } catch (const Json::exception&) {
+    throw Error(
+        fmt::format("{}: not a JSON list of selection cases, as in tests/vectors/selection.json", path));
   }
 }
 

@@ -33,14 +33,6 @@ bool updates_a_line(int stream) {
 
 }  // namespace
 
-std::string bytes_text(int64_t bytes) {
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  size_t unit = 0;
-  for (; value >= 1024 && unit + 1 < std::size(units); ++unit) value /= 1024;
-  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, units[unit]);
-}
-
 bool in_color(const std::string& wanted) {
   if (wanted != "auto") return wanted == "always";
   const char* none = std::getenv("NO_COLOR");
@@ -85,6 +77,10 @@ void secure_standard_streams() {
 
 void warn(const std::string& text) {
   tell(fmt::format("windowkv: warning: {}\n", text));
+}
+
+void note(const std::string& text) {
+  tell(fmt::format("windowkv: note: {}\n", text));
 }
 
 std::string duration_text(double seconds) {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "support/bytes_text.h"
+
 namespace windowkv::cli {
 
 /// Ends the command with this exit code and no message.
@@ -14,10 +16,8 @@ struct ExitWith {
   int code;
 };
 inline constexpr int kUsageExit = 2;
+inline constexpr int kLeftOutExit = 3;       ///< done, but without some of the samples or tasks
 inline constexpr int kClosedPipeExit = 141;  ///< what a shell reports for a process that SIGPIPE ended
-
-/// "1.2 MiB".
-std::string bytes_text(int64_t bytes);
 
 /// "45 s", "12 min", "3 h 20 min".
 std::string duration_text(double seconds);
@@ -42,6 +42,9 @@ void tell(std::string_view text);
 
 /// A line on standard error that begins with "windowkv: warning: ".
 void warn(const std::string& text);
+
+/// The same with "note: ": what the command does that may not be what was meant.
+void note(const std::string& text);
 
 /// Progress of work that may take long, on standard error, with an estimate of the time left. On a terminal
 /// one line that is written over; else, and on one without a cursor (TERM=dumb), a line after ten seconds and

@@ -36,11 +36,6 @@ void check_chat_template(const std::string& text) {
                           fmt::join(names, ", ")));
 }
 
-void check_utf8(const std::string& text, const char* flag) {
-  if (utf8_first_error(text) != std::string::npos)
-    throw Error(fmt::format("the text of {} is not UTF-8", flag));
-}
-
 /// Without the line break that ends a text file, as llama.cpp takes it: it is the editor's, and small models
 /// answer otherwise with it.
 std::string without_last_break(std::string text) {
@@ -49,7 +44,18 @@ std::string without_last_break(std::string text) {
   return text;
 }
 
+/// What is piped into the command; "" where nothing is.
+std::string piped_document(bool optional) {
+  auto input = piped_input(optional);
+  return input ? without_last_break(checked_text(std::move(*input), "standard input")) : "";
+}
+
 }  // namespace
+
+void check_utf8(const std::string& text, const char* flag) {
+  if (utf8_first_error(text) != std::string::npos)
+    throw Error(fmt::format("the text of {} is not UTF-8", flag));
+}
 
 std::string unescape(const std::string& text) {
   static constexpr std::string_view kLetters = "nrt'\"\\";
@@ -80,19 +86,20 @@ void PromptFlags::add_to(CLI::App& app, Takes takes) {
     group
         ->add_option(
             "-p,--prompt", texts,
-            fmt::format("prompt text; follows the text of -f or of a pipe, if there is any{}",
+            fmt::format("prompt text; follows the text of -f or, without -f, of a pipe, if there is any{}",
                         takes == Takes::kSeveralPrompts ? "; each further -p is a question of its own" : ""))
         ->type_name("TEXT")
         ->allow_extra_args(false);
   group
       ->add_option("-f,--file", file,
-                   takes == Takes::kConversation ? "a text to talk about: it goes before the first question"
-                                                 : "read the prompt from a file; - is standard input")
+                   takes == Takes::kConversation
+                       ? "a text to talk about: it goes before the first question"
+                       : "read the prompt from a file, and no pipe; - is standard input")
       ->type_name("FILE");
   if (takes != Takes::kConversation)
     group
         ->add_option("--tokens", tokens_file,
-                     "read the prompt as a JSON list of token ids; - is standard input")
+                     "read the prompt, all of it, as a JSON list of token ids; - is standard input")
         ->type_name("FILE");
   auto* message =
       group->add_option("--system,--system-prompt", system, "system message for the chat template")
@@ -122,15 +129,11 @@ void PromptFlags::add_to(CLI::App& app, Takes takes) {
   show_in_short_help(*group, {"--prompt", "--file", "--system", "--no-chat"});
 }
 
-std::string PromptFlags::read_document(bool piped) const {
+std::string read_document(const std::string& file, bool text_follows) {
   if (!file.empty()) return without_last_break(read_text_file(file));
-  if (!piped) return "";
-  auto input = piped_input(/*optional=*/!texts.empty());
-  if (!input) return "";
-  auto document = without_last_break(checked_text(std::move(*input), "standard input"));
-  if (!texts.empty())
-    tell(fmt::format("windowkv: note: the prompt is standard input ({} bytes) followed by -p\n",
-                     document.size()));
+  auto document = piped_document(/*optional=*/text_follows);
+  if (text_follows && !document.empty())
+    note(fmt::format("the prompt is standard input ({} bytes) followed by -p", document.size()));
   return document;
 }
 
@@ -147,36 +150,44 @@ std::string PromptFlags::read_chat_template() const {
   return text;
 }
 
-std::vector<PromptSource> PromptFlags::read(bool piped) const {
+std::vector<PromptSource> PromptFlags::read() const {
+  if (tokens_file.empty()) return sources(read_document(file, !texts.empty()));
+  if (!texts.empty() || !file.empty()) throw Error("--tokens is the whole prompt; omit -p and -f");
+  if (!system.empty() || !system_file.empty() || !chat_template.empty() || !chat_template_file.empty())
+    throw Error("--tokens is the whole prompt; omit --system and --chat-template");
+  return {{.ids = read_token_ids(tokens_file)}};
+}
+
+std::optional<PromptSource> PromptFlags::find() const {
+  if (texts.size() > 1) throw Error("this command takes one prompt; give -p once");
+  if (given()) return read().front();
+  const auto document = piped_document(/*optional=*/true);
+  if (document.empty()) return std::nullopt;
+  note(fmt::format("the prompt is standard input ({} bytes)", document.size()));
+  return sources(document).front();
+}
+
+std::vector<PromptSource> PromptFlags::sources(const std::string& document) const {
   PromptSource source{.no_chat = no_chat};
-  if (!tokens_file.empty()) {
-    if (!texts.empty() || !file.empty()) throw Error("--tokens is the whole prompt; omit -p and -f");
-    source.ids = read_token_ids(tokens_file);
-    return {source};
-  }
   source.system = read_system();
   source.chat_template = read_chat_template();
-  const auto document = read_document(piped);
   auto typed = texts;
   if (typed.empty()) typed.emplace_back();
   std::vector<PromptSource> sources;
   for (auto& text : typed) {
     if (!escape && !no_escape && text.find("\\n") != std::string::npos)
-      tell("windowkv: note: \\n in -p is taken literally; with -e it is a line break\n");
+      note("\\n in -p is taken literally; with -e it is a line break");
     if (escape) text = unescape(text);
     check_utf8(text, "-p");
     source.text = document + (document.empty() || text.empty() ? "" : "\n\n") + text;
     if (source.text.empty())
       throw Error(given() ? "the prompt is empty"
                           : "no prompt; give one with -p TEXT, -f FILE or --tokens FILE");
+    if (source.system.empty() && source.text.find_first_not_of(" \t\r\n") == std::string::npos)
+      throw Error("the prompt is empty: it has nothing but blanks");
     sources.push_back(source);
   }
   return sources;
-}
-
-Prompt PromptFlags::read(const Model& model) const {
-  if (texts.size() > 1) throw Error("this command takes one prompt; give -p once");
-  return read(/*piped=*/!texts.empty()).front().prompt(model);
 }
 
 Prompt PromptSource::prompt(const Model& model) const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,20 +48,29 @@ struct PromptFlags {
   };
   void add_to(CLI::App& app, Takes takes = Takes::kOnePrompt);
   bool given() const { return !texts.empty() || !file.empty() || !tokens_file.empty(); }
-  /// Reads the files, and with `piped` what is piped into the command where no file is named: a prompt for
-  /// each -p, all with the same document before it. Throws Error for no prompt, files that cannot be read,
-  /// text that is not UTF-8, and an unknown chat template.
-  std::vector<PromptSource> read(bool piped) const;
-  /// For commands with one prompt that do without it too, which call this where given(): a pipe goes before
-  /// -p. Throws Error for more than one.
-  Prompt read(const Model& model) const;
-  /// The text of -f, or with `piped` of a pipe; "" where there is none.
-  std::string read_document(bool piped) const;
+  /// Reads the files, or what is piped into the command where no file is named: a prompt for each -p, all
+  /// with the same document before it. Throws Error for no prompt, files that cannot be read, text that is
+  /// not UTF-8, an unknown chat template, and flags that --tokens has no use for.
+  std::vector<PromptSource> read() const;
+  /// For commands with one prompt that do without it too: nullopt where none is named and nothing is piped
+  /// in. Throws Error as read(), and for more than one.
+  std::optional<PromptSource> find() const;
   /// --system or its file. Throws Error as read() does.
   std::string read_system() const;
   /// --chat-template or its file. Throws Error as read() does.
   std::string read_chat_template() const;
+
+ private:
+  std::vector<PromptSource> sources(const std::string& document) const;
 };
+
+/// What a prompt begins with: the text of a file, or, where none is named, what is piped into the command;
+/// "" where there is neither. `text_follows`: there is a -p too, which does without the pipe; it is told of
+/// one that the text comes after. Throws Error for what cannot be read or is not UTF-8.
+std::string read_document(const std::string& file, bool text_follows);
+
+/// Throws Error for the text of a flag that is not UTF-8.
+void check_utf8(const std::string& text, const char* flag);
 
 /// The text with \n, \r, \t, \', \", \\ and \xHH replaced by what they stand for, as llama.cpp does.
 std::string unescape(const std::string& text);

@@ -1,10 +1,15 @@
 #pragma once
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "cli/interrupt.h"
 #include "cli/output.h"
@@ -43,14 +48,25 @@ inline std::string how_to_continue(const std::string& out, const eval::JsonlLog*
              : "with --out FILE, an interrupted run can be continued";
 }
 
-/// Where a command was interrupted before all of its work was done: says how much the table shows, and
-/// `how_to_go_on`, and ends it. `units`: what is counted, such as "prompts".
+/// "; a.json and b.md were not written", of the paths that are not empty.
+inline std::string unwritten_text(std::initializer_list<std::string_view> paths) {
+  std::vector<std::string_view> given;
+  std::ranges::copy_if(paths, std::back_inserter(given), [](const auto& path) { return !path.empty(); });
+  if (given.empty()) return "";
+  return fmt::format("; {} {} not written", fmt::join(given, " and "), given.size() > 1 ? "were" : "was");
+}
+
+/// Where a command was interrupted before all of its work was done: says how much the table shows, which of
+/// its files (`outputs`; "" for none) it leaves out, and `how_to_go_on`, and ends it. `units`: what is
+/// counted, such as "prompts".
 inline void end_if_interrupted(size_t done, size_t total, std::string_view units,
+                               std::initializer_list<std::string_view> outputs = {},
                                const std::string& how_to_go_on = "") {
   if (!interrupted() || done >= total) return;
-  tell(fmt::format("windowkv: interrupted; {}{} of {} {}{}{}\n",
+  tell(fmt::format("windowkv: interrupted; {}{} of {} {}{}{}{}\n",
                    done > 0 ? "the table shows the " : "finished ", done, total, units,
-                   done > 0 ? " that were finished" : "", how_to_go_on.empty() ? "" : "; " + how_to_go_on));
+                   done > 0 ? " that were finished" : "", unwritten_text(outputs),
+                   how_to_go_on.empty() ? "" : "; " + how_to_go_on));
   throw ExitWith{interrupted_exit()};
 }
 

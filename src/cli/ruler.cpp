@@ -27,8 +27,6 @@ namespace {
 
 namespace ruler = eval::ruler;
 
-constexpr int kLeftOutExit = 3;
-
 struct RulerFlags {
   ModelFlags model;
   TaskFlags task;
@@ -45,6 +43,8 @@ struct RulerFlags {
   std::string json;
   std::string markdown;
   std::string generate_only;
+
+  const CLI::Option* tasks_option = nullptr;
 
   bool all_tasks() const { return std::find(tasks.begin(), tasks.end(), "all") != tasks.end(); }
 };
@@ -256,7 +256,8 @@ void ruler_command(RulerFlags flags) {
                                     flags.samples, too_short);
   for (const auto& note : notes) tell(fmt::format("windowkv: {}\n", note));
   for (const auto& reason : too_short) warn(reason + "; skipped");
-  bool left_out = !too_short.empty();
+  // Without their data, tasks are only missed by who asked for them.
+  bool left_out = !too_short.empty() || (flags.tasks_option->count() > 0 && !notes.empty());
   if (samples_file) {
     left_out = write_samples(samples, points, *samples_file) > 0 || left_out;
     if (left_out) throw ExitWith{kLeftOutExit};
@@ -285,7 +286,8 @@ void ruler_command(RulerFlags flags) {
       std::count_if(cells[0].begin(), cells[0].end(), [](const auto& cell) { return cell.has_value(); }));
   const RulerResults results{flags, tasks, flags.lengths, points, contenders, cells};
   if (finished > 0) print(tables_text(results, table_text));
-  end_if_interrupted(finished, points.size(), "samples", how_to_continue(flags.out, log.get()));
+  end_if_interrupted(finished, points.size(), "samples", {flags.json, flags.markdown},
+                     how_to_continue(flags.out, log.get()));
   if (json_file) json_file->commit(json_text(summary_json(results, *model, model_hash), 2));
   if (markdown_file) markdown_file->commit(tables_text(results, markdown_table));
   if (left_out) throw ExitWith{kLeftOutExit};
@@ -304,7 +306,8 @@ void add_ruler(CLI::App& app) {
       "percentage of the expected strings that are in the answer; for qa_1 and qa_2, whether any of them\n"
       "is. Published scores are means over 500 samples with Paul Graham's essays as the text\n"
       "(--haystack).\n"
-      "Exit code 0: everything ran; 3: some tasks do not fit a length, and are listed; 130: Ctrl-C.\n"
+      "Exit code 0: everything ran; 3: some tasks do not fit a length, or were asked for and have no data,\n"
+      "and are listed; 130: Ctrl-C.\n"
       "Examples:\n"
       "  windowkv ruler -m model.gguf -l 4k,8k --policies full,windowkv,snapkv --out ruler.jsonl\n"
       "  windowkv ruler -m model.gguf -l 16k --tasks qa_1,qa_2 --squad dev-v2.0.json --hotpotqa "
@@ -315,9 +318,10 @@ void add_ruler(CLI::App& app) {
   auto* test = command->add_option_group("Test");
   add_lengths(*test, "-l,--lengths", flags->lengths,
               "lengths in tokens, of prompt, chat template and answer together; 4k is 4,096");
-  test->add_option("--tasks", flags->tasks, fmt::format("all, or any of {}", fmt::join(names, ", ")))
-      ->delimiter(',')
-      ->capture_default_str();
+  flags->tasks_option =
+      test->add_option("--tasks", flags->tasks, fmt::format("all, or any of {}", fmt::join(names, ", ")))
+          ->delimiter(',')
+          ->capture_default_str();
   test->add_option("--samples", flags->samples, "prompts per task and length")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();

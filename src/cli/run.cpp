@@ -136,7 +136,7 @@ void run(const RunFlags& flags) {
   auto options = flags.generate.options(flags.prompt.escape);
   if (!flags.json) options.on_text = print;
   const auto trace = open_output(flags.trace);
-  const auto sources = flags.prompt.read(/*piped=*/true);
+  const auto sources = flags.prompt.read();
   if (trace && sources.size() > 1) throw Error("--trace takes one question; give -p once");
 
   const auto task_choice = flags.policy.task.choice();

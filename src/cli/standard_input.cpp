@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "cli/output.h"
+#include "support/file.h"
 #include "windowkv/error.h"
 
 namespace windowkv::cli {
@@ -43,7 +44,7 @@ std::optional<std::string> piped_input(bool optional) {
     if (!told && !wait_for_input(kPatience)) {
       if (optional && text.empty()) {
         warn(
-            fmt::format("nothing arrived on standard input in {} seconds; continuing with -p alone "
+            fmt::format("nothing arrived on standard input in {} seconds; continuing without it "
                         "(-f - waits; </dev/null skips the wait)",
                         kPatience / 1000));
         return std::nullopt;
@@ -56,6 +57,7 @@ std::optional<std::string> piped_input(bool optional) {
     if (got < 0) throw Error(fmt::format("standard input: cannot read: {}", std::strerror(errno)));
     if (got == 0) return text;
     text.append(buffer, static_cast<size_t>(got));
+    check_stream_size(text.size(), "standard input");
   }
 }
 

@@ -34,7 +34,7 @@ void turns(const TurnsFlags& flags) {
   for (const auto& store : flags.stores) options.stores.push_back(parse_kv_type(store));
   options.max_tokens = flags.predict;
   options.cancelled = interrupted;
-  const auto sources = flags.prompt.read(/*piped=*/true);
+  const auto sources = flags.prompt.read();
   if (sources.size() < 2) throw Error("give at least two questions with -p, about one document");
   const Task task = flags.policy.task.choice()(kNeutralTask, sources.back().text).task;
   const auto model = flags.model.load();

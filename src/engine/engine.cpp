@@ -7,6 +7,7 @@
 #include "engine/memory_plan.h"
 #include "engine/recall.h"
 #include "engine/state.h"
+#include "support/bytes_text.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -44,8 +45,8 @@ KvPool Engine::make_pool(int64_t bytes) {
     const int64_t available = m.backends->free_memory(device);
     const int64_t wanted = cut.size() == 1 ? bytes : cut[device] * kv_token_bytes(m.hp, state_->options.kv);
     if (available >= 0 && wanted > available)
-      throw Error(fmt::format("{} bytes of KV memory were requested, but {} are free{}", wanted, available,
-                              place_text(*m.backends, device)));
+      throw Error(fmt::format("{} of KV memory were requested, but {} are free{}", bytes_text(wanted),
+                              bytes_text(available), place_text(*m.backends, device)));
   }
   return KvPool(std::make_shared<KvMemory>(*m.backends, m.hp, state_->options.kv, cut));
 }

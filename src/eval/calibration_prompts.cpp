@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "eval/json_row.h"
 #include "eval/random.h"
 #include "eval/sentences.h"
 #include "eval/words.h"
@@ -168,10 +169,11 @@ std::vector<std::string> read_prompts(const std::string& path) {
       prompts.emplace_back(text);
       continue;
     }
-    const auto json = nlohmann::json::parse(text, nullptr, false);
-    if (!json.is_object() || !json.contains("prompt") || !json["prompt"].is_string())
-      throw Error(fmt::format("{}: line {} is no JSON object with a \"prompt\"", path, number));
-    prompts.push_back(json["prompt"]);
+    try {
+      prompts.push_back(text_field(json_row(text), "prompt"));
+    } catch (const Error& e) {
+      throw Error(fmt::format("{}: line {}: {}", path, number, e.what()));
+    }
   }
   if (prompts.empty()) throw Error(path + ": no prompt in it");
   return prompts;

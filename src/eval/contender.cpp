@@ -83,7 +83,9 @@ std::vector<Contender> make_contenders(std::span<const std::string> specs,
   std::vector<Contender> contenders;
   for (const auto& spec : specs)
     for (const auto& budget : budgets) {
-      auto contender = make_contender(spec, budget, n_layer);
+      const bool full = budget == "full";  // a spec that is none is known all the same
+      auto contender = make_contender(spec, full ? "100%" : budget, n_layer);
+      if (full) contender = make_contender("full", "100%", n_layer);
       const bool known = std::any_of(contenders.begin(), contenders.end(),
                                      [&](const auto& c) { return c.name == contender.name; });
       if (!known) contenders.push_back(std::move(contender));

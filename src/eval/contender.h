@@ -38,7 +38,8 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
 TaskDecision task_for(const Contender& contender, const TaskChoice& task, Task given,
                       std::string_view prompt);
 
-/// Every policy with every budget, in the order given, none twice; full has no budget.
+/// Every policy with every budget, in the order given, none twice; full has no budget, and the budget "full"
+/// stands for it.
 std::vector<Contender> make_contenders(std::span<const std::string> specs,
                                        std::span<const std::string> budgets, int n_layer);
 

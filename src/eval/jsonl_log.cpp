@@ -29,6 +29,11 @@ JsonlLog::JsonlLog(const std::string& path) : path_(path) {
   if (file_ == nullptr) throw Error(fmt::format("{}: cannot write: {}", path, std::strerror(errno)));
 }
 
+bool JsonlLog::begins_row(std::string_view text) {
+  constexpr std::string_view kBegin = "{\"key\":\"";
+  return kBegin.starts_with(text.substr(0, kBegin.size()));
+}
+
 JsonlLog::~JsonlLog() {
   if (file_ == nullptr) return;
   std::fclose(file_);
@@ -37,18 +42,21 @@ JsonlLog::~JsonlLog() {
 
 void JsonlLog::read_rows(const std::string& file) {
   const auto content = read_file(file);
-  size_t start = 0;
-  for (size_t number = 1, end; (end = content.find('\n', start)) != std::string::npos;
-       start = end + 1, ++number) {
+  size_t start = 0, number = 1;
+  const auto refuse = [&] {
+    throw Error(
+        fmt::format("{}: line {} is not a result of an earlier run; choose another file", path_, number));
+  };
+  for (size_t end; (end = content.find('\n', start)) != std::string::npos; start = end + 1, ++number) {
     auto row = ordered_json::parse(content.begin() + static_cast<std::ptrdiff_t>(start),
                                    content.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-    if (!row.is_object() || !row.contains("key") || !row["key"].is_string())
-      throw Error(
-          fmt::format("{}: line {} is not a result of an earlier run; choose another file", path_, number));
+    if (!row.is_object() || !row.contains("key") || !row["key"].is_string()) refuse();
     index_[row["key"]] = rows_.size();
     rows_.push_back(std::move(row));
   }
-  if (start < content.size()) std::filesystem::resize_file(file, start);
+  if (start == content.size()) return;
+  if (!begins_row(std::string_view(content).substr(start))) refuse();  // no line of ours that was cut off
+  std::filesystem::resize_file(file, start);
 }
 
 void JsonlLog::append(ordered_json row) {

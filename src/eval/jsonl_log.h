@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "windowkv/error.h"
@@ -27,6 +28,9 @@ class JsonlLog {
   ~JsonlLog();
   JsonlLog(const JsonlLog&) = delete;
   JsonlLog& operator=(const JsonlLog&) = delete;
+
+  /// Whether text may be a line, or the beginning of one, that this class has written.
+  static bool begins_row(std::string_view text);
 
   /// Whether a later run can go on from it.
   bool resumable() const { return resumable_; }

@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "eval/json_row.h"
+#include "eval/jsonl_log.h"
 #include "eval/longbench.h"
 #include "eval/ruler/tasks.h"
 #include "support/file.h"
@@ -43,12 +45,17 @@ void drop_unwanted(std::vector<std::string>& files, const std::vector<std::strin
   });
 }
 
-std::vector<std::string> files_of(std::span<const std::string> paths, const LoadOptions& options) {
+struct File {
+  std::string path;
+  bool of_folder = false;  ///< not named itself
+};
+
+std::vector<File> files_of(std::span<const std::string> paths, const LoadOptions& options) {
   const bool longbench_e = options.longbench_e;
-  std::vector<std::string> files;
+  std::vector<File> files;
   for (const auto& path : paths) {
     if (!std::filesystem::is_directory(path)) {
-      files.push_back(path);
+      files.push_back({path});
       continue;
     }
     std::vector<std::string> found;
@@ -67,7 +74,7 @@ std::vector<std::string> files_of(std::span<const std::string> paths, const Load
                               others && !longbench_e ? " but LongBench-E's; they are run with --e" : ""));
     std::sort(found.begin(), found.end());  // folders list their files in no order
     drop_unwanted(found, options.datasets);
-    files.insert(files.end(), found.begin(), found.end());
+    for (auto& file : found) files.push_back({std::move(file), /*of_folder=*/true});
   }
   return files;
 }
@@ -76,12 +83,6 @@ const json& field(const json& row, const char* name) {
   const auto found = row.find(name);
   if (found == row.end()) throw Error(fmt::format("no field \"{}\"", name));
   return *found;
-}
-
-std::string text_field(const json& row, const char* name) {
-  const auto& value = field(row, name);
-  if (!value.is_string()) throw Error(fmt::format("\"{}\" is not a string", name));
-  return value.get<std::string>();
 }
 
 std::vector<std::string> list_field(const json& row, const char* name) {
@@ -190,8 +191,7 @@ Sample read_longbench(const json& row, std::string_view file) {
 
 /// `file`: name of the row's file, without its ending.
 Sample read_sample(std::string_view line, std::string_view file) {
-  const auto row = json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!row.is_object()) throw Error("not a JSON object");
+  const auto row = json_row(line);
   auto sample = is_ruler(row) ? read_ruler(row, file) : read_longbench(row, file);
   if (sample.prompt.empty()) throw Error("the prompt is empty");
   if (sample.answers.empty()) throw Error("no answers");
@@ -199,19 +199,32 @@ Sample read_sample(std::string_view line, std::string_view file) {
   return sample;
 }
 
+/// Whether a file of a folder holds results, which are often put beside the data.
+bool is_results(std::string_view content, std::string_view name) {
+  const auto first = content.substr(0, content.find('\n'));
+  if (!JsonlLog::begins_row(first)) return false;
+  try {
+    read_sample(first, name);
+    return false;
+  } catch (const Error&) {
+    return true;
+  }
+}
+
 /// Collects the rows of files, as far as the options want them.
 class Loader {
  public:
   explicit Loader(const LoadOptions& options) : options_(options) {}
 
-  void read(const std::string& file) {
-    const auto content = read_file(file);
-    const auto name = name_of(file);
+  void read(const File& file) {
+    const auto content = read_file(file.path);
+    const auto name = name_of(file.path);
+    if (file.of_folder && is_results(content, name)) return;
     for (const auto& [number, line] : lines_of(content)) {
       try {
         add(read_sample(line, name));
       } catch (const Error& e) {
-        result_.broken.push_back({file, number, e.what()});
+        result_.broken.push_back({file.path, number, e.what()});
       }
     }
   }

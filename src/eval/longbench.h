@@ -88,8 +88,9 @@ struct Samples {
 /// file is named after. RULER's rows (`task, index, input, answer_prefix, outputs`), as `windowkv ruler
 /// --generate-only` writes them, are of the dataset that their task is called. Of a folder, only files that
 /// may hold a wanted dataset are opened: those named after one, and, unless each has such a file, those whose
-/// names are no dataset's. Rows that are broken, or repeat an _id of their dataset, are left out and listed.
-/// Throws Error where a path or a wanted dataset is not there.
+/// names are no dataset's, and those that hold results (JsonlLog) are passed over. Rows that are broken, or
+/// repeat an _id of their dataset, are left out and listed. Throws Error where a path or a wanted dataset is
+/// not there.
 Samples load_samples(std::span<const std::string> paths, const LoadOptions& options = {});
 
 /// How the sample's answer is generated: greedily, to its length, with its stop rules.

@@ -51,9 +51,9 @@ Phrasings read_phrasings(const std::string& path) {
 }
 
 /// splitmix64: the same numbers on every machine.
-class Random {
+class Picker {
  public:
-  explicit Random(uint64_t seed) : state_(seed) {}
+  explicit Picker(uint64_t seed) : state_(seed) {}
   size_t below(size_t n) {
     uint64_t x = state_ += 0x9e3779b97f4a7c15u;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -81,7 +81,7 @@ bool is_number(std::string_view word) {
 /// What a prompt's slots are filled with, from one context.
 class Filler {
  public:
-  Filler(const Phrasings& lists, std::string_view context, Random& random)
+  Filler(const Phrasings& lists, std::string_view context, Picker& random)
       : lists_(lists), context_(context), random_(random) {
     for (size_t i = 0; i < context.size();) {
       const size_t end = std::min(context.find_first_of(" \n\t.,;:!?\"'()[]{}|<>=/", i), context.size());
@@ -151,7 +151,7 @@ class Filler {
 
   const Phrasings& lists_;
   std::string_view context_;
-  Random& random_;
+  Picker& random_;
   std::vector<std::string_view> words_;
   std::vector<std::string> names_, numbers_;
 };
@@ -183,7 +183,7 @@ std::string prompt_of(const std::string& phrasing, Filler& filler, const std::st
 
 /// Examples of one pattern, the last without what follows its last label.
 std::string many_shots(const std::string& pattern, const std::vector<std::string>& contexts,
-                       const Phrasings& lists, Random& random) {
+                       const Phrasings& lists, Picker& random) {
   const size_t examples = 4 + random.below(9);
   std::string out;
   for (size_t i = 0; i <= examples; ++i) {
@@ -202,7 +202,7 @@ std::vector<TaskRow> rows_of_phrasings(const std::string& path, std::span<const 
   const auto lists = read_phrasings(path);
   const auto contexts = contexts_of(rows);
   if (contexts.empty()) throw Error("no training prompt is long enough to take a context from");
-  Random random(1);
+  Picker random(1);
   std::vector<TaskRow> out;
   for (const auto task : {Task::kLocalization, Task::kAggregation}) {
     const auto& phrasings = lists.find(to_string(task))->second;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "eval/json_row.h"
 #include "support/file.h"
 #include "windowkv/error.h"
 
@@ -13,12 +14,11 @@ namespace windowkv::eval {
 namespace {
 
 TaskRow read_row(std::string_view line) {
-  const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!row.is_object()) throw Error("not a JSON object");
+  const auto row = json_row(line);
   for (const char* field : {"text", "label"})
-    if (!row.contains(field) || !row[field].is_string())
-      throw Error(fmt::format("no string \"{}\"; a line is {{\"text\", \"label\", \"source\"}}", field));
-  TaskRow out{row["text"].get<std::string>(), parse_task(row["label"].get<std::string>()), "unknown"};
+    if (!row.contains(field))
+      throw Error(fmt::format("no field \"{}\"; a line is {{\"text\", \"label\", \"source\"}}", field));
+  TaskRow out{text_field(row, "text"), parse_task(text_field(row, "label")), "unknown"};
   if (row.contains("source") && row["source"].is_string()) out.source = row["source"].get<std::string>();
   return out;
 }

@@ -14,7 +14,7 @@ namespace windowkv {
 void SamplingOptions::validate() const {
   auto check = [](const char* name, double value, double low, double high) {
     if (!(value >= low && value <= high))
-      throw Error(fmt::format("{} is {}; it must be {} to {}", name, value, low, high));
+      throw Error(fmt::format("{} is {:g}; it must be {} to {}", name, value, low, high));
   };
   check("temperature", temperature, 0, 100);
   check("top-k", top_k, 0, 1e9);

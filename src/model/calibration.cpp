@@ -26,8 +26,11 @@ Calibration parse(std::string_view text, const std::string& source) {
     c.model = json.at("model");
     c.layer_shares = json.at("layer_shares").get<std::vector<double>>();
     c.fingerprint = json.at("fingerprint");
-  } catch (const nlohmann::json::exception& e) {
-    throw Error(fmt::format("{}: not a calibration written by windowkv calibrate: {}", source, e.what()));
+  } catch (const nlohmann::json::exception&) {
+    throw Error(
+        fmt::format("{}: not a calibration written by windowkv calibrate, a JSON object with \"model\", "
+                    "\"layer_shares\" and \"fingerprint\"",
+                    source));
   }
   const bool usable = std::all_of(c.layer_shares.begin(), c.layer_shares.end(),
                                   [](double x) { return x >= 1e-6 && x <= 1e6; });  // false for NaN

@@ -104,10 +104,10 @@ Budget Budget::percent(double value, int64_t floor) {
 
 Budget Budget::parse(std::string_view text) {
   auto refuse = [&]() -> Budget {
-    throw Error(
-        fmt::format("budget \"{}\": give tokens per layer (512), a share of the prompt above 0 and up to 100 "
-                    "percent (12%), or a share with a floor (12%:1024)",
-                    text));
+    throw Error(fmt::format(
+        "budget \"{}\": give tokens per layer (512, or 2k for 2,048), a share of the prompt above 0 "
+        "and up to 100 percent (12%), or a share with a floor (12%:1024)",
+        text));
   };
   // All of `part` as a number.
   auto number = [](std::string_view part, auto& value) {
@@ -115,14 +115,21 @@ Budget Budget::parse(std::string_view text) {
     const auto [stop, error] = std::from_chars(part.data(), end, value);
     return error == std::errc() && stop == end;
   };
+  auto tokens_in = [&](std::string_view part, int64_t& count) {
+    const bool thousands = part.ends_with('k') || part.ends_with('K');
+    if (thousands) part.remove_suffix(1);
+    if (!number(part, count) || count < 1 || (thousands && count > INT64_MAX / 1024)) return false;
+    if (thousands) count *= 1024;
+    return true;
+  };
   int64_t count = 0;
   const size_t sign = text.find('%');
-  if (sign == std::string_view::npos) return number(text, count) && count >= 1 ? tokens(count) : refuse();
+  if (sign == std::string_view::npos) return tokens_in(text, count) ? tokens(count) : refuse();
   double share = 0;
   if (!number(text.substr(0, sign), share) || !(share > 0 && share <= 100)) return refuse();
   const auto rest = text.substr(sign + 1);
   if (rest.empty()) return percent(share);
-  if (rest.front() != ':' || !number(rest.substr(1), count) || count < 1) return refuse();
+  if (rest.front() != ':' || !tokens_in(rest.substr(1), count)) return refuse();
   return percent(share, count);
 }
 

@@ -92,8 +92,11 @@ void become_child(const ChildLimits& limits, size_t space) {
   } catch (const std::bad_alloc&) {
     header.outcome = Outcome::kOutOfMemory;
   } catch (const std::exception& e) {
-    header.outcome = Outcome::kThrown;
     text = e.what();
+    // Libraries catch what memory gives and throw it on as an error of their own.
+    const bool memory = text.starts_with("std::bad_alloc");
+    header.outcome = memory ? Outcome::kOutOfMemory : Outcome::kThrown;
+    if (memory) text.clear();
   }
   header.size = text.size();
   write_all(pipe, &header, sizeof header);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,12 +15,22 @@
 
 namespace windowkv {
 
+void check_stream_size(size_t size, const std::string& source) {
+  constexpr size_t kMost = size_t{1} << 30;
+  if (size > kMost)
+    throw Error(
+        fmt::format("{}: more than {} GiB came and no end; give a file that ends", source, kMost >> 30));
+}
+
 std::string read_file(const std::string& path) {
   const bool standard = path == "-";
   const std::string name = standard ? "standard input" : path;
   if (!standard && std::filesystem::is_directory(path)) throw Error(name + ": is a folder, not a file");
   std::FILE* file = standard ? stdin : std::fopen(path.c_str(), "rb");
   if (file == nullptr) throw Error(fmt::format("{}: cannot read: {}", name, std::strerror(errno)));
+  struct stat status {};
+  const bool ends = fstat(fileno(file), &status) == 0 && S_ISREG(status.st_mode);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> owned(standard ? nullptr : file, std::fclose);
   std::string content;
   char buffer[1 << 16];
   bool failed = false;
@@ -31,8 +42,8 @@ std::string read_file(const std::string& path) {
     failed = got < 0;
     if (got <= 0) break;
     content.append(buffer, static_cast<size_t>(got));
+    if (!ends) check_stream_size(content.size(), name);
   }
-  if (!standard) std::fclose(file);
   if (failed) throw Error(name + ": cannot read: input error");
   return content;
 }

@@ -9,8 +9,13 @@
 
 namespace windowkv {
 
-/// The whole of a file; "-" is standard input. Throws Error for one that cannot be read.
+/// The whole of a file; "-" is standard input. Throws Error for one that cannot be read, and for a device or
+/// a pipe that gives more than any input has.
 std::string read_file(const std::string& path);
+
+/// Throws Error where so many bytes have come from a pipe or a device: /dev/zero, or a program that never
+/// ends, would fill the memory.
+void check_stream_size(size_t size, const std::string& source);
 
 /// The first `count` bytes of a file, or all it has. Throws Error for one that cannot be read.
 std::string read_file_start(const std::string& path, size_t count);

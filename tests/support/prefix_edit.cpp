@@ -44,9 +44,11 @@ Padded padded(size_t json_bytes, const PrefixPieces& pieces) {
 /// Throws what json or windowkv throw where there are none.
 size_t size_in(const ordered_json& object, const char* key, size_t least, size_t most) {
   const auto& value = object.at(key);
-  if (!value.is_number_unsigned() || value.get<size_t>() < least || value.get<size_t>() > most)
-    throw Error("no size");
-  return value.get<size_t>();
+  // By itself the JSON library makes sizes of 1e300, with undefined behaviour.
+  if (!value.is_number_integer()) throw Error("not a size");
+  const auto size = value.get<size_t>();
+  if (size < least || size > most) throw Error("too large");
+  return size;
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ misused "--quiet takes no value" run --quiet=no
 for command in run inspect bench calibrate classify compare longbench niah ruler; do
   for flag in $("$windowkv" $command --help-all | grep -oE -- "--[a-z0-9-]+ X( |$)" | cut -d" " -f1) --tensor-split; do
     grep -q -- "$flag " <<<"$("$windowkv" $command --help-all)" || continue
-    misused "$flag: nan is no finite number" $command "$flag=nan"
+    misused "nan is no finite number" $command "$flag=nan"
   done
 done
 for case in "run --kv-budget nan%" "run --lambda nan" "niah --depths nan,50"; do

@@ -38,7 +38,7 @@ misused 'unknown command "frobnicate" (see windowkv --help)' frobnicate
 misused "did you mean longbench?" longbensh
 misused "windowkv has no HTTP server" serve
 misused "windowkv has no HTTP server" server -m "$model" --port 8080
-misused "did you mean run?" generate -m "$model"
+misused "did you mean run or chat?" generate -m "$model"
 misused 'the command comes first, as in: windowkv run -m x -p "a b"' -m x -p "a b"
 misused "windowkv run -m model.gguf -p x" model.gguf -p x
 "$windowkv" >out 2>err
@@ -55,7 +55,7 @@ done
 grep -q "windowkv run -m model.gguf -f book.txt" <<<"$short" || fail "no example in the short help"
 [[ $(wc -l <<<"$short") -le 72 && $(wc -L <<<"$long") -le 100 && $(grep -c -- "--top-k" <<<"$short") -eq 0 ]] || fail "the short help is long"
 grep -q -- "--top-k" <<<"$long" && grep -q -- "--lambda" <<<"$long" || fail "the long help is short"
-for command in inspect bench calibrate classify compare longbench niah prefix ruler rpc-server; do
+for command in inspect bench calibrate classify compare longbench niah prefix ruler turns chat rpc-server; do
   "$windowkv" $command --help >page && grep -q "^Usage: windowkv $command" page || fail "$command --help"
 done
 "$windowkv" run -m "$model" -p x -h >page && [[ $(cat page) == "$short" ]] || fail "-h among other flags"
@@ -79,7 +79,7 @@ misused "--file: the path is empty" run -m "$model" -f "" -p x
 misused "--json: the path is empty" bench -m "$model" --json ""
 misused "--quiet takes no value" run --quiet=no
 # No flag with a fraction takes what is no number: the help page has X for their values.
-for command in run inspect bench calibrate classify compare longbench niah ruler; do
+for command in run inspect bench calibrate chat classify compare longbench niah ruler turns; do
   for flag in $("$windowkv" $command --help-all | grep -oE -- "--[a-z0-9-]+ X( |$)" | cut -d" " -f1) --tensor-split; do
     grep -q -- "$flag " <<<"$("$windowkv" $command --help-all)" || continue
     misused "nan is no finite number" $command "$flag=nan"

@@ -32,8 +32,9 @@ struct OtherName {
   std::string_view hint;
 };
 constexpr OtherName kOtherNames[] = {
-    {" serve server http api llama-server ", "windowkv has no HTTP server; windowkv run answers prompts"},
-    {" generate chat complete completion ask answer infer cli llama-cli ", "did you mean run?"},
+    {" serve server http api llama-server ",
+     "windowkv has no HTTP server; windowkv run answers prompts, chat holds conversations"},
+    {" generate complete completion ask answer infer cli llama-cli ", "did you mean run or chat?"},
     {" benchmark llama-bench ", "did you mean bench?"},
     {" info show ", "did you mean inspect?"},
     {" version ", "did you mean --version?"},

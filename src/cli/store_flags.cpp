@@ -8,6 +8,7 @@
 #include <array>
 
 #include "backend/free_memory.h"
+#include "cache/prefix_block.h"
 #include "cli/help.h"
 #include "cli/output.h"
 #include "support/host_memory.h"
@@ -76,7 +77,7 @@ std::optional<PrefixStore> StoreFlags::make(const Model& model, int64_t n) const
   }
   if (place == "disk") options.place = Place::kTemporaryFile;
   if (place == "auto") {
-    const auto best = best_place(PrefixStore(model, options).bytes(n));
+    const auto best = best_place(static_cast<int64_t>(PrefixBlock::bytes(model.hparams(), options.types, n)));
     if (!best) return std::nullopt;
     options.place = *best;
   }

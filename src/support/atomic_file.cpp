@@ -61,7 +61,7 @@ int make_beside(const std::string& path, std::string& made) {
 bool write(std::FILE* file, const AtomicFile::Content& content) {
   int why = 0;
   content([&](const void* data, size_t size) {
-    if (why == 0 && std::fwrite(data, 1, size, file) != size) why = errno;
+    if (why == 0 && size > 0 && std::fwrite(data, 1, size, file) != size) why = errno;
   });
   if (why != 0) errno = why;
   return why == 0 && std::fflush(file) == 0 &&

@@ -70,6 +70,9 @@ void show_model(const Model& model) {
        model.calibration().empty() ? "none: all layers keep the same number of tokens" : model.calibration());
   line("KV cache", fmt::format("{} per token over {} layers, F16",
                                bytes_text(hp.kv_layer_bytes_per_token() * hp.n_layer), hp.n_layer));
+  if (const KvTypes store = PrefixStoreOptions().types; hp.d_head % 32 == 0)
+    line("prefix store", fmt::format("{} per token, {}", bytes_text(kv_token_bytes(hp, store) * hp.n_layer),
+                                     to_string(store.k)));
   print(text);
 }
 

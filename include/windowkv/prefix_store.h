@@ -47,8 +47,8 @@ class PrefixStore {
   /// them.
   void cut(int64_t count);
   /// Writes a file that appears under its name once it is complete; stores that were loaded from an earlier
-  /// one keep what that held. `annotation`: text of the caller's that is kept with it. Throws Error where that
-  /// fails, and for an empty store.
+  /// one keep what that held. `annotation`: text of the caller's that is kept with it. Throws Error where
+  /// that fails, and for an empty store.
   void save(const std::string& path, const std::string& annotation = "") const;
   /// Of the file that this was loaded from; "" without one.
   const std::string& annotation() const;

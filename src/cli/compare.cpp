@@ -224,7 +224,7 @@ void add_compare(CLI::App& app) {
       ->type_name("FILE");
   group->add_option("--json", flags->json, "write the summary as JSON")->type_name("FILE");
   group->add_option("--markdown", flags->markdown, "write the table as Markdown")->type_name("FILE");
-  flags->task.add_to(*command, /*rows=*/true);
+  flags->task.add_to(*command, /*has_rows=*/true);
   flags->contenders.add_to(*command, "; full is always included");
   flags->niah.depths = "0,25,50,75,100";
   flags->niah.add_to(*command, "niah-");

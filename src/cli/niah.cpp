@@ -98,7 +98,7 @@ void add_niah(CLI::App& app) {
   flags->test.add_to(*command, "");
 
   flags->contenders.add_to(*command);
-  flags->task.add_to(*command, /*rows=*/true);
+  flags->task.add_to(*command, /*has_rows=*/true);
 
   auto* output = command->add_option_group("Output");
   output

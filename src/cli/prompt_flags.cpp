@@ -179,7 +179,9 @@ std::vector<PromptSource> PromptFlags::sources(const std::string& document) cons
       note("\\n in -p is taken literally; with -e it is a line break");
     if (escape) text = unescape(text);
     check_utf8(text, "-p");
-    source.text = document + (document.empty() || text.empty() ? "" : "\n\n") + text;
+    source.text = document;
+    if (!document.empty() && !text.empty()) source.text += "\n\n";
+    source.text += text;
     if (source.text.empty())
       throw Error(given() ? "the prompt is empty"
                           : "no prompt; give one with -p TEXT, -f FILE or --tokens FILE");

@@ -339,7 +339,7 @@ void add_ruler(CLI::App& app) {
   test->add_flag("--no-chat,--raw", flags->no_chat, "do not apply the model's chat template");
 
   flags->contenders.add_to(*command);
-  flags->task.add_to(*command, /*rows=*/true);
+  flags->task.add_to(*command, /*has_rows=*/true);
 
   auto* output = command->add_option_group("Output");
   auto* out = output

@@ -17,10 +17,10 @@ float fall(int64_t tokens, int omega) {
   return static_cast<float>(std::exp2(-2.0 * static_cast<double>(tokens) / omega));
 }
 
-/// dst [tokens, lists] of src[0], the same shape; `userdata` is ω.
-void run_scores(ggml_tensor* dst, int ith, int nth, void* userdata) {
+/// dst [tokens, lists] of src[0], the same shape; src[1] holds ω.
+void run_scores(ggml_tensor* dst, int ith, int nth, void*) {
   const auto* scores = dst->src[0];
-  const int omega = static_cast<int>(reinterpret_cast<intptr_t>(userdata));
+  const int omega = static_cast<int>(*static_cast<const float*>(dst->src[1]->data));
   const int64_t tokens = dst->ne[0];
   for (int64_t list = ith; list < dst->ne[1]; list += nth) {
     const auto* s = reinterpret_cast<const float*>(static_cast<const char*>(scores->data) +
@@ -40,9 +40,12 @@ void run_scores(ggml_tensor* dst, int ith, int nth, void* userdata) {
 }  // namespace
 
 ggml_tensor* build_run_scores(ggml_context* ctx, ggml_tensor* scores, int omega, bool on_cpu) {
-  if (on_cpu)
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, scores->ne[0], scores->ne[1], 1, 1, &scores, 1, run_scores,
-                          GGML_N_TASKS_MAX, reinterpret_cast<void*>(static_cast<intptr_t>(omega)));
+  if (on_cpu) {
+    const auto w = static_cast<float>(omega);
+    ggml_tensor* args[] = {scores, ggml_arange(ctx, w, w + 1, 1)};
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, scores->ne[0], scores->ne[1], 1, 1, args, 2, run_scores,
+                          GGML_N_TASKS_MAX, nullptr);
+  }
   const int64_t tokens = scores->ne[0];
   int64_t reach =
       0;  // of all steps, each twice that of the one before: the maximum of geometric falls is one

@@ -7,7 +7,7 @@ export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
 export LSAN_OPTIONS=suppressions=$PWD/scripts/lsan.supp:print_suppressions=0
 export UBSAN_OPTIONS=print_stacktrace=1
 # libgomp and ggml are not built for ThreadSanitizer, which cannot see how their threads wait for each other.
-export TSAN_OPTIONS=ignore_noninstrumented_modules=1
+export TSAN_OPTIONS=ignore_noninstrumented_modules=1:suppressions=$PWD/scripts/tsan.supp:print_suppressions=0
 if [[ $# -gt 1 && $2 != all ]]; then
   printf "build/$1/tests/%s\\0" "${@:2}" | xargs -0 -P 2 -n 1 env GTEST_BRIEF=1
 else

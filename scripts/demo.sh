@@ -53,12 +53,13 @@ if model=$(scripts/fetch-model.sh); then
   smollm2
   cat <<'T'
 
-What to look for: with 12 % of the cache, the fact that stands in one place should still be found, in an eighth of the
-memory. A summary draws on the whole text, so it changes more; this model is very small, and its summaries are loose even
+What to look for: the fact that stands in one place should still be found where each token reads an eighth of the cache; the
+rest lies in the prefix store, from which the answer chooses again. A summary draws on the whole text, so it changes more; this model is very small, and its summaries are loose even
 with the full cache. To try a model of your own, or one from Hugging Face:
 
   build/release/windowkv run -m MODEL.gguf -f DOCUMENT.txt -p "Question: ..."
   build/release/windowkv run -hf USER/REPO -f DOCUMENT.txt -p "Question: ..."
+  build/release/windowkv chat -m MODEL.gguf -f DOCUMENT.txt
 T
 else
   echo "demo: using MiniLong, the small model in models/, instead of SmolLM2" >&2

@@ -9,6 +9,7 @@
 
 #include "cache/kv_cache.h"
 #include "cache/prefix_parts.h"
+#include "support/files.h"
 #include "support/models.h"
 #include "support/outcomes.h"
 #include "support/reference.h"
@@ -332,6 +333,21 @@ TEST_F(Store, OfManyPromptsIsRefused) {
   PrefillOptions options;
   options.store = &store;
   EXPECT_THROW(engine.prefill(requests, options), Error);
+}
+
+TEST_F(Store, FromAFileGivesTheSameBits) {
+  for (const KvTypes types : {kF16, KvTypes{KvType::kQ8_0, KvType::kQ8_0}}) {
+    auto store = make(types);
+    prefilled(engine, document, *full, &store);
+    const auto path = temp_path("bits.prefix");
+    store.save(path);
+    auto loaded = PrefixStore::load(*model, path);
+    const auto prompt = joined(document, question);
+    auto before = prefilled(engine, prompt, *full, &store);
+    auto after = prefilled(engine, prompt, *full, &loaded);
+    EXPECT_EQ(after.sequence.reused_tokens, 300);
+    EXPECT_EQ(after.logits, before.logits);
+  }
 }
 
 TEST_F(Store, LiesInATemporaryFileToo) {

@@ -3,26 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <iterator>
 #include <numeric>
 
 #include "cache/kv_type.h"
+#include "support/unique_id.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
 
-namespace {
-
-uint64_t next_id() {
-  static std::atomic<uint64_t> last = 0;
-  return ++last;
-}
-
-}  // namespace
-
 KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows, size_t device)
-    : id_(next_id()),
+    : id_(unique_id()),
       storage_(backends, "the KV cache", 2, device),
       types_(types),
       rows_(rows),

@@ -1,16 +1,12 @@
 #include "cache/kv_cache.h"
 
-#include <atomic>
 #include <numeric>
+
+#include "support/unique_id.h"
 
 namespace windowkv {
 
 namespace {
-
-uint64_t next_version() {
-  static std::atomic<uint64_t> last = 0;
-  return ++last;
-}
 
 std::vector<int64_t> rows_by_device(const Backends& backends, const std::vector<int64_t>& capacities,
                                     const std::vector<size_t>& devices) {
@@ -94,7 +90,7 @@ KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
       types_(types),
       shared_(std::move(shared)),
       meter_(std::make_unique<KvMeter>()),
-      version_(next_version()) {
+      version_(unique_id()) {
   if (shared_) segments_.push_back(pooled_segment(capacities));
   for (size_t i = 0; i < capacities.size(); ++i) {
     const int layer = static_cast<int>(i);
@@ -137,7 +133,7 @@ std::unique_ptr<KvSegment> KvCache::own_segment(int layer, int64_t capacity) {
 }
 
 void KvCache::forget_masks() {
-  version_ = next_version();
+  version_ = unique_id();
 }
 
 bool KvCache::has_room(int64_t tokens) const {
@@ -158,7 +154,7 @@ std::unique_ptr<KvSegment> KvCache::larger_segment(int64_t tokens) {
 
 void KvCache::grow(int64_t tokens, std::unique_ptr<KvSegment> larger) {
   const auto capacities = grown_capacities(tokens);
-  version_ = next_version();  // first: layers that have moved stay so where a later one finds no memory
+  version_ = unique_id();  // first: layers that have moved stay so where a later one finds no memory
   if (larger) {
     std::vector<RowsCopy> copies;
     copies.reserve(layers_.size());

@@ -6,16 +6,9 @@
 
 namespace windowkv {
 
-namespace {
-
-size_t aligned(size_t bytes) {
-  return (bytes + PrefixBlock::kAlignment - 1) / PrefixBlock::kAlignment * PrefixBlock::kAlignment;
-}
-
-}  // namespace
-
 size_t PrefixBlock::tensor_bytes(const HParams& hp, KvType type, int64_t tokens) {
-  return aligned(static_cast<size_t>(tokens * hp.n_head_kv) * ggml_row_size(to_ggml(type), hp.d_head));
+  return GGML_PAD(static_cast<size_t>(tokens * hp.n_head_kv) * ggml_row_size(to_ggml(type), hp.d_head),
+                  kAlignment);
 }
 
 size_t PrefixBlock::bytes(const HParams& hp, KvTypes types, int64_t tokens) {

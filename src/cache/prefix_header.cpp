@@ -13,6 +13,7 @@
 #include "cache/kv_type.h"
 #include "cache/prefix_block.h"
 #include "support/checksum.h"
+#include "support/hash.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -45,10 +46,6 @@ struct Start {
 };
 static_assert(sizeof(Start) == 32);
 
-size_t rounded_up(size_t bytes, size_t multiple) {
-  return (bytes + multiple - 1) / multiple * multiple;
-}
-
 /// A name as a file may hold it: one line, not endless.
 std::string plain(std::string_view text) {
   std::string out(text.substr(0, kMaxText / 3));  // a byte that is not UTF-8 becomes three
@@ -57,14 +54,10 @@ std::string plain(std::string_view text) {
   return out;
 }
 
-std::string hex(uint64_t checksum) {
-  return fmt::format("{:016x}", checksum);
-}
-
 std::vector<std::string> hex(const std::vector<uint64_t>& checksums) {
   std::vector<std::string> out;
   out.reserve(checksums.size());
-  for (const auto checksum : checksums) out.push_back(hex(checksum));
+  for (const auto checksum : checksums) out.push_back(hash_text(checksum));
   return out;
 }
 
@@ -204,8 +197,8 @@ void refuse_damaged(const std::string& path, const std::string& what) {
 
 void PrefixHeader::place(size_t header_bytes) {
   ids_at = header_bytes;
-  annotation_at = rounded_up(ids_at + static_cast<size_t>(tokens) * sizeof(int32_t), PrefixBlock::kAlignment);
-  data_at = rounded_up(annotation_at + static_cast<size_t>(annotation_bytes), kDataAlignment);
+  annotation_at = GGML_PAD(ids_at + static_cast<size_t>(tokens) * sizeof(int32_t), PrefixBlock::kAlignment);
+  data_at = GGML_PAD(annotation_at + static_cast<size_t>(annotation_bytes), kDataAlignment);
   end = data_at + PrefixBlock::bytes(hp, types, tokens);
 }
 
@@ -231,13 +224,13 @@ std::string PrefixHeader::encode() {
                                {"tokens", tokens},
                                {"annotation_bytes", annotation_bytes},
                                {"checksums",
-                                {{"ids", hex(checksums.ids)},
-                                 {"annotation", hex(checksums.annotation)},
+                                {{"ids", hash_text(checksums.ids)},
+                                 {"annotation", hash_text(checksums.annotation)},
                                  {"k", hex(checksums.k)},
                                  {"v", hex(checksums.v)}}}};
   auto text = fields.dump(-1, ' ', /*ensure_ascii=*/false, ordered_json::error_handler_t::replace);
   Start start{};
-  text.resize(rounded_up(sizeof start + text.size(), PrefixBlock::kAlignment) - sizeof start, ' ');
+  text.resize(GGML_PAD(sizeof start + text.size(), PrefixBlock::kAlignment) - sizeof start, ' ');
   std::ranges::copy(kMagic, start.magic);
   start.byte_order = kByteOrder;
   start.version = kVersion;

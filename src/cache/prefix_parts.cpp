@@ -64,32 +64,27 @@ namespace {
 
 /// Rows that pass through float32 at a time.
 constexpr int64_t kRowsAtOnce = 8192;
-/// Most copies in one graph: a prefix of many turns has many small parts.
-constexpr size_t kCopiesAtOnce = 64;
-
-/// [d_head, count, n_head_kv] to the same, whose tokens and heads may lie apart.
-struct HeadsCopy {
-  ggml_tensor* from;
-  ggml_tensor* to;
-};
+/// Most pieces of parts in one graph: a prefix of many turns has many small ones.
+constexpr size_t kPiecesAtOnce = 32;
 
 size_t nodes_of(const HParams& hp) {
   return 32 + 16 * static_cast<size_t>(hp.n_head_kv);
 }
 
-void add_copy(Graph& graph, const HeadsCopy& copy) {
+/// [d_head, count, n_head_kv] to the same, whose tokens and heads may lie apart.
+void add_copy(Graph& graph, ggml_tensor* from, ggml_tensor* to) {
   auto* ctx = graph.ctx();
-  if (copy.from->type == copy.to->type) {
-    graph.add(ggml_cpy(ctx, copy.from, copy.to));
+  if (from->type == to->type) {
+    graph.add(ggml_cpy(ctx, from, to));
     return;
   }
   // Not ggml_cpy, which cannot quantize into rows that lie apart.
-  auto* numbers = build_numbers(ctx, copy.from->ne[1]);
-  for (int64_t h = 0; h < copy.from->ne[2]; ++h) {
+  auto* numbers = build_numbers(ctx, from->ne[1]);
+  for (int64_t h = 0; h < from->ne[2]; ++h) {
     auto head = [&](ggml_tensor* all) {
       return ggml_view_2d(ctx, all, all->ne[0], all->ne[1], all->nb[1], static_cast<size_t>(h) * all->nb[2]);
     };
-    graph.add(ggml_set_rows(ctx, head(copy.to), ggml_get_rows(ctx, head(copy.from), numbers), numbers));
+    graph.add(ggml_set_rows(ctx, head(to), ggml_get_rows(ctx, head(from), numbers), numbers));
   }
 }
 
@@ -103,17 +98,18 @@ ggml_tensor* heads_of(ggml_context* ctx, ggml_tensor* rows, const HParams& hp, i
 void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int64_t count,
                   const KvRows& rows) {
   const auto& hp = parts.hparams();
+  // No piece goes on past its part.
+  const size_t pieces = std::min(kPiecesAtOnce, parts.all().size());
   auto part = parts.all().begin();
   int64_t in_part = 0;
   for (int64_t done = 0; done < count;) {
-    Graph graph(kCopiesAtOnce * nodes_of(hp));
+    Graph graph(2 * pieces * nodes_of(hp));
     auto* ctx = graph.ctx();
-    for (int64_t in_graph = 0, copies = 0;
-         done < count && in_graph < kRowsAtOnce && copies < static_cast<int64_t>(kCopiesAtOnce) / 2;
-         ++copies) {
+    int64_t in_graph = 0;
+    for (size_t piece = 0; done < count && in_graph < kRowsAtOnce && piece < pieces; ++piece) {
       const int64_t some = std::min({part->count - in_part, count - done, kRowsAtOnce - in_graph});
       for (auto [from, to] : {std::pair{part->block->k(layer), rows.k()}, {part->block->v(layer), rows.v()}})
-        add_copy(graph, {PrefixBlock::slice(ctx, from, in_part, some), heads_of(ctx, to, hp, done, some)});
+        add_copy(graph, PrefixBlock::slice(ctx, from, in_part, some), heads_of(ctx, to, hp, done, some));
       done += some;
       in_graph += some;
       in_part += some;
@@ -133,7 +129,7 @@ void store_rows(Scheduler& scheduler, const HParams& hp, const KvRows& rows, int
     Graph graph(2 * nodes_of(hp));
     auto* ctx = graph.ctx();
     for (auto [from, to] : {std::pair{rows.k(), block.k(layer)}, {rows.v(), block.v(layer)}})
-      add_copy(graph, {heads_of(ctx, from, hp, first + done, some), PrefixBlock::slice(ctx, to, done, some)});
+      add_copy(graph, heads_of(ctx, from, hp, first + done, some), PrefixBlock::slice(ctx, to, done, some));
     scheduler.run(graph);
   }
 }

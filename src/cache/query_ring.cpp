@@ -1,20 +1,11 @@
 #include "cache/query_ring.h"
 
-#include <atomic>
+#include "support/unique_id.h"
 
 namespace windowkv {
 
-namespace {
-
-uint64_t next_id() {
-  static std::atomic<uint64_t> last = 0;
-  return ++last;
-}
-
-}  // namespace
-
 QueryRing::QueryRing(const Backends& backends, const HParams& hp, int64_t rows)
-    : id_(next_id()), rows_(rows) {
+    : id_(unique_id()), rows_(rows) {
   for (size_t device = 0; device < backends.device_count(); ++device) {
     const auto& run = backends.layer_runs()[device];
     if (run.count() == 0) continue;

@@ -141,9 +141,8 @@ class Chat {
     if (!turn->generation.text.ends_with('\n')) print("\n");
     if (input_.on_terminal()) print("\n");
     if (turn->dropped > 0)
-      tell(
-          fmt::format("windowkv: note: the conversation no longer fits in the context; the oldest {} "
-                      "forgotten\n",
+      note(
+          fmt::format("the conversation no longer fits in the context; the oldest {} forgotten",
                       turn->dropped == 1 ? "question was" : fmt::format("{} questions were", turn->dropped)));
     if (verbose_) stats();
     if (turn->generation.reason == StopReason::kCancelled) {

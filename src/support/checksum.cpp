@@ -1,6 +1,6 @@
 #include "support/checksum.h"
 
-#include <fmt/format.h>
+#include "support/hash.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -26,7 +26,7 @@ uint64_t Checksum::value() const {
 }
 
 std::string Checksum::text() const {
-  return fmt::format("{:016x}", value());
+  return hash_text(value());
 }
 
 uint64_t Checksum::of(const void* data, size_t size) {

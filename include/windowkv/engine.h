@@ -39,9 +39,10 @@ struct Recalls {
 
 /// Bytes of K and V, all layers.
 struct KvBytes {
-  int64_t kept = 0;  ///< of the kept prompt tokens
+  int64_t kept = 0;  ///< of the kept prompt tokens, in the caches or in the prefix store
   int64_t full = 0;  ///< of all prompt tokens in F16, had they been kept
-  int64_t peak = 0;  ///< maximum bytes of K/V buffers held at once, measured from the buffers
+  int64_t peak = 0;  ///< maximum bytes of K/V buffers held at once, measured from the buffers; without a
+                     ///< prefix store
 };
 
 /// One prompt and what follows it. Belongs to the model whose engine prefilled it, which must outlive it, not
@@ -59,7 +60,9 @@ class Sequence {
   int64_t prompt_tokens = 0;
   int64_t reused_tokens = 0;  ///< the prompt's first, whose K and V came from a prefix store
   int64_t position = 0;       ///< of the next token: prompt_tokens, then one more per token
-  std::vector<int64_t> kept;  ///< prompt tokens kept, by layer
+  std::vector<int64_t> kept;  ///< prompt tokens kept, by layer: what each token reads of the prompt
+  bool reads_store = false;   ///< they are read in the prefix store, and chosen again (Policy::recall); the
+                              ///< caches hold generated tokens alone
   std::vector<GroupSelection> groups;
   KvTypes kv_types;  ///< of the caches
   KvBytes bytes;
@@ -83,7 +86,7 @@ struct PrefillOptions {
   /// tokens are added to it, so that it holds the prompt in the end. Up to the rounding of the store's types
   /// the result is that without a store. A prefill that throws leaves the store with the common tokens. A
   /// policy that needs the attention of all queries (h2o) reads nothing, but fills the store. Policies that
-  /// choose again (Policy::recall) need one; its tokens then lie in one block.
+  /// choose again (Policy::recall) need one; its tokens then lie in one block, which the sequence shares.
   PrefixStore* store = nullptr;
   /// Called as chunks pass; done and total count (layer, chunk) steps. May decode other sequences, so that
   /// they need not wait for the whole prompt.
@@ -116,6 +119,7 @@ struct MemoryPlan {
   int64_t hidden = 0;      ///< hidden states of all prompt tokens
   int64_t mask = 0;        ///< causal mask of one chunk, or its attention's results with BLAS
   int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
+  int64_t recall = 0;      ///< intermediate results of choosing again while decoding; an estimate
   /// Adds a prefill that comes after this one, whose caches stay.
   void add(const MemoryPlan& next);
   int64_t peak_kv() const { return kv_kept + kv_reserve + kv_scratch; }
@@ -206,8 +210,7 @@ class Engine {
 
   /// Number of decode graphs built so far; all other steps reused one.
   int64_t graphs_built() const;
-  /// A copy of the sequence, with its caches and their free room, for a second continuation. What it keeps of
-  /// the prompt is not chosen again. Throws Error, as compose() does, for a sequence or a pool of another
+  /// A copy of the sequence, with its caches and their free room, for a second continuation. Throws Error, as compose() does, for a sequence or a pool of another
   /// model or other KV types.
   Sequence fork(const Sequence& sequence, const KvPool& pool = {});
   /// What one prefill would give under a policy that keeps in layer i what by_layer[i] keeps there: a copy of

@@ -34,6 +34,8 @@ struct LayerView {
   ggml_tensor* q = nullptr;
   ggml_tensor* k = nullptr;  ///< [d_head, n, n_head_kv], RoPE applied: F16 or F32, a view of the scratch
                              ///< cache; behind the prompt also quantized, a view of a prefix store
+  ggml_tensor* k_after = nullptr;  ///< keys that follow those of k, of tokens behind the prompt, which are
+                                   ///< chosen among too; null: none
   /// [n, n_head] F32: the attention each token received, summed over all queries of the prompt; null unless
   /// Selector::accumulates().
   ggml_tensor* accumulated = nullptr;
@@ -92,10 +94,10 @@ class Selector {
   /// tensor, empty where no layer decided.
   virtual KeptTokens choose(int layer, std::span<const int32_t> picked) = 0;
 
-  /// Forgets what was chosen: choose() is about to be called for every layer again.
+  /// Called before choose() is called for every layer again, behind the prompt.
   virtual void restart() {}
 
-  /// What was kept, after choose() was called for every layer.
+  /// What was kept first, after choose() was called for every layer.
   virtual std::vector<GroupSelection> groups() const = 0;
 };
 
@@ -112,6 +114,10 @@ class Policy {
   /// Decoded tokens after which what is kept of the prompt is chosen again, each time, from the keys in a
   /// prefix store (PrefillOptions::store) and the newest queries; 0: chosen once.
   virtual int recall() const { return 0; }
+  /// With recall(): the policy that chooses again, which may outlive this one. It is asked for a Selector for
+  /// the prompt, and again whenever generated tokens join what it chooses among: for as many tokens as there
+  /// are then.
+  virtual std::shared_ptr<const Policy> again() const { return nullptr; }
 };
 
 /// Everything a policy may be constructed from.

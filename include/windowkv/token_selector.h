@@ -28,7 +28,7 @@ class TokenSelector : public Selector {
   bool decides(int layer) const override { return drops(layer); }
   ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override;
   KeptTokens choose(int layer, std::span<const int32_t> picked) override;
-  void restart() override { groups_.clear(); }
+  void restart() override { again_ = true; }
   std::vector<GroupSelection> groups() const override { return groups_; }
 
  protected:
@@ -45,9 +45,13 @@ class TokenSelector : public Selector {
   int64_t chosen(int layer) const { return capacity(layer) - shape_.sinks - shape_.recent; }
 
  private:
+  /// Adds what the layer keeps to groups().
+  void tell(int layer, const KeptTokens& kept);
+
   PromptShape prompt_;
   Shape shape_;
-  KeptTokens kept_;  ///< of the layers last settled
+  KeptTokens kept_;     ///< of the layers last settled
+  bool again_ = false;  ///< after restart(): choices are no longer added to groups()
   std::vector<GroupSelection> groups_;
 };
 

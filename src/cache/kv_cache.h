@@ -6,8 +6,9 @@
 #include <span>
 #include <vector>
 
+#include "cache/chosen_rows.h"
 #include "cache/kv_arena.h"
-#include "cache/query_ring.h"
+#include "cache/last_queries.h"
 #include "windowkv/model.h"
 
 namespace windowkv {
@@ -112,10 +113,14 @@ class KvCache {
   /// Where the layer's rows lie. Caches whose layers share one arena share all.
   const KvArena& arena(int index) const { return segment_of(index).memory().of(index); }
   KvTypes types() const { return types_; }
+  int64_t d_head() const { return hp_.d_head; }
   const Backends& backends() const { return backends_; }
 
-  /// Where decode puts the queries of the cache's new tokens; null: nowhere. Must outlive its use.
-  QueryRing* queries = nullptr;
+  /// Where decode puts the queries of the cache's last token; null: nowhere. Must outlive its use.
+  LastQueries* queries = nullptr;
+  /// What attention reads of a prefix store and of this cache, by layer; null: all rows of this cache. Must
+  /// outlive its use.
+  const std::vector<ChosenRows>* chosen = nullptr;
 
   bool has_room(int64_t tokens) const;
   /// Of a cache in a pool: the segment where every layer has room for `tokens` more, beside the one it has,

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <string_view>
 
@@ -14,6 +15,7 @@
 #include "model/loaded_model.h"
 #include "support/clock.h"
 #include "windowkv/error.h"
+#include "windowkv/prefix_store.h"
 
 namespace windowkv::cli {
 
@@ -105,6 +107,11 @@ void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& p
   options.progress = progress;
   options.pool =
       engine.make_pool(engine.plan_pool(0, length, policy, predict).sequence_bytes * std::max(most, prompts));
+  std::optional<PrefixStore> store;
+  if (policy.recall() > 0) {
+    if (prompts > 1) throw Error("--recall needs a prefix store, which serves one prompt: leave out --prompts");
+    options.store = &store.emplace(model);
+  }
   std::vector<Sequence> sequences(static_cast<size_t>(prompts));
   std::vector<PrefillRequest> requests;
   for (size_t i = 0; i < sequences.size(); ++i)
@@ -113,7 +120,9 @@ void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& p
          std::span(tokens).subspan(i * static_cast<size_t>(length), static_cast<size_t>(length)), &policy});
   const auto before = engine.prefill_traffic();
   const auto start = Clock::now();
-  const auto logits = engine.prefill(requests, options).first(static_cast<size_t>(model.hparams().n_vocab));
+  const auto logits = store ? engine.prefill(sequences[0], tokens, policy, options)
+                            : engine.prefill(requests, options)
+                                  .first(static_cast<size_t>(model.hparams().n_vocab));
   prefill_ms.push_back(ms_since(start));
   const auto first = static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   first_token_ms.push_back(ms_since(start));
@@ -136,7 +145,7 @@ void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& p
     }
 
   memory.weights = std::max(memory.weights, resident_weights(model));
-  memory.kv = options.pool.bytes() + plan.kv_scratch;
+  memory.kv = options.pool.bytes() + plan.kv_scratch + (store ? store->bytes() : 0);
   memory.prompt = plan.hidden + plan.mask;
   memory.compute = engine.compute_bytes();
   memory.rss = std::max(memory.rss, status_bytes("VmHWM:"));

@@ -58,6 +58,7 @@ ordered_json trace_json(const RunReport& r) {
   trace["prompt_tokens"] = r.sequence.prompt_tokens;
   trace["reused_tokens"] = r.sequence.reused_tokens;
   trace["recall"] = r.policy.recall();
+  trace["reads_store"] = r.sequence.reads_store;
   trace["store"] = nullptr;
   if (r.store != nullptr)
     trace["store"] = {{"tokens", r.store->tokens().size()},
@@ -141,7 +142,13 @@ std::string summary_text(const RunReport& r) {
   else
     line("kept", fmt::format("{:.1f} tokens per layer on average ({:.1f} %): {}", mean, 100 * mean / n,
                              fmt::join(layers, ", ")));
-  line("KV cache", fmt::format("{}{} kept of {} ({:.1f} %), peak {}",
+  if (s.reads_store)
+    line("KV cache", fmt::format("{} of the store read for each token, of {} in F16 ({:.1f} %), peak {} beside it",
+                                 bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
+                                 100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
+                                 bytes_text(s.bytes.peak)));
+  else
+    line("KV cache", fmt::format("{}{} kept of {} ({:.1f} %), peak {}",
                                s.kv_types == KvTypes{} ? ""
                                                        : fmt::format("K {}, V {}; ", to_string(s.kv_types.k),
                                                                      to_string(s.kv_types.v)),

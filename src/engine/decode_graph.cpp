@@ -20,6 +20,18 @@ int64_t rounded_up(int64_t length) {
   return (length + kLengthStep) / kLengthStep * kLengthStep;
 }
 
+/// With the token that is about to be stored.
+AttendedRows attended_rows(const KvCache& cache, int layer) {
+  const auto& [rows, length] = cache.layer(layer);
+  auto host_rows = [&](const ggml_tensor* t) {
+    return HostRows{t->type, static_cast<const char*>(t->data), t->nb[1], ggml_row_size(t->type, cache.d_head())};
+  };
+  return {.k = host_rows(rows.k()),
+          .v = host_rows(rows.v()),
+          .length = length + 1,
+          .chosen = cache.chosen != nullptr ? &(*cache.chosen)[static_cast<size_t>(layer)] : nullptr};
+}
+
 }  // namespace
 
 bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
@@ -39,10 +51,8 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
     const bool beside = c > 0 && caches[c]->arena(0).id() == caches[c - 1]->arena(0).id();
     arenas_.push_back(beside ? arenas_[c - 1] : c);
   }
-  for (const auto* cache : caches)
-    queries_.push_back(cache->queries != nullptr
-                           ? Queries{cache->queries->id(), graph_.input(GGML_TYPE_I64, 1)}
-                           : Queries{});
+  for (const auto* cache : caches) queries_.push_back(cache->queries != nullptr ? cache->queries->id() : 0);
+  in_place_.resize(static_cast<size_t>(m.hp.n_layer));
   tokens_ = graph_.input(GGML_TYPE_I32, count);
   positions_ = graph_.input(GGML_TYPE_I32, count);
   auto* x = m.family->embed(ctx, m.hp, m.weights, tokens_);
@@ -68,6 +78,7 @@ DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer) const {
     if (arenas_[c] == c) lowest = lowest_row(caches, c, layer);
     out.offsets.push_back(rows.first() - lowest);
     out.lengths.push_back(length);
+    if (in_place(*caches[c], layer)) continue;
     const int64_t left = caches[c]->arena(layer).rows() - rows.first();
     const int64_t wanted = rounded_up(length);
     if (!out.runs.empty()) {
@@ -130,16 +141,21 @@ void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_te
 void DecodeGraph::keep_queries(Batch caches, int layer, ggml_tensor* q) {
   auto* ctx = graph_.ctx();
   for (size_t c = 0; c < caches.size(); ++c) {
-    if (queries_[c].slot == nullptr) continue;
-    auto* rows = caches[c]->queries->of(layer);
-    auto* row = ggml_reshape_2d(ctx, token_columns(ctx, q, static_cast<int64_t>(c), 1), rows->ne[0], 1);
-    graph_.add(ggml_set_rows(ctx, rows, row, queries_[c].slot));
+    if (queries_[c] == 0) continue;
+    auto* place = caches[c]->queries->of(layer);
+    auto* column = ggml_reshape_1d(ctx, token_columns(ctx, q, static_cast<int64_t>(c), 1), place->ne[0]);
+    graph_.add(ggml_cpy(ctx, column, place));
   }
 }
 
 ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q,
                                     const LayoutClass& c) {
   auto* ctx = graph_.ctx();
+  if (c.layout.runs.empty()) {
+    auto& rows = in_place_[static_cast<size_t>(layer)];
+    rows = {hp.n_head_kv, hp.attention_scale, std::vector<AttendedRows>(caches.size())};
+    return attend_in_place(ctx, q, rows);
+  }
   std::vector<ggml_tensor*> parts;
   for (size_t i = 0; i < c.layout.runs.size(); ++i) {
     const auto& run = c.layout.runs[i];
@@ -151,6 +167,13 @@ ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, 
         stack, c.masks[i]));
   }
   return join_columns(ctx, std::move(parts));
+}
+
+bool DecodeGraph::in_place(const KvCache& cache, int layer) const {
+  const auto& backends = cache.backends();
+  const auto& arena = cache.arena(layer);
+  return backends.is_cpu(backends.device_of(layer)) && row_kernels_take(arena.k()->type, cache.d_head()) &&
+         row_kernels_take(arena.v()->type, cache.d_head());
 }
 
 int64_t DecodeGraph::lowest_row(Batch caches, size_t first, int layer) const {
@@ -175,7 +198,7 @@ bool DecodeGraph::lies_as_built(Batch caches) const {
 bool DecodeGraph::serves(Batch caches, Result result) const {
   if (result != kind_ || caches.size() != versions_.size()) return false;
   for (size_t c = 0; c < caches.size(); ++c)
-    if ((caches[c]->queries != nullptr ? caches[c]->queries->id() : 0) != queries_[c].ring) return false;
+    if ((caches[c]->queries != nullptr ? caches[c]->queries->id() : 0) != queries_[c]) return false;
   bool same = true;
   for (size_t c = 0; c < caches.size(); ++c) same = same && caches[c]->version() == versions_[c];
   if (!same && !lies_as_built(caches)) return false;
@@ -193,11 +216,6 @@ void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
                              std::span<const int32_t> positions) {
   ggml_backend_tensor_set(tokens_, tokens.data(), 0, ggml_nbytes(tokens_));
   ggml_backend_tensor_set(positions_, positions.data(), 0, ggml_nbytes(positions_));
-  for (size_t c = 0; c < caches.size(); ++c)
-    if (queries_[c].slot != nullptr) {
-      const int64_t row = caches[c]->queries->next();
-      ggml_backend_tensor_set(queries_[c].slot, &row, 0, sizeof row);
-    }
   slots_.resize(caches.size());
   for (auto& c : classes_) {
     for (size_t i = 0; i < caches.size(); ++i)
@@ -221,6 +239,9 @@ void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
     }
   }
   for (size_t c = 0; c < caches.size(); ++c) versions_[c] = caches[c]->version();
+  for (size_t layer = 0; layer < in_place_.size(); ++layer)
+    for (size_t c = 0; c < in_place_[layer].columns.size(); ++c)
+      in_place_[layer].columns[c] = attended_rows(*caches[c], static_cast<int>(layer));
 }
 
 }  // namespace windowkv

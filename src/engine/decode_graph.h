@@ -6,6 +6,7 @@
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
 #include "engine/attention.h"
+#include "engine/row_attention.h"
 #include "model/loaded_model.h"
 
 namespace windowkv {
@@ -52,7 +53,7 @@ class DecodeGraph {
   struct Layout {
     std::vector<int64_t> offsets;  ///< of each column's rows from the lowest of a column in its arena
     std::vector<int64_t> lengths;
-    std::vector<Run> runs;
+    std::vector<Run> runs;  ///< none where rows are read in place
     bool operator==(const Layout&) const = default;
   };
   /// Layers of equal layout share their inputs.
@@ -70,6 +71,8 @@ class DecodeGraph {
   void store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots);
   void keep_queries(Batch caches, int layer, ggml_tensor* q);
   ggml_tensor* attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q, const LayoutClass& c);
+  /// Whether the layer's rows are read where they lie, with no mask: where the CPU computes it.
+  bool in_place(const KvCache& cache, int layer) const;
   bool lies_as_built(Batch caches) const;
   /// The lowest first row of the layer among the columns that lie in the arenas of column `first`. Columns
   /// are in the order of the first device's memory; another's may have given out its rows in another order.
@@ -92,12 +95,8 @@ class DecodeGraph {
   std::vector<LayoutClass> classes_;
   std::vector<int64_t> slots_;      ///< by column, of one class at a time
   std::vector<uint64_t> versions_;  ///< by column: of the cache the masks were filled for
-  /// Where a column's queries go; without a tensor: nowhere.
-  struct Queries {
-    uint64_t ring = 0;            ///< id
-    ggml_tensor* slot = nullptr;  ///< [1] I64: its row
-  };
-  std::vector<Queries> queries_;      ///< by column
+  std::vector<uint64_t> queries_;     ///< by column: id of where its queries go, 0: nowhere
+  std::vector<RowAttention> in_place_;  ///< by layer; without columns where masks are used
   ggml_tensor* tokens_ = nullptr;     ///< [caches] I32
   ggml_tensor* positions_ = nullptr;  ///< [caches] I32
   ggml_tensor* result_ = nullptr;

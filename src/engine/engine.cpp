@@ -20,7 +20,7 @@ Sequence& Sequence::operator=(Sequence&&) noexcept = default;
 void Sequence::rewind() {
   if (!cache) return;
   for (size_t layer = 0; layer < kept.size(); ++layer)
-    cache->layer(static_cast<int>(layer)).length = kept[layer];
+    cache->layer(static_cast<int>(layer)).length = reads_store ? 0 : kept[layer];
   cache->forget_masks();
   position = prompt_tokens;
   if (recall) recall->rewind();
@@ -66,6 +66,9 @@ Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
   copy.kv_types = sequence.kv_types;
   copy.bytes = sequence.bytes;
   copy.bytes.peak = copy.cache->meter().peak();
+  copy.recalls = sequence.recalls;
+  copy.reads_store = sequence.reads_store;
+  if (sequence.recall) copy.recall = sequence.recall->fork(*copy.cache);
   return copy;
 }
 
@@ -79,6 +82,7 @@ Sequence Engine::compose(std::span<const Sequence* const> by_layer, const KvPool
     check_prefilled(s, *state_->m.backends, state_->options.kv);
     if (s->prompt_tokens != by_layer.front()->prompt_tokens || s->position != s->prompt_tokens)
       throw Error("layers can only be composed from sequences of one prompt, rewound to it");
+    if (s->recall) throw Error("layers of a sequence that chooses again cannot be composed");
     caches.push_back(s->cache.get());
   }
   Sequence out;

@@ -48,19 +48,6 @@ void check(const PrefillOptions& options, const LoadedModel& m, KvTypes types) {
   check_pool(options.pool, *m.backends, types);
 }
 
-/// What goes on choosing for a prompt of n tokens; null where there is nothing to choose.
-std::unique_ptr<Recall> make_recall(LoadedModel& m, const Policy& policy, int64_t n) {
-  if (policy.recall() == 0) return nullptr;
-  auto selector = policy.start(prompt_shape(m.hp, n));
-  if (selector->accumulates())
-    throw Error(
-        fmt::format("{} looks at the attention of the whole prompt and cannot choose again", policy.name()));
-  bool decides = false;
-  for (int layer = 0; layer < m.hp.n_layer; ++layer) decides = decides || selector->decides(layer);
-  if (!decides || selector->observation() == 0) return nullptr;
-  return std::make_unique<Recall>(m, std::move(selector), n, policy.recall());
-}
-
 }  // namespace
 
 std::vector<int64_t> Engine::State::Job::lengths() const {
@@ -137,15 +124,17 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
     for (size_t i = 0; i < job.wanted.size(); ++i, ++index) {
       const auto& [sequence, policy, prompt] = job.wanted[i];
       job.selectors.push_back(policy->start(prompt_shape(m.hp, job.lengths()[prompt])));
+      const int64_t n = job.lengths()[prompt];
+      const bool in_store = reads_store(*policy, n);
       std::vector<int64_t> capacities;
       capacities.reserve(static_cast<size_t>(m.hp.n_layer));
       for (int layer = 0; layer < m.hp.n_layer; ++layer)
-        capacities.push_back(job.selectors[i]->capacity(layer) + prefill.reserve);
+        capacities.push_back((in_store ? 0 : job.selectors[i]->capacity(layer)) + prefill.reserve);
       without_room.collect(index, [&] {
         job.next[i].cache =
             std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
       });
-      job.next[i].recall = make_recall(m, *policy, job.lengths()[prompt]);
+      job.next[i].recall = Recall::make(m, *policy, n);
       if (job.next[i].recall && job.stored.parts == nullptr)
         throw Error("a policy that chooses again needs a prefix store");
     }
@@ -175,8 +164,7 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
                              job.prompts.front().subspan(static_cast<size_t>(job.stored.common)));
   for (auto& sequence : job.next) {
     if (!sequence.recall) continue;
-    sequence.recall->attach(merged_block(prefill_scheduler, *job.stored.parts));
-    sequence.cache->queries = &sequence.recall->queries();
+    sequence.recall->attach(merged_block(prefill_scheduler, *job.stored.parts), *sequence.cache);
   }
   for (size_t i = 0; i < job.wanted.size(); ++i) {
     auto& sequence = job.next[i];
@@ -186,9 +174,14 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     sequence.timing = {job.setup_ms + ms_since(start), targets[i].selection_ms};
     sequence.groups = job.selectors[i]->groups();
     sequence.kv_types = options.kv;
+    sequence.reads_store = sequence.cache->chosen != nullptr;
+    const int64_t row = kv_token_bytes(m.hp, sequence.reads_store ? job.stored.parts->options().types : options.kv);
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
-      sequence.kept.push_back(sequence.cache->layer(layer).length);
-      sequence.bytes.kept += sequence.kept.back() * kv_token_bytes(m.hp, options.kv);
+      sequence.kept.push_back(
+          sequence.reads_store
+              ? static_cast<int64_t>(sequence.recall->first()[static_cast<size_t>(layer)].front().size())
+              : sequence.cache->layer(layer).length);
+      sequence.bytes.kept += sequence.kept.back() * row;
     }
     sequence.bytes.full = n * m.hp.n_layer * m.hp.kv_layer_bytes_per_token();
     sequence.bytes.peak = sequence.cache->meter().peak();

@@ -107,8 +107,10 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
     const auto& rows = rows_of(target.waiting);
     auto& cache = target.cache->layer(target.waiting);
     auto kept = selector.choose(target.waiting, picked);
-    cache.length = static_cast<int64_t>(kept.front().size());
-    if (cache.length > 0 && &cache.rows != &rows) gather(m, scheduler, rows, kept, cache.rows);
+    if (target.recall == nullptr || !Recall::in_place(m)) {
+      cache.length = static_cast<int64_t>(kept.front().size());
+      if (cache.length > 0 && &cache.rows != &rows) gather(m, scheduler, rows, kept, cache.rows);
+    }
     if (target.recall != nullptr) target.recall->starts_with(target.waiting, std::move(kept));
   }
 }

@@ -8,6 +8,7 @@
 
 #include "engine/layer_selection.h"
 #include "engine/pack.h"
+#include "engine/recall.h"
 #include "engine/state.h"
 #include "policy/observed_attention.h"
 #include "policy/top_scores.h"
@@ -58,6 +59,11 @@ int64_t scoring_bytes(const HParams& hp, const Selector& selector, int64_t n, in
   return attention + n * int64_t{4} * hp.n_head * 4;
 }
 
+/// Of a layer the scores of all query heads, twice, and what follows from them for every KV head.
+int64_t recall_bytes(const HParams& hp, int64_t n) {
+  return n * int64_t{4} * (2 * hp.n_head + 4 * hp.n_head_kv);
+}
+
 }  // namespace
 
 void check_reserve(int64_t reserve) {
@@ -74,12 +80,16 @@ void MemoryPlan::add(const MemoryPlan& next) {
   for (auto field : {&MemoryPlan::kv_kept, &MemoryPlan::kv_reserve, &MemoryPlan::kv_full, &MemoryPlan::store})
     this->*field += next.*field;
   for (auto field : {&MemoryPlan::kv_scratch, &MemoryPlan::kv_growth, &MemoryPlan::hidden, &MemoryPlan::mask,
-                     &MemoryPlan::compute})
+                     &MemoryPlan::compute, &MemoryPlan::recall})
     this->*field = std::max(this->*field, next.*field);
 }
 
 int64_t MemoryPlan::total() const {
-  return kv_kept + kv_reserve + store + std::max(kv_scratch + hidden + mask + compute, kv_growth);
+  return kv_kept + kv_reserve + store + compute + std::max(kv_scratch + hidden + mask, kv_growth + recall);
+}
+
+bool Engine::State::reads_store(const Policy& policy, int64_t n) const {
+  return Recall::in_place(m) && Recall::wanted(m, policy, n);
 }
 
 MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> lengths,
@@ -109,18 +119,21 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     check_scored(*selector, n, hp.n_layer);
     in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
     accumulates = accumulates || selector->accumulates();
+    const bool in_store = reads_store(*w.policy, n);
     int64_t largest = 0;
     int64_t grown = 0;
     for (int layer = run.first; layer <= run.last; ++layer) {
-      const int64_t kept = selector->capacity(layer);
+      const int64_t kept = in_store ? 0 : selector->capacity(layer);
       const int64_t capacity = rounded(options.kv, kept + prefill.reserve);
       plan.kv_kept += kept * row;
       plan.kv_reserve += (capacity - kept) * row;
       largest = std::max(largest, capacity);
       grown += rounded(options.kv, kept + prefill.reserve + KvCache::kFirstGrowth) - capacity;
-      if (keeps_whole(*selector, layer, n, options.kv)) whole[w.prompt][static_cast<size_t>(layer)] = true;
+      if (!in_store && keeps_whole(*selector, layer, n, options.kv))
+        whole[w.prompt][static_cast<size_t>(layer)] = true;
       if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));
     }
+    if (in_store) plan.recall = std::max(plan.recall, recall_bytes(hp, n));
     plan.kv_growth = std::max(plan.kv_growth, (grown + largest) * row);
   }
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {

@@ -101,7 +101,7 @@ class Prefill {
   /// The target whose cache keeps all of a prompt in that layer as it is, if any.
   const Target* whole_target(int layer, size_t prompt) const {
     for (const auto& target : targets_)
-      if (target.prompt == prompt &&
+      if (target.prompt == prompt && !(target.recall != nullptr && Recall::in_place(m_)) &&
           keeps_whole(*target.selector, layer, rows_of(prompt), target.cache->types()))
         return &target;
     return nullptr;
@@ -209,13 +209,12 @@ class Prefill {
     graph.add(ggml_cpy(ctx, ggml_reshape_2d(ctx, q, place->ne[0], count), place));
   }
 
-  /// The prompt's last queries, which those of generated tokens will join.
+  /// The queries of the prompt's last token, until there are those of a generated one.
   void start_recall(int layer, const Target& target) {
-    const int64_t count = target.recall->queries().rows();
     Graph graph(16);
     auto* ctx = graph.ctx();
     graph.add(ggml_cpy(
-        ctx, pack_.observed(ctx, target.prompt, layer, pack_.lengths()[target.prompt] - count, count),
+        ctx, pack_.observed(ctx, target.prompt, layer, pack_.lengths()[target.prompt] - 1, 1),
         target.recall->queries().of(layer)));
     scheduler_.run(graph);
   }

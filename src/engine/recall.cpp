@@ -1,39 +1,96 @@
 #include "engine/recall.h"
 
-#include <algorithm>
+#include <fmt/format.h>
 
+#include <algorithm>
+#include <utility>
+
+#include "engine/checks.h"
 #include "engine/layer_selection.h"
+#include "windowkv/error.h"
 
 namespace windowkv {
 
 namespace {
 
-/// The list made `count` tokens long, of n: windows on a grid are not all of one size, and the cache has as
-/// many rows as the first choice took. The oldest tokens go, or the newest that it lacks come.
-void fit(std::vector<int32_t>& tokens, size_t count, int64_t n) {
-  if (tokens.size() > count) tokens.erase(tokens.begin(), tokens.end() - static_cast<ptrdiff_t>(count));
-  auto held = tokens.size();
-  for (auto token = static_cast<int32_t>(n - 1); tokens.size() < count; --token)
-    if (held > 0 && tokens[held - 1] == token)
-      --held;
-    else
-      tokens.push_back(token);
+// Generated tokens join those that are chosen among in steps of this many, each of which builds a graph.
+constexpr int64_t kJoining = 64;
+
+bool decides_anywhere(const Selector& selector, int n_layer) {
+  for (int layer = 0; layer < n_layer; ++layer)
+    if (selector.decides(layer)) return true;
+  return false;
+}
+
+HostRows host_rows(const ggml_tensor* t) {
+  return {t->type, static_cast<const char*>(t->data), t->nb[1], t->nb[2]};
 }
 
 }  // namespace
 
-Recall::Recall(LoadedModel& m, std::unique_ptr<Selector> selector, int64_t n, int every)
+bool Recall::in_place(const LoadedModel& m) {
+  return m.backends->cpu_alone() && row_kernels_take(GGML_TYPE_F16, m.hp.d_head);
+}
+
+bool Recall::wanted(const LoadedModel& m, const Policy& policy, int64_t n) {
+  if (policy.recall() == 0) return false;
+  const auto selector = policy.start(prompt_shape(m.hp, n));
+  if (selector->accumulates())
+    throw Error(
+        fmt::format("{} looks at the attention of the whole prompt and cannot choose again", policy.name()));
+  return selector->observation() > 0 && decides_anywhere(*selector, m.hp.n_layer);
+}
+
+std::unique_ptr<Recall> Recall::make(LoadedModel& m, const Policy& policy, int64_t n) {
+  if (!wanted(m, policy, n)) return nullptr;
+  auto again = policy.again();
+  if (!again) throw Error(fmt::format("{} does not say what chooses again", policy.name()));
+  return std::unique_ptr<Recall>(new Recall(m, std::move(again), n, policy.recall()));
+}
+
+Recall::Recall(LoadedModel& m, std::shared_ptr<const Policy> policy, int64_t n, int every)
     : m_(m),
-      selector_(std::move(selector)),
+      policy_(std::move(policy)),
       n_(n),
+      among_(n),
       every_(every),
-      queries_(*m.backends, m.hp,
-               std::min<int64_t>(std::min(kRecallQueries, every), selector_->observation())),
+      selector_(policy_->start(prompt_shape(m.hp, n))),
+      queries_(*m.backends, m.hp),
       first_(static_cast<size_t>(m.hp.n_layer)) {}
 
-void Recall::attach(std::shared_ptr<const PrefixBlock> block) {
+void Recall::attach(std::shared_ptr<const PrefixBlock> block, KvCache& cache) {
   block_ = std::move(block);
   first_queries_ = queries_.save();
+  connect(cache);
+  if (!copies_) use(cache, first_);
+}
+
+void Recall::connect(KvCache& cache) {
+  cache.queries = &queries_;
+  if (!in_place(m_)) {
+    copies_ = std::make_unique<RecallCopies>(*m_.backends, m_.hp, *block_, first_, n_);
+    return;
+  }
+  if (rows_.empty())
+    for (int layer = 0; layer < m_.hp.n_layer; ++layer)
+      rows_.push_back({.k = host_rows(block_->k(layer)), .v = host_rows(block_->v(layer))});
+  cache.chosen = &rows_;
+}
+
+std::unique_ptr<Recall> Recall::fork(KvCache& copy) const {
+  std::unique_ptr<Recall> other(new Recall(m_, policy_, n_, every_));
+  other->among_ = among_;
+  other->selector_ = policy_->start(prompt_shape(m_.hp, among_));
+  other->queries_.restore(queries_.save());
+  other->first_ = first_;
+  other->first_queries_ = first_queries_;
+  other->block_ = block_;
+  other->rows_ = rows_;
+  other->since_ = since_;
+  other->chosen_ = chosen_;
+  other->rewound_ = rewound_;
+  other->connect(copy);
+  return other;
 }
 
 void Recall::rewind() {
@@ -44,12 +101,16 @@ void Recall::rewind() {
 
 void Recall::before_step(const KvCache& cache) {
   if (!rewound_) return;
-  if (chosen_) gather(cache, first_);
+  if (among_ != n_) {
+    among_ = n_;
+    selector_ = policy_->start(prompt_shape(m_.hp, n_));
+    scoring_.reset();
+  }
+  if (chosen_) use(cache, first_);
   rewound_ = chosen_ = false;
 }
 
 bool Recall::after_step(const KvCache& cache) {
-  queries_.advance();
   if (++since_ < every_) return false;
   since_ = 0;
   choose(cache);
@@ -57,11 +118,16 @@ bool Recall::after_step(const KvCache& cache) {
   return true;
 }
 
-void Recall::build_scoring() {
+void Recall::build_scoring(const KvCache& cache) {
   const auto& hp = m_.hp;
-  scoring_.emplace(*m_.backends, scoring_nodes(hp) * static_cast<size_t>(hp.n_layer) + 256);
+  const size_t nodes = scoring_nodes(hp) * static_cast<size_t>(hp.n_layer) + 256;
+  if (!scoring_ || scoring_->scheduler.max_nodes() < nodes)
+    scoring_ = std::make_unique<StandingGraph>(*m_.backends, nodes);
+  else
+    scoring_->graph = Graph(nodes);
   auto& graph = scoring_->graph;
   auto* ctx = graph.ctx();
+  settled_.clear();
   for (int first = 0; first < hp.n_layer;) {
     int last = first;
     while (last < selector_->settled_at(first)) ++last;
@@ -70,9 +136,10 @@ void Recall::build_scoring() {
       if (!selector_->decides(layer)) continue;
       LayerView view;
       view.layer = layer;
-      auto* q = ggml_reshape_3d(ctx, queries_.of(layer), hp.d_head, hp.n_head, queries_.rows());
-      view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
+      auto* q = queries_.of(layer);
+      view.q = ggml_reshape_3d(ctx, q, hp.d_head, 1, hp.n_head);
       view.k = PrefixBlock::slice(ctx, block_->k(layer), 0, n_);
+      if (among_ > n_) view.k_after = KvRows::by_head(ctx, cache.layer(layer).rows.k(), hp, among_ - n_);
       view.after_prompt = true;
       view.on_cpu = m_.backends->is_cpu(m_.backends->device_of(layer));
       view.scale = hp.attention_scale;
@@ -82,48 +149,17 @@ void Recall::build_scoring() {
     first = last + 1;
   }
   scoring_->scheduler.allocate(graph);
-}
-
-void Recall::build_gathering(const KvCache& cache) {
-  const auto& hp = m_.hp;
-  gathering_.emplace(*m_.backends,
-                     static_cast<size_t>(hp.n_layer) * (32 + 16 * static_cast<size_t>(hp.n_head_kv)));
-  auto& graph = gathering_->graph;
-  auto* ctx = graph.ctx();
-  ids_.assign(static_cast<size_t>(hp.n_layer), nullptr);
-  for (int layer = 0; layer < hp.n_layer; ++layer) {
-    const auto& first = first_[static_cast<size_t>(layer)];
-    const auto count = static_cast<int64_t>(first.front().size());
-    if (count == 0 || count == n_) continue;
-    const auto lists = static_cast<int64_t>(first.size());
-    auto* ids = ids_[static_cast<size_t>(layer)] = graph.input(GGML_TYPE_I32, count, lists);
-    auto* slots = build_numbers(ctx, count);
-    const auto& rows = cache.layer(layer).rows;
-    for (auto [from, to] : {std::pair{block_->k(layer), rows.k()}, {block_->v(layer), rows.v()}})
-      for (int64_t h = 0; h < hp.n_head_kv; ++h) {
-        auto* source =
-            ggml_view_2d(ctx, from, hp.d_head, n_, from->nb[1], static_cast<size_t>(h) * from->nb[2]);
-        auto* target =
-            ggml_view_2d(ctx, to, hp.d_head, count, to->nb[1], ggml_row_size(to->type, h * hp.d_head));
-        auto* which = lists == 1 ? ids : ggml_view_1d(ctx, ids, count, static_cast<size_t>(h) * ids->nb[1]);
-        graph.add(ggml_set_rows(ctx, target, ggml_get_rows(ctx, source, which), slots));
-      }
-  }
-  gathering_->scheduler.allocate(graph);
-  gathers_into_ = cache.version();
-}
-
-void Recall::gather(const KvCache& cache, const std::vector<KeptTokens>& kept) {
-  if (!gathering_ || gathers_into_ != cache.version()) build_gathering(cache);
-  for (size_t layer = 0; layer < kept.size(); ++layer)
-    if (auto* ids = ids_[layer])
-      for (size_t h = 0; h < kept[layer].size(); ++h)
-        ggml_backend_tensor_set(ids, kept[layer][h].data(), h * ids->nb[1], ids->nb[1]);
-  gathering_->scheduler.compute(gathering_->graph);
+  scores_ = cache.version();
 }
 
 void Recall::choose(const KvCache& cache) {
-  if (!scoring_) build_scoring();
+  const int64_t generated = cache.layer(0).length;  // in place
+  if (!copies_ && generated >= among_ - n_ + kJoining) {
+    among_ = n_ + generated / kJoining * kJoining;
+    selector_ = policy_->start(prompt_shape(m_.hp, among_));
+    build_scoring(cache);
+  }
+  if (!scoring_ || (among_ > n_ && scores_ != cache.version())) build_scoring(cache);
   scoring_->scheduler.compute(scoring_->graph);
   selector_->restart();
   std::vector<KeptTokens> kept;
@@ -132,12 +168,26 @@ void Recall::choose(const KvCache& cache) {
     picked.resize(settled.picked != nullptr ? static_cast<size_t>(ggml_nelements(settled.picked)) : 0);
     if (!picked.empty())
       ggml_backend_tensor_get(settled.picked, picked.data(), 0, ggml_nbytes(settled.picked));
-    for (int layer = settled.first; layer <= settled.last; ++layer) {
-      auto& lists = kept.emplace_back(selector_->choose(layer, picked));
-      for (auto& list : lists) fit(list, first_[static_cast<size_t>(layer)].front().size(), n_);
+    for (int layer = settled.first; layer <= settled.last; ++layer)
+      kept.push_back(selector_->choose(layer, picked));
+  }
+  use(cache, std::move(kept));
+}
+
+void Recall::use(const KvCache& cache, std::vector<KeptTokens> kept) {
+  if (copies_) return copies_->copy(cache, std::move(kept));
+  for (size_t layer = 0; layer < kept.size(); ++layer) {
+    auto& rows = rows_[layer];
+    rows.stored = std::move(kept[layer]);
+    rows.cached.resize(rows.stored.size());
+    rows.newest = among_ - n_;
+    for (size_t h = 0; h < rows.stored.size(); ++h) {
+      const auto behind = std::ranges::lower_bound(rows.stored[h], static_cast<int32_t>(n_));
+      rows.cached[h].assign(behind, rows.stored[h].end());
+      for (auto& row : rows.cached[h]) row -= static_cast<int32_t>(n_);
+      rows.stored[h].erase(behind, rows.stored[h].end());
     }
   }
-  gather(cache, kept);
 }
 
 }  // namespace windowkv

@@ -5,31 +5,48 @@
 #include <vector>
 
 #include "backend/graph.h"
+#include "cache/chosen_rows.h"
 #include "cache/kv_cache.h"
 #include "cache/prefix_block.h"
-#include "cache/query_ring.h"
+#include "cache/last_queries.h"
+#include "engine/recall_copies.h"
 #include "model/loaded_model.h"
 #include "windowkv/policy.h"
 
 namespace windowkv {
 
-/// Queries that choose again: those since the last choice, at most so many. Earlier ones ask for what was
-/// wanted then, and follow the full cache less closely (docs/prefix-store.md).
-constexpr int kRecallQueries = 4;
-
-/// Chooses a sequence's rows again while it is decoded: its newest queries score the keys of all prompt
-/// tokens in a prefix store, by the policy that chose first, and what it picks takes the place of what the
-/// cache held of the prompt. Generated tokens stay behind it, and it has as many rows as at first.
+/// Chooses again, while a sequence is decoded, what its tokens attend to: the last token's queries score the
+/// keys of all tokens so far, by the policy that chose first, as if those were a prompt.
+///
+/// In place, where the CPU computes all layers: the prompt's rows are read in the prefix store, where they
+/// lie, and the sequence's cache holds those of generated tokens alone. The policy chooses among them too;
+/// the newest, fewer than 64 of them, are attended to in any case.
+///
+/// Elsewhere what is chosen of the prompt is copied into the cache, in place of what was there; generated
+/// tokens stay behind it.
 class Recall {
  public:
-  /// `every`: decoded tokens between two choices. The selector decides in some layer.
-  Recall(LoadedModel& m, std::unique_ptr<Selector> selector, int64_t n, int every);
-  /// Where the sequence's queries go; holds the prompt's last ones first.
-  QueryRing& queries() { return queries_; }
+  /// What recalls for a prompt of n tokens; null where the policy does not, or has nothing to choose. Throws
+  /// Error for a policy that cannot.
+  static std::unique_ptr<Recall> make(LoadedModel& m, const Policy& policy, int64_t n);
+  /// Whether the rows are read where they lie.
+  static bool in_place(const LoadedModel& m);
+  /// Whether the policy recalls for a prompt of n tokens.
+  static bool wanted(const LoadedModel& m, const Policy& policy, int64_t n);
+
+  /// Goes on as this, for a copy of its cache.
+  std::unique_ptr<Recall> fork(KvCache& copy) const;
+
+  /// Where the last token's queries go; those of the prompt's last token at first.
+  LastQueries& queries() { return queries_; }
   /// What the layer keeps of the prompt at first, for every layer.
   void starts_with(int layer, KeptTokens kept) { first_[static_cast<size_t>(layer)] = std::move(kept); }
-  /// Once the prompt is prefilled: K and V of its tokens.
-  void attach(std::shared_ptr<const PrefixBlock> block);
+  /// What it kept at first.
+  const std::vector<KeptTokens>& first() const { return first_; }
+  /// Once the prompt is prefilled: K and V of its tokens, and the cache of the sequence.
+  void attach(std::shared_ptr<const PrefixBlock> block, KvCache& cache);
+  /// In place: what the layer's tokens attend to now.
+  const ChosenRows& rows(int layer) const { return rows_[static_cast<size_t>(layer)]; }
 
   /// Before a decode step: after rewind(), brings back what was kept first.
   void before_step(const KvCache& cache);
@@ -39,12 +56,12 @@ class Recall {
   void rewind();
 
  private:
+  Recall(LoadedModel& m, std::shared_ptr<const Policy> policy, int64_t n, int every);
   void choose(const KvCache& cache);
   /// Adds the scoring of every group of layers that are decided together.
-  void build_scoring();
-  /// Adds the copying of every layer's rows into the cache as it lies now.
-  void build_gathering(const KvCache& cache);
-  void gather(const KvCache& cache, const std::vector<KeptTokens>& kept);
+  void build_scoring(const KvCache& cache);
+  void use(const KvCache& cache, std::vector<KeptTokens> kept);
+  void connect(KvCache& cache);
 
   /// Layers that are settled together, and what was picked for them; null where none decides.
   struct Settled {
@@ -52,28 +69,24 @@ class Recall {
     int last;
     ggml_tensor* picked;
   };
-  /// A graph that is computed again and again.
-  struct Standing {
-    Standing(const Backends& backends, size_t nodes) : graph(nodes), scheduler(backends, nodes) {}
-    Graph graph;
-    Scheduler scheduler;
-  };
 
   LoadedModel& m_;
-  std::unique_ptr<Selector> selector_;
-  int64_t n_;
+  std::shared_ptr<const Policy> policy_;
+  int64_t n_;      ///< prompt tokens
+  int64_t among_;  ///< tokens that the next choice is among: of the prompt, and generated ones
   int every_;
-  QueryRing queries_;
+  std::unique_ptr<Selector> selector_;  ///< for among_ tokens
+  LastQueries queries_;
   std::vector<KeptTokens> first_;  ///< by layer
-  QueryRing::Content first_queries_;
+  std::vector<float> first_queries_;
   std::shared_ptr<const PrefixBlock> block_;
-  std::optional<Standing> scoring_;
+  std::vector<ChosenRows> rows_;             ///< by layer, in place
+  std::unique_ptr<RecallCopies> copies_;     ///< elsewhere
+  std::unique_ptr<StandingGraph> scoring_;
   std::vector<Settled> settled_;
-  std::optional<Standing> gathering_;
-  std::vector<ggml_tensor*> ids_;  ///< by layer: [kept, lists] I32; null where all is kept
-  uint64_t gathers_into_ = 0;      ///< version of the cache that gathering_ was built for
-  int since_ = 0;                  ///< decoded tokens since the last choice
-  bool chosen_ = false;            ///< since the beginning, or since rewind() was made good
+  uint64_t scores_ = 0;   ///< version of the cache that scoring_ was built for
+  int since_ = 0;         ///< decoded tokens since the last choice
+  bool chosen_ = false;   ///< since the beginning, or since rewind() was made good
   bool rewound_ = false;
 };
 

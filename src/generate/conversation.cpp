@@ -14,15 +14,15 @@ namespace {
 /// Tokens that an answer should have room for before turns are dropped.
 constexpr int64_t kAnswerRoom = 256;
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 std::string annotation_of(const ConversationOptions& options, const std::vector<ChatMessage>& messages) {
-  json turns = json::array();
+  Json turns = Json::array();
   for (const auto& message : messages)
     turns.push_back({{"role", message.role}, {"content", message.content}});
-  return json{
+  return Json{
       {"conversation", {{"system", options.system}, {"document", options.document}, {"messages", turns}}}}
-      .dump(-1, ' ', false, json::error_handler_t::replace);
+      .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace
@@ -125,7 +125,7 @@ void Conversation::save(const std::string& path) const {
 void Conversation::load(const std::string& path) {
   auto store = PrefixStore::load(model_, path, store_ ? store_->place() : PrefixStoreOptions::Place::kMemory);
   try {
-    const auto saved = json::parse(store.annotation()).at("conversation");
+    const auto saved = Json::parse(store.annotation()).at("conversation");
     std::vector<ChatMessage> messages;
     for (const auto& message : saved.at("messages"))
       messages.push_back({message.at("role"), message.at("content")});

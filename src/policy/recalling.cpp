@@ -13,9 +13,10 @@ class Recalling final : public Policy {
   const SelectionConfig* config() const override { return policy_->config(); }
   std::optional<Budget> budget() const override { return policy_->budget(); }
   int recall() const override { return every_; }
+  std::shared_ptr<const Policy> again() const override { return policy_; }
 
  private:
-  std::unique_ptr<Policy> policy_;
+  std::shared_ptr<const Policy> policy_;
   int every_;
 };
 

@@ -27,7 +27,7 @@ SnapKvScored::SnapKvScored(const PromptShape& prompt, std::vector<int64_t> budge
 ggml_tensor* SnapKvScored::build_scores(ggml_context* ctx, const LayerView& view) const {
   auto* received = build_observed_by_head(ctx, view, candidates());
   auto* pooled = ggml_pool_1d(ctx, received, GGML_OP_POOL_MAX, kSnapKvKernel, 1, kSnapKvKernel / 2);
-  return build_mean_over_share(ctx, pooled, view.k->ne[2]);
+  return build_mean_over_share(ctx, pooled, view.k->ne[2], view.on_cpu);
 }
 
 namespace {

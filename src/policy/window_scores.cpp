@@ -46,7 +46,7 @@ ggml_tensor* build_window_scores(ggml_context* ctx, const LayerView& view, const
     }
     scores = scores != nullptr ? ggml_concat(ctx, scores, part, 1) : part;
   }
-  scores = build_combined_heads(ctx, scores, view.k->ne[2], c.heads);
+  scores = build_combined_heads(ctx, scores, view.k->ne[2], c.heads, view.on_cpu);
   return ggml_reshape_1d(ctx, scores, ggml_nelements(scores));
 }
 

@@ -105,7 +105,7 @@ class FreeSelector final : public TokenSelector {
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
     auto* received = build_observed_by_head(ctx, view, sinks() + candidates(), config_.rows);
-    auto* lists = build_combined_heads(ctx, received, view.k->ne[2], config_.heads);
+    auto* lists = build_combined_heads(ctx, received, view.k->ne[2], config_.heads, view.on_cpu);
     lists = ggml_cont(ctx, ggml_view_2d(ctx, lists, candidates(), lists->ne[1], lists->nb[1],
                                         static_cast<size_t>(sinks()) * lists->nb[0]));
     return build_run_scores(ctx, lists, config_.omega, view.on_cpu);

@@ -22,11 +22,12 @@ Reference::Reference(const std::string& path) {
   if (!model_) throw std::runtime_error("libllama does not load " + path + errors.in_brackets());
 }
 
-Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, size_t known) {
+Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash) {
   auto params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(tokens.size());
   params.n_batch = params.n_ubatch = static_cast<uint32_t>(batch_size);
   params.n_threads = params.n_threads_batch = 1;
+  params.flash_attn_type = flash ? LLAMA_FLASH_ATTN_TYPE_AUTO : LLAMA_FLASH_ATTN_TYPE_DISABLED;
   const GgmlErrors errors;
   const llama_context_ptr ctx(llama_init_from_model(model_.get(), params));
   if (!ctx) throw std::runtime_error("libllama makes no context" + errors.in_brackets());

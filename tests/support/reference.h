@@ -19,8 +19,9 @@ class Reference {
   explicit Reference(const std::string& path);
 
   /// Logits after every token of a new sequence. The first `known` tokens go through the model `batch_size`
-  /// at once, the rest one by one: ggml's kernels round differently for different numbers of tokens.
-  Logits all_logits(std::span<const Token> tokens, size_t batch_size, size_t known);
+  /// at once, the rest one by one: ggml's kernels round differently for different numbers of tokens. Without
+  /// `flash` attention takes matrix products, which round less.
+  Logits all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash = true);
 
  private:
   llama_model_ptr model_;

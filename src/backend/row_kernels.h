@@ -1,0 +1,54 @@
+#pragma once
+
+#include <ggml.h>
+
+#include <cstdint>
+
+namespace windowkv {
+
+/// K or V of one layer as it lies in the host's memory, whatever its layout: rows of d_head elements, one a
+/// token and KV head.
+struct HostRows {
+  ggml_type type = GGML_TYPE_F16;
+  const char* data = nullptr;
+  size_t row_stride = 0;   ///< bytes from a token's row to the next one's
+  size_t head_stride = 0;  ///< bytes from a head's row to the next one's
+
+  const char* at(int64_t row, int64_t head) const {
+    return data + static_cast<size_t>(row) * row_stride + static_cast<size_t>(head) * head_stride;
+  }
+};
+
+/// Some of a head's rows: numbers[first .. first + count), or first .. first + count themselves where
+/// `numbers` is null.
+struct RowRange {
+  const int32_t* numbers = nullptr;
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+/// Whether the functions below take rows of that type and size.
+bool row_kernels_take(ggml_type type, int64_t d_head);
+
+/// What attention has summed up so far for one query head.
+struct AttentionState {
+  float* sum;     ///< [d_head]: V weighted by exp(score − highest)
+  float* weight;  ///< sum of the weights
+  float* highest;
+};
+
+/// Adds the range's rows to the attention of query heads that share a KV head: q [d_head, heads] F32, states
+/// [heads]. Begin with sum = weight = 0 and highest = −∞. A row is widened once for all heads, where ggml's
+/// fused kernel reads it once for each.
+void attend_rows(const HostRows& k, const HostRows& v, int64_t head, RowRange range, const float* q, int heads,
+                 int d_head, float scale, const AttentionState* states);
+
+/// scale·q·k of the range's rows: q [d_head, columns] F32 → out[column · stride + i].
+void score_rows(const HostRows& k, int64_t head, RowRange range, const float* q, int columns, int d_head,
+                float scale, float* out, int64_t stride);
+
+/// Softmax of scores [n], whose content is lost; its first `keys` elements are added to out, or with `most`
+/// take the place of what is less there.
+void add_softmax(float* scores, int64_t n, int64_t keys, bool most, float* out);
+
+}  // namespace windowkv

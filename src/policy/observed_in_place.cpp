@@ -1,0 +1,102 @@
+#include "policy/observed_in_place.h"
+
+#include <ggml.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "backend/row_kernels.h"
+
+namespace windowkv {
+
+namespace {
+
+// Keys that a thread scores at once.
+constexpr int64_t kPart = 512;
+
+HostRows host_rows(const ggml_tensor* k) {
+  return {k->type, static_cast<const char*>(k->data), k->nb[1], k->nb[2]};
+}
+
+/// dst [keys, t · share, heads] of src[0] = q [d_head, t, share · heads], src[1], and where there
+/// are four src[2]: keys [d_head, ., heads]; the last holds the scale.
+void score_keys(ggml_tensor* dst, int ith, int nth, void*) {
+  const auto* q = dst->src[0];
+  const float scale = *static_cast<const float*>(dst->src[dst->src[3] != nullptr ? 3 : 2]->data);
+  const int64_t d = q->ne[0];
+  const int64_t columns = dst->ne[1];
+  const int64_t parts = (dst->ne[0] + kPart - 1) / kPart;
+  for (int64_t unit = ith; unit < parts * dst->ne[2]; unit += nth) {
+    const int64_t head = unit / parts;
+    int64_t first = unit % parts * kPart;
+    int64_t last = std::min(dst->ne[0], first + kPart);
+    const auto* queries = reinterpret_cast<const float*>(
+        static_cast<const char*>(q->data) + static_cast<size_t>(head * columns / q->ne[1]) * q->nb[2]);
+    auto* out = reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[2]) +
+                first;
+    for (const auto* k : {dst->src[1], dst->src[3] != nullptr ? dst->src[2] : nullptr}) {
+      if (k == nullptr) continue;
+      const int64_t from = std::clamp<int64_t>(first, 0, k->ne[1]);
+      const int64_t to = std::clamp<int64_t>(last, 0, k->ne[1]);
+      if (from < to)
+        score_rows(host_rows(k), head, {nullptr, from, to - from}, queries, static_cast<int>(columns),
+                   static_cast<int>(d), scale, out, static_cast<int64_t>(dst->nb[1] / sizeof(float)));
+      out += to - from;
+      first -= k->ne[1];
+      last -= k->ne[1];
+    }
+  }
+}
+
+/// dst [keys, query heads] of src[0] = scores, whose rows become weights on the way; as many rows a head as
+/// `t`. `most`: the most that one row gives, instead of their sum.
+void sum_weights(ggml_tensor* dst, int ith, int nth, bool most) {
+  const auto* scores = dst->src[0];
+  const int64_t n = scores->ne[0];
+  const int64_t t = ggml_nrows(scores) / dst->ne[1];
+  for (int64_t head = ith; head < dst->ne[1]; head += nth) {
+    auto* out = reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[1]);
+    std::fill_n(out, dst->ne[0], 0.0f);
+    for (int64_t row = 0; row < t; ++row)
+      add_softmax(static_cast<float*>(scores->data) + (head * t + row) * n, n, dst->ne[0], most, out);
+  }
+}
+
+void sum_over_rows(ggml_tensor* dst, int ith, int nth, void*) {
+  sum_weights(dst, ith, nth, false);
+}
+
+void most_over_rows(ggml_tensor* dst, int ith, int nth, void*) {
+  sum_weights(dst, ith, nth, true);
+}
+
+}  // namespace
+
+bool reads_in_place(const LayerView& view) {
+  return view.on_cpu && view.after_prompt && row_kernels_take(view.k->type, view.k->ne[0]) &&
+         (view.k_after == nullptr || row_kernels_take(view.k_after->type, view.k_after->ne[0]));
+}
+
+ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
+                                     Rows rows) {
+  const int64_t share = view.q->ne[2] / view.k->ne[2];
+  auto some = [&](ggml_tensor* t, int64_t first, int64_t count) {
+    return ggml_view_3d(ctx, t, t->ne[0], t->ne[1], count, t->nb[1], t->nb[2],
+                        static_cast<size_t>(first) * t->nb[2]);
+  };
+  const int64_t t = view.q->ne[1];
+  int64_t n = view.k->ne[1];
+  std::vector<ggml_tensor*> args = {some(view.q, heads.first * share, heads.count * share),
+                                    some(view.k, heads.first, heads.count)};
+  if (view.k_after != nullptr) {
+    args.push_back(some(view.k_after, heads.first, heads.count));
+    n += view.k_after->ne[1];
+  }
+  args.push_back(ggml_arange(ctx, view.scale, view.scale + 1, 2));
+  auto* scores = ggml_custom_4d(ctx, GGML_TYPE_F32, n, t * share, heads.count, 1, args.data(),
+                                static_cast<int>(args.size()), score_keys, GGML_N_TASKS_MAX, nullptr);
+  return ggml_custom_4d(ctx, GGML_TYPE_F32, keys, share * heads.count, 1, 1, &scores, 1,
+                        rows == Rows::kSum ? sum_over_rows : most_over_rows, GGML_N_TASKS_MAX, nullptr);
+}
+
+}  // namespace windowkv

@@ -1,0 +1,15 @@
+#pragma once
+
+#include "policy/observed_attention.h"
+
+namespace windowkv {
+
+/// Whether the layer's keys are scored where they lie, by functions of our own: behind the prompt, where the
+/// CPU computes it. A few queries and many keys are a poor matrix product.
+bool reads_in_place(const LayerView& view);
+
+/// build_observed_attention of such a view. LayerView::k_after counts among the keys.
+ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
+                                     Rows rows);
+
+}  // namespace windowkv

@@ -42,7 +42,7 @@ done
 [[ $(run --temp 0.8 --seed 7 -n 20 -q) == "$(run --temp 0.8 --seed 7 -n 20 -q)" ]] || fail "a seed gives two answers"
 
 # Trace and JSON; of the published rule, whose windows are the same for all heads
-run --preset paper --kv-budget 12% --trace trace.json --json -q >run.json || fail "--trace --json"
+run --preset paper --kv-budget 12% --recall off --trace trace.json --json -q >run.json || fail "--trace --json"
 python3 - <<'P' || fail "the trace"
 import json
 t = json.load(open("trace.json"))
@@ -66,7 +66,7 @@ assert t["kv"]["bytes_full"] == n * row * t["model"]["layers"]
 assert set(t["timing_ms"]) == {"load", "prefill", "selection", "first_token", "decode"}
 json.dump(t["tokens"], open("ids.json", "w"))
 P
-run --kv-budget 12% --trace free.json -q >/dev/null || fail "--trace of the default"
+run --kv-budget 12% --recall off --trace free.json -q >/dev/null || fail "--trace of the default"
 python3 - <<'P' || fail "the trace of free windows"
 import json
 t = json.load(open("free.json"))
@@ -84,6 +84,17 @@ for g in t["groups"]:
 assert layers == list(range(m["layers"]))
 assert (c["budget"] - 1) * m["layers"] <= total <= c["budget"] * m["layers"]
 assert t["kv"]["bytes"] == total * 2 * 2 * m["kv_heads"] * m["head_size"]
+P
+# Chosen again: rows are read in the store, in its type.
+run --kv-budget 12% --recall 1 --trace again.json >/dev/null 2>again || fail "--recall 1"
+grep -q "^KV cache .*of the store read for each token" again || fail "the table does not say what is read in the store"
+grep -q "^recall " again || fail "the table does not say how often was chosen"
+python3 - <<'P' || fail "the trace of recall"
+import json
+t, free = json.load(open("again.json")), json.load(open("free.json"))
+assert t["reads_store"] and t["recall"] == 1 and not free["reads_store"]
+assert t["groups"] == free["groups"]
+assert t["kv"]["bytes"] * 2 * 32 == free["kv"]["bytes"] * 34
 P
 [[ $("$windowkv" run -m "$model" --tokens ids.json --kv full -q) == mint ]] || fail "--tokens"
 grep -q "KV cache .*3.0 KiB per token" <<<"$("$windowkv" inspect -m "$model")" || fail "inspect"

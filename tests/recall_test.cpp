@@ -76,26 +76,27 @@ class Recalled : public ::testing::Test {
     const auto stored = floats_of(from.parts().all().front().block->k(layer));
     const int64_t generated = sequence.cache->chosen != nullptr ? sequence.recall->rows(layer).newest : 0;
     const auto n = static_cast<size_t>(kPrompt + generated);
-    const auto cached = generated > 0 ? floats_of(sequence.cache->layer(layer).rows.k()) : std::vector<float>();
+    const auto cached =
+        generated > 0 ? floats_of(sequence.cache->layer(layer).rows.k()) : std::vector<float>();
     const auto d = static_cast<size_t>(hp.d_head), heads = static_cast<size_t>(hp.n_head);
     const size_t share = heads / static_cast<size_t>(hp.n_head_kv);
     auto key = [&](size_t token, size_t kv_head) {
       return token < static_cast<size_t>(kPrompt)
                  ? &stored[(kv_head * static_cast<size_t>(kPrompt) + token) * d]
-                 : &cached[(token - static_cast<size_t>(kPrompt)) * static_cast<size_t>(hp.kv_row()) + kv_head * d];
+                 : &cached[(token - static_cast<size_t>(kPrompt)) * static_cast<size_t>(hp.kv_row()) +
+                           kv_head * d];
     };
     std::vector<double> received(n, 0);
     for (size_t h = 0; h < heads; ++h) {
-        std::vector<double> a(n);
-        for (size_t j = 0; j < a.size(); ++j)
-          for (size_t i = 0; i < d; ++i)
-            a[j] += static_cast<double>(q[h * d + i]) *
-                    static_cast<double>(key(j, h / share)[i]);
-        const double top = std::ranges::max(a);
-        double sum = 0;
-        for (auto& x : a) sum += x = std::exp((x - top) * static_cast<double>(hp.attention_scale));
-        for (size_t j = 0; j < a.size(); ++j) received[j] += a[j] / sum;
-      }
+      std::vector<double> a(n);
+      for (size_t j = 0; j < a.size(); ++j)
+        for (size_t i = 0; i < d; ++i)
+          a[j] += static_cast<double>(q[h * d + i]) * static_cast<double>(key(j, h / share)[i]);
+      const double top = std::ranges::max(a);
+      double sum = 0;
+      for (auto& x : a) sum += x = std::exp((x - top) * static_cast<double>(hp.attention_scale));
+      for (size_t j = 0; j < a.size(); ++j) received[j] += a[j] / sum;
+    }
     std::vector<int32_t> order(n - 1);
     std::iota(order.begin(), order.end(), 0);
     std::ranges::stable_sort(order, std::greater<>(),
@@ -106,8 +107,8 @@ class Recalled : public ::testing::Test {
     return order;
   }
 
-  /// Prompt tokens that the sequence attends to, in the first KV head; ascending. In the store, or by their K,
-  /// copies of which are the first rows of its cache.
+  /// Prompt tokens that the sequence attends to, in the first KV head; ascending. In the store, or by their
+  /// K, copies of which are the first rows of its cache.
   std::vector<int32_t> held(Sequence& sequence, const PrefixStore& from, int layer) {
     if (sequence.cache->chosen != nullptr) return sequence.recall->rows(layer).stored.front();
     const auto& cached = sequence.cache->layer(layer);

@@ -210,8 +210,8 @@ class Engine {
 
   /// Number of decode graphs built so far; all other steps reused one.
   int64_t graphs_built() const;
-  /// A copy of the sequence, with its caches and their free room, for a second continuation. Throws Error, as compose() does, for a sequence or a pool of another
-  /// model or other KV types.
+  /// A copy of the sequence, with its caches and their free room, for a second continuation. Throws Error, as
+  /// compose() does, for a sequence or a pool of another model or other KV types.
   Sequence fork(const Sequence& sequence, const KvPool& pool = {});
   /// What one prefill would give under a policy that keeps in layer i what by_layer[i] keeps there: a copy of
   /// each layer's cache. All must come from the same prompt and engine, and be rewound to it. `groups` stays

@@ -12,7 +12,8 @@ ggml_tensor* build_observed_by_head(ggml_context* ctx, const LayerView& view, in
 
 /// Mean over the query heads of each of `lists` KV heads: [x, n_head] → [x, lists]. `on_cpu`:
 /// LayerView::on_cpu.
-ggml_tensor* build_mean_over_share(ggml_context* ctx, ggml_tensor* scores, int64_t lists, bool on_cpu = false);
+ggml_tensor* build_mean_over_share(ggml_context* ctx, ggml_tensor* scores, int64_t lists,
+                                   bool on_cpu = false);
 
 /// One list of scores, or one for each of n_head_kv KV heads: [x, n_head] → [x, 1] or [x, n_head_kv].
 ggml_tensor* build_combined_heads(ggml_context* ctx, ggml_tensor* scores, int64_t n_head_kv, Heads heads,

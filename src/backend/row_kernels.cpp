@@ -1,6 +1,6 @@
-// Plain loops over tiles of rows that fit the innermost cache, compiled for each generation of processors that
-// is worth it; which one runs is decided once. ggml's own kernels are out of reach for functions of one's own:
-// its CPU backend is loaded at run time.
+// Plain loops over tiles of rows that fit the innermost cache, compiled for each generation of processors
+// that is worth it; which one runs is decided once. ggml's own kernels are out of reach for functions of
+// one's own: its CPU backend is loaded at run time.
 #include "backend/row_kernels.h"
 
 #include <algorithm>
@@ -14,9 +14,9 @@ namespace windowkv {
 
 namespace {
 
-constexpr int kTile = 32;        // rows
-constexpr int kMostWide = 512;   // elements of a row
-constexpr int kLanes = 8;
+constexpr int64_t kTile = 32;       // rows
+constexpr int64_t kMostWide = 512;  // elements of a row
+constexpr int64_t kLanes = 8;
 
 #define INLINE [[gnu::always_inline]] inline
 
@@ -36,7 +36,7 @@ INLINE float half(uint16_t bits) {
 }
 
 // Blocks of ggml's quantized types, as GGUF files hold them.
-constexpr int kBlock = 32;
+constexpr int64_t kBlock = 32;
 struct Q8Block {
   uint16_t scale;
   int8_t values[kBlock];
@@ -46,21 +46,22 @@ struct Q4Block {
   uint8_t values[kBlock / 2];  // element i in the low half of i, element i + 16 in the high one
 };
 
-INLINE void widen_row(ggml_type type, const char* row, float* out, int d) {
+INLINE void widen_row(ggml_type type, const char* row, float* out, int64_t d) {
   switch (type) {
     case GGML_TYPE_Q8_0: {
       const auto* blocks = reinterpret_cast<const Q8Block*>(row);
-      for (int b = 0; b < d / kBlock; ++b) {
+      for (int64_t b = 0; b < d / kBlock; ++b) {
         const float scale = half(blocks[b].scale);
-        for (int i = 0; i < kBlock; ++i) out[b * kBlock + i] = scale * static_cast<float>(blocks[b].values[i]);
+        for (int64_t i = 0; i < kBlock; ++i)
+          out[b * kBlock + i] = scale * static_cast<float>(blocks[b].values[i]);
       }
       return;
     }
     case GGML_TYPE_Q4_0: {
       const auto* blocks = reinterpret_cast<const Q4Block*>(row);
-      for (int b = 0; b < d / kBlock; ++b) {
+      for (int64_t b = 0; b < d / kBlock; ++b) {
         const float scale = half(blocks[b].scale);
-        for (int i = 0; i < kBlock / 2; ++i) {
+        for (int64_t i = 0; i < kBlock / 2; ++i) {
           const int both = blocks[b].values[i];
           out[b * kBlock + i] = scale * static_cast<float>((both & 15) - 8);
           out[b * kBlock + kBlock / 2 + i] = scale * static_cast<float>((both >> 4) - 8);
@@ -70,7 +71,7 @@ INLINE void widen_row(ggml_type type, const char* row, float* out, int d) {
     }
     case GGML_TYPE_BF16: {
       const auto* values = reinterpret_cast<const uint16_t*>(row);
-      for (int i = 0; i < d; ++i) {
+      for (int64_t i = 0; i < d; ++i) {
         const uint32_t wide = static_cast<uint32_t>(values[i]) << 16;
         std::memcpy(&out[i], &wide, sizeof wide);
       }
@@ -78,7 +79,7 @@ INLINE void widen_row(ggml_type type, const char* row, float* out, int d) {
     }
     default: {
       const auto* values = reinterpret_cast<const uint16_t*>(row);
-      for (int i = 0; i < d; ++i) out[i] = half(values[i]);
+      for (int64_t i = 0; i < d; ++i) out[i] = half(values[i]);
     }
   }
 }
@@ -90,18 +91,21 @@ INLINE const char* row_at(const HostRows& rows, int64_t head, const RowRange& ra
 
 /// Asks for the rows from `done` on, kTile at most, before they are needed: they come from far, and where
 /// they were chosen no hardware foresees them.
-INLINE void fetch_tile(const HostRows& rows, int64_t head, const RowRange& range, int64_t done, size_t bytes) {
+INLINE void fetch_tile(const HostRows& rows, int64_t head, const RowRange& range, int64_t done,
+                       size_t bytes) {
   const int64_t end = std::min<int64_t>(range.count, done + kTile);
   for (; done < end; ++done)
     for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row_at(rows, head, range, done) + at);
 }
 
 /// Rows [done, done + kTile) of the range, as far as it goes; zeros behind them. Returns how many there are.
-INLINE int widen_tile(const HostRows& rows, int64_t head, const RowRange& range, int64_t done, float* tile,
-                      int d) {
-  const int count = static_cast<int>(std::min<int64_t>(kTile, range.count - done));
-  for (int i = 0; i < count; ++i) widen_row(rows.type, row_at(rows, head, range, done + i), tile + i * d, d);
-  if (count < kTile) std::memset(tile + count * d, 0, static_cast<size_t>((kTile - count) * d) * sizeof(float));
+INLINE int64_t widen_tile(const HostRows& rows, int64_t head, const RowRange& range, int64_t done,
+                          float* tile, int64_t d) {
+  const int64_t count = std::min<int64_t>(kTile, range.count - done);
+  for (int64_t i = 0; i < count; ++i)
+    widen_row(rows.type, row_at(rows, head, range, done + i), tile + i * d, d);
+  if (count < kTile)
+    std::memset(tile + count * d, 0, static_cast<size_t>((kTile - count) * d) * sizeof(float));
   return count;
 }
 
@@ -109,10 +113,10 @@ INLINE int widen_tile(const HostRows& rows, int64_t head, const RowRange& range,
 INLINE void add_lanes(const Lanes* a, float* out) {
   Lanes b[4];
   Lanes c[2];
-  for (int i = 0; i < 4; ++i)
+  for (int64_t i = 0; i < 4; ++i)
     b[i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
            __builtin_shufflevector(a[2 * i], a[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
-  for (int i = 0; i < 2; ++i)
+  for (int64_t i = 0; i < 2; ++i)
     c[i] = __builtin_shufflevector(b[2 * i], b[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
            __builtin_shufflevector(b[2 * i], b[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
   const Lanes sums = __builtin_shufflevector(c[0], c[1], 0, 1, 2, 3, 8, 9, 10, 11) +
@@ -121,13 +125,13 @@ INLINE void add_lanes(const Lanes* a, float* out) {
 }
 
 /// scores[i] = scale · q · row i of the tile.
-INLINE void score_tile(const float* q, const float* tile, int d, float scale, float* scores) {
-  for (int row = 0; row < kTile; row += kLanes) {
+INLINE void score_tile(const float* q, const float* tile, int64_t d, float scale, float* scores) {
+  for (int64_t row = 0; row < kTile; row += kLanes) {
     Lanes sums[kLanes] = {};
-    for (int i = 0; i < d; i += kLanes) {
+    for (int64_t i = 0; i < d; i += kLanes) {
       Lanes x;
       std::memcpy(&x, q + i, sizeof x);
-      for (int r = 0; r < kLanes; ++r) {
+      for (int64_t r = 0; r < kLanes; ++r) {
         Lanes y;
         std::memcpy(&y, tile + (row + r) * d + i, sizeof y);
         sums[r] += x * y;
@@ -135,14 +139,14 @@ INLINE void score_tile(const float* q, const float* tile, int d, float scale, fl
     }
     add_lanes(sums, scores + row);
   }
-  for (int i = 0; i < kTile; ++i) scores[i] *= scale;
+  for (int64_t i = 0; i < kTile; ++i) scores[i] *= scale;
 }
 
 /// Each of x[kTile] becomes e^(x − shift), for x ≤ shift, to 2·10⁻⁷; 0 below e^−87. 2^f by the Taylor series
 /// of the fraction f, which is in ±½. Returns their sum.
 INLINE float exp_tile(float* x, float shift) {
   Lanes sums = {};
-  for (int i = 0; i < kTile; i += kLanes) {
+  for (int64_t i = 0; i < kTile; i += kLanes) {
     Lanes y;
     std::memcpy(&y, x + i, sizeof y);
     y -= shift;
@@ -152,28 +156,30 @@ INLINE float exp_tile(float* x, float shift) {
     const Whole bits = (whole + 127) << 23;
     Lanes e;
     std::memcpy(&e, &bits, sizeof e);
-    e *= 1.0f + f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120 + f * (1.0f / 720))))));
+    e *= 1.0f +
+         f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120 + f * (1.0f / 720))))));
     e = y < -87.0f ? Lanes{} : e;
     sums += e;
     std::memcpy(x + i, &e, sizeof e);
   }
   float sum = 0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
   return sum;
 }
 
 /// sum[at .. at + width) = sum · keep + Σ weights[i] · row i.
-template <int width>
-INLINE void add_weighted(const float* weights, const float* tile, int d, int at, float keep, float* sum) {
+template <int64_t width>
+INLINE void add_weighted(const float* weights, const float* tile, int64_t d, int64_t at, float keep,
+                         float* sum) {
   float held[width];
-  for (int i = 0; i < width; ++i) held[i] = sum[at + i] * keep;
-  for (int row = 0; row < kTile; ++row)
-    for (int i = 0; i < width; ++i) held[i] += weights[row] * tile[row * d + at + i];
+  for (int64_t i = 0; i < width; ++i) held[i] = sum[at + i] * keep;
+  for (int64_t row = 0; row < kTile; ++row)
+    for (int64_t i = 0; i < width; ++i) held[i] += weights[row] * tile[row * d + at + i];
   std::memcpy(sum + at, held, sizeof held);
 }
 
 INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, const RowRange& range,
-                        const float* q, int heads, int d, float scale, const AttentionState* states) {
+                        const float* q, int heads, int64_t d, float scale, const AttentionState* states) {
   float keys[kTile * kMostWide];
   float values[kTile * kMostWide];
   const size_t k_bytes = ggml_row_size(k.type, d);
@@ -181,20 +187,20 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
   fetch_tile(k, head, range, 0, k_bytes);
   for (int64_t done = 0; done < range.count; done += kTile) {
     fetch_tile(v, head, range, done, v_bytes);
-    const int count = widen_tile(k, head, range, done, keys, d);
+    const int64_t count = widen_tile(k, head, range, done, keys, d);
     fetch_tile(k, head, range, done + kTile, k_bytes);
     widen_tile(v, head, range, done, values, d);
-    for (int h = 0; h < heads; ++h) {
+    for (int64_t h = 0; h < heads; ++h) {
       const auto& state = states[h];
       float weights[kTile];
       score_tile(q + h * d, keys, d, scale, weights);
-      for (int i = count; i < kTile; ++i) weights[i] = -INFINITY;
+      for (int64_t i = count; i < kTile; ++i) weights[i] = -INFINITY;
       float highest = *state.highest;
-      for (int i = 0; i < kTile; ++i) highest = std::max(highest, weights[i]);
+      for (int64_t i = 0; i < kTile; ++i) highest = std::max(highest, weights[i]);
       const float keep = highest > *state.highest ? std::exp(*state.highest - highest) : 1.0f;
       *state.weight = *state.weight * keep + exp_tile(weights, highest);
       *state.highest = highest;
-      int at = 0;
+      int64_t at = 0;
       for (; at + 64 <= d; at += 64) add_weighted<64>(weights, values, d, at, keep, state.sum);
       for (; at < d; at += kLanes) add_weighted<kLanes>(weights, values, d, at, keep, state.sum);
     }
@@ -202,14 +208,14 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
 }
 
 INLINE void score_body(const HostRows& k, int64_t head, const RowRange& range, const float* q, int columns,
-                       int d, float scale, float* out, int64_t stride) {
+                       int64_t d, float scale, float* out, int64_t stride) {
   float keys[kTile * kMostWide];
   const size_t bytes = ggml_row_size(k.type, d);
   fetch_tile(k, head, range, 0, bytes);
   for (int64_t done = 0; done < range.count; done += kTile) {
-    const int count = widen_tile(k, head, range, done, keys, d);
+    const int64_t count = widen_tile(k, head, range, done, keys, d);
     fetch_tile(k, head, range, done + kTile, bytes);
-    for (int c = 0; c < columns; ++c) {
+    for (int64_t c = 0; c < columns; ++c) {
       float scores[kTile];
       score_tile(q + c * d, keys, d, scale, scores);
       std::memcpy(out + c * stride + done, scores, static_cast<size_t>(count) * sizeof(float));
@@ -222,7 +228,7 @@ INLINE void softmax_body(float* scores, int64_t n, int64_t keys, bool most, floa
   std::fill_n(tops, kLanes, -INFINITY);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) tops[lane] = std::max(tops[lane], scores[i + lane]);
+    for (int64_t lane = 0; lane < kLanes; ++lane) tops[lane] = std::max(tops[lane], scores[i + lane]);
   float highest = -INFINITY;
   for (; i < n; ++i) highest = std::max(highest, scores[i]);
   for (const float top : tops) highest = std::max(highest, top);
@@ -242,21 +248,23 @@ INLINE void softmax_body(float* scores, int64_t n, int64_t keys, bool most, floa
     for (i = 0; i < keys; ++i) out[i] += scores[i] * factor;
 }
 
-#define ATTEND_PARAMETERS                                                                                  \
+#define ATTEND_PARAMETERS                                                                                    \
   const HostRows &k, const HostRows &v, int64_t head, RowRange range, const float *q, int heads, int d_head, \
       float scale, const AttentionState *states
-#define SCORE_PARAMETERS                                                                            \
+#define SCORE_PARAMETERS                                                                                 \
   const HostRows &k, int64_t head, RowRange range, const float *q, int columns, int d_head, float scale, \
       float *out, int64_t stride
 #define SOFTMAX_PARAMETERS float *scores, int64_t n, int64_t keys, bool most, float *out
-#define VARIANT(name, ...)                                                 \
-  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                      \
-    attend_body(k, v, head, range, q, heads, d_head, scale, states);       \
-  }                                                                        \
-  __VA_ARGS__ void score_##name(SCORE_PARAMETERS) {                        \
-    score_body(k, head, range, q, columns, d_head, scale, out, stride);    \
-  }                                                                        \
-  __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) { softmax_body(scores, n, keys, most, out); }
+#define VARIANT(name, ...)                                              \
+  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                   \
+    attend_body(k, v, head, range, q, heads, d_head, scale, states);    \
+  }                                                                     \
+  __VA_ARGS__ void score_##name(SCORE_PARAMETERS) {                     \
+    score_body(k, head, range, q, columns, d_head, scale, out, stride); \
+  }                                                                     \
+  __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) {                 \
+    softmax_body(scores, n, keys, most, out);                           \
+  }
 
 VARIANT(any)
 #ifdef __x86_64__
@@ -275,7 +283,8 @@ Variant best_variant() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return {attend_avx512, score_avx512, softmax_avx512};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {attend_avx2, score_avx2, softmax_avx2};
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return {attend_avx2, score_avx2, softmax_avx2};
 #endif
   return {attend_any, score_any, softmax_any};
 }
@@ -288,7 +297,8 @@ const Variant& variant() {
 }  // namespace
 
 bool row_kernels_take(ggml_type type, int64_t d_head) {
-  return (type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0) &&
+  return (type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0 ||
+          type == GGML_TYPE_Q4_0) &&
          d_head % kLanes == 0 && d_head <= kMostWide;
 }
 

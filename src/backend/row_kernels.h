@@ -14,6 +14,11 @@ struct HostRows {
   size_t row_stride = 0;   ///< bytes from a token's row to the next one's
   size_t head_stride = 0;  ///< bytes from a head's row to the next one's
 
+  /// Of a tensor [d_head, tokens, heads].
+  static HostRows of(const ggml_tensor* t) {
+    return {t->type, static_cast<const char*>(t->data), t->nb[1], t->nb[2]};
+  }
+
   const char* at(int64_t row, int64_t head) const {
     return data + static_cast<size_t>(row) * row_stride + static_cast<size_t>(head) * head_stride;
   }
@@ -40,8 +45,8 @@ struct AttentionState {
 /// Adds the range's rows to the attention of query heads that share a KV head: q [d_head, heads] F32, states
 /// [heads]. Begin with sum = weight = 0 and highest = −∞. A row is widened once for all heads, where ggml's
 /// fused kernel reads it once for each.
-void attend_rows(const HostRows& k, const HostRows& v, int64_t head, RowRange range, const float* q, int heads,
-                 int d_head, float scale, const AttentionState* states);
+void attend_rows(const HostRows& k, const HostRows& v, int64_t head, RowRange range, const float* q,
+                 int heads, int d_head, float scale, const AttentionState* states);
 
 /// scale·q·k of the range's rows: q [d_head, columns] F32 → out[column · stride + i].
 void score_rows(const HostRows& k, int64_t head, RowRange range, const float* q, int columns, int d_head,

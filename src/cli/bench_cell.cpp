@@ -109,7 +109,8 @@ void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& p
       engine.make_pool(engine.plan_pool(0, length, policy, predict).sequence_bytes * std::max(most, prompts));
   std::optional<PrefixStore> store;
   if (policy.recall() > 0) {
-    if (prompts > 1) throw Error("--recall needs a prefix store, which serves one prompt: leave out --prompts");
+    if (prompts > 1)
+      throw Error("--recall needs a prefix store, which serves one prompt: leave out --prompts");
     options.store = &store.emplace(model);
   }
   std::vector<Sequence> sequences(static_cast<size_t>(prompts));
@@ -120,9 +121,9 @@ void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& p
          std::span(tokens).subspan(i * static_cast<size_t>(length), static_cast<size_t>(length)), &policy});
   const auto before = engine.prefill_traffic();
   const auto start = Clock::now();
-  const auto logits = store ? engine.prefill(sequences[0], tokens, policy, options)
-                            : engine.prefill(requests, options)
-                                  .first(static_cast<size_t>(model.hparams().n_vocab));
+  const auto logits =
+      store ? engine.prefill(sequences[0], tokens, policy, options)
+            : engine.prefill(requests, options).first(static_cast<size_t>(model.hparams().n_vocab));
   prefill_ms.push_back(ms_since(start));
   const auto first = static_cast<Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   first_token_ms.push_back(ms_since(start));

@@ -143,18 +143,20 @@ std::string summary_text(const RunReport& r) {
     line("kept", fmt::format("{:.1f} tokens per layer on average ({:.1f} %): {}", mean, 100 * mean / n,
                              fmt::join(layers, ", ")));
   if (s.reads_store)
-    line("KV cache", fmt::format("{} of the store read for each token, of {} in F16 ({:.1f} %), peak {} beside it",
-                                 bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
-                                 100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
-                                 bytes_text(s.bytes.peak)));
+    line("KV cache",
+         fmt::format("{} of the store read for each token, of {} in F16 ({:.1f} %), peak {} beside it",
+                     bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
+                     100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
+                     bytes_text(s.bytes.peak)));
   else
-    line("KV cache", fmt::format("{}{} kept of {} ({:.1f} %), peak {}",
-                               s.kv_types == KvTypes{} ? ""
-                                                       : fmt::format("K {}, V {}; ", to_string(s.kv_types.k),
-                                                                     to_string(s.kv_types.v)),
-                               bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
-                               100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
-                               bytes_text(s.bytes.peak)));
+    line("KV cache",
+         fmt::format("{}{} kept of {} ({:.1f} %), peak {}",
+                     s.kv_types == KvTypes{}
+                         ? ""
+                         : fmt::format("K {}, V {}; ", to_string(s.kv_types.k), to_string(s.kv_types.v)),
+                     bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
+                     100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
+                     bytes_text(s.bytes.peak)));
   if (r.store != nullptr)
     line("store", fmt::format("{} tokens, {}", r.store->tokens().size(), describe(*r.store)));
   line("prefill", fmt::format("{:.1f} ms, {:.0f} tokens/s, including {:.1f} ms of selection ({:.2f} %)",

@@ -24,7 +24,8 @@ int64_t rounded_up(int64_t length) {
 AttendedRows attended_rows(const KvCache& cache, int layer) {
   const auto& [rows, length] = cache.layer(layer);
   auto host_rows = [&](const ggml_tensor* t) {
-    return HostRows{t->type, static_cast<const char*>(t->data), t->nb[1], ggml_row_size(t->type, cache.d_head())};
+    return HostRows{t->type, static_cast<const char*>(t->data), t->nb[1],
+                    ggml_row_size(t->type, cache.d_head())};
   };
   return {.k = host_rows(rows.k()),
           .v = host_rows(rows.v()),

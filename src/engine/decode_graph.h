@@ -93,12 +93,12 @@ class DecodeGraph {
   std::vector<Place> places_;        ///< by layer and column
   std::vector<size_t> layer_class_;  ///< by layer
   std::vector<LayoutClass> classes_;
-  std::vector<int64_t> slots_;      ///< by column, of one class at a time
-  std::vector<uint64_t> versions_;  ///< by column: of the cache the masks were filled for
-  std::vector<uint64_t> queries_;     ///< by column: id of where its queries go, 0: nowhere
+  std::vector<int64_t> slots_;          ///< by column, of one class at a time
+  std::vector<uint64_t> versions_;      ///< by column: of the cache the masks were filled for
+  std::vector<uint64_t> queries_;       ///< by column: id of where its queries go, 0: nowhere
   std::vector<RowAttention> in_place_;  ///< by layer; without columns where masks are used
-  ggml_tensor* tokens_ = nullptr;     ///< [caches] I32
-  ggml_tensor* positions_ = nullptr;  ///< [caches] I32
+  ggml_tensor* tokens_ = nullptr;       ///< [caches] I32
+  ggml_tensor* positions_ = nullptr;    ///< [caches] I32
   ggml_tensor* result_ = nullptr;
 };
 

@@ -175,7 +175,8 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     sequence.groups = job.selectors[i]->groups();
     sequence.kv_types = options.kv;
     sequence.reads_store = sequence.cache->chosen != nullptr;
-    const int64_t row = kv_token_bytes(m.hp, sequence.reads_store ? job.stored.parts->options().types : options.kv);
+    const int64_t row =
+        kv_token_bytes(m.hp, sequence.reads_store ? job.stored.parts->options().types : options.kv);
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
       sequence.kept.push_back(
           sequence.reads_store

@@ -213,9 +213,8 @@ class Prefill {
   void start_recall(int layer, const Target& target) {
     Graph graph(16);
     auto* ctx = graph.ctx();
-    graph.add(ggml_cpy(
-        ctx, pack_.observed(ctx, target.prompt, layer, pack_.lengths()[target.prompt] - 1, 1),
-        target.recall->queries().of(layer)));
+    graph.add(ggml_cpy(ctx, pack_.observed(ctx, target.prompt, layer, pack_.lengths()[target.prompt] - 1, 1),
+                       target.recall->queries().of(layer)));
     scheduler_.run(graph);
   }
 

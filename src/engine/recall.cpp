@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/checks.h"
 #include "engine/layer_selection.h"
+#include "engine/memory_plan.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -20,10 +20,6 @@ bool decides_anywhere(const Selector& selector, int n_layer) {
   for (int layer = 0; layer < n_layer; ++layer)
     if (selector.decides(layer)) return true;
   return false;
-}
-
-HostRows host_rows(const ggml_tensor* t) {
-  return {t->type, static_cast<const char*>(t->data), t->nb[1], t->nb[2]};
 }
 
 }  // namespace
@@ -73,7 +69,7 @@ void Recall::connect(KvCache& cache) {
   }
   if (rows_.empty())
     for (int layer = 0; layer < m_.hp.n_layer; ++layer)
-      rows_.push_back({.k = host_rows(block_->k(layer)), .v = host_rows(block_->v(layer))});
+      rows_.push_back({.k = HostRows::of(block_->k(layer)), .v = HostRows::of(block_->v(layer))});
   cache.chosen = &rows_;
 }
 

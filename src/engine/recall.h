@@ -7,8 +7,8 @@
 #include "backend/graph.h"
 #include "cache/chosen_rows.h"
 #include "cache/kv_cache.h"
-#include "cache/prefix_block.h"
 #include "cache/last_queries.h"
+#include "cache/prefix_block.h"
 #include "engine/recall_copies.h"
 #include "model/loaded_model.h"
 #include "windowkv/policy.h"
@@ -80,13 +80,13 @@ class Recall {
   std::vector<KeptTokens> first_;  ///< by layer
   std::vector<float> first_queries_;
   std::shared_ptr<const PrefixBlock> block_;
-  std::vector<ChosenRows> rows_;             ///< by layer, in place
-  std::unique_ptr<RecallCopies> copies_;     ///< elsewhere
+  std::vector<ChosenRows> rows_;          ///< by layer, in place
+  std::unique_ptr<RecallCopies> copies_;  ///< elsewhere
   std::unique_ptr<StandingGraph> scoring_;
   std::vector<Settled> settled_;
-  uint64_t scores_ = 0;   ///< version of the cache that scoring_ was built for
-  int since_ = 0;         ///< decoded tokens since the last choice
-  bool chosen_ = false;   ///< since the beginning, or since rewind() was made good
+  uint64_t scores_ = 0;  ///< version of the cache that scoring_ was built for
+  int since_ = 0;        ///< decoded tokens since the last choice
+  bool chosen_ = false;  ///< since the beginning, or since rewind() was made good
   bool rewound_ = false;
 };
 

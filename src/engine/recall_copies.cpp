@@ -22,7 +22,8 @@ void fit(std::vector<int32_t>& tokens, size_t count, int64_t n) {
 
 void RecallCopies::build(const KvCache& cache) {
   const auto n_layer = static_cast<size_t>(hp_.n_layer);
-  graph_ = std::make_unique<StandingGraph>(backends_, n_layer * (32 + 16 * static_cast<size_t>(hp_.n_head_kv)));
+  graph_ =
+      std::make_unique<StandingGraph>(backends_, n_layer * (32 + 16 * static_cast<size_t>(hp_.n_head_kv)));
   auto& graph = graph_->graph;
   auto* ctx = graph.ctx();
   ids_.assign(n_layer, nullptr);

@@ -17,8 +17,8 @@ struct StandingGraph {
   Scheduler scheduler;
 };
 
-/// Copies chosen tokens of a prefix store into a cache, in place of what it held of the prompt, which stays as
-/// many rows.
+/// Copies chosen tokens of a prefix store into a cache, in place of what it held of the prompt, which stays
+/// as many rows.
 class RecallCopies {
  public:
   /// `first`: what each layer keeps at first, of n tokens.

@@ -92,9 +92,9 @@ void join_parts(ggml_tensor* dst, int ith, int nth, void*) {
   for (int64_t unit = ith; unit < units; unit += nth) {
     const int64_t head = unit % parts->ne[2];
     const int64_t column = unit / parts->ne[2];
-    auto* out = reinterpret_cast<float*>(static_cast<char*>(dst->data) +
-                                         static_cast<size_t>(column) * dst->nb[1]) +
-                head * d;
+    auto* out =
+        reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(column) * dst->nb[1]) +
+        head * d;
     float highest = -INFINITY;
     for (int64_t p = 0; p < kParts; ++p) highest = std::max(highest, partial(parts, p, head, column)[d + 1]);
     float weight = 0;

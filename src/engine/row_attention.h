@@ -27,7 +27,8 @@ struct RowAttention {
 };
 
 /// Attention on the CPU of one token of each of several sequences, q [d_head, n_head, columns] F32, over rows
-/// where they lie: [d_head·n_head, columns] F32. No mask; lengths may change from one computation to the next.
+/// where they lie: [d_head·n_head, columns] F32. No mask; lengths may change from one computation to the
+/// next.
 ggml_tensor* attend_in_place(ggml_context* ctx, ggml_tensor* q, RowAttention& rows);
 
 /// Nodes that attend_in_place adds.

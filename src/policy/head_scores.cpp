@@ -26,7 +26,8 @@ void mean_over_share(ggml_tensor* dst, int ith, int nth, void*) {
   const int64_t first = dst->ne[0] * ith / nth;
   const int64_t last = dst->ne[0] * (ith + 1) / nth;
   for (int64_t list = 0; list < dst->ne[1]; ++list) {
-    auto* out = reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(list) * dst->nb[1]);
+    auto* out =
+        reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(list) * dst->nb[1]);
     for (int64_t i = 0; i < share; ++i) {
       const auto* in = reinterpret_cast<const float*>(static_cast<const char*>(scores->data) +
                                                       static_cast<size_t>(list * share + i) * scores->nb[1]);

@@ -14,10 +14,6 @@ namespace {
 // Keys that a thread scores at once.
 constexpr int64_t kPart = 512;
 
-HostRows host_rows(const ggml_tensor* k) {
-  return {k->type, static_cast<const char*>(k->data), k->nb[1], k->nb[2]};
-}
-
 /// dst [keys, t · share, heads] of src[0] = q [d_head, t, share · heads], src[1], and where there
 /// are four src[2]: keys [d_head, ., heads]; the last holds the scale.
 void score_keys(ggml_tensor* dst, int ith, int nth, void*) {
@@ -32,14 +28,15 @@ void score_keys(ggml_tensor* dst, int ith, int nth, void*) {
     int64_t last = std::min(dst->ne[0], first + kPart);
     const auto* queries = reinterpret_cast<const float*>(
         static_cast<const char*>(q->data) + static_cast<size_t>(head * columns / q->ne[1]) * q->nb[2]);
-    auto* out = reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[2]) +
-                first;
+    auto* out =
+        reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[2]) +
+        first;
     for (const auto* k : {dst->src[1], dst->src[3] != nullptr ? dst->src[2] : nullptr}) {
       if (k == nullptr) continue;
       const int64_t from = std::clamp<int64_t>(first, 0, k->ne[1]);
       const int64_t to = std::clamp<int64_t>(last, 0, k->ne[1]);
       if (from < to)
-        score_rows(host_rows(k), head, {nullptr, from, to - from}, queries, static_cast<int>(columns),
+        score_rows(HostRows::of(k), head, {nullptr, from, to - from}, queries, static_cast<int>(columns),
                    static_cast<int>(d), scale, out, static_cast<int64_t>(dst->nb[1] / sizeof(float)));
       out += to - from;
       first -= k->ne[1];
@@ -55,7 +52,8 @@ void sum_weights(ggml_tensor* dst, int ith, int nth, bool most) {
   const int64_t n = scores->ne[0];
   const int64_t t = ggml_nrows(scores) / dst->ne[1];
   for (int64_t head = ith; head < dst->ne[1]; head += nth) {
-    auto* out = reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[1]);
+    auto* out =
+        reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[1]);
     std::fill_n(out, dst->ne[0], 0.0f);
     for (int64_t row = 0; row < t; ++row)
       add_softmax(static_cast<float*>(scores->data) + (head * t + row) * n, n, dst->ne[0], most, out);

@@ -58,6 +58,18 @@ refused 1 "cannot choose again" "${ask[@]}" -p x --kv h2o --recall 1
 cmp -s first second || fail "another answer from a saved prefix"
 grep -q "of them from the prefix store" err || fail "--prefix reads nothing: $(cat err)"
 "$windowkv" prefix show book.prefix -m "$model" >out 2>err && grep -q "^fits .*yes" out || fail "prefix show: $(cat out err)"
+
+# Killed at any moment: the file is the old one or the new one, and what was left beside it is in nobody's way.
+mkdir killed && cp book.prefix killed/p
+for i in $(seq 0 14); do
+  "$windowkv" "${ask[@]}" -p "Who keeps lighthouse $i?" --save-prefix killed/p -n 1 -q >/dev/null 2>&1 </dev/null &
+  sleep "$(printf '0.%02d' $((3 + 4 * i)))"
+  kill -9 $! 2>/dev/null
+  wait $! 2>/dev/null
+  "$windowkv" prefix show killed/p -m "$model" >out 2>err && grep -q "^fits .*yes" out || fail "killed after $i: $(cat out err)"
+done
+"$windowkv" "${ask[@]}" -p "Who?" --save-prefix killed/p --store-type f16 >out 2>err </dev/null || fail "saving after kills: $(cat err)"
+cmp -s killed/p book.prefix || fail "the file saved after kills is another"
 "$windowkv" run -m "$model" -p "Something else" -n 4 --prefix book.prefix >out 2>err </dev/null || fail "--prefix of another text: $(cat err)"
 grep -q "warning: book.prefix: the prompt begins with .* of the .* saved tokens" err || fail "another text says nothing: $(cat err)"
 head -c 5000 book.prefix >half.prefix

@@ -87,7 +87,7 @@ assert t["kv"]["bytes"] == total * 2 * 2 * m["kv_heads"] * m["head_size"]
 P
 # Chosen again: rows are read in the store, in its type.
 run --kv-budget 12% --recall 1 --trace again.json >/dev/null 2>again || fail "--recall 1"
-grep -q "^KV cache .*of the store read for each token" again || fail "the table does not say what is read in the store"
+grep -q "^KV cache .* read of .* in the store; peak .* beside it" again || fail "the table does not say what is read in the store"
 grep -q "^recall " again || fail "the table does not say how often was chosen"
 python3 - <<'P' || fail "the trace of recall"
 import json

@@ -144,8 +144,8 @@ std::string summary_text(const RunReport& r) {
                              fmt::join(layers, ", ")));
   if (s.reads_store)
     line("KV cache",
-         fmt::format("{} of the store read for each token, of {} in F16 ({:.1f} %), peak {} beside it",
-                     bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
+         fmt::format("{} read of {} ({:.1f} %), in the store; peak {} beside it", bytes_text(s.bytes.kept),
+                     bytes_text(s.bytes.full),
                      100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
                      bytes_text(s.bytes.peak)));
   else

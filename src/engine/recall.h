@@ -20,7 +20,7 @@ namespace windowkv {
 ///
 /// In place, where the CPU computes all layers: the prompt's rows are read in the prefix store, where they
 /// lie, and the sequence's cache holds those of generated tokens alone. The policy chooses among them too;
-/// the newest, fewer than 64 of them, are attended to in any case.
+/// the newest, fewer than 64 and those since the last choice, are attended to in any case.
 ///
 /// Elsewhere what is chosen of the prompt is copied into the cache, in place of what was there; generated
 /// tokens stay behind it.

@@ -48,6 +48,8 @@ for kv in full h2o streaming-llm; do
   ! grep -q "^recall" err || fail "--kv $kv chooses again"
 done
 "$windowkv" "${ask[@]}" -p "Who?" --kv-budget 12% --store none >out 2>err </dev/null || fail "--store none: $(cat err)"
+! grep -q "warning" err || fail "--store none warns: $(cat err)"
+"$windowkv" "${ask[@]}" -p "Who?" --kv-budget 12% --store none --recall 2 >out 2>err </dev/null || fail "--store none: $(cat err)"
 grep -q "warning: --recall is not used" err || fail "--recall without a store says nothing: $(cat err)"
 refused 1 "tokens between two choices, or off" "${ask[@]}" -p x --recall often
 refused 1 "cannot choose again" "${ask[@]}" -p x --kv h2o --recall 1

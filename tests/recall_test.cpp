@@ -158,12 +158,13 @@ TEST_F(Recalled, EveryPolicyKeepsItsBudget) {
   for (const auto& name : policy_names()) {
     SCOPED_TRACE(name);
     for (const auto* preset : {"default", "paper"}) {
-      const auto policy =
-          make_policy(name, {Budget::tokens(64), make_config(preset, Task::kLocalization, hp.n_layer), 1});
+      const PolicyOptions options{Budget::tokens(64), make_config(preset, Task::kLocalization, hp.n_layer),
+                                  1};
       if (name == "h2o") {
-        EXPECT_THROW(prefilled(*policy, store), Error);
+        EXPECT_THROW(make_policy(name, options), Error);
         continue;
       }
+      const auto policy = make_policy(name, options);
       auto sequence = prefilled(*policy, store);
       const auto kept = sequence.kept;
       decoded(sequence, 5);

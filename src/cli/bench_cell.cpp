@@ -100,13 +100,15 @@ void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& p
   for (const auto& batch : decode) most = std::max(most, batch.sequences);
 
   reset_peak_rss();
-  plan = engine.plan(length, policy, predict);
+  // Where the store is read, a cache holds generated tokens alone, and a pool needs room for one.
+  const int64_t reserve = policy.recall() > 0 ? std::max<int64_t>(1, predict) : predict;
+  plan = engine.plan(length, policy, reserve);
   PrefillOptions options;
-  options.reserve = predict;
+  options.reserve = reserve;
   options.cancelled = interrupted;
   options.progress = progress;
   options.pool =
-      engine.make_pool(engine.plan_pool(0, length, policy, predict).sequence_bytes * std::max(most, prompts));
+      engine.make_pool(engine.plan_pool(0, length, policy, reserve).sequence_bytes * std::max(most, prompts));
   std::optional<PrefixStore> store;
   if (policy.recall() > 0) {
     if (prompts > 1)

@@ -115,7 +115,9 @@ void show_sizes(const InspectFlags& flags, const Model& model, const Engine& eng
 void show_kept(const InspectFlags& flags, const PromptSource& source, const Model& model, Engine& engine) {
   const auto [prompt, text] = source.prompt(model);
   const auto task = flags.policy.task.choice()(kNeutralTask, text);
-  const auto policy = flags.policy.make(model.hparams(), task.task);
+  auto once = flags.policy;
+  once.recall = "off";  // of the prompt alone
+  const auto policy = once.make(model.hparams(), task.task);
   const auto wanted = parse_layers(flags.layers, model.hparams().n_layer);
   check_context(model.hparams(), static_cast<int64_t>(prompt.size()));
   Sequence sequence;

@@ -117,7 +117,7 @@ std::optional<PrefixStore> store_of(const RunFlags& flags, const Model& model,
   const auto longest = std::ranges::max_element(questions, {}, &Question::tokens);
   auto store = flags.store.make(model, longest->tokens());
   if (!store && recalls) {
-    warn("--recall is not used: it needs a prefix store");
+    if (flags.policy.recall != "auto") warn("--recall is not used: it needs a prefix store");
     auto once = flags.policy;
     once.recall = "off";
     for (auto& q : questions) q.policy = once.make(model.hparams(), q.task.task);

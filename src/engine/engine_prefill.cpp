@@ -184,7 +184,7 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
               : sequence.cache->layer(layer).length);
       sequence.bytes.kept += sequence.kept.back() * row;
     }
-    sequence.bytes.full = n * m.hp.n_layer * m.hp.kv_layer_bytes_per_token();
+    sequence.bytes.full = n * m.hp.n_layer * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token());
     sequence.bytes.peak = sequence.cache->meter().peak();
   }
   for (size_t i = 0; i < job.wanted.size(); ++i) *job.wanted[i].sequence = std::move(job.next[i]);

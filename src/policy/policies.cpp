@@ -33,9 +33,15 @@ std::vector<std::string> policy_names() {
 
 std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options) {
   if (options.recall < 0) throw Error("the number of tokens between two choices is negative");
-  for (const auto& entry : kPolicies)
-    if (entry.name == name)
-      return options.recall > 0 ? make_recalling(entry.make(options), options.recall) : entry.make(options);
+  for (const auto& entry : kPolicies) {
+    if (entry.name != name) continue;
+    auto policy = entry.make(options);
+    if (options.recall == 0) return policy;
+    if (policy->config() == nullptr &&
+        policy->start({.n = 1 << 20, .n_layer = 1, .n_head = 1, .n_head_kv = 1, .d_head = 64})->accumulates())
+      throw Error(fmt::format("{} looks at the attention of the whole prompt and cannot choose again", name));
+    return make_recalling(std::move(policy), options.recall);
+  }
   throw Error(fmt::format("unknown policy \"{}\"; use one of: {}", name, fmt::join(policy_names(), ", ")));
 }
 

@@ -54,8 +54,8 @@ if model=$(scripts/fetch-model.sh); then
   cat <<'T'
 
 What to look for: the fact that stands in one place should still be found where each token reads an eighth of the cache; the
-rest lies in the prefix store, from which the answer chooses again. A summary draws on the whole text, so it changes more; this model is very small, and its summaries are loose even
-with the full cache. To try a model of your own, or one from Hugging Face:
+rest lies in the prefix store, from which the answer chooses again. A summary draws on the whole text, so it changes more; this
+model is very small, and its summaries are loose even with the full cache. To try a model of your own, or one from Hugging Face:
 
   build/release/windowkv run -m MODEL.gguf -f DOCUMENT.txt -p "Question: ..."
   build/release/windowkv run -hf USER/REPO -f DOCUMENT.txt -p "Question: ..."

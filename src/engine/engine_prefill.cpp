@@ -125,7 +125,10 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
       const auto& [sequence, policy, prompt] = job.wanted[i];
       job.selectors.push_back(policy->start(prompt_shape(m.hp, job.lengths()[prompt])));
       const int64_t n = job.lengths()[prompt];
-      const bool in_store = reads_store(*policy, n);
+      job.next[i].recall = Recall::make(m, *policy, n);
+      if (job.next[i].recall && job.stored.parts == nullptr)
+        throw Error("a policy that chooses again needs a prefix store");
+      const bool in_store = job.next[i].recall != nullptr && Recall::in_place(m);
       std::vector<int64_t> capacities;
       capacities.reserve(static_cast<size_t>(m.hp.n_layer));
       for (int layer = 0; layer < m.hp.n_layer; ++layer)
@@ -134,9 +137,6 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
         job.next[i].cache =
             std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
       });
-      job.next[i].recall = Recall::make(m, *policy, n);
-      if (job.next[i].recall && job.stored.parts == nullptr)
-        throw Error("a policy that chooses again needs a prefix store");
     }
     job.setup_ms = ms_since(start);
   }

@@ -88,10 +88,6 @@ int64_t MemoryPlan::total() const {
   return kv_kept + kv_reserve + store + compute + std::max(kv_scratch + hidden + mask, kv_growth + recall);
 }
 
-bool Engine::State::reads_store(const Policy& policy, int64_t n) const {
-  return Recall::in_place(m) && Recall::wanted(m, policy, n);
-}
-
 MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> lengths,
                                std::span<const Wanted> wanted, const PrefillOptions& prefill,
                                const StoredPrefix& stored) const {
@@ -119,7 +115,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     check_scored(*selector, n, hp.n_layer);
     in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
     accumulates = accumulates || selector->accumulates();
-    const bool in_store = reads_store(*w.policy, n);
+    const bool in_store = Recall::in_place(m) && Recall::wanted(m, *w.policy, n);
     int64_t largest = 0;
     int64_t grown = 0;
     for (int layer = run.first; layer <= run.last; ++layer) {

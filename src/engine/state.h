@@ -33,10 +33,6 @@ struct Engine::State {
                   const PrefillOptions& prefill, const StoredPrefix& stored = {}) const;
   MemoryPlan plan(const LayerRun& run, int64_t n, const Policy& policy, int64_t reserve) const;
 
-  /// Whether sequences under the policy read a prompt of n tokens in the prefix store, and keep none of it
-  /// in their caches.
-  bool reads_store(const Policy& policy, int64_t n) const;
-
   /// Prompts that share chunks, and what becomes of them.
   struct Job {
     std::vector<std::span<const Token>> prompts;

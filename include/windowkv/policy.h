@@ -32,12 +32,15 @@ struct LayerView {
   /// [d_head, observation(), n_head] F32, RoPE applied: the last queries of the prompt; behind it the newest
   /// ones, at most as many.
   ggml_tensor* q = nullptr;
-  ggml_tensor* k = nullptr;  ///< [d_head, n, n_head_kv], RoPE applied: F16 or F32, a view of the scratch
-                             ///< cache; behind the prompt also quantized, a view of a prefix store
+  ggml_tensor* k = nullptr;   ///< [d_head, n, n_head_kv], RoPE applied: F16 or F32, a view of the scratch
+                              ///< cache; behind the prompt also quantized, a view of a prefix store
+  ggml_tensor* v = nullptr;   ///< [d_head, n, n_head_kv], as k
+  ggml_tensor* wo = nullptr;  ///< [n_head·d_head, n_embd]: the output projection, to be multiplied with
   ggml_tensor* k_after = nullptr;  ///< keys that follow those of k, of tokens behind the prompt, which are
                                    ///< chosen among too; null: none
-  /// [n, n_head] F32: the attention each token received, summed over all queries of the prompt; null unless
-  /// Selector::accumulates().
+  /// [n, n_head] F32: the attention each token received, summed over the queries of every stride()-th token
+  /// of the prompt that was computed, not read from a prefix store; null where stride() is 0, and behind the
+  /// prompt.
   ggml_tensor* accumulated = nullptr;
   /// Whether the queries are those of tokens behind the prompt, which see all of its keys, and not of its
   /// last tokens.
@@ -47,8 +50,8 @@ struct LayerView {
   float scale = 1.0f;   ///< factor on q·k, 1/√d_head
 };
 
-/// Kept token positions of a layer, ascending: one list for all KV heads, or one per KV head, all of equal
-/// length.
+/// Kept token positions of a layer, ascending: one list for all KV heads, or one per KV head, which may
+/// differ in length. Not all may be empty unless the layer's capacity is 0.
 using KeptTokens = std::vector<std::vector<int32_t>>;
 
 /// What was kept in a range of layers, for the trace and the reports.
@@ -74,6 +77,9 @@ class Selector {
   /// scratch.
   virtual int64_t capacity(int layer) const = 0;
 
+  /// Whether KV heads of a layer may keep different numbers of tokens.
+  virtual bool heads_differ() const { return false; }
+
   /// Whether this layer's own attention is scored. Where none of the layers that are decided together is
   /// scored, they keep what the layer below them keeps, or what needs no scores.
   virtual bool decides(int layer) const = 0;
@@ -82,9 +88,13 @@ class Selector {
   /// V wait in full. Never decreases from one layer to the next.
   virtual int settled_at(int layer) const { return layer; }
 
-  /// Whether build() needs LayerView::accumulated, which costs a separate attention pass over the whole
-  /// prompt.
-  virtual bool accumulates() const { return false; }
+  /// Every how many tokens a query's attention is summed in LayerView::accumulated; 1: those of all, so that
+  /// no part of the prompt may come from a prefix store; 0: none. Devices without BLAS compute the attention
+  /// of these queries once more.
+  virtual int64_t stride() const { return 0; }
+
+  /// Whether build() serves behind the prompt too, where there are keys and the newest queries alone.
+  virtual bool chooses_again() const { return stride() == 0; }
 
   /// Adds to the graph the scoring of layers that are decided together. `views`: those of them that decide,
   /// lowest first, at least one. Returns an I32 tensor for choose().

@@ -111,6 +111,10 @@ struct SelectionConfig {
   // For free windows: tokens kept whatever their scores. A grid always keeps the observation window.
   int recent = 8;  ///< the last ones, at most a quarter of the budget
   int sinks = 4;   ///< the first ones, at most an eighth of the budget
+  // For free windows: the query of every so many-th token of the prompt counts beside the observation
+  // window's (0: none), and their part of a token's score, percent. docs/selection.md has why.
+  int spread = 0;
+  int spread_weight = 50;
   /// The released code's accounting: the observation window is added to the budget, up to ω−1 tokens too
   /// many are kept, and neither spare nor excess budget moves between groups.
   bool reference = false;
@@ -120,7 +124,7 @@ struct SelectionConfig {
 
 /// Fields that override a preset's own.
 struct SelectionOverrides {
-  std::optional<int> omega, alpha, gamma, lambda, recent, sinks;
+  std::optional<int> omega, alpha, gamma, lambda, recent, sinks, spread, spread_weight;
   std::optional<Pyramid> pyramid;
   std::optional<Windows> windows;
   std::optional<Heads> heads;

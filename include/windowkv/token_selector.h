@@ -14,18 +14,34 @@ namespace windowkv {
 /// scores of the ones that decide.
 class TokenSelector : public Selector {
  public:
+  /// Whose scores compete for the budget. Where it is shared, scores are by KV head, and heads keep different
+  /// numbers of tokens: so many in all as if each had the budget.
+  enum class Shared {
+    kNone,   ///< of each list, for its layer's budget
+    kHeads,  ///< of a layer's KV heads
+    kAll,  ///< of all KV heads of all layers, which wait for the last one in full; layers' budgets are equal
+  };
+
   struct Shape {
     std::vector<int64_t> budgets;  ///< kept tokens by layer; cut to n
     int64_t sinks = 0;             ///< sinks and recent are cut to the smallest budget
     int64_t recent = 0;
     int64_t observation = 0;  ///< rows of Q that the scores need; cut to n
+    Shared shared = Shared::kNone;
+    /// Where the budget is shared: what every KV head keeps at least of a layer's budget, in percent (Ada-KV,
+    /// arXiv 2407.11550, has 20).
+    int least_percent = 0;
   };
 
   TokenSelector(const PromptShape& prompt, Shape shape);
 
   int64_t observation() const override { return shape_.observation; }
-  int64_t capacity(int layer) const override { return shape_.budgets[static_cast<size_t>(layer)]; }
+  int64_t capacity(int layer) const override;
   bool decides(int layer) const override { return drops(layer); }
+  bool heads_differ() const override { return shape_.shared != Shared::kNone; }
+  int settled_at(int layer) const override {
+    return shape_.shared == Shared::kAll ? prompt_.n_layer - 1 : layer;
+  }
   ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override;
   KeptTokens choose(int layer, std::span<const int32_t> picked) override;
   void restart() override { again_ = true; }
@@ -41,10 +57,16 @@ class TokenSelector : public Selector {
   int64_t candidates() const { return prompt_.n - shape_.sinks - shape_.recent; }
   /// Whether there is anything to choose in `layer`.
   bool drops(int layer) const { return chosen(layer) > 0 && chosen(layer) < candidates(); }
-  /// Candidates that `layer` keeps.
-  int64_t chosen(int layer) const { return capacity(layer) - shape_.sinks - shape_.recent; }
+  /// Candidates that `layer` keeps, on average over its KV heads.
+  int64_t chosen(int layer) const {
+    return shape_.budgets[static_cast<size_t>(layer)] - shape_.sinks - shape_.recent;
+  }
 
  private:
+  /// Candidates that each KV head keeps where the budget is shared, whatever the other heads' scores.
+  int64_t least(int layer) const;
+  /// The candidates among picked ones of `layer`, by list.
+  KeptTokens picked_of(int layer, std::span<const int32_t> picked) const;
   /// Adds what the layer keeps to groups().
   void tell(int layer, const KeptTokens& kept);
 

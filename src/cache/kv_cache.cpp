@@ -33,7 +33,8 @@ void copy_layers(const Backends& backends, std::span<const RowsCopy> copies) {
   const size_t nodes = 16 + 16 * copies.size();
   Graph graph(nodes);
   for (const auto& [layer, target] : copies) {
-    const auto& [rows, length] = layer;
+    const auto& rows = layer.rows;
+    const int64_t length = layer.length;
     if (length == 0) continue;
     for (auto [from, to] : {std::pair{rows.k(), target.k()}, {rows.v(), target.v()}})
       graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), from, 0, length),
@@ -95,7 +96,7 @@ KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
   for (size_t i = 0; i < capacities.size(); ++i) {
     const int layer = static_cast<int>(i);
     if (!shared_) segments_.push_back(own_segment(layer, capacities[i]));
-    layers_.push_back({segment_of(layer).layer(shared_ ? layer : 0), 0});
+    layers_.push_back({.rows = segment_of(layer).layer(shared_ ? layer : 0)});
   }
 }
 
@@ -107,7 +108,12 @@ KvCache::KvCache(std::span<const KvCache* const> by_layer, std::shared_ptr<KvMem
   for (int i = 0; i < layers(); ++i)
     copies.push_back({by_layer[static_cast<size_t>(i)]->layer(i), layer(i).rows});
   copy_layers(backends_, copies);
-  for (int i = 0; i < layers(); ++i) layer(i).length = by_layer[static_cast<size_t>(i)]->layer(i).length;
+  for (int i = 0; i < layers(); ++i) {
+    const auto& from = by_layer[static_cast<size_t>(i)]->layer(i);
+    layer(i).length = from.length;
+    layer(i).prompt = from.prompt;
+    layer(i).begins = from.begins;
+  }
 }
 
 int64_t KvCache::rounded_up(int layer, int64_t capacity) const {

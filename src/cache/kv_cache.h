@@ -96,6 +96,11 @@ class KvCache {
   struct Layer {
     KvRows rows;
     int64_t length = 0;  ///< rows in use
+    int64_t prompt = 0;  ///< of them, those of the prompt
+    /// By KV head, the row where what it keeps of the prompt begins; empty: the first row for all. Heads that
+    /// keep less begin later, so that generated tokens follow all of them.
+    std::vector<int64_t> begins = {};
+    int64_t begin_of(int64_t head) const { return begins.empty() ? 0 : begins[static_cast<size_t>(head)]; }
   };
 
   /// In memory of `shared`, or in its own where that is null. Throws PoolFull where it does not fit there,

@@ -46,6 +46,8 @@ ordered_json trace_json(const RunReport& r) {
                        {"rows", to_string(c->rows)},
                        {"recent", c->recent},
                        {"sinks", c->sinks},
+                       {"spread", c->spread},
+                       {"spread_weight", c->spread_weight},
                        {"budget", r.policy.budget()->resolve(r.sequence.prompt_tokens)}};
   } else {
     trace["task"] = nullptr;

@@ -33,7 +33,7 @@ struct KvStack {
 };
 
 /// Attention of one token of each cache, q [d_head, n_head, caches], over its own rows: [d_head·n_head,
-/// caches] F32. `mask` [visible, 1, 1, caches] F16.
+/// caches] F32. `mask` [visible, 1, 1 or n_head, caches] F16.
 ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvStack& stack,
                     ggml_tensor* mask);
 

@@ -30,8 +30,9 @@ void ChunkPass::go_to(int layer) {
 }
 
 ggml_tensor* ChunkPass::attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first,
-                               int64_t column) const {
-  if (products_) return products_->build(graph, q, rows, first, column);
+                               int64_t column, std::span<const int64_t> begins,
+                               std::span<const ReceivedSum> sums) const {
+  if (products_) return products_->build(graph, q, rows, first, column, begins, sums);
   auto* ctx = graph.ctx();
   const int64_t count = q->ne[2];
   return windowkv::attend(ctx, m_.hp, q, rows, first + count, mask_->of(ctx, first, count));

@@ -32,8 +32,14 @@ class ChunkPass {
   void go_to(int layer);
 
   /// Causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t of which are its own:
-  /// [d_head·n_head, t] F32. `column`: where q begins in its chunk.
-  ggml_tensor* attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first, int64_t column) const;
+  /// [d_head·n_head, t] F32. `column`: where q begins in its chunk. `begins`: KvCache::Layer::begins, none
+  /// unless takes_begins(). `sums`: what is added to, none unless sums_received().
+  ggml_tensor* attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first, int64_t column,
+                      std::span<const int64_t> begins = {}, std::span<const ReceivedSum> sums = {}) const;
+  /// Whether attention can add up what tokens receive.
+  bool sums_received() const { return products_.has_value(); }
+  /// Whether KV heads may begin at different rows.
+  static bool takes_begins(const LoadedModel& m) { return m.backends->blas() != nullptr; }
 
   /// Runs the graph and returns what the last layer's output x [n_embd, t] says: [n_vocab, t].
   std::vector<float> logits(Graph& graph, ggml_tensor* x) const;

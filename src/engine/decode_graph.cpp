@@ -22,7 +22,7 @@ int64_t rounded_up(int64_t length) {
 
 /// With the token that is about to be stored.
 AttendedRows attended_rows(const KvCache& cache, int layer) {
-  const auto& [rows, length] = cache.layer(layer);
+  const auto& [rows, length, prompt, begins] = cache.layer(layer);
   auto host_rows = [&](const ggml_tensor* t) {
     return HostRows{t->type, static_cast<const char*>(t->data), t->nb[1],
                     ggml_row_size(t->type, cache.d_head())};
@@ -30,6 +30,7 @@ AttendedRows attended_rows(const KvCache& cache, int layer) {
   return {.k = host_rows(rows.k()),
           .v = host_rows(rows.v()),
           .length = length + 1,
+          .begins = begins,
           .chosen = cache.chosen != nullptr ? &(*cache.chosen)[static_cast<size_t>(layer)] : nullptr};
 }
 
@@ -45,7 +46,11 @@ size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
 }
 
 DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
-    : graph_(node_limit(m.hp, caches.size())), kind_(result), versions_(caches.size(), 0) {
+    : graph_(node_limit(m.hp, caches.size())),
+      kind_(result),
+      n_head_(m.hp.n_head),
+      share_(m.hp.n_head / m.hp.n_head_kv),
+      versions_(caches.size(), 0) {
   auto* ctx = graph_.ctx();
   const auto count = static_cast<int64_t>(caches.size());
   for (size_t c = 0; c < caches.size(); ++c) {
@@ -75,13 +80,15 @@ DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer) const {
   Layout out;
   int64_t lowest = 0;
   for (size_t c = 0; c < caches.size(); ++c) {
-    const auto& [rows, length] = caches[c]->layer(layer);
+    const auto& [rows, length, prompt, begins] = caches[c]->layer(layer);
     if (arenas_[c] == c) lowest = lowest_row(caches, c, layer);
     out.offsets.push_back(rows.first() - lowest);
     out.lengths.push_back(length);
+    out.begins.push_back(begins);
     if (in_place(*caches[c], layer)) continue;
     const int64_t left = caches[c]->arena(layer).rows() - rows.first();
     const int64_t wanted = rounded_up(length);
+    const int64_t heads = begins.empty() ? 1 : n_head_;
     if (!out.runs.empty()) {
       auto& run = out.runs.back();
       const int64_t distance = out.offsets[c] - out.offsets[c - 1];
@@ -89,11 +96,11 @@ DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer) const {
       // Lengths that are too different would have attention pass over many hidden rows.
       if (arenas_[c] == arenas_[run.first] && (run.count == 1 || distance == run.distance) &&
           visible <= std::min(distance, left) && visible <= 2 * std::min(run.visible, wanted)) {
-        run = {run.first, run.count + 1, visible, distance};
+        run = {run.first, run.count + 1, visible, distance, std::max(run.heads, heads)};
         continue;
       }
     }
-    out.runs.push_back({c, 1, std::min(wanted, left), 0});
+    out.runs.push_back({c, 1, std::min(wanted, left), 0, heads});
   }
   return out;
 }
@@ -111,8 +118,8 @@ const DecodeGraph::LayoutClass& DecodeGraph::class_of(Batch caches, int layer) {
   c.slots = graph_.input(GGML_TYPE_I64, static_cast<int64_t>(caches.size()));
   c.shown.resize(caches.size(), 0);
   for (const auto& run : layout.runs) {
-    auto* mask =
-        ggml_new_tensor_4d(graph_.ctx(), GGML_TYPE_F16, run.visible, 1, 1, static_cast<int64_t>(run.count));
+    auto* mask = ggml_new_tensor_4d(graph_.ctx(), GGML_TYPE_F16, run.visible, 1, run.heads,
+                                    static_cast<int64_t>(run.count));
     ggml_set_input(mask);
     c.masks.push_back(mask);
     c.contents.emplace_back(static_cast<size_t>(ggml_nelements(mask)), kHidden);
@@ -189,7 +196,8 @@ bool DecodeGraph::lies_as_built(Batch caches) const {
     const int other = classes_[layer_class_[layer]].layer;
     for (size_t c = 0; c < caches.size(); ++c) {
       if (place_of(*caches[c], static_cast<int>(layer)) != places_[layer * caches.size() + c] ||
-          caches[c]->layer(static_cast<int>(layer)).length != caches[c]->layer(other).length)
+          caches[c]->layer(static_cast<int>(layer)).length != caches[c]->layer(other).length ||
+          caches[c]->layer(static_cast<int>(layer)).begins != caches[c]->layer(other).begins)
         return false;
     }
   }
@@ -227,12 +235,17 @@ void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
       for (size_t i = 0; i < run.count; ++i) {
         const size_t column = run.first + i;
         const int64_t length = caches[column]->layer(c.layer).length;
-        auto* mask = c.contents[r].data() + static_cast<int64_t>(i) * run.visible;
-        if (caches[column]->version() == versions_[column] && c.shown[column] == length) {
-          mask[length] = kVisible;
-        } else {
-          std::fill(mask, mask + length + 1, kVisible);
-          std::fill(mask + length + 1, mask + run.visible, kHidden);
+        for (int64_t head = 0; head < run.heads; ++head) {
+          auto* mask = c.contents[r].data() + (static_cast<int64_t>(i) * run.heads + head) * run.visible;
+          if (caches[column]->version() == versions_[column] && c.shown[column] == length) {
+            mask[length] = kVisible;
+          } else {
+            // Query heads in the order of their KV heads.
+            const int64_t begin = run.heads == 1 ? 0 : caches[column]->layer(c.layer).begin_of(head / share_);
+            std::fill(mask, mask + begin, kHidden);
+            std::fill(mask + begin, mask + length + 1, kVisible);
+            std::fill(mask + length + 1, mask + run.visible, kHidden);
+          }
         }
         c.shown[column] = length + 1;
       }

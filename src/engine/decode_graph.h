@@ -47,13 +47,15 @@ class DecodeGraph {
     size_t count;
     int64_t visible;   ///< rows of each cache
     int64_t distance;  ///< rows from cache to cache
+    int64_t heads;     ///< masks of a column: one for all heads, or one for each query head
     bool operator==(const Run&) const = default;
   };
   /// Where the batch's rows of one layer lie.
   struct Layout {
     std::vector<int64_t> offsets;  ///< of each column's rows from the lowest of a column in its arena
     std::vector<int64_t> lengths;
-    std::vector<Run> runs;  ///< none where rows are read in place
+    std::vector<std::vector<int64_t>> begins;  ///< KvCache::Layer::begins
+    std::vector<Run> runs;                     ///< none where rows are read in place
     bool operator==(const Layout&) const = default;
   };
   /// Layers of equal layout share their inputs.
@@ -61,7 +63,7 @@ class DecodeGraph {
     int layer;  ///< one of them
     Layout layout;
     ggml_tensor* slots;                              ///< [caches] I64: rows that the tokens' K and V go to
-    std::vector<ggml_tensor*> masks;                 ///< by run: [visible, 1, 1, count] F16
+    std::vector<ggml_tensor*> masks;                 ///< by run: [visible, 1, heads, count] F16
     std::vector<std::vector<ggml_fp16_t>> contents;  ///< of the masks
     std::vector<int64_t> shown;                      ///< by column: rows its mask shows
   };
@@ -80,6 +82,8 @@ class DecodeGraph {
 
   Graph graph_;
   Result kind_;
+  int64_t n_head_;
+  int64_t share_;               ///< query heads of a KV head
   std::vector<size_t> arenas_;  ///< by column: the first column whose cache lies in the same arenas
   /// Where a cache's rows of a layer begin.
   struct Place {

@@ -19,8 +19,8 @@ Sequence& Sequence::operator=(Sequence&&) noexcept = default;
 
 void Sequence::rewind() {
   if (!cache) return;
-  for (size_t layer = 0; layer < kept.size(); ++layer)
-    cache->layer(static_cast<int>(layer)).length = reads_store ? 0 : kept[layer];
+  for (int layer = 0; layer < cache->layers(); ++layer)
+    cache->layer(layer).length = cache->layer(layer).prompt;
   cache->forget_masks();
   position = prompt_tokens;
   if (recall) recall->rewind();

@@ -29,18 +29,25 @@ std::string mib(int64_t bytes) {
 }
 
 /// Requests [first, last) that share chunks: as many that follow each other as one chunk holds.
-size_t pack_end(std::span<const PrefillRequest> requests, size_t first, const HParams& hp, int64_t chunk) {
-  auto alone = [&](const PrefillRequest& r) {
-    return r.policy->start(prompt_shape(hp, static_cast<int64_t>(r.prompt.size())))->accumulates();
-  };
+size_t pack_end(std::span<const PrefillRequest> requests, size_t first, int64_t chunk) {
   auto tokens = static_cast<int64_t>(requests[first].prompt.size());
   size_t last = first + 1;
-  if (alone(requests[first])) return last;
   for (; last < requests.size() && last - first < kMostPacked; ++last) {
     tokens += static_cast<int64_t>(requests[last].prompt.size());
-    if (tokens > chunk || alone(requests[last])) break;
+    if (tokens > chunk) break;
   }
   return last;
+}
+
+/// Tokens that a layer's KV heads keep, of all together.
+int64_t heads_kept(const KeptTokens& kept, int64_t n_head_kv) {
+  int64_t sum = 0;
+  for (const auto& list : kept) sum += static_cast<int64_t>(list.size());
+  return sum * n_head_kv / static_cast<int64_t>(kept.size());
+}
+
+int64_t heads_kept(const KvCache::Layer& layer, int64_t n_head_kv) {
+  return layer.length * n_head_kv - std::accumulate(layer.begins.begin(), layer.begins.end(), int64_t{0});
 }
 
 void check(const PrefillOptions& options, const LoadedModel& m, KvTypes types) {
@@ -75,7 +82,7 @@ StoredPrefix Engine::State::match(PrefixStore& store, std::span<const Token> pro
   stored.common = stored.past = store.common_prefix(prompt);
   for (const auto* policy : policies) {
     const auto selector = policy->start(prompt_shape(m.hp, n));
-    stored.past = selector->accumulates()
+    stored.past = selector->stride() == 1
                       ? 0
                       : std::min(stored.past, n - std::max<int64_t>(1, selector->observation()));
   }
@@ -178,11 +185,12 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     const int64_t row =
         kv_token_bytes(m.hp, sequence.reads_store ? job.stored.parts->options().types : options.kv);
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
-      sequence.kept.push_back(
+      const int64_t heads =
           sequence.reads_store
-              ? static_cast<int64_t>(sequence.recall->first()[static_cast<size_t>(layer)].front().size())
-              : sequence.cache->layer(layer).length);
-      sequence.bytes.kept += sequence.kept.back() * row;
+              ? heads_kept(sequence.recall->first()[static_cast<size_t>(layer)], m.hp.n_head_kv)
+              : heads_kept(sequence.cache->layer(layer), m.hp.n_head_kv);
+      sequence.kept.push_back((heads + m.hp.n_head_kv / 2) / m.hp.n_head_kv);
+      sequence.bytes.kept += heads * (row / m.hp.n_head_kv);
     }
     sequence.bytes.full = n * m.hp.n_layer * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token());
     sequence.bytes.peak = sequence.cache->meter().peak();
@@ -234,7 +242,7 @@ std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
   const int64_t chunk = state_->options.chunk;
   for (size_t first = 0; first < requests.size();) {
     auto& job = jobs.emplace_back();
-    for (const size_t last = pack_end(requests, first, hp, chunk); first < last; ++first) {
+    for (const size_t last = pack_end(requests, first, chunk); first < last; ++first) {
       job.wanted.push_back({requests[first].sequence, requests[first].policy, job.prompts.size()});
       job.prompts.push_back(requests[first].prompt);
     }

@@ -21,10 +21,17 @@ void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const 
     const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x,
                                                 pack.positions_at(ctx, first, count), Family::kQkv);
     store_kv(graph, cached.rows, cached.length + first, qkv);
-    auto* attention = pass.attend(graph, qkv.q, cached.rows, cached.length + first, 0);
+    auto* attention = pass.attend(graph, qkv.q, cached.rows, cached.length + first, 0, cached.begins);
     graph.add(ggml_cpy(ctx, m.family->finish_layer(ctx, m.hp, m.weights, layer, x, attention), x));
     scheduler.run(graph);
   }
+}
+
+/// Whether KV heads keep different numbers of tokens somewhere.
+bool has_begins(const KvCache& cache) {
+  for (int layer = 0; layer < cache.layers(); ++layer)
+    if (!cache.layer(layer).begins.empty()) return true;
+  return false;
 }
 
 }  // namespace
@@ -35,7 +42,8 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
   check_prefilled(&sequence, *m.backends, state_->options.kv);
   check_tokens(tokens, m.hp);
   if (tokens.empty()) return;
-  if (sequence.recall) {  // what is kept changes from token to token
+  // What is kept changes from token to token, or no mask is made for its heads.
+  if (sequence.recall || (!ChunkPass::takes_begins(m) && has_begins(*sequence.cache))) {
     for (size_t i = 0; i < tokens.size(); ++i) logits(static_cast<int64_t>(i), decode(sequence, tokens[i]));
     return;
   }
@@ -45,7 +53,7 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
   int64_t longest = 0;
   for (int layer = 0; layer < m.hp.n_layer; ++layer) longest = std::max(longest, cache.layer(layer).length);
 
-  Pack pack(*m.backends, m.hp, {count}, 0, 1, false, sequence.position);
+  Pack pack(*m.backends, m.hp, {count}, 0, 1, {}, sequence.position);
   const int64_t chunk = std::min<int64_t>(state_->options.chunk, count);
   ChunkPass pass(m, state_->prefill_scheduler, pack, chunk, longest + count + chunk);
   for (int64_t first = 0; first < count; first += chunk)

@@ -36,10 +36,16 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
     }
     view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, target.past + computed);
-    // No weights are read, which would tell the scheduler where.
+    view.v = KvRows::by_head(ctx, rows_of(layer).v(), m.hp, target.past + computed);
+    view.wo = m.weights.layers[static_cast<size_t>(layer)].wo;
+    // No weights are read first, which would tell the scheduler where.
     auto* device = m.backends->backend(m.backends->device_of(layer));
     graph.read_on(view.k, device);
-    if (selector.accumulates()) graph.read_on(view.accumulated = pack.accumulated, device);
+    graph.read_on(view.v, device);
+    if (const int64_t stride = selector.stride(); stride > 0)
+      graph.read_on(view.accumulated = pack.received(ctx, target.prompt, layer, stride), device);
+    if (view.accumulated != nullptr && !ggml_is_contiguous(view.accumulated))
+      view.accumulated = ggml_cont(ctx, view.accumulated);
     view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
     view.scale = m.hp.attention_scale;
     views.push_back(view);
@@ -54,10 +60,10 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
   return values;
 }
 
-/// Copies the kept rows, or each head's part of them where heads keep different tokens.
-void gather(LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept,
+/// Copies the kept rows, or each head's part of them where heads keep different tokens: to the end of the
+/// first `count` rows, where some keep fewer.
+void gather(LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept, int64_t count,
             const KvRows& to) {
-  const auto count = static_cast<int64_t>(kept.front().size());
   const auto lists = static_cast<int64_t>(kept.size());
   const int64_t part = m.hp.kv_row() / lists;
   Graph graph(64 + 16 * kept.size());
@@ -65,25 +71,48 @@ void gather(LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const Kept
   auto* ids = graph.input(GGML_TYPE_I32, count, lists);
   auto* slots = graph.input(GGML_TYPE_I64, count);
   // One view of a list for K and V, none where there is one list: the scheduler copies each to the device.
-  std::vector<ggml_tensor*> views;
-  for (int64_t h = 0; h < lists; ++h)
-    views.push_back(lists == 1 ? ids : ggml_view_1d(ctx, ids, count, static_cast<size_t>(h) * ids->nb[1]));
+  std::vector<ggml_tensor*> views, places;
+  for (int64_t h = 0; h < lists; ++h) {
+    const auto length = static_cast<int64_t>(kept[static_cast<size_t>(h)].size());
+    views.push_back(lists == 1 ? ids : ggml_view_1d(ctx, ids, length, static_cast<size_t>(h) * ids->nb[1]));
+    places.push_back(length == count ? slots
+                                     : ggml_view_1d(ctx, slots, length,
+                                                    static_cast<size_t>(count - length) * slots->nb[0]));
+  }
   for (auto [source, target] : {std::pair{rows.k(), to.k()}, {rows.v(), to.v()}})
     for (int64_t h = 0; h < lists; ++h) {
+      if (kept[static_cast<size_t>(h)].empty()) continue;
       auto head = [&](ggml_tensor* all) {
         return ggml_view_2d(ctx, all, part, all->ne[1], all->nb[1], ggml_row_size(all->type, h * part));
       };
       // Not ggml_cpy, which cannot quantize into rows that lie apart.
       graph.add(ggml_set_rows(ctx, head(target),
-                              ggml_get_rows(ctx, head(source), views[static_cast<size_t>(h)]), slots));
+                              ggml_get_rows(ctx, head(source), views[static_cast<size_t>(h)]),
+                              places[static_cast<size_t>(h)]));
     }
   scheduler.allocate(graph);
   for (size_t h = 0; h < kept.size(); ++h)
-    ggml_backend_tensor_set(ids, kept[h].data(), h * ids->nb[1], ids->nb[1]);
+    ggml_backend_tensor_set(ids, kept[h].data(), h * ids->nb[1], kept[h].size() * sizeof(int32_t));
   std::vector<int64_t> numbers(static_cast<size_t>(count));
   std::iota(numbers.begin(), numbers.end(), 0);
   ggml_backend_tensor_set(slots, numbers.data(), 0, ggml_nbytes(slots));
   scheduler.compute(graph);
+}
+
+int64_t longest(const KeptTokens& kept) {
+  size_t most = 0;
+  for (const auto& list : kept) most = std::max(most, list.size());
+  return static_cast<int64_t>(most);
+}
+
+/// KvCache::Layer::begins.
+std::vector<int64_t> begins_of(const KeptTokens& kept, int64_t count, int n_head_kv) {
+  if (std::ranges::all_of(kept, [=](const auto& list) { return static_cast<int64_t>(list.size()) == count; }))
+    return {};
+  std::vector<int64_t> begins;
+  begins.reserve(static_cast<size_t>(n_head_kv));
+  for (const auto& list : kept) begins.push_back(count - static_cast<int64_t>(list.size()));
+  return begins;
 }
 
 }  // namespace
@@ -95,7 +124,9 @@ int layers_in_flight(const Selector& selector, int n_layer) {
 }
 
 bool keeps_whole(const Selector& selector, int layer, int64_t n, KvTypes types) {
-  return selector.capacity(layer) >= n && types == KvTypes{};
+  // One head may keep all where others do not.
+  const bool drops = selector.heads_differ() && selector.decides(layer);
+  return selector.capacity(layer) >= n && !drops && types == KvTypes{};
 }
 
 void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int layer, const RowsOf& rows_of,
@@ -108,8 +139,10 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
     auto& cache = target.cache->layer(target.waiting);
     auto kept = selector.choose(target.waiting, picked);
     if (target.recall == nullptr || !Recall::in_place(m)) {
-      cache.length = static_cast<int64_t>(kept.front().size());
-      if (cache.length > 0 && &cache.rows != &rows) gather(m, scheduler, rows, kept, cache.rows);
+      cache.length = cache.prompt = longest(kept);
+      cache.begins = begins_of(kept, cache.length, m.hp.n_head_kv);
+      if (cache.length > 0 && &cache.rows != &rows)
+        gather(m, scheduler, rows, kept, cache.length, cache.rows);
     }
     if (target.recall != nullptr) target.recall->starts_with(target.waiting, std::move(kept));
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <set>
 
 #include "engine/layer_selection.h"
 #include "engine/pack.h"
@@ -53,9 +54,10 @@ int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun&
 int64_t scoring_bytes(const HParams& hp, const Selector& selector, int64_t n, int64_t width) {
   // Of all queries one KV head at a time; beside it the scores of all heads.
   const int64_t share = hp.n_head / hp.n_head_kv;
-  const int64_t attention = selector.accumulates() ? n * (hp.d_head + width * share) * 4
-                                                   : observed_attention_bytes(n, hp.d_head, hp.n_head_kv,
-                                                                              selector.observation() * share);
+  int64_t attention = observed_attention_bytes(n, hp.d_head, hp.n_head_kv, selector.observation() * share);
+  // And a mask of each, in the making of which there are three.
+  if (const int64_t stride = selector.stride(); stride > 0)
+    attention = std::max(attention, n * (hp.d_head + width / stride * (share + 3)) * 4);
   return attention + n * int64_t{4} * hp.n_head * 4;
 }
 
@@ -106,7 +108,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   MemoryPlan plan;
   int in_flight = 1;
   int64_t scoring = 0;
-  bool accumulates = false;
+  std::set<int64_t> strides;
   // By prompt and layer: whether some cache keeps all, and needs no scratch.
   std::vector<std::vector<bool>> whole(lengths.size(), std::vector<bool>(static_cast<size_t>(hp.n_layer)));
   for (const auto& w : wanted) {
@@ -114,7 +116,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     const auto selector = w.policy->start(prompt_shape(hp, n));
     check_scored(*selector, n, hp.n_layer);
     in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
-    accumulates = accumulates || selector->accumulates();
+    if (selector->stride() > 0) strides.insert(selector->stride());
     const bool in_store = Recall::in_place(m) && Recall::wanted(m, *w.policy, n);
     int64_t largest = 0;
     int64_t grown = 0;
@@ -138,7 +140,8 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     if (!std::all_of(first, first + run.count(), std::identity{}))
       plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
   }
-  plan.hidden = tokens * (hp.n_embd + (accumulates ? hp.n_head : 0)) * 4;
+  const int64_t received = static_cast<int64_t>(strides.size()) * in_flight * hp.n_head;
+  plan.hidden = (tokens * hp.n_embd + (tokens + stored.past) * received) * 4;
   plan.mask = backends.blas() != nullptr
                   ? ProductAttention::result_bytes(hp, width)
                   : CausalMask::bytes(backends, longest + (stored.past > 0 ? width : 0), width);

@@ -67,17 +67,17 @@ class CausalMask {
 class Pack {
  public:
   /// `lengths`: tokens of each prompt; `observation`: rows of each kept aside for scoring at most, of
-  /// `in_flight` layers at once; `accumulates`: room for the attention of all queries, of a single prompt;
-  /// `position`: of each one's first token.
+  /// `in_flight` layers at once; `strides`: of queries whose attention is summed, each once; `position`: of
+  /// each one's first token.
   Pack(const Backends& backends, const HParams& hp, std::vector<int64_t> lengths, int64_t observation,
-       int64_t in_flight, bool accumulates, int64_t position = 0)
+       int64_t in_flight, std::vector<int64_t> strides, int64_t position = 0)
       : backends_(backends),
         hp_(hp),
         lengths_(std::move(lengths)),
         n_(std::accumulate(lengths_.begin(), lengths_.end(), int64_t{0})),
         observation_(observation),
         in_flight_(in_flight),
-        accumulates_(accumulates),
+        strides_(std::move(strides)),
         position_(position),
         parts_(backends.device_count()) {
     enter(backends.device_of(0));
@@ -152,36 +152,59 @@ class Pack {
     const int64_t row = (place + 1) * observation_ - (lengths_[prompt] - first);
     return ggml_view_2d(ctx, rows, rows->ne[0], count, rows->nb[1], static_cast<size_t>(row) * rows->nb[1]);
   }
-  void forget_accumulated() { ggml_backend_tensor_memset(accumulated, 0, 0, ggml_nbytes(accumulated)); }
+  const std::vector<int64_t>& strides() const { return strides_; }
+  /// What each token of a prompt received in `layer` from the queries of every stride-th one, so far:
+  /// [tokens, n_head] F32, those before the pack included. Layers share places in turn.
+  ggml_tensor* received(ggml_context* ctx, size_t prompt, int layer, int64_t stride) const {
+    const auto which = static_cast<size_t>(std::ranges::find(strides_, stride) - strides_.begin());
+    auto* sums = parts_[backends_.device_of(layer)]->received[which];
+    const int64_t before =
+        std::accumulate(lengths_.begin(), lengths_.begin() + static_cast<ptrdiff_t>(prompt),
+                        static_cast<int64_t>(prompt) * position_);
+    return ggml_view_2d(ctx, sums, position_ + lengths_[prompt], hp_.n_head, sums->nb[1],
+                        place_of(layer, sums) + static_cast<size_t>(before) * sums->nb[0]);
+  }
+  /// Sets what is received in `layer` to 0.
+  void forget_received(int layer) const {
+    for (auto* sums : parts_[backends_.device_of(layer)]->received)
+      ggml_backend_tensor_memset(sums, 0, place_of(layer, sums),
+                                 sums->nb[1] * static_cast<size_t>(hp_.n_head));
+  }
 
   ggml_tensor* hidden = nullptr;  ///< [n_embd, n] F32: the current layer's input, chunk by chunk its output
-  ggml_tensor* accumulated =
-      nullptr;  ///< [n, n_head] F32: attention received in this layer; null: not asked for
 
  private:
   /// What lies on one device. The rest outlives the hidden states, for layers that wait for ones above.
   struct Part {
-    Part(const Backends& backends, size_t device)
+    Part(const Backends& backends, size_t device, size_t strides)
         : hidden_storage(std::make_unique<Storage>(backends, "the hidden states", 1, device)),
-          storage(backends, "the observed queries", 3, device) {}
+          storage(backends, "the observed queries", 2 + strides, device) {}
 
     std::unique_ptr<Storage> hidden_storage;
     Storage storage;
     ggml_tensor* positions = nullptr;
     /// [d_head·n_head, observation · prompts · layers in flight] F32: queries of the last tokens
     ggml_tensor* observed = nullptr;
+    std::vector<ggml_tensor*>
+        received;  ///< by stride: [tokens of all prompts, n_head · layers in flight] F32
   };
+
+  size_t place_of(int layer, const ggml_tensor* sums) const {
+    return sums->nb[1] * static_cast<size_t>(layer % in_flight_ * hp_.n_head);
+  }
 
   void enter(size_t device) {
     device_ = device;
-    auto& p = parts_[device].emplace(backends_, device);
+    auto& p = parts_[device].emplace(backends_, device, strides_.size());
     hidden = p.hidden_storage->add(GGML_TYPE_F32, hp_.n_embd, n_);
     p.hidden_storage->allocate(/*clear=*/false);
     p.positions = p.storage.add(GGML_TYPE_I32, n_, 1);
     if (observation_ > 0)
       p.observed = p.storage.add(GGML_TYPE_F32, int64_t{hp_.d_head} * hp_.n_head,
                                  observation_ * in_flight_ * static_cast<int64_t>(lengths_.size()));
-    if (accumulates_) accumulated = p.storage.add(GGML_TYPE_F32, n_, hp_.n_head);
+    const int64_t all = n_ + position_ * static_cast<int64_t>(lengths_.size());
+    for (size_t i = 0; i < strides_.size(); ++i)
+      p.received.push_back(p.storage.add(GGML_TYPE_F32, all, hp_.n_head * in_flight_));
     p.storage.allocate(/*clear=*/false);
     std::vector<int32_t> numbers(static_cast<size_t>(n_));
     auto next = numbers.begin();
@@ -201,7 +224,7 @@ class Pack {
   int64_t n_;  ///< of all prompts
   int64_t observation_;
   int64_t in_flight_;
-  bool accumulates_;
+  std::vector<int64_t> strides_;
   int64_t position_;
   size_t device_ = 0;
   std::vector<std::optional<Part>> parts_;  ///< by device

@@ -1,5 +1,7 @@
 #include "engine/prefill.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 
@@ -29,7 +31,7 @@ class Prefill {
         options_(options),
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
         pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
-              any_accumulates(targets), past_),
+              strides_of(targets), past_),
         pass_(m, scheduler, pack_, chunk,
               past_ + std::ranges::max(pack_.lengths()) + (past_ > 0 ? chunk : 0)),
         chunk_(pass_.chunk()),
@@ -49,7 +51,7 @@ class Prefill {
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
                                        [&](const Target& t) { return t.selector->decides(layer); }) &&
                            pack_.observation() > 0;
-      if (pack_.accumulated != nullptr) pack_.forget_accumulated();
+      pack_.forget_received(layer);
       if (past_ > 0) restore_rows(scheduler_, *stored_.parts, layer, past_, rows_for(layer, 0));
       const ChunkParts parts{.queries = decides, .output = layer < last || options_.all_logits};
       for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, first, count, parts); });
@@ -90,9 +92,18 @@ class Prefill {
     return most;
   }
 
-  static bool any_accumulates(std::span<const Target> targets) {
-    return std::any_of(targets.begin(), targets.end(),
-                       [](const Target& t) { return t.selector->accumulates(); });
+  static std::vector<int64_t> strides_of(std::span<const Target> targets) {
+    std::vector<int64_t> strides;
+    for (const auto& target : targets)
+      if (const int64_t stride = target.selector->stride();
+          stride > 0 && !std::ranges::count(strides, stride))
+        strides.push_back(stride);
+    if (strides.size() > kMostStrides)
+      throw Error(
+          fmt::format("policies that choose together sum the attention of every so many-th token, {} "
+                      "different ones; at most {}",
+                      strides.size(), kMostStrides));
+    return strides;
   }
 
   /// Rows of a prompt in a layer: one for each of its tokens.
@@ -162,7 +173,7 @@ class Prefill {
     Graph graph(chunk_nodes(m_, chunk_, runs.size()));
     auto* ctx = graph.ctx();
     auto* x = pack_.hidden_at(ctx, first, count);
-    const bool all_queries = parts.output || pack_.accumulated != nullptr;
+    const bool all_queries = parts.output || !pack_.strides().empty();
     auto qkv =
         m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x, pack_.positions_at(ctx, first, count),
                                     all_queries ? Family::kQkv : Family::kKv);
@@ -171,10 +182,14 @@ class Prefill {
       const auto& rows = rows_for(layer, run.prompt);
       const auto part = columns_of(ctx, qkv, run.row - first, run.count);
       store_kv(graph, rows, past_ + run.first, part);
-      if (pack_.accumulated != nullptr) accumulate(graph, rows, past_ + run.first, part.q);
       if (parts.queries) keep_queries(graph, layer, run, part.q);
+      const auto sums = sums_of(ctx, run.prompt, layer);
+      const bool summed = parts.output && pass_.sums_received();
+      if (!summed)
+        for (const auto& s : sums) accumulate(graph, rows, past_ + run.first, part.q, s);
       if (parts.output)
-        attention.push_back(pass_.attend(graph, part.q, rows, past_ + run.first, run.row - first));
+        attention.push_back(pass_.attend(graph, part.q, rows, past_ + run.first, run.row - first, {},
+                                         summed ? sums : std::vector<ReceivedSum>{}));
     }
     if (parts.output) {
       auto* out = join_columns(ctx, std::move(attention));
@@ -218,18 +233,31 @@ class Prefill {
     scheduler_.run(graph);
   }
 
-  /// Adds the attention of a chunk's queries to what each token has received, for policies that look at all
-  /// queries.
-  void accumulate(Graph& graph, const KvRows& rows, int64_t first, ggml_tensor* chunk_q) {
+  std::vector<ReceivedSum> sums_of(ggml_context* ctx, size_t prompt, int layer) const {
+    std::vector<ReceivedSum> sums;
+    for (const int64_t stride : pack_.strides())
+      sums.push_back({stride, pack_.received(ctx, prompt, layer, stride)});
+    return sums;
+  }
+
+  /// Adds the attention of some of a chunk's queries to what each token has received, where the chunk's own
+  /// attention does not.
+  void accumulate(Graph& graph, const KvRows& rows, int64_t first, ggml_tensor* chunk_q,
+                  const ReceivedSum& sum) {
     auto* ctx = graph.ctx();
     const int64_t keys = first + chunk_q->ne[2];
     const int64_t share = m_.hp.n_head / m_.hp.n_head_kv;
+    const auto [skipped, count] = sum.among(first, chunk_q->ne[2]);
+    if (count == 0) return;
+    chunk_q = ggml_view_3d(ctx, chunk_q, chunk_q->ne[0], chunk_q->ne[1], count, chunk_q->nb[1],
+                           chunk_q->nb[2] * static_cast<size_t>(sum.stride),
+                           static_cast<size_t>(skipped) * chunk_q->nb[2]);
     auto* q = ggml_cont(ctx, ggml_permute(ctx, chunk_q, 0, 2, 1, 3));
     auto* k = KvRows::by_head(ctx, rows.k(), m_.hp, keys);
-    auto* sums = pack_.accumulated;
+    auto* sums = sum.sums;
     for (int64_t h = 0; h < m_.hp.n_head_kv; ++h) {
-      auto* received =
-          build_sum_over_queries(ctx, build_attention(ctx, q, k, {h, 1}, first, m_.hp.attention_scale));
+      auto* received = build_sum_over_queries(
+          ctx, build_attention(ctx, q, k, {h, 1}, first + skipped, m_.hp.attention_scale, sum.stride));
       auto* held =
           ggml_view_2d(ctx, sums, keys, share, sums->nb[1], static_cast<size_t>(h * share) * sums->nb[1]);
       graph.add(ggml_cpy(ctx, ggml_add(ctx, held, received), held));

@@ -21,6 +21,38 @@ int64_t tile_queries(const HParams& hp, int64_t keys) {
   return std::max(kLeastTile, kTileBytes / (keys * share_of(hp) * static_cast<int64_t>(sizeof(float))));
 }
 
+/// dst [seen, share] += the sum over queries of src[1], weights [seen, queries, share].
+void add_weights(ggml_tensor* dst, int ith, int nth, void*) {
+  const auto* weights = dst->src[1];
+  const int64_t from = dst->ne[0] * ith / nth;
+  const int64_t to = dst->ne[0] * (ith + 1) / nth;
+  for (int64_t head = 0; head < dst->ne[1]; ++head) {
+    auto* sum =
+        reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[1]);
+    for (int64_t query = 0; query < weights->ne[1]; ++query) {
+      const auto* row = reinterpret_cast<const float*>(static_cast<const char*>(weights->data) +
+                                                       static_cast<size_t>(query) * weights->nb[1] +
+                                                       static_cast<size_t>(head) * weights->nb[2]);
+      for (int64_t i = from; i < to; ++i) sum[i] += row[i];
+    }
+  }
+}
+
+/// `weights` [seen, queries, share]: of query heads from `head` on, the first query at position `position`.
+void add_received(Graph& graph, const ReceivedSum& received, ggml_tensor* weights, int64_t head,
+                  int64_t position) {
+  auto* ctx = graph.ctx();
+  const auto [skipped, count] = received.among(position, weights->ne[1]);
+  if (count == 0) return;
+  auto* sums = received.sums;
+  auto* place = ggml_view_2d(ctx, sums, weights->ne[0], weights->ne[2], sums->nb[1],
+                             static_cast<size_t>(head) * sums->nb[1]);
+  auto* some = ggml_view_3d(ctx, weights, weights->ne[0], count, weights->ne[2],
+                            weights->nb[1] * static_cast<size_t>(received.stride), weights->nb[2],
+                            static_cast<size_t>(skipped) * weights->nb[1]);
+  graph.add(ggml_custom_inplace(ctx, place, &some, 1, add_weights, GGML_N_TASKS_MAX, nullptr));
+}
+
 }  // namespace
 
 ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk)
@@ -29,18 +61,22 @@ ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, 
   storage_.allocate(/*clear=*/false);
 }
 
-ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first,
-                                     int64_t column) const {
+ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t end,
+                                     int64_t column, std::span<const int64_t> begins,
+                                     std::span<const ReceivedSum> sums) const {
   auto* ctx = graph.ctx();
   const int64_t t = q->ne[2];
-  const int64_t keys = first + t;
   const int64_t share = share_of(hp_);
-  const int64_t tile = tile_queries(hp_, keys);
-  auto* numbers = build_numbers(ctx, keys);
   for (int64_t h = 0; h < hp_.n_head_kv; ++h) {
+    const int64_t begin = begins.empty() ? 0 : begins[static_cast<size_t>(h)];
+    const int64_t first = end - begin;
+    const int64_t keys = first + t;
+    const int64_t tile = tile_queries(hp_, keys);
+    auto* numbers = build_numbers(ctx, keys);
     auto widened = [&](ggml_tensor* all) {
       auto* head =
-          ggml_view_2d(ctx, all, hp_.d_head, keys, all->nb[1], ggml_row_size(all->type, h * hp_.d_head));
+          ggml_view_2d(ctx, all, hp_.d_head, keys, all->nb[1],
+                       static_cast<size_t>(begin) * all->nb[1] + ggml_row_size(all->type, h * hp_.d_head));
       return build_widened(ctx, head, numbers);
     };
     auto* k = widened(rows.k());
@@ -55,13 +91,14 @@ ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows&
         return ggml_view_2d(ctx, all, hp_.d_head, seen, all->nb[1], 0);
       };
       auto* weights = build_head_attention(ctx, queries, first_rows(k), first + start, hp_.attention_scale);
-      auto* sums = ggml_out_prod(ctx, first_rows(v),
-                                 ggml_transpose(ctx, ggml_reshape_2d(ctx, weights, seen, count * share)));
+      for (const auto& received : sums) add_received(graph, received, weights, h * share, first + start);
+      auto* out = ggml_out_prod(ctx, first_rows(v),
+                                ggml_transpose(ctx, ggml_reshape_2d(ctx, weights, seen, count * share)));
       auto* place = ggml_view_3d(ctx, out_, hp_.d_head, count, share, out_->nb[1],
                                  ggml_row_size(GGML_TYPE_F32, hp_.d_head),
                                  static_cast<size_t>(column + start) * out_->nb[1] +
                                      ggml_row_size(GGML_TYPE_F32, h * share * hp_.d_head));
-      graph.add(ggml_cpy(ctx, ggml_reshape_3d(ctx, sums, hp_.d_head, count, share), place));
+      graph.add(ggml_cpy(ctx, ggml_reshape_3d(ctx, out, hp_.d_head, count, share), place));
     }
   }
   return ggml_view_2d(ctx, out_, out_->ne[0], t, out_->nb[1], static_cast<size_t>(column) * out_->nb[1]);
@@ -69,7 +106,7 @@ ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows&
 
 size_t ProductAttention::nodes(const HParams& hp, int64_t chunk) {
   const int64_t tiles = (chunk + kLeastTile - 1) / kLeastTile;
-  return static_cast<size_t>(hp.n_head_kv) * (8 + 16 * static_cast<size_t>(tiles)) + 8;
+  return static_cast<size_t>(hp.n_head_kv) * (8 + (16 + 4 * kMostStrides) * static_cast<size_t>(tiles)) + 8;
 }
 
 int64_t ProductAttention::result_bytes(const HParams& hp, int64_t chunk) {

@@ -31,9 +31,12 @@ bool Recall::in_place(const LoadedModel& m) {
 bool Recall::wanted(const LoadedModel& m, const Policy& policy, int64_t n) {
   if (policy.recall() == 0) return false;
   const auto selector = policy.start(prompt_shape(m.hp, n));
-  if (selector->accumulates())
+  if (!selector->chooses_again())
     throw Error(
-        fmt::format("{} looks at the attention of the whole prompt and cannot choose again", policy.name()));
+        fmt::format("{} needs more than keys and the newest queries and cannot choose again", policy.name()));
+  if (selector->heads_differ() && !in_place(m))
+    throw Error(fmt::format(
+        "{} keeps different numbers of tokens by head and can choose again on the CPU only", policy.name()));
   return selector->observation() > 0 && decides_anywhere(*selector, m.hp.n_layer);
 }
 

@@ -41,7 +41,10 @@ std::array<Run, 3> runs_of(const AttendedRows& rows, int64_t head) {
     const auto& list = lists[lists.size() == 1 ? 0 : static_cast<size_t>(head)];
     return {list.data(), 0, static_cast<int64_t>(list.size())};
   };
-  if (chosen == nullptr) return {Run{&rows.k, &rows.v, {nullptr, 0, rows.length}}, {}, {}};
+  if (chosen == nullptr) {
+    const int64_t begin = rows.begins.empty() ? 0 : rows.begins[static_cast<size_t>(head)];
+    return {Run{&rows.k, &rows.v, {nullptr, begin, rows.length - begin}}, {}, {}};
+  }
   return {Run{&chosen->k, &chosen->v, listed(chosen->stored)}, Run{&rows.k, &rows.v, listed(chosen->cached)},
           Run{&rows.k, &rows.v, {nullptr, chosen->newest, rows.length - chosen->newest}}};
 }

@@ -13,8 +13,9 @@ namespace windowkv {
 /// Rows of one layer that a sequence's token attends to: of its cache, all or those that were chosen and the
 /// newest; of a prefix store those that were chosen.
 struct AttendedRows {
-  HostRows k, v;       ///< of the cache
-  int64_t length = 0;  ///< rows of it, the token's own included
+  HostRows k, v;                ///< of the cache
+  int64_t length = 0;           ///< rows of it, the token's own included
+  std::vector<int64_t> begins;  ///< by KV head, of the cache; empty: 0
   const ChosenRows* chosen = nullptr;
 };
 

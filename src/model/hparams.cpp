@@ -29,9 +29,9 @@ HParams read_common(const GgufFile& file) {
   hp.n_vocab = static_cast<int>(embedding->ne[1]);
   // Some converters write another number than there are tokens; libllama reads it only where there are none,
   // and then makes up that many.
-  if (auto claimed = file.find_int(key("vocab_size"));
-      claimed && *claimed != hp.n_vocab && !file.find_array_size("tokenizer.ggml.tokens"))
-    file.fail(key("vocab_size") + " is " + std::to_string(*claimed) + ", but the embedding has " +
+  if (const int claimed = file.find_int(key("vocab_size")).value_or(hp.n_vocab);
+      claimed != hp.n_vocab && !file.find_array_size("tokenizer.ggml.tokens"))
+    file.fail(key("vocab_size") + " is " + std::to_string(claimed) + ", but the embedding has " +
               std::to_string(hp.n_vocab) + " rows");
 
   auto positive = [&](const char* name, int value, int most) {
@@ -54,9 +54,9 @@ HParams read_common(const GgufFile& file) {
   if (file.find_int(key("attention.value_length")).value_or(hp.d_head) != hp.d_head)
     refuse("K and V heads of different sizes");
   if (file.find_int(key("expert_count")).value_or(0) > 0) refuse("mixture-of-experts models");
-  if (auto window = file.find_int(key("attention.sliding_window"));
-      window && *window > 0 && *window < hp.n_ctx_train)
-    refuse("sliding-window attention (" + std::to_string(*window) + " tokens)");
+  if (const int window = file.find_int(key("attention.sliding_window")).value_or(0);
+      window > 0 && window < hp.n_ctx_train)
+    refuse("sliding-window attention (" + std::to_string(window) + " tokens)");
   hp.attention_scale =
       file.find_float(key("attention.scale")).value_or(1.0f / std::sqrt(static_cast<float>(hp.d_head)));
 

@@ -16,7 +16,7 @@ class H2oSelector final : public TokenSelector {
   H2oSelector(const PromptShape& prompt, int64_t budget)
       : TokenSelector(prompt, {.budgets = flat_budgets(prompt.n_layer, budget), .recent = (budget + 1) / 2}) {
   }
-  bool accumulates() const override { return drops(0); }
+  int64_t stride() const override { return drops(0) ? 1 : 0; }
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {

@@ -3,6 +3,8 @@
 #include <ggml.h>
 
 #include <algorithm>
+#include <tuple>
+#include <utility>
 
 #include "backend/graph.h"
 #include "policy/observed_in_place.h"
@@ -10,8 +12,11 @@
 
 namespace windowkv {
 
-ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, KvHeads heads, int64_t past,
-                             float scale) {
+namespace {
+
+/// Of some KV heads, contiguous: queries, and keys that can be multiplied.
+std::pair<ggml_tensor*, ggml_tensor*> of_heads(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k,
+                                               KvHeads heads) {
   const int64_t share = q->ne[2] / k->ne[2];
   q = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], share * heads.count, q->nb[1], q->nb[2],
                    static_cast<size_t>(heads.first * share) * q->nb[2]);
@@ -19,7 +24,41 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
                    static_cast<size_t>(heads.first) * k->nb[2]);
   // Quantized keys are multiplied as they are: widening them costs more than the product of a few queries.
   if (!ggml_is_quantized(k->type)) k = build_widened(ctx, k, build_numbers(ctx, k->ne[1], heads.count));
-  return build_head_attention(ctx, q, k, past, scale);
+  return {q, k};
+}
+
+/// Products [keys, t, heads · share] of all queries q [d_head, t, heads · share] with keys [d_head, keys,
+/// heads].
+ggml_tensor* build_products(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k) {
+  // One product of all columns of a KV head: BLAS takes those of 32 and more.
+  const int64_t heads = k->ne[2];
+  auto* a = ggml_mul_mat(ctx, k, ggml_reshape_3d(ctx, q, q->ne[0], q->ne[1] * q->ne[2] / heads, heads));
+  ggml_prec_set_acc(a, GGML_PREC_F32);
+  return ggml_reshape_3d(ctx, a, k->ne[1], q->ne[1], q->ne[2]);
+}
+
+}  // namespace
+
+namespace {
+
+/// [keys, t] F32: what is added to the scores of queries of every `stride`-th token from position `first` on,
+/// each of which sees the keys up to its own.
+ggml_tensor* build_strided_mask(ggml_context* ctx, int64_t keys, int64_t t, int64_t first, int64_t stride) {
+  const auto begin = static_cast<float>(first);
+  auto* own = ggml_arange(ctx, begin, begin + static_cast<float>(stride * t), static_cast<float>(stride));
+  auto* all = ggml_repeat_4d(ctx, ggml_arange(ctx, 0.0f, static_cast<float>(keys), 1.0f), keys, t, 1, 1);
+  auto* after = ggml_sub(ctx, all, ggml_reshape_2d(ctx, own, 1, t));
+  return ggml_scale(ctx, ggml_step(ctx, after), -1e30f);  // not infinity, which 0 would make a NaN of
+}
+
+}  // namespace
+
+ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, KvHeads heads, int64_t past,
+                             float scale, int64_t stride) {
+  std::tie(q, k) = of_heads(ctx, q, k, heads);
+  if (stride == 1) return build_head_attention(ctx, q, k, past, scale);
+  auto* mask = build_strided_mask(ctx, k->ne[1], q->ne[1], past, stride);
+  return ggml_soft_max_ext(ctx, build_products(ctx, q, k), mask, scale, 0.0f);
 }
 
 namespace {
@@ -54,11 +93,7 @@ int64_t observed_attention_bytes(int64_t keys, int64_t d_head, int64_t n_head_kv
 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   float scale) {
-  // One product of all columns of a KV head: BLAS takes those of 32 and more.
-  const int64_t heads = k->ne[2];
-  auto* a = ggml_mul_mat(ctx, k, ggml_reshape_3d(ctx, q, q->ne[0], q->ne[1] * q->ne[2] / heads, heads));
-  ggml_prec_set_acc(a, GGML_PREC_F32);
-  a = ggml_reshape_3d(ctx, a, k->ne[1], q->ne[1], q->ne[2]);
+  auto* a = build_products(ctx, q, k);
   a = ggml_diag_mask_inf_inplace(ctx, a, static_cast<int>(past));
   return ggml_soft_max_ext_inplace(ctx, a, nullptr, scale, 0.0f);
 }
@@ -85,19 +120,22 @@ ggml_tensor* build_max_over_queries(ggml_context* ctx, ggml_tensor* a) {
   return ggml_cont(ctx, a);
 }
 
+ggml_tensor* over_queries(ggml_context* ctx, ggml_tensor* a, int64_t keys, Rows rows) {
+  a = ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0);
+  if (rows == Rows::kSum) return build_sum_over_queries(ctx, a);
+  auto* most = build_max_over_queries(ctx, a);
+  return ggml_reshape_2d(ctx, most, keys, most->ne[2]);
+}
+
 }  // namespace
 
 ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
                                       Rows rows) {
   const int64_t n = view.k->ne[1];
   if (reads_in_place(view)) return build_observed_in_place(ctx, view, heads, keys, rows);
-  auto* a =
-      build_attention(ctx, view.q, view.k, heads, view.after_prompt ? n : n - view.q->ne[1], view.scale);
-  if (rows == Rows::kSum)
-    return build_sum_over_queries(ctx, ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0));
-  auto* most =
-      build_max_over_queries(ctx, ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0));
-  return ggml_reshape_2d(ctx, most, keys, most->ne[2]);
+  return over_queries(
+      ctx, build_attention(ctx, view.q, view.k, heads, view.after_prompt ? n : n - view.q->ne[1], view.scale),
+      keys, rows);
 }
 
 }  // namespace windowkv

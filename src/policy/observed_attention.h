@@ -27,9 +27,9 @@ ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, 
                                       Rows rows = Rows::kSum);
 
 /// Softmax attention [keys, t, count · share] F32 of the queries q [d_head, t, n_head] over k [d_head, keys,
-/// n_head_kv], for the query heads of some KV heads. Query i sees keys 0 to `past` + i.
+/// n_head_kv], for the query heads of some KV heads. Query i sees keys 0 to `past` + `stride`·i.
 ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, KvHeads heads, int64_t past,
-                             float scale);
+                             float scale, int64_t stride = 1);
 
 /// The same of all queries q [d_head, t, heads · share], contiguous, over the keys k [d_head, keys, heads]
 /// F32 or quantized.

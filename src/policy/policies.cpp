@@ -16,11 +16,19 @@ struct Entry {
 };
 
 constexpr Entry kPolicies[] = {
-    {"windowkv", make_windowkv}, {"full", make_full},
-    {"snapkv", make_snapkv},     {"pyramidkv", make_pyramidkv},
-    {"chunkkv", make_chunkkv},   {"h2o", make_h2o},
-    {"tova", make_tova},         {"streaming-llm", make_streaming_llm},
+    {"windowkv", make_windowkv},
+    {"full", make_full},
+    {"snapkv", make_snapkv},
+    {"pyramidkv", make_pyramidkv},
+    {"chunkkv", make_chunkkv},
+    {"h2o", make_h2o},
+    {"tova", make_tova},
+    {"streaming-llm", make_streaming_llm},
     {"random", make_random},
+    {"adakv", make_adakv},
+    {"criticalkv", make_criticalkv},
+    {"defensivekv", make_defensivekv},
+    {"layer-defensivekv", make_layer_defensivekv},
 };
 
 }  // namespace
@@ -38,8 +46,10 @@ std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& 
     auto policy = entry.make(options);
     if (options.recall == 0) return policy;
     if (policy->config() == nullptr &&
-        policy->start({.n = 1 << 20, .n_layer = 1, .n_head = 1, .n_head_kv = 1, .d_head = 64})->accumulates())
-      throw Error(fmt::format("{} looks at the attention of the whole prompt and cannot choose again", name));
+        !policy->start({.n = 1 << 20, .n_layer = 1, .n_head = 1, .n_head_kv = 1, .d_head = 64})
+             ->chooses_again())
+      throw Error(
+          fmt::format("{} needs more than keys and the newest queries and cannot choose again", name));
     return make_recalling(std::move(policy), options.recall);
   }
   throw Error(fmt::format("unknown policy \"{}\"; use one of: {}", name, fmt::join(policy_names(), ", ")));

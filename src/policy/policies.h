@@ -7,9 +7,13 @@
 namespace windowkv {
 
 // One a file; policies.cpp lists them by name.
+std::unique_ptr<Policy> make_adakv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_chunkkv(const PolicyOptions& options);
+std::unique_ptr<Policy> make_criticalkv(const PolicyOptions& options);
+std::unique_ptr<Policy> make_defensivekv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_full(const PolicyOptions& options);
 std::unique_ptr<Policy> make_h2o(const PolicyOptions& options);
+std::unique_ptr<Policy> make_layer_defensivekv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_pyramidkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_random(const PolicyOptions& options);
 std::unique_ptr<Policy> make_snapkv(const PolicyOptions& options);

@@ -157,8 +157,12 @@ void SelectionConfig::validate() const {
   check("p", p, 1, omega);
   check("the number of recent tokens", recent, 0, 65536);
   check("the number of sinks", sinks, 0, 65536);
+  check("the distance of spread queries", spread, 0, 65536);
+  check("the weight of spread queries", spread_weight, 0, 100);
   if (heads == Heads::kPerKv && windows == Windows::kGrid)
     throw Error("a selection for each KV head needs free windows; use heads mean or max, or windows free");
+  if (spread > 0 && windows == Windows::kGrid)
+    throw Error("queries spread over the prompt need free windows; use spread 0, or windows free");
 }
 
 const std::vector<std::string>& preset_names() {
@@ -183,6 +187,7 @@ SelectionConfig make_config(std::string_view preset, Task task, int n_layer,
     c.alpha = 16;
     c.gamma = 1;
     c.pyramid = Pyramid::kMeasured;
+    c.spread = localization ? 0 : 8;
   } else {
     // arXiv 2503.17922, A.3; other models take Llama-3's windows and groups of a quarter of their depth.
     c.omega = localization ? 8 : 16;
@@ -208,8 +213,11 @@ SelectionConfig make_config(std::string_view preset, Task task, int n_layer,
   c.lambda = overrides.lambda.value_or(c.lambda);
   c.recent = overrides.recent.value_or(c.recent);
   c.sinks = overrides.sinks.value_or(c.sinks);
+  c.spread = overrides.spread.value_or(c.spread);
+  c.spread_weight = overrides.spread_weight.value_or(c.spread_weight);
   c.pyramid = overrides.pyramid.value_or(c.pyramid);
   c.windows = overrides.windows.value_or(c.windows);
+  if (c.windows == Windows::kGrid && !overrides.spread) c.spread = 0;
   c.heads = overrides.heads.value_or(c.heads);
   c.decider = overrides.decider.value_or(c.decider);
   c.rows = overrides.rows.value_or(c.rows);

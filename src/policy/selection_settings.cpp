@@ -25,6 +25,12 @@ constexpr SelectionSetting kSettings[] = {
     {"observe", "N",
      "observation window α: number of last prompt tokens whose attention decides what is kept",
      [](SelectionOverrides& o, std::string_view text) { o.alpha = number("observe", text); }},
+    {"spread", "N",
+     "the attention of every N-th token of the whole prompt counts too; 0: the end's alone (free windows "
+     "only)",
+     [](SelectionOverrides& o, std::string_view text) { o.spread = number("spread", text); }},
+    {"spread-weight", "P", "their part of a token's score, in percent; the rest is the observation window's",
+     [](SelectionOverrides& o, std::string_view text) { o.spread_weight = number("spread-weight", text); }},
     {"group", "N", "layers γ that share one selection",
      [](SelectionOverrides& o, std::string_view text) { o.gamma = number("group", text); }},
     {"lambda", "N", "pyramid shape λ",

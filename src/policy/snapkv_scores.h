@@ -9,7 +9,8 @@ namespace windowkv {
 /// heads that share a KV head.
 class SnapKvScored : public TokenSelector {
  public:
-  SnapKvScored(const PromptShape& prompt, std::vector<int64_t> budgets);
+  SnapKvScored(const PromptShape& prompt, std::vector<int64_t> budgets, Shared shared = Shared::kNone,
+               int least_percent = 0);
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override;
@@ -18,5 +19,8 @@ class SnapKvScored : public TokenSelector {
 /// Observation window, and the kernel and kind of pooling, of the paper's LongBench runs (max pooling of 7).
 inline constexpr int64_t kSnapKvObservation = 32;
 inline constexpr int kSnapKvKernel = 7;
+
+/// Ada-KV's safeguard (arXiv 2407.11550, section 4.2): the part of the budget that no KV head goes without.
+inline constexpr int kAdaKvLeastPercent = 20;
 
 }  // namespace windowkv

@@ -1,10 +1,13 @@
 #include "windowkv/token_selector.h"
 
+#include <fmt/format.h>
 #include <ggml.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "policy/top_scores.h"
+#include "windowkv/error.h"
 
 namespace windowkv {
 
@@ -15,9 +18,40 @@ TokenSelector::TokenSelector(const PromptShape& prompt, Shape shape)
   shape_.recent = std::min(shape_.recent, least);
   shape_.sinks = std::min(shape_.sinks, least - shape_.recent);
   shape_.observation = std::min(shape_.observation, prompt.n);
+  const int64_t lists = shape_.shared == Shared::kNone    ? 1
+                        : shape_.shared == Shared::kHeads ? prompt.n_head_kv
+                                                          : int64_t{prompt.n_head_kv} * prompt.n_layer;
+  if (lists > 1 && candidates() * lists > kMostScores)
+    throw Error(fmt::format("a prompt of {} tokens; a budget that KV heads share serves up to {}", prompt.n,
+                            kMostScores / lists));
+}
+
+int64_t TokenSelector::least(int layer) const {
+  const int64_t tokens = shape_.budgets[static_cast<size_t>(layer)] * shape_.least_percent / 100;
+  return std::clamp<int64_t>(tokens - shape_.sinks - shape_.recent, 0, chosen(layer));
+}
+
+int64_t TokenSelector::capacity(int layer) const {
+  const int64_t budget = shape_.budgets[static_cast<size_t>(layer)];
+  if (shape_.shared == Shared::kNone || !drops(layer)) return budget;
+  if (shape_.shared == Shared::kAll) return prompt_.n;
+  const int64_t most = prompt_.n_head_kv * chosen(layer) - (prompt_.n_head_kv - 1) * least(layer);
+  return std::min(candidates(), most) + shape_.sinks + shape_.recent;
 }
 
 ggml_tensor* TokenSelector::build(ggml_context* ctx, std::span<const LayerView> views) const {
+  if (shape_.shared != Shared::kNone) {
+    ggml_tensor* all = nullptr;
+    int64_t keep = 0;
+    for (const auto& view : views) {
+      auto* scores = build_scores(ctx, view);
+      scores = build_raised(ctx, scores, scores, least(view.layer));
+      scores = ggml_reshape_1d(ctx, ggml_cont(ctx, scores), ggml_nelements(scores));
+      all = all != nullptr ? ggml_concat(ctx, all, scores, 0) : scores;
+      keep += chosen(view.layer) * prompt_.n_head_kv;
+    }
+    return build_top_scores(ctx, all, keep, views.front().on_cpu);
+  }
   auto* scores = build_scores(ctx, views.front());
   for (const auto& view : views.subspan(1)) scores = ggml_add(ctx, scores, build_scores(ctx, view));
   return build_top_scores(ctx, scores, chosen(views.front().layer), views.front().on_cpu);
@@ -28,24 +62,38 @@ KeptTokens TokenSelector::choose(int layer, std::span<const int32_t> picked) {
     if (!again_) groups_.back().group.last_layer = layer;
     return kept_;
   }
-  const int64_t count = chosen(layer);
-  const size_t lists = drops(layer) ? picked.size() / static_cast<size_t>(count) : 1;
-  KeptTokens kept(lists);
-  for (size_t h = 0; h < lists; ++h) {
-    auto& list = kept[h];
-    list.reserve(static_cast<size_t>(capacity(layer)));
-    for (int64_t i = 0; i < sinks(); ++i) list.push_back(static_cast<int32_t>(i));
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t number =
-          drops(layer) ? picked[h * static_cast<size_t>(count) + static_cast<size_t>(i)] : i;
-      list.push_back(static_cast<int32_t>(sinks() + number));
-    }
+  auto kept = picked_of(layer, picked);
+  for (auto& list : kept) {
     // On some devices the highest scores come in any order.
-    if (!std::is_sorted(list.end() - count, list.end())) std::sort(list.end() - count, list.end());
+    if (!std::ranges::is_sorted(list)) std::ranges::sort(list);
+    for (auto& number : list) number += static_cast<int32_t>(sinks());
+    list.insert(list.begin(), static_cast<size_t>(sinks()), 0);
+    std::iota(list.begin(), list.begin() + sinks(), 0);
     for (int64_t i = prompt_.n - recent(); i < prompt_.n; ++i) list.push_back(static_cast<int32_t>(i));
   }
   if (!again_) tell(layer, kept);
   return kept_ = std::move(kept);
+}
+
+KeptTokens TokenSelector::picked_of(int layer, std::span<const int32_t> picked) const {
+  const auto count = static_cast<size_t>(chosen(layer));
+  if (!drops(layer)) {
+    KeptTokens all(1, std::vector<int32_t>(count));
+    std::iota(all.front().begin(), all.front().end(), 0);
+    return all;
+  }
+  if (shape_.shared == Shared::kNone) {
+    KeptTokens lists;
+    for (; !picked.empty(); picked = picked.subspan(count))
+      lists.emplace_back(picked.begin(), picked.begin() + static_cast<ptrdiff_t>(count));
+    return lists;
+  }
+  KeptTokens heads(static_cast<size_t>(prompt_.n_head_kv));
+  const int64_t first = shape_.shared == Shared::kAll ? int64_t{layer} * prompt_.n_head_kv : 0;
+  for (const int32_t number : picked)
+    if (const int64_t head = number / candidates() - first; head >= 0 && head < prompt_.n_head_kv)
+      heads[static_cast<size_t>(head)].push_back(static_cast<int32_t>(number % candidates()));
+  return heads;
 }
 
 void TokenSelector::tell(int layer, const KeptTokens& kept) {

@@ -13,6 +13,9 @@ namespace windowkv {
 
 namespace {
 
+// Above what attention, at most the number of queries, times the norm of a value can come to.
+constexpr float kRaise = 1e12f;
+
 /// dst [keep, rows] I32, ascending, of src[0] [w, rows] F32.
 void top_scores(ggml_tensor* dst, int ith, int nth, void*) {
   const auto* scores = dst->src[0];
@@ -38,17 +41,11 @@ void top_scores(ggml_tensor* dst, int ith, int nth, void*) {
   }
 }
 
-}  // namespace
-
-ggml_tensor* build_top_scores(ggml_context* ctx, ggml_tensor* scores, int64_t keep, bool on_cpu) {
-  // ggml leaves open which of equal values are among the highest, so ties are settled here: everything above
-  // the keep-th score, then of those equal to it the earliest.
-  const int64_t w = scores->ne[0];
+/// 1 for the `keep` highest of each row, 0 for the others. ggml leaves open which of equal values are among
+/// the highest, so ties are settled here: everything above the keep-th score, then of those equal to it the
+/// earliest.
+ggml_tensor* build_chosen(ggml_context* ctx, ggml_tensor* scores, int64_t keep) {
   const int64_t rows = scores->ne[1];
-  if (w > kMostScores) throw Error(fmt::format("{} scores; a policy can choose among {}", w, kMostScores));
-  if (on_cpu)
-    return ggml_custom_4d(ctx, GGML_TYPE_I32, keep, rows, 1, 1, &scores, 1, top_scores, GGML_N_TASKS_MAX,
-                          nullptr);
   auto values = [&](ggml_tensor* of, ggml_tensor* at) {
     auto* found = ggml_get_rows(ctx, ggml_reshape_3d(ctx, of, 1, of->ne[0], rows), at);
     return ggml_reshape_2d(ctx, found, at->ne[0], rows);
@@ -63,11 +60,27 @@ ggml_tensor* build_top_scores(ggml_context* ctx, ggml_tensor* scores, int64_t ke
   auto* beyond =
       ggml_sub(ctx, ggml_cumsum(ctx, equal), room);  // > 0 past the last equal one there is room for
   auto* early = ggml_step(ctx, ggml_scale_bias(ctx, beyond, -1.0f, 0.5f));
-  auto* chosen = ggml_add(ctx, above, ggml_mul(ctx, equal, early));
+  return ggml_add(ctx, above, ggml_mul(ctx, equal, early));
+}
+
+}  // namespace
+
+ggml_tensor* build_top_scores(ggml_context* ctx, ggml_tensor* scores, int64_t keep, bool on_cpu) {
+  const int64_t w = scores->ne[0];
+  if (w > kMostScores) throw Error(fmt::format("{} scores; a policy can choose among {}", w, kMostScores));
+  if (on_cpu)
+    return ggml_custom_4d(ctx, GGML_TYPE_I32, keep, scores->ne[1], 1, 1, &scores, 1, top_scores,
+                          GGML_N_TASKS_MAX, nullptr);
+  auto* chosen = build_chosen(ctx, scores, keep);
   // Distinct keys, exact in float32 for kMostScores: the chosen above all others.
   auto* number = ggml_arange(ctx, 0.0f, static_cast<float>(w), 1.0f);
   auto* key = ggml_sub(ctx, ggml_scale(ctx, chosen, 2.0f * static_cast<float>(w)), number);
   return ggml_top_k(ctx, key, static_cast<int>(keep));
+}
+
+ggml_tensor* build_raised(ggml_context* ctx, ggml_tensor* scores, ggml_tensor* ranks, int64_t count) {
+  if (count <= 0) return scores;
+  return ggml_add(ctx, scores, ggml_scale(ctx, build_chosen(ctx, ranks, count), kRaise));
 }
 
 }  // namespace windowkv

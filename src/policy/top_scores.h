@@ -16,4 +16,8 @@ constexpr int64_t kMostScores = int64_t{1} << 22;
 /// `on_cpu`: LayerView::on_cpu.
 ggml_tensor* build_top_scores(ggml_context* ctx, ggml_tensor* scores, int64_t keep, bool on_cpu = false);
 
+/// `scores` [w, rows] F32, those of the `count` tokens with the highest `ranks` [w, rows] in each row raised
+/// above all others, 0 ≤ count < w.
+ggml_tensor* build_raised(ggml_context* ctx, ggml_tensor* scores, ggml_tensor* ranks, int64_t count);
+
 }  // namespace windowkv

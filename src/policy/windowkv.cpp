@@ -101,17 +101,33 @@ class FreeSelector final : public TokenSelector {
     return drops(layer) && deciding_layer(config_, group_of(layer), layer);
   }
   int settled_at(int layer) const override { return settling_layer(config_, group_of(layer), layer); }
+  int64_t stride() const override { return drops(0) && config_.spread_weight > 0 ? config_.spread : 0; }
+  bool chooses_again() const override { return true; }
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
-    auto* received = build_observed_by_head(ctx, view, sinks() + candidates(), config_.rows);
-    auto* lists = build_combined_heads(ctx, received, view.k->ne[2], config_.heads, view.on_cpu);
-    lists = ggml_cont(ctx, ggml_view_2d(ctx, lists, candidates(), lists->ne[1], lists->nb[1],
-                                        static_cast<size_t>(sinks()) * lists->nb[0]));
-    return build_run_scores(ctx, lists, config_.omega, view.on_cpu);
+    auto* lists = build_run_scores(
+        ctx, by_list(ctx, view, build_observed_by_head(ctx, view, sinks() + candidates(), config_.rows)),
+        config_.omega, view.on_cpu);
+    if (view.accumulated == nullptr) return lists;
+    // What the end of the prompt looks for and what the prompt itself looks at, each as shares of its sum.
+    // No runs of the latter: it has no place where an answer begins.
+    auto* spread = by_list(ctx, view, view.accumulated);
+    auto part = [&](ggml_tensor* scores, int percent) {
+      return ggml_scale(ctx, ggml_div(ctx, scores, ggml_sum_rows(ctx, scores)),
+                        static_cast<float>(percent) / 100);
+    };
+    return ggml_add(ctx, part(lists, 100 - config_.spread_weight), part(spread, config_.spread_weight));
   }
 
  private:
+  /// Scores of query heads [sinks() + candidates(), n_head] → of the candidates, by list.
+  ggml_tensor* by_list(ggml_context* ctx, const LayerView& view, ggml_tensor* scores) const {
+    auto* lists = build_combined_heads(ctx, scores, view.k->ne[2], config_.heads, view.on_cpu);
+    return ggml_cont(ctx, ggml_view_2d(ctx, lists, candidates(), lists->ne[1], lists->nb[1],
+                                       static_cast<size_t>(sinks()) * lists->nb[0]));
+  }
+
   static Shape shape(const SelectionConfig& config, const PromptShape& prompt, int64_t budget) {
     const auto always = always_kept(config, prompt.n, budget);
     const auto by_group = group_budgets(config, prompt.n_layer, prompt.n, budget, prompt.layer_shares);

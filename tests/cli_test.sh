@@ -52,7 +52,7 @@ n = t["prompt_tokens"]
 assert n == len(t["tokens"]) and t["policy"] == "windowkv" and t["task"] == "localization" and t["preset"] == "paper"
 assert t["task_decision"]["source"] == "classifier" and 0.6 <= t["task_decision"]["probability"] <= 1
 c = t["config"]
-assert set(c) == {"omega", "alpha", "p", "gamma", "lambda", "pyramid", "windows", "heads", "decide", "rows", "recent", "sinks", "budget"} and c["budget"] == n * 12 // 100
+assert set(c) == {"omega", "alpha", "p", "gamma", "lambda", "pyramid", "windows", "heads", "decide", "rows", "recent", "sinks", "spread", "spread_weight", "budget"} and c["budget"] == n * 12 // 100
 row = 2 * 2 * t["model"]["kv_heads"] * t["model"]["head_size"]
 total = 0
 for g in t["groups"]:

@@ -179,6 +179,65 @@ TEST(Deciders, KeepWhatPlainLoopsChoose) {
   }
 }
 
+TEST(Deciders, WeighTheQueriesOfTheWholePromptAsPlainLoopsDo) {
+  const auto model = load(seven_layers_path());
+  const auto recorded = [&](int64_t rows) {
+    Engine engine(*model, {.chunk = 64});
+    return record(engine, *model, prompt(), rows);
+  };
+  const auto end = recorded(16), all = recorded(kTokens);
+  Engine engine(*model, {.chunk = 64});
+  constexpr int64_t kFirst = 4, kEnd = kTokens - 8;  // between sinks and recent tokens
+  auto shares = [](std::vector<double> scores) {
+    const double sum = std::accumulate(scores.begin(), scores.end(), 0.0);
+    for (auto& x : scores) x /= sum;
+    return scores;
+  };
+  for (auto heads : {Heads::kMean, Heads::kPerKv})
+    for (auto decider : {Decider::kFirst, Decider::kAll})
+      for (int weight : {30, 100}) {
+        SelectionConfig c;
+        c.windows = Windows::kFree;
+        c.heads = heads;
+        c.decider = decider;
+        c.gamma = 2;
+        c.spread = 7;
+        c.spread_weight = weight;
+        c.pyramid = Pyramid::kFlat;
+        SCOPED_TRACE(fmt::format("{}, weight {}", text(c), weight));
+        Sequence sequence;
+        engine.prefill(sequence, prompt(), *windowkv_policy(Budget::tokens(40), c));
+        const auto kept = kept_by_layer(sequence);
+        for (const auto& g : make_groups(7, c.gamma)) {
+          std::vector<std::vector<double>> sum;
+          for (int layer : deciding(c, g)) {
+            SelectionConfig alone = c;
+            alone.gamma = 1;
+            auto lists = group_scores(end, alone, {layer, layer}, kFirst, kEnd);
+            std::vector<std::vector<double>> by_head;
+            for (int h = 0; h < all.n_head; ++h) {
+              std::vector<double> received(static_cast<size_t>(kEnd - kFirst), 0.0);
+              for (int64_t row = 6; row < kTokens; row += 7) {
+                const auto a = all.attention(layer, h, row);
+                for (size_t j = 0; j < received.size(); ++j) received[j] += a[j + kFirst];
+              }
+              by_head.push_back(std::move(received));
+            }
+            const auto spread = combine(by_head, all.n_head_kv, c.heads);
+            sum.resize(lists.size(), std::vector<double>(lists[0].size(), 0.0));
+            for (size_t l = 0; l < lists.size(); ++l) {
+              const auto a = shares(lists[l]), b = shares(spread[l]);
+              for (size_t j = 0; j < a.size(); ++j)
+                sum[l][j] += (a[j] * (100 - weight) + b[j] * weight) / 100;
+            }
+          }
+          const auto& lists = kept[static_cast<size_t>(g.first_layer)];
+          ASSERT_EQ(lists.size(), sum.size());
+          for (size_t l = 0; l < lists.size(); ++l) expect_highest(lists[l], sum[l], kFirst, 28);
+        }
+      }
+}
+
 TEST(Deciders, DifferFromEachOther) {
   // Else the test above would say nothing of who decides.
   const auto model = load(seven_layers_path());

@@ -7,6 +7,7 @@
 #include "support/files.h"
 #include "support/models.h"
 #include "support/outcomes.h"
+#include "support/recorded.h"
 #include "support/reference.h"
 #include "windowkv/engine.h"
 #include "windowkv/error.h"
@@ -89,6 +90,65 @@ TEST(Follow, WithAndWithoutBlasAndWithThreads) {
     ASSERT_GT(words.size(), 440u);
     for (const auto* p : {policy.get(), full.get()})
       expect_same(engine, std::span(words).first(400), *p, std::span(words).subspan(400, 20), kRounding);
+  }
+}
+
+/// Every fifth token of the first KV head, every ninth of the second, other ones in each layer; of layer 3
+/// the second head keeps the last token alone.
+std::vector<KeptTokens> uneven(int n_layer, int64_t n) {
+  std::vector<KeptTokens> kept;
+  for (int layer = 0; layer < n_layer; ++layer) {
+    KeptTokens heads(2);
+    for (int head = 0; head < 2; ++head) {
+      auto& list = heads[static_cast<size_t>(head)];
+      if (layer != 3 || head == 0)
+        for (int64_t i = layer; i < n - 1; i += head == 0 ? 5 : 9) list.push_back(static_cast<int32_t>(i));
+      list.push_back(static_cast<int32_t>(n - 1));
+    }
+    kept.push_back(std::move(heads));
+  }
+  return kept;
+}
+
+TEST(Follow, HeadsThatKeepDifferentNumbersOfTokens) {
+  const auto prompt = random_tokens(300, 256, 1);
+  const auto tokens = random_tokens(200, 256, 2);  // more than caches grow by at first
+  Logits first;
+  for (bool blas : {true, false}) {
+    SCOPED_TRACE(blas ? "BLAS" : "no BLAS");
+    const auto model = load(gqa_path(), 1, blas);
+    ASSERT_EQ(model->hparams().n_head_kv, 2);
+    Engine engine(*model);
+    const auto kept = uneven(model->hparams().n_layer, 300);
+    const auto policy = fixed_policy(kept);
+    expect_same(engine, prompt, *policy, tokens, kRounding);
+
+    Sequence sequence;
+    engine.prefill(sequence, prompt, *policy);
+    size_t lists = 0;
+    for (const auto& layer : kept) lists += layer[0].size() + layer[1].size();
+    EXPECT_EQ(sequence.bytes.kept,
+              static_cast<int64_t>(lists) * model->hparams().kv_layer_bytes_per_token() / 2);
+    const auto alone = decoded(engine, sequence, tokens);
+    if (first.empty()) first = alone;
+    expect_close(alone, first, kRounding);
+    // A fork, and beside others in a batch.
+    sequence.rewind();
+    auto fork = engine.fork(sequence);
+    Sequence full;
+    engine.prefill(full, prompt, *full_policy());
+    const auto full_alone = decoded(engine, full, std::span(tokens).first(10));
+    full.rewind();
+    Logits of_fork, of_full;
+    for (const Token token : std::span(tokens).first(10)) {
+      const std::vector<Step> steps = {{&full, token}, {&fork, token}};
+      const auto logits = engine.decode(steps);
+      const auto n_vocab = static_cast<size_t>(model->hparams().n_vocab);
+      of_full.emplace_back(logits.begin(), logits.begin() + static_cast<ptrdiff_t>(n_vocab));
+      of_fork.emplace_back(logits.begin() + static_cast<ptrdiff_t>(n_vocab), logits.end());
+    }
+    expect_close(of_full, full_alone, kRounding);
+    expect_close(of_fork, Logits(alone.begin(), alone.begin() + 10), kRounding);
   }
 }
 

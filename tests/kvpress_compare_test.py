@@ -103,7 +103,7 @@ class AgainstKvpress(unittest.TestCase):
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self.path = str(ROOT / "models" / "minilong-6m-f16.gguf")
-        self.model = tool.load_model(self.path, "float32")
+        self.model = tool.load_model(self.path, "float32", "cpu")
         ids = torch.randint(10, 4000, (160,)).tolist()
         self.prompt, self.answer = ids + ids[20:140] + ids[:120], torch.randint(10, 4000, (6,)).tolist()
 

@@ -115,9 +115,14 @@ TEST_F(Store, FurtherQuestionsGetTheAnswerOfAFreshPromptUnderEveryPolicy) {
 
     const auto second = joined(document, other);
     auto got = prefilled(engine, second, *policy, &store);
-    auto fresh = prefilled(engine, second, *policy);
-    expect_same(engine, got, fresh, kRounding);
     EXPECT_TRUE(std::ranges::equal(store.tokens(), second));
+    auto fresh = prefilled(engine, second, *policy);
+    if (name == "aggregation") {  // which weighs the queries of what is computed, here the question's alone
+      EXPECT_LT(relative_error(got.logits, fresh.logits), kRounding);
+      EXPECT_EQ(got.sequence.kept, fresh.sequence.kept);
+      continue;
+    }
+    expect_same(engine, got, fresh, kRounding);
   }
 }
 

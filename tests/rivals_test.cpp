@@ -440,15 +440,15 @@ TEST(Rivals, CachesGroupedDifferentlyTakeTurnsOnOneEngine) {
   }
 }
 
-/// Picks 1 first where the attention the engine accumulated chunk by chunk differs from that of the whole
-/// prompt at once, else 0.
+/// Picks 1 first where the attention the engine summed chunk by chunk differs from that of the whole prompt
+/// at once, else 0.
 class AccumulationProbe final : public Selector {
  public:
-  explicit AccumulationProbe(const PromptShape& shape) : shape_(shape) {}
+  AccumulationProbe(const PromptShape& shape, int64_t stride) : shape_(shape), stride_(stride) {}
   int64_t observation() const override { return shape_.n; }
   int64_t capacity(int) const override { return shape_.n; }
   bool decides(int) const override { return true; }
-  int64_t stride() const override { return 1; }
+  int64_t stride() const override { return stride_; }
   ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override {
     const auto& view = views.front();
     auto* worst = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, 1);
@@ -463,6 +463,8 @@ class AccumulationProbe final : public Selector {
                           GGML_TYPE_F32);
       auto* a = ggml_soft_max(
           ctx, ggml_diag_mask_inf(ctx, ggml_scale(ctx, ggml_mul_mat(ctx, k, q), view.scale), 0));
+      a = ggml_view_2d(ctx, a, a->ne[0], shape_.n / stride_, a->nb[1] * static_cast<size_t>(stride_),
+                       static_cast<size_t>(stride_ - 1) * a->nb[1]);
       auto* sums = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_transpose(ctx, a)));  // [1, n]
       auto* held =
           ggml_view_1d(ctx, view.accumulated, shape_.n, static_cast<size_t>(h) * view.accumulated->nb[1]);
@@ -487,25 +489,60 @@ class AccumulationProbe final : public Selector {
 
  private:
   PromptShape shape_;
+  int64_t stride_;
 };
 
 class Probe final : public Policy {
  public:
+  explicit Probe(int64_t stride) : stride_(stride) {}
   std::string_view name() const override { return "probe"; }
   std::unique_ptr<Selector> start(const PromptShape& shape) const override {
-    return std::make_unique<AccumulationProbe>(shape);
+    return std::make_unique<AccumulationProbe>(shape, stride_);
   }
+
+ private:
+  int64_t stride_;
 };
 
-TEST(Rivals, AttentionOfAllQueriesIsAccumulatedAcrossChunks) {
-  const auto model = load(model_path());
-  for (int chunk : {7, 64, 512}) {
-    Engine engine(*model, {chunk});
-    Sequence sequence;
-    engine.prefill(sequence, random_tokens(150, 256), Probe());
+TEST(Rivals, AttentionOfManyQueriesIsSummedAcrossChunksAndPrompts) {
+  const Probe all(1), eighth(8), seventh(7);
+  for (bool blas : {true, false}) {
+    const auto model = load(model_path(), 1, blas);
+    AccumulationProbe::asked = 0;
+    for (int chunk : {7, 64, 512}) {
+      Engine engine(*model, {chunk});
+      std::vector<Sequence> together(3);
+      const std::vector<const Policy*> policies = {&all, &eighth, &seventh};
+      engine.prefill(together, random_tokens(150, 256), policies);
+      // Two that share chunks.
+      const auto first = random_tokens(90, 256, 3), second = random_tokens(61, 256, 4);
+      const std::vector<PrefillRequest> requests = {{&together[0], first, &eighth},
+                                                    {&together[1], second, &eighth}};
+      engine.prefill(requests);
+    }
+    EXPECT_EQ(AccumulationProbe::asked, 3 * (9 + 6));
+    EXPECT_FALSE(AccumulationProbe::differs);
   }
-  EXPECT_EQ(AccumulationProbe::asked, 9);
-  EXPECT_FALSE(AccumulationProbe::differs);
+}
+
+TEST(Rivals, OfAPromptFromAStoreOnlyWhatIsComputedIsSummed) {
+  const auto model = load(model_path());
+  Engine engine(*model, {64});
+  const auto prompt = random_tokens(400, 256);
+  const auto policy =
+      make_policy("windowkv", {Budget::tokens(50), make_config("default", Task::kAggregation, 3)});
+  PrefixStore store(*model, {.types = {KvType::kF16, KvType::kF16}});
+  PrefillOptions options;
+  options.store = &store;
+  Sequence first, again;
+  engine.prefill(first, std::span(prompt).first(200), *policy, options);
+  engine.prefill(again, prompt, *policy, options);
+  EXPECT_EQ(again.reused_tokens, 200);
+  EXPECT_EQ(again.kept, std::vector<int64_t>(3, 50));
+  // H2O needs all queries.
+  Sequence h2o;
+  engine.prefill(h2o, prompt, *make_policy("h2o", {Budget::tokens(50), {}}), options);
+  EXPECT_EQ(h2o.reused_tokens, 0);
 }
 
 }  // namespace

@@ -292,7 +292,8 @@ TEST(BudgetText, NothingIsDroppedUpToTheFloorUnderAnyPolicyAndPreset) {
             EXPECT_FALSE(selector->decides(layer));
           }
         }
-        if (n > 1024 && name != "full") {
+        // What a head may keep at most is not what all of them keep.
+        if (n > 1024 && name != "full" && !selector->heads_differ()) {
           EXPECT_LT(kept, n * kLayers);
         }
       }

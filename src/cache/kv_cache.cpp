@@ -138,6 +138,15 @@ std::unique_ptr<KvSegment> KvCache::own_segment(int layer, int64_t capacity) {
       devices, *meter_);
 }
 
+void KvCache::set_capacity(int layer, int64_t rows) {
+  if (shared_) return;
+  auto& segment = segments_[static_cast<size_t>(layer)];
+  segment = nullptr;
+  segment = own_segment(layer, rows);
+  this->layer(layer).rows = segment->layer(0);
+  version_ = unique_id();
+}
+
 void KvCache::forget_masks() {
   version_ = unique_id();
 }

@@ -134,6 +134,9 @@ class KvCache {
   /// Moves to `larger`, or to larger buffers of its own, a layer after the other. Throws Error where there is
   /// no memory; the cache then holds what it held.
   void grow(int64_t tokens, std::unique_ptr<KvSegment> larger);
+  /// Of a cache in memory of its own: gives an empty layer room for `rows`, no more and no less. One in a
+  /// pool has the room that it began with.
+  void set_capacity(int layer, int64_t rows);
   /// Makes masks over this cache stale, as shortened lengths do: they show rows beyond.
   void forget_masks();
   KvMeter& meter() { return *meter_; }

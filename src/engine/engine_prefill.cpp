@@ -7,6 +7,7 @@
 
 #include "backend/free_memory.h"
 #include "engine/checks.h"
+#include "engine/layer_selection.h"
 #include "engine/memory_plan.h"
 #include "engine/prefill.h"
 #include "engine/recall.h"
@@ -138,8 +139,11 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
       const bool in_store = job.next[i].recall != nullptr && Recall::in_place(m);
       std::vector<int64_t> capacities;
       capacities.reserve(static_cast<size_t>(m.hp.n_layer));
-      for (int layer = 0; layer < m.hp.n_layer; ++layer)
-        capacities.push_back((in_store ? 0 : job.selectors[i]->capacity(layer)) + prefill.reserve);
+      for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+        const bool later = !prefill.pool.memory() && capacity_is_late(*job.selectors[i], layer);
+        capacities.push_back(in_store || later ? prefill.reserve
+                                               : job.selectors[i]->capacity(layer) + prefill.reserve);
+      }
       without_room.collect(index, [&] {
         job.next[i].cache =
             std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
@@ -163,7 +167,7 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
   std::vector<Target> targets;
   for (size_t i = 0; i < job.wanted.size(); ++i)
     targets.push_back({job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt, job.stored.past,
-                       job.next[i].recall.get()});
+                       prefill.reserve, job.next[i].recall.get()});
   auto last_logits =
       run_prefill(m, prefill_scheduler, options.chunk, job.prompts, targets, job.stored, prefill);
   if (job.stored.added)

@@ -123,10 +123,13 @@ int layers_in_flight(const Selector& selector, int n_layer) {
   return most;
 }
 
+bool capacity_is_late(const Selector& selector, int layer) {
+  return selector.heads_differ() && selector.decides(layer);
+}
+
 bool keeps_whole(const Selector& selector, int layer, int64_t n, KvTypes types) {
   // One head may keep all where others do not.
-  const bool drops = selector.heads_differ() && selector.decides(layer);
-  return selector.capacity(layer) >= n && !drops && types == KvTypes{};
+  return selector.capacity(layer) >= n && !capacity_is_late(selector, layer) && types == KvTypes{};
 }
 
 void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int layer, const RowsOf& rows_of,
@@ -141,6 +144,8 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
     if (target.recall == nullptr || !Recall::in_place(m)) {
       cache.length = cache.prompt = longest(kept);
       cache.begins = begins_of(kept, cache.length, m.hp.n_head_kv);
+      if (capacity_is_late(selector, target.waiting))
+        target.cache->set_capacity(target.waiting, cache.length + target.reserve);
       if (cache.length > 0 && &cache.rows != &rows)
         gather(m, scheduler, rows, kept, cache.length, cache.rows);
     }

@@ -18,6 +18,7 @@ struct Target {
   KvCache* cache;
   size_t prompt = 0;         ///< of the pack
   int64_t past = 0;          ///< tokens of the prompt before those in the pack, whose rows are there
+  int64_t reserve = 0;       ///< rows for generated tokens
   Recall* recall = nullptr;  ///< what goes on choosing; null if nothing does
   double selection_ms = 0;
   int waiting = 0;  ///< the lowest layer not settled yet
@@ -29,6 +30,10 @@ size_t scoring_nodes(const HParams& hp);
 /// Layers whose K and V are in full at once while a selector decides: 1, or more where layers wait for ones
 /// above them.
 int layers_in_flight(const Selector& selector, int n_layer);
+
+/// Whether the rows that a layer's heads need are known only once it is decided, far fewer than they might
+/// be: a cache in memory of its own gets them then.
+bool capacity_is_late(const Selector& selector, int layer);
 
 /// Whether a cache of these types keeps all n tokens of a layer as prefill computes them, so that the layer
 /// needs no scratch.

@@ -74,8 +74,11 @@ class Fixed final : public Policy {
     explicit Keeper(const std::vector<KeptTokens>& kept) : kept_(kept) {}
     int64_t observation() const override { return 0; }
     int64_t capacity(int layer) const override {
-      return static_cast<int64_t>(kept_[static_cast<size_t>(layer)].front().size());
+      size_t longest = 0;
+      for (const auto& list : kept_[static_cast<size_t>(layer)]) longest = std::max(longest, list.size());
+      return static_cast<int64_t>(longest);
     }
+    bool heads_differ() const override { return true; }
     bool decides(int) const override { return false; }
     ggml_tensor* build(ggml_context*, std::span<const LayerView>) const override { return nullptr; }
     KeptTokens choose(int layer, std::span<const int32_t>) override {

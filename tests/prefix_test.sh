@@ -43,7 +43,7 @@ TMPDIR=$dir/nowhere "$windowkv" "${ask[@]}" -p x -p y --store disk >out 2>err </
 # Choosing again: by default where something is dropped.
 "$windowkv" "${ask[@]}" -p "Who?" --kv-budget 12% --ignore-eos >out 2>err </dev/null || fail "--recall auto: $(cat err)"
 grep -q "^recall .*chosen again [1-9]" err || fail "--recall auto does not choose again: $(cat err)"
-for kv in full h2o streaming-llm; do
+for kv in full h2o streaming-llm criticalkv layer-defensivekv; do
   "$windowkv" "${ask[@]}" -p "Who?" --kv $kv >out 2>err </dev/null || fail "--kv $kv: $(cat err)"
   ! grep -q "^recall" err || fail "--kv $kv chooses again"
 done
@@ -51,6 +51,10 @@ done
 ! grep -q "warning" err || fail "--store none warns: $(cat err)"
 "$windowkv" "${ask[@]}" -p "Who?" --kv-budget 12% --store none --recall 2 >out 2>err </dev/null || fail "--store none: $(cat err)"
 grep -q "warning: --recall is not used" err || fail "--recall without a store says nothing: $(cat err)"
+for kv in full streaming-llm; do
+  "$windowkv" "${ask[@]}" -p "Who?" --kv $kv --recall 2 >out 2>err </dev/null || fail "--kv $kv --recall: $(cat err)"
+  grep -q "warning: --recall 2 is not used" err || fail "--kv $kv --recall 2 says nothing: $(cat err)"
+done
 refused 1 "tokens between two choices, or off" "${ask[@]}" -p x --recall often
 refused 1 "cannot choose again" "${ask[@]}" -p x --kv h2o --recall 1
 
@@ -59,6 +63,12 @@ refused 1 "cannot choose again" "${ask[@]}" -p x --kv h2o --recall 1
 "$windowkv" "${ask[@]}" -p "Who?" --prefix book.prefix >second 2>err </dev/null || fail "--prefix: $(cat err)"
 cmp -s first second || fail "another answer from a saved prefix"
 grep -q "of them from the prefix store" err || fail "--prefix reads nothing: $(cat err)"
+"$windowkv" "${ask[@]}" -p "Who?" --prefix book.prefix --store-type q4_0 >second 2>err </dev/null || fail "--store-type: $(cat err)"
+grep -q "warning: --store-type q4_0 is not used: book.prefix was saved as f16" err || fail "--store-type beside --prefix: $(cat err)"
+cp book.prefix on.prefix
+"$windowkv" "${ask[@]}" -p "Who, and when?" --prefix on.prefix --save-prefix on.prefix >second 2>err </dev/null || fail "a prefix continued: $(cat err)"
+cmp -s book.prefix on.prefix && fail "--save-prefix left the file of --prefix as it was"
+"$windowkv" prefix show on.prefix -m "$model" >out 2>err && grep -q "^fits .*yes" out || fail "a prefix continued: $(cat out err)"
 "$windowkv" prefix show book.prefix -m "$model" >out 2>err && grep -q "^fits .*yes" out || fail "prefix show: $(cat out err)"
 
 # Killed at any moment: the file is the old one or the new one, and what was left beside it is in nobody's way.

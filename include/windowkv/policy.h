@@ -140,7 +140,10 @@ struct PolicyOptions {
 /// The names that make_policy accepts.
 std::vector<std::string> policy_names();
 
-/// Throws Error for an unknown name.
+/// Whether PolicyOptions::recall may be set for it. Throws Error for an unknown name.
+bool policy_chooses_again(std::string_view name);
+
+/// Throws Error for an unknown name, and for recall where it cannot choose again.
 std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options);
 
 }  // namespace windowkv

@@ -264,6 +264,7 @@ void bench(BenchFlags flags) {
     Engine engine(*model, flags.model.engine());
     warm_up.measure(*model, engine, *flags.make_policy(hp, task, warm_up.budget), flags.predict);
   }
+  const int recall = flags.make_policy(hp, task, flags.budgets.front())->recall();
   const int64_t program = program_bytes(*model);
   Engine engine(*model, flags.model.engine());
 
@@ -319,6 +320,10 @@ void bench(BenchFlags flags) {
                [](const BenchCell& cell) { return cell.measured(); });
   if (!measured.empty()) {
     print(speeds_table(measured, hp));
+    if (recall > 0)
+      print(fmt::format(
+          "decode chooses again every {}: \"KV kept\" is what a token reads in the prefix store\n",
+          recall == 1 ? "token" : fmt::format("{} tokens", recall)));
     // Of what lies on other devices this process's peak says nothing; plans are of one prompt.
     if (!model->on_cpu())
       print("\n" + traffic_table(measured, flags.predict));
@@ -337,6 +342,8 @@ void bench(BenchFlags flags) {
                          {"chunk", flags.model.chunk},
                          {"kv_type", {{"k", to_string(kv.k)}, {"v", to_string(kv.v)}}},
                          {"task", to_string(task)},
+                         {"policy", flags.policy.kv},
+                         {"recall", recall},
                          {"repetitions", flags.repetitions},
                          {"prompts", flags.prompts},
                          {"results", results_json(cells, rivals, speeds, flags.predict)}};

@@ -209,8 +209,7 @@ PolicyFlags PolicyFlags::for_model(const Model& model) const {
 }
 
 int PolicyFlags::recall_every() const {
-  // H2O looks at the whole prompt's attention and cannot.
-  return recall == "auto" ? (kv == "h2o" ? 0 : kDefaultRecall) : eval::parse_recall(recall);
+  return recall == "auto" ? (policy_chooses_again(kv) ? kDefaultRecall : 0) : eval::parse_recall(recall);
 }
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {

@@ -88,6 +88,8 @@ void refuse_overwriting(CLI::App& command) {
     };
     for (const auto& other : files) {
       if (other.option == output.option) continue;
+      // A saved prefix is written beside its name and renamed, and may be the one that was read, continued.
+      if (output.option->check_lname("save-prefix") && other.option->check_lname("prefix")) continue;
       if (same_file(output.path, other.path))
         refuse(other.path, "the file given with " + name_of(*other.option));
       if (is_in_folder(output.path, other.path) &&

@@ -150,6 +150,9 @@ void run(const RunFlags& flags) {
 
   Engine engine(*model, flags.model.engine());
   auto answers = nlohmann::ordered_json::array();
+  const auto print_answers = [&] {
+    if (flags.json) print(json_text(answers.size() == 1 ? answers.front() : answers, 2));
+  };
   for (size_t i = 0; i < questions.size(); ++i) {
     const auto& [prompt, task, policy, most_tokens] = questions[i];
     options.max_tokens = most_tokens;
@@ -164,6 +167,11 @@ void run(const RunFlags& flags) {
     Sequence sequence;
     const auto logits = engine.prefill(sequence, prompt.tokens, *policy, prefill_options);
     progress.clear();
+    if (flags.policy.recall != "auto" && flags.policy.recall_every() > 0 && !sequence.recall &&
+        (store || flags.store.place != "none"))
+      warn(fmt::format("--recall {} is not used: {}", flags.policy.recall,
+                       sequence.bytes.kept < sequence.bytes.full ? "the policy always keeps the same"
+                                                                 : "the prompt is kept whole"));
     if (i == 0 && !flags.store.save.empty()) store->save(flags.store.save);
     const auto generation = generate(engine, model->find_vocab(), sequence, logits, prompt.tokens, options);
 
@@ -178,9 +186,12 @@ void run(const RunFlags& flags) {
     if (trace) trace->commit(json_text(trace_json(report)));
     if (!flags.quiet) tell(fmt::format("\n{}", summary_text(report)));
     if (flags.verbose) describe_traffic(engine, generation.decoded);
-    if (generation.reason == StopReason::kCancelled) throw ExitWith{interrupted_exit()};
+    if (generation.reason == StopReason::kCancelled) {
+      print_answers();
+      throw ExitWith{interrupted_exit()};
+    }
   }
-  if (flags.json) print(json_text(answers.size() == 1 ? answers.front() : answers, 2));
+  print_answers();
 }
 
 }  // namespace

@@ -54,11 +54,12 @@ void StoreFlags::add_to(CLI::App& app) {
       ->type_name("PLACE")
       ->check(CLI::IsMember(std::vector<std::string>(kPlaces.begin(), kPlaces.end())))
       ->capture_default_str();
-  group
-      ->add_option("--store-type", type,
-                   fmt::format("how they are stored there: {}", fmt::join(kv_type_names(), ", ")))
-      ->type_name("TYPE")
-      ->capture_default_str();
+  type_option =
+      group
+          ->add_option("--store-type", type,
+                       fmt::format("how they are stored there: {}", fmt::join(kv_type_names(), ", ")))
+          ->type_name("TYPE")
+          ->capture_default_str();
   group
       ->add_option("--prefix", load,
                    "start from a saved prefix: tokens that the prompt begins with are not read again")
@@ -81,7 +82,13 @@ std::optional<PrefixStore> StoreFlags::make(const Model& model, int64_t n) const
     if (!best) return std::nullopt;
     options.place = *best;
   }
-  if (!load.empty()) return PrefixStore::load(model, load, options.place);
+  if (!load.empty()) {
+    auto store = PrefixStore::load(model, load, options.place);
+    if (type_option != nullptr && type_option->count() > 0 && store.types() != options.types)
+      warn(fmt::format("--store-type {} is not used: {} was saved as {}", type, load,
+                       to_string(store.types().k)));
+    return store;
+  }
   return PrefixStore(model, options);
 }
 

@@ -14,6 +14,7 @@ struct StoreFlags {
   std::string type{to_string(PrefixStoreOptions().types.k)};
   std::string load;  ///< a saved prefix
   std::string save;  ///< where to save it
+  CLI::Option* type_option = nullptr;
 
   void add_to(CLI::App& app);
   /// Whether a store is asked for whatever else is done.

@@ -36,7 +36,9 @@ void make_room(std::span<const Step> steps) {
     if (auto& cache = *steps[i].sequence->cache; !cache.has_room(1))
       without_room.collect(i, [&] { growing.push_back({&cache, cache.larger_segment(1)}); });
   without_room.check("decode steps");
+  if (growing.empty()) return;
   for (auto& [cache, larger] : growing) cache->grow(1, std::move(larger));
+  for (const auto& s : steps) s.sequence->bytes.peak = s.sequence->cache->meter().peak();
 }
 
 }  // namespace

@@ -49,7 +49,10 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
   }
   auto& cache = *sequence.cache;
   const auto count = static_cast<int64_t>(tokens.size());
-  if (!cache.has_room(count)) cache.grow(count, cache.larger_segment(count));
+  if (!cache.has_room(count)) {
+    cache.grow(count, cache.larger_segment(count));
+    sequence.bytes.peak = cache.meter().peak();
+  }
   int64_t longest = 0;
   for (int layer = 0; layer < m.hp.n_layer; ++layer) longest = std::max(longest, cache.layer(layer).length);
 

@@ -39,15 +39,20 @@ std::vector<std::string> policy_names() {
   return names;
 }
 
+bool policy_chooses_again(std::string_view name) {
+  // Whatever the prompt, as long as something is dropped.
+  return make_policy(name, {})
+      ->start({.n = 1 << 20, .n_layer = 1, .n_head = 1, .n_head_kv = 1, .d_head = 64})
+      ->chooses_again();
+}
+
 std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options) {
   if (options.recall < 0) throw Error("the number of tokens between two choices is negative");
   for (const auto& entry : kPolicies) {
     if (entry.name != name) continue;
     auto policy = entry.make(options);
     if (options.recall == 0) return policy;
-    if (policy->config() == nullptr &&
-        !policy->start({.n = 1 << 20, .n_layer = 1, .n_head = 1, .n_head_kv = 1, .d_head = 64})
-             ->chooses_again())
+    if (!policy_chooses_again(name))
       throw Error(
           fmt::format("{} needs more than keys and the newest queries and cannot choose again", name));
     return make_recalling(std::move(policy), options.recall);

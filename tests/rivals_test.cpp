@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <set>
 
 #include "backend/graph.h"
 #include "support/file.h"
 #include "support/models.h"
+#include "support/recorded.h"
 #include "windowkv/engine.h"
 
 namespace windowkv::test {
@@ -27,17 +29,54 @@ constexpr int64_t kEmbd = 64;
 
 /// A layer's tensors, as lists.
 struct Inputs {
-  std::vector<float> q;   // [heads][n][d], of the whole prompt
-  std::vector<float> k;   // [n][kv_heads][d]
-  std::vector<float> v;   // [n][kv_heads][d]
-  std::vector<float> wo;  // [embd][heads * d]
+  std::vector<float> q;            // [heads][n][d], of the whole prompt
+  std::vector<float> k;            // [n][kv_heads][d]
+  std::vector<float> v;            // [n][kv_heads][d]
+  std::vector<float> wo;           // [embd][heads * d]
+  std::vector<float> before_rope;  // [heads][n][d], queries; q where it is empty
 };
+
+/// LayerView::moments of queries before RoPE.
+std::vector<float> moments(const std::vector<float>& q) {
+  std::vector<float> out(kHeads * (kDim + 1) * kDim, 0.0f);
+  for (int64_t head = 0; head < kHeads; ++head)
+    for (int64_t i = kMomentSinks; i < kTokens; ++i) {
+      const auto* x = &q[static_cast<size_t>((head * kTokens + i) * kDim)];
+      for (int64_t a = 0; a <= kDim; ++a)
+        for (int64_t b = 0; b < kDim; ++b)
+          out[static_cast<size_t>((head * (kDim + 1) + a) * kDim + b)] += (a < kDim ? x[a] : 1.0f) * x[b];
+    }
+  return out;
+}
+
+/// LayerView::rotation of RoPE as in NeoX, base 10,000.
+std::vector<float> rotation() {
+  std::vector<float> out(kDim * kDim, 0.0f);
+  for (int64_t i = 0; i < kDim / 2; ++i) {
+    double cosine = 0, sine = 0;
+    for (int64_t position = kTokens; position < kTokens + 512; ++position) {
+      const double angle =
+          static_cast<double>(position) * std::pow(10000.0, -2.0 * static_cast<double>(i) / kDim);
+      cosine += std::cos(angle) / 512;
+      sine += std::sin(angle) / 512;
+    }
+    const int64_t j = i + kDim / 2;
+    out[static_cast<size_t>(i * kDim + i)] = out[static_cast<size_t>(j * kDim + j)] =
+        static_cast<float>(cosine);
+    out[static_cast<size_t>(i * kDim + j)] = static_cast<float>(sine);
+    out[static_cast<size_t>(j * kDim + i)] = static_cast<float>(-sine);
+  }
+  return out;
+}
 
 Inputs random_inputs(uint64_t seed) {
   std::mt19937_64 random(seed);
   auto uniform = [&] { return static_cast<float>(static_cast<double>(random() >> 11) * 0x1p-53 * 4 - 2); };
-  Inputs in{std::vector<float>(kHeads * kTokens * kDim), std::vector<float>(kTokens * kKvHeads * kDim),
-            std::vector<float>(kTokens * kKvHeads * kDim), std::vector<float>(kEmbd * kHeads * kDim)};
+  Inputs in{std::vector<float>(kHeads * kTokens * kDim),
+            std::vector<float>(kTokens * kKvHeads * kDim),
+            std::vector<float>(kTokens * kKvHeads * kDim),
+            std::vector<float>(kEmbd * kHeads * kDim),
+            {}};
   for (auto* values : {&in.q, &in.k, &in.v, &in.wo}) std::generate(values->begin(), values->end(), uniform);
   return in;
 }
@@ -99,6 +138,11 @@ std::vector<KeptTokens> select(Selector& selector, std::span<const Inputs> layer
         for (int h = 0; h < kHeads; ++h)
           for (double x : received(in, h, kTokens)) sums.push_back(static_cast<float>(x));
         view.accumulated = input(kTokens, kHeads, sums);
+      }
+      if (selector.query_moments()) {
+        const auto sums = moments(in.before_rope.empty() ? in.q : in.before_rope);
+        view.moments = ggml_reshape_3d(ctx, input(kDim, (kDim + 1) * kHeads, sums), kDim, kDim + 1, kHeads);
+        view.rotation = input(kDim, kDim, rotation());
       }
       view.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
       views.push_back(view);
@@ -210,7 +254,8 @@ Inputs layer_of_vectors(uint64_t layer) {
   };
   const auto observed = tensor(4 * layer, kHeads * kWindow * kDim);
   Inputs in{std::vector<float>(kHeads * kTokens * kDim), tensor(4 * layer + 1, kTokens * kKvHeads * kDim),
-            tensor(4 * layer + 2, kTokens * kKvHeads * kDim), tensor(4 * layer + 3, kEmbd * kHeads * kDim)};
+            tensor(4 * layer + 2, kTokens * kKvHeads * kDim), tensor(4 * layer + 3, kEmbd * kHeads * kDim),
+            tensor(1000 + layer, kHeads * kTokens * kDim)};
   for (int64_t head = 0; head < kHeads; ++head)
     std::copy_n(observed.begin() + head * kWindow * kDim, kWindow * kDim,
                 in.q.begin() + ((head + 1) * kTokens - kWindow) * kDim);
@@ -525,6 +570,108 @@ TEST(Rivals, AttentionOfManyQueriesIsSummedAcrossChunksAndPrompts) {
   }
 }
 
+/// Sees LayerView::moments and rotation, in thousandths.
+class MomentsProbe final : public Selector {
+ public:
+  MomentsProbe(const PromptShape& shape, std::vector<std::vector<int32_t>>& seen)
+      : shape_(shape), seen_(seen) {}
+  int64_t observation() const override { return 1; }
+  int64_t capacity(int) const override { return shape_.n; }
+  bool decides(int) const override { return true; }
+  bool query_moments() const override { return true; }
+  ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override {
+    const auto& view = views.front();
+    auto flat = [&](ggml_tensor* t) { return ggml_reshape_1d(ctx, ggml_cont(ctx, t), ggml_nelements(t)); };
+    auto* both = ggml_concat(ctx, flat(view.moments), flat(view.rotation), 0);
+    return ggml_cast(ctx, ggml_scale(ctx, both, 1000.0f), GGML_TYPE_I32);
+  }
+  KeptTokens choose(int, std::span<const int32_t> picked) override {
+    seen_.emplace_back(picked.begin(), picked.end());
+    std::vector<int32_t> all(static_cast<size_t>(shape_.n));
+    std::iota(all.begin(), all.end(), 0);
+    return {all};
+  }
+  std::vector<GroupSelection> groups() const override { return {}; }
+
+ private:
+  PromptShape shape_;
+  std::vector<std::vector<int32_t>>& seen_;
+};
+
+class SeesMoments final : public Policy {
+ public:
+  explicit SeesMoments(std::vector<std::vector<int32_t>>& seen) : seen_(seen) {}
+  std::string_view name() const override { return "probe"; }
+  std::unique_ptr<Selector> start(const PromptShape& shape) const override {
+    return std::make_unique<MomentsProbe>(shape, seen_);
+  }
+
+ private:
+  std::vector<std::vector<int32_t>>& seen_;
+};
+
+TEST(Rivals, MomentsAreThoseOfQueriesBeforeRope) {
+  const auto model = load(model_path());
+  const auto& hp = model->hparams();
+  const int64_t n = 150, d = hp.d_head;
+  ASSERT_EQ(hp.rope_mode, 0);  // neighbours turn together
+  const auto prompt = random_tokens(n, 256);
+  Engine whole(*model, {512});
+  const auto recorded = record(whole, *model, prompt, n);
+  auto angle = [&](int64_t position, int64_t pair) {
+    return static_cast<double>(position) *
+           std::pow(static_cast<double>(hp.rope_base),
+                    -2.0 * static_cast<double>(pair) / static_cast<double>(d));
+  };
+  for (int chunk : {7, 64, 512}) {
+    SCOPED_TRACE(chunk);
+    Engine engine(*model, {chunk});
+    std::vector<std::vector<int32_t>> seen;
+    const SeesMoments policy(seen);
+    Sequence sequence;
+    engine.prefill(sequence, prompt, policy);
+    ASSERT_EQ(seen.size(), static_cast<size_t>(hp.n_layer));
+    for (int layer = 0; layer < hp.n_layer; ++layer) {
+      const auto& got = seen[static_cast<size_t>(layer)];
+      for (int head = 0; head < hp.n_head; ++head) {
+        std::vector<double> sums(static_cast<size_t>(d * (d + 1)), 0.0);
+        for (int64_t i = kMomentSinks; i < n; ++i) {
+          std::vector<double> q(static_cast<size_t>(d));
+          for (int64_t pair = 0; pair < d / 2; ++pair) {
+            const auto* x =
+                &recorded.q[static_cast<size_t>(layer)][static_cast<size_t>((head * n + i) * d + 2 * pair)];
+            const double c = std::cos(angle(i, pair)), s = std::sin(angle(i, pair));
+            q[static_cast<size_t>(2 * pair)] = c * x[0] + s * x[1];
+            q[static_cast<size_t>(2 * pair + 1)] = c * x[1] - s * x[0];
+          }
+          for (int64_t a = 0; a <= d; ++a)
+            for (int64_t b = 0; b < d; ++b)
+              sums[static_cast<size_t>(a * d + b)] +=
+                  (a < d ? q[static_cast<size_t>(a)] : 1.0) * q[static_cast<size_t>(b)];
+        }
+        double most = 0, worst = 0;
+        for (size_t i = 0; i < sums.size(); ++i) {
+          most = std::max(most, std::abs(sums[i]));
+          const auto at = static_cast<size_t>(head) * sums.size() + i;
+          worst = std::max(worst, std::abs(sums[i] - got[at] / 1000.0));
+        }
+        EXPECT_LT(worst, 0.01 * most) << "layer " << layer << " head " << head;
+      }
+      const auto* turn = &got[got.size() - static_cast<size_t>(d * d)];
+      for (int64_t pair = 0; pair < d / 2; ++pair) {
+        double cosine = 0, sine = 0;
+        for (int64_t position = n; position < n + 512; ++position) {
+          cosine += std::cos(angle(position, pair)) / 512;
+          sine += std::sin(angle(position, pair)) / 512;
+        }
+        EXPECT_NEAR(turn[2 * pair * d + 2 * pair] / 1000.0, cosine, 2e-3);
+        EXPECT_NEAR(turn[2 * pair * d + 2 * pair + 1] / 1000.0, sine, 2e-3);
+        EXPECT_NEAR(turn[(2 * pair + 1) * d + 2 * pair] / 1000.0, -sine, 2e-3);
+      }
+    }
+  }
+}
+
 TEST(Rivals, OfAPromptFromAStoreOnlyWhatIsComputedIsSummed) {
   const auto model = load(model_path());
   Engine engine(*model, {64});
@@ -539,6 +686,21 @@ TEST(Rivals, OfAPromptFromAStoreOnlyWhatIsComputedIsSummed) {
   engine.prefill(again, prompt, *policy, options);
   EXPECT_EQ(again.reused_tokens, 200);
   EXPECT_EQ(again.kept, std::vector<int64_t>(3, 50));
+  // Where no query of those is computed, the end of the prompt decides alone.
+  SelectionOverrides rare, none;
+  rare.spread = 4096;
+  none.spread = 0;
+  std::vector<std::vector<GroupSelection>> chosen;
+  for (const auto& overrides : {rare, none}) {
+    Sequence sequence;
+    engine.prefill(sequence, prompt,
+                   *make_policy("windowkv", {Budget::tokens(50),
+                                             make_config("default", Task::kAggregation, 3, overrides)}),
+                   options);
+    chosen.push_back(sequence.groups);
+  }
+  for (size_t g = 0; g < chosen[0].size(); ++g)
+    EXPECT_EQ(chosen[0][g].kept_by_head, chosen[1][g].kept_by_head);
   // H2O needs all queries.
   Sequence h2o;
   engine.prefill(h2o, prompt, *make_policy("h2o", {Budget::tokens(50), {}}), options);

@@ -18,7 +18,7 @@ import sys
 import types
 
 import torch
-from kvpress import AdaKVPress, CriticalKVPress, SnapKVPress
+from kvpress import AdaKVPress, CriticalKVPress, ExpectedAttentionPress, SnapKVPress
 from torch.nn import functional as F
 
 N, D, HEADS, KV_HEADS, EMBD, WINDOW, LAYERS = 300, 16, 4, 2, 64, 32, 3
@@ -56,6 +56,7 @@ class Layer:
         self.module = types.SimpleNamespace(config=config, head_dim=D, num_key_value_groups=HEADS // KV_HEADS,
                                             o_proj=types.SimpleNamespace(weight=wo), layer_idx=layer)
         self.hidden = torch.zeros(1, N, EMBD)  # of which presses read the shape
+        self.before_rope = tensor(1000 + layer, HEADS, N, D)
 
 
 class PaperSnapKV(SnapKVPress):
@@ -75,6 +76,20 @@ def kept_of(indices):
 
 def by_scorer(press, layer, budget):
     scores = press.score(layer.module, layer.hidden, layer.keys, layer.values, layer.attention, {})
+    return kept_of(scores[0].topk(budget, dim=-1).indices)
+
+
+def by_expected_attention(layer, budget):
+    """From queries before RoPE, instead of the hidden states that they come from."""
+    def rotary_emb(_, positions):
+        angles = positions[0].double()[:, None] * 10000.0 ** (-2 * torch.arange(D // 2).double() / D)
+        angles = torch.cat((angles, angles), -1)
+        return angles.cos()[None], angles.sin()[None]
+
+    layer.module.q_proj = lambda x: x
+    layer.module.rotary_emb = rotary_emb
+    hidden = layer.before_rope.transpose(0, 1).reshape(1, N, HEADS * D)
+    scores = ExpectedAttentionPress(ratio(budget)).score(layer.module, hidden, layer.keys, layer.values, None, {})
     return kept_of(scores[0].topk(budget, dim=-1).indices)
 
 
@@ -138,6 +153,7 @@ def main():
         cases.append(("snapkv", budget, [by_scorer(snapkv(), layer, budget) for layer in layers]))
         cases.append(("criticalkv", budget, [by_scorer(CriticalKVPress(snapkv()), layer, budget) for layer in layers]))
         cases.append(("adakv", budget, [by_dropping(AdaKVPress(snapkv()), layer) for layer in layers]))
+        cases.append(("expected-attention", budget, [by_expected_attention(layer, budget) for layer in layers]))
         scores = [defensive_scores(defensive(compression_ratio=1 - budget / N), layer) for layer in layers]
         cases.append(("defensivekv", budget, [split(s.topk(budget * KV_HEADS).indices) for s in scores]))
         scores = [defensive_scores(layer_defensive(compression_ratio=1 - budget / N), layer) for layer in layers]

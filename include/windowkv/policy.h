@@ -26,6 +26,9 @@ struct PromptShape {
   std::span<const double> layer_shares = {};  ///< of the model, see HParams
 };
 
+/// Tokens at the prompt's beginning whose queries LayerView::moments leaves out.
+inline constexpr int64_t kMomentSinks = 4;
+
 /// One layer after the whole prompt has passed through it.
 struct LayerView {
   int layer = 0;
@@ -42,6 +45,13 @@ struct LayerView {
   /// of the prompt that was computed, not read from a prefix store; null where stride() is 0, and behind the
   /// prompt.
   ggml_tensor* accumulated = nullptr;
+  /// Of the prompt's queries before RoPE, without its first kMomentSinks tokens: for each query head the sum of
+  /// q·qᵀ, d_head columns, and then of q: [d_head, d_head + 1, n_head] F32. Null unless
+  /// Selector::query_moments().
+  ggml_tensor* moments = nullptr;
+  /// Beside it, the mean over the 512 positions that follow the prompt of what RoPE does to a query: [d_head,
+  /// d_head] F32, column i of it to the i-th unit vector.
+  ggml_tensor* rotation = nullptr;
   /// Whether the queries are those of tokens behind the prompt, which see all of its keys, and not of its
   /// last tokens.
   bool after_prompt = false;
@@ -88,13 +98,18 @@ class Selector {
   /// V wait in full. Never decreases from one layer to the next.
   virtual int settled_at(int layer) const { return layer; }
 
-  /// Every how many tokens a query's attention is summed in LayerView::accumulated; 1: those of all, so that
-  /// no part of the prompt may come from a prefix store; 0: none. Devices without BLAS compute the attention
-  /// of these queries once more.
+  /// Every how many tokens a query's attention is summed in LayerView::accumulated; 0: none. Devices without
+  /// BLAS compute the attention of these queries once more.
   virtual int64_t stride() const { return 0; }
 
+  /// Whether build() needs LayerView::moments, those of the whole prompt.
+  virtual bool query_moments() const { return false; }
+
+  /// Whether no part of the prompt may come from a prefix store, because build() needs all of its queries.
+  bool needs_all_queries() const { return stride() == 1 || query_moments(); }
+
   /// Whether build() serves behind the prompt too, where there are keys and the newest queries alone.
-  virtual bool chooses_again() const { return stride() == 0; }
+  virtual bool chooses_again() const { return stride() == 0 && !query_moments(); }
 
   /// Adds to the graph the scoring of layers that are decided together. `views`: those of them that decide,
   /// lowest first, at least one. Returns an I32 tensor for choose().

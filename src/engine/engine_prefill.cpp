@@ -83,7 +83,7 @@ StoredPrefix Engine::State::match(PrefixStore& store, std::span<const Token> pro
   stored.common = stored.past = store.common_prefix(prompt);
   for (const auto* policy : policies) {
     const auto selector = policy->start(prompt_shape(m.hp, n));
-    stored.past = selector->stride() == 1
+    stored.past = selector->needs_all_queries()
                       ? 0
                       : std::min(stored.past, n - std::max<int64_t>(1, selector->observation()));
   }

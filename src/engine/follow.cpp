@@ -56,7 +56,7 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
   int64_t longest = 0;
   for (int layer = 0; layer < m.hp.n_layer; ++layer) longest = std::max(longest, cache.layer(layer).length);
 
-  Pack pack(*m.backends, m.hp, {count}, 0, 1, {}, sequence.position);
+  Pack pack(*m.backends, m.hp, {count}, 0, 1, {}, false, sequence.position);
   const int64_t chunk = std::min<int64_t>(state_->options.chunk, count);
   ChunkPass pass(m, state_->prefill_scheduler, pack, chunk, longest + count + chunk);
   for (int64_t first = 0; first < count; first += chunk)

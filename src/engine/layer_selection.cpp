@@ -9,12 +9,36 @@
 namespace windowkv {
 
 size_t scoring_nodes(const HParams& hp) {
-  // Of every KV head its attention, of every query head its part of a maximum, and a step of runs for each
-  // power of two that a window size may reach.
-  return 512 + 24 * static_cast<size_t>(hp.n_head_kv) + 16 * static_cast<size_t>(hp.n_head);
+  // Of every KV head its attention, of every query head what its values or expected attention take, and a
+  // step of runs for each power of two that a window size may reach.
+  return 512 + 24 * static_cast<size_t>(hp.n_head_kv) + 64 * static_cast<size_t>(hp.n_head);
 }
 
 namespace {
+
+/// LayerView::rotation, for a prompt of n tokens.
+ggml_tensor* build_mean_rotation(ggml_context* ctx, const LoadedModel& m, int layer, int64_t n) {
+  constexpr int64_t kAhead = 512, kPart = 64;
+  const int64_t d = m.hp.d_head;
+  auto* units = ggml_diag(ctx, ggml_repeat_4d(ctx, ggml_arange(ctx, 1.0f, 2.0f, 1.0f), d, 1, 1, 1));
+  auto rotated = [&](ggml_tensor* x, int64_t first, Family::Rotation rotation) {
+    const auto begin = static_cast<float>(first);
+    auto* positions =
+        ggml_cast(ctx, ggml_arange(ctx, begin, begin + static_cast<float>(x->ne[2]), 1.0f), GGML_TYPE_I32);
+    return m.family->rotate(ctx, m.hp, m.weights, layer, x, positions, rotation);
+  };
+  ggml_tensor* sum = nullptr;
+  for (int64_t first = n; first < n + kAhead; first += kPart) {
+    auto* part = rotated(ggml_repeat_4d(ctx, units, d, d, kPart, 1), first, Family::Rotation::kApply);
+    part = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_permute(ctx, part, 1, 2, 0, 3)));
+    sum = sum != nullptr ? ggml_add(ctx, sum, part) : part;
+  }
+  // RoPE may scale, and taking it off scales as often again: what a unit vector becomes tells by how much.
+  auto* there = rotated(ggml_reshape_3d(ctx, units, d, d, 1), 0, Family::Rotation::kApply);
+  auto* back = ggml_view_1d(ctx, rotated(there, 0, Family::Rotation::kUndo), 1, 0);
+  sum = ggml_div(ctx, ggml_reshape_2d(ctx, sum, d, d), back);
+  return ggml_scale(ctx, sum, 1.0f / static_cast<float>(kAhead));
+}
 
 /// Runs the selector's scoring graph over the layers from `first` to `last` that decide; returns what it
 /// picked.
@@ -46,6 +70,10 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       graph.read_on(view.accumulated = pack.received(ctx, target.prompt, layer, stride), device);
     if (view.accumulated != nullptr && !ggml_is_contiguous(view.accumulated))
       view.accumulated = ggml_cont(ctx, view.accumulated);
+    if (selector.query_moments()) {
+      graph.read_on(view.moments = pack.moments(ctx, target.prompt, layer), device);
+      view.rotation = build_mean_rotation(ctx, m, layer, target.past + computed);
+    }
     view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
     view.scale = m.hp.attention_scale;
     views.push_back(view);

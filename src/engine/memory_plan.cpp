@@ -109,6 +109,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   int in_flight = 1;
   int64_t scoring = 0;
   std::set<int64_t> strides;
+  bool has_moments = false;
   // By prompt and layer: whether some cache keeps all, and needs no scratch.
   std::vector<std::vector<bool>> whole(lengths.size(), std::vector<bool>(static_cast<size_t>(hp.n_layer)));
   for (const auto& w : wanted) {
@@ -117,6 +118,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     check_scored(*selector, n, hp.n_layer);
     in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
     if (selector->stride() > 0) strides.insert(selector->stride());
+    has_moments = has_moments || selector->query_moments();
     const bool in_store = Recall::in_place(m) && Recall::wanted(m, *w.policy, n);
     int64_t largest = 0;
     int64_t grown = 0;
@@ -141,7 +143,10 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
       plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
   }
   const int64_t received = static_cast<int64_t>(strides.size()) * in_flight * hp.n_head;
-  plan.hidden = (tokens * hp.n_embd + (tokens + stored.past) * received) * 4;
+  const int64_t moments = has_moments ? int64_t{hp.d_head} * (hp.d_head + 1) * hp.n_head * in_flight : 0;
+  plan.hidden = (tokens * hp.n_embd + (tokens + stored.past) * received +
+                 moments * static_cast<int64_t>(lengths.size())) *
+                4;
   plan.mask = backends.blas() != nullptr
                   ? ProductAttention::result_bytes(hp, width)
                   : CausalMask::bytes(backends, longest + (stored.past > 0 ? width : 0), width);

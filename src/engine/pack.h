@@ -67,10 +67,10 @@ class CausalMask {
 class Pack {
  public:
   /// `lengths`: tokens of each prompt; `observation`: rows of each kept aside for scoring at most, of
-  /// `in_flight` layers at once; `strides`: of queries whose attention is summed, each once; `position`: of
-  /// each one's first token.
+  /// `in_flight` layers at once; `strides`: of queries whose attention is summed, each once; `moments`: room
+  /// for those of all queries; `position`: of each one's first token.
   Pack(const Backends& backends, const HParams& hp, std::vector<int64_t> lengths, int64_t observation,
-       int64_t in_flight, std::vector<int64_t> strides, int64_t position = 0)
+       int64_t in_flight, std::vector<int64_t> strides, bool moments, int64_t position = 0)
       : backends_(backends),
         hp_(hp),
         lengths_(std::move(lengths)),
@@ -78,6 +78,7 @@ class Pack {
         observation_(observation),
         in_flight_(in_flight),
         strides_(std::move(strides)),
+        has_moments_(moments),
         position_(position),
         parts_(backends.device_count()) {
     enter(backends.device_of(0));
@@ -164,8 +165,22 @@ class Pack {
     return ggml_view_2d(ctx, sums, position_ + lengths_[prompt], hp_.n_head, sums->nb[1],
                         place_of(layer, sums) + static_cast<size_t>(before) * sums->nb[0]);
   }
-  /// Sets what is received in `layer` to 0.
-  void forget_received(int layer) const {
+  bool has_moments() const { return has_moments_; }
+  /// LayerView::moments of a prompt in `layer`, so far. Layers share places in turn.
+  ggml_tensor* moments(ggml_context* ctx, size_t prompt, int layer) const {
+    auto* all = parts_[backends_.device_of(layer)]->moments;
+    const auto place = static_cast<size_t>(layer % in_flight_) * lengths_.size() + prompt;
+    const int64_t d = hp_.d_head;
+    return ggml_view_3d(ctx, all, d, d + 1, hp_.n_head, all->nb[1], all->nb[1] * static_cast<size_t>(d + 1),
+                        all->nb[1] * static_cast<size_t>((d + 1) * hp_.n_head) * place);
+  }
+  /// Sets what is received in `layer`, and its moments, to 0.
+  void forget_sums(int layer) const {
+    if (has_moments_) {
+      auto* all = parts_[backends_.device_of(layer)]->moments;
+      const size_t bytes = ggml_nbytes(all) / static_cast<size_t>(in_flight_);
+      ggml_backend_tensor_memset(all, 0, bytes * static_cast<size_t>(layer % in_flight_), bytes);
+    }
     for (auto* sums : parts_[backends_.device_of(layer)]->received)
       ggml_backend_tensor_memset(sums, 0, place_of(layer, sums),
                                  sums->nb[1] * static_cast<size_t>(hp_.n_head));
@@ -178,13 +193,14 @@ class Pack {
   struct Part {
     Part(const Backends& backends, size_t device, size_t strides)
         : hidden_storage(std::make_unique<Storage>(backends, "the hidden states", 1, device)),
-          storage(backends, "the observed queries", 2 + strides, device) {}
+          storage(backends, "the observed queries", 3 + strides, device) {}
 
     std::unique_ptr<Storage> hidden_storage;
     Storage storage;
     ggml_tensor* positions = nullptr;
     /// [d_head·n_head, observation · prompts · layers in flight] F32: queries of the last tokens
     ggml_tensor* observed = nullptr;
+    ggml_tensor* moments = nullptr;  ///< [d_head, (d_head + 1) · n_head · prompts · layers in flight] F32
     std::vector<ggml_tensor*>
         received;  ///< by stride: [tokens of all prompts, n_head · layers in flight] F32
   };
@@ -205,6 +221,10 @@ class Pack {
     const int64_t all = n_ + position_ * static_cast<int64_t>(lengths_.size());
     for (size_t i = 0; i < strides_.size(); ++i)
       p.received.push_back(p.storage.add(GGML_TYPE_F32, all, hp_.n_head * in_flight_));
+    if (has_moments_)
+      p.moments = p.storage.add(
+          GGML_TYPE_F32, hp_.d_head,
+          int64_t{hp_.d_head + 1} * hp_.n_head * in_flight_ * static_cast<int64_t>(lengths_.size()));
     p.storage.allocate(/*clear=*/false);
     std::vector<int32_t> numbers(static_cast<size_t>(n_));
     auto next = numbers.begin();
@@ -225,6 +245,7 @@ class Pack {
   int64_t observation_;
   int64_t in_flight_;
   std::vector<int64_t> strides_;
+  bool has_moments_;
   int64_t position_;
   size_t device_ = 0;
   std::vector<std::optional<Part>> parts_;  ///< by device

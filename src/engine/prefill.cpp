@@ -31,7 +31,7 @@ class Prefill {
         options_(options),
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
         pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
-              strides_of(targets), past_),
+              strides_of(targets), wants_moments(targets), past_),
         pass_(m, scheduler, pack_, chunk,
               past_ + std::ranges::max(pack_.lengths()) + (past_ > 0 ? chunk : 0)),
         chunk_(pass_.chunk()),
@@ -51,7 +51,7 @@ class Prefill {
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
                                        [&](const Target& t) { return t.selector->decides(layer); }) &&
                            pack_.observation() > 0;
-      pack_.forget_received(layer);
+      pack_.forget_sums(layer);
       if (past_ > 0) restore_rows(scheduler_, *stored_.parts, layer, past_, rows_for(layer, 0));
       const ChunkParts parts{.queries = decides, .output = layer < last || options_.all_logits};
       for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, first, count, parts); });
@@ -84,6 +84,10 @@ class Prefill {
     int64_t most = 0;
     for (const auto& target : targets) most = std::max(most, target.selector->observation());
     return most;
+  }
+
+  static bool wants_moments(std::span<const Target> targets) {
+    return std::ranges::any_of(targets, [](const Target& t) { return t.selector->query_moments(); });
   }
 
   static int most_in_flight(std::span<const Target> targets, int n_layer) {
@@ -173,7 +177,7 @@ class Prefill {
     Graph graph(chunk_nodes(m_, chunk_, runs.size()));
     auto* ctx = graph.ctx();
     auto* x = pack_.hidden_at(ctx, first, count);
-    const bool all_queries = parts.output || !pack_.strides().empty();
+    const bool all_queries = parts.output || !pack_.strides().empty() || pack_.has_moments();
     auto qkv =
         m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x, pack_.positions_at(ctx, first, count),
                                     all_queries ? Family::kQkv : Family::kKv);
@@ -183,6 +187,8 @@ class Prefill {
       const auto part = columns_of(ctx, qkv, run.row - first, run.count);
       store_kv(graph, rows, past_ + run.first, part);
       if (parts.queries) keep_queries(graph, layer, run, part.q);
+      if (pack_.has_moments())
+        add_moments(graph, layer, run, part.q, pack_.positions_at(ctx, run.row, run.count));
       const auto sums = sums_of(ctx, run.prompt, layer);
       const bool summed = parts.output && pass_.sums_received();
       if (!summed)
@@ -238,6 +244,23 @@ class Prefill {
     for (const int64_t stride : pack_.strides())
       sums.push_back({stride, pack_.received(ctx, prompt, layer, stride)});
     return sums;
+  }
+
+  /// LayerView::moments. `q`: the run's, `positions` theirs.
+  void add_moments(Graph& graph, int layer, const Pack::Run& run, ggml_tensor* q, ggml_tensor* positions) {
+    auto* ctx = graph.ctx();
+    const int64_t skipped = std::max<int64_t>(0, kMomentSinks - run.first);
+    if (skipped >= run.count) return;
+    q = m_.family->rotate(ctx, m_.hp, m_.weights, layer, ggml_cont(ctx, q), positions,
+                          Family::Rotation::kUndo);
+    q = ggml_cont(ctx, ggml_permute(ctx, token_columns(ctx, q, skipped, run.count - skipped), 0, 2, 1, 3));
+    auto* ones = ggml_repeat_4d(ctx, ggml_arange(ctx, 1.0f, 2.0f, 1.0f), 1, q->ne[1], q->ne[2], 1);
+    auto* all = pack_.moments(ctx, run.prompt, layer);
+    auto* squares = ggml_view_3d(ctx, all, all->ne[0], all->ne[0], all->ne[2], all->nb[1], all->nb[2], 0);
+    auto* sums = ggml_view_3d(ctx, all, all->ne[0], 1, all->ne[2], all->nb[1], all->nb[2],
+                              static_cast<size_t>(all->ne[0]) * all->nb[1]);
+    for (auto [held, other] : {std::pair{squares, q}, {sums, ones}})
+      graph.add(ggml_cpy(ctx, ggml_add(ctx, held, ggml_out_prod(ctx, q, other)), held));
   }
 
   /// Adds the attention of some of a chunk's queries to what each token has received, where the chunk's own

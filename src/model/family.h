@@ -40,6 +40,12 @@ class Family {
   virtual Qkv attention_inputs(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
                                ggml_tensor* x, ggml_tensor* pos, Parts parts) const = 0;
 
+  /// Rotary positions applied to x [d_head, heads, t] F32 at positions pos [t] I32, as to queries and keys;
+  /// or taken off again.
+  enum class Rotation { kApply, kUndo };
+  virtual ggml_tensor* rotate(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
+                              ggml_tensor* x, ggml_tensor* pos, Rotation rotation) const = 0;
+
   /// Attention output [n_head·d_head, t] and the layer's input x → the layer's output [n_embd, t].
   virtual ggml_tensor* finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
                                     ggml_tensor* x, ggml_tensor* attention) const = 0;

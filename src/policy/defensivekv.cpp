@@ -69,7 +69,7 @@ std::vector<size_t> holding(const std::vector<float>& attention, float mass, int
 
 /// dst [candidates, KV heads] of src: attention, value norms [candidates, KV heads], and [1], how many tokens
 /// a head may keep in any case.
-void score(ggml_tensor* dst, int ith, int /*nth*/, void*) {
+void defensive_scores(ggml_tensor* dst, int ith, int /*nth*/, void*) {
   if (ith != 0) return;
   const int64_t heads = dst->ne[1];
   const Attention attention{dst->src[0], dst->ne[0], dst->src[0]->ne[2] / heads};
@@ -137,7 +137,7 @@ class DefensiveKvSelector : public TokenSelector {
     std::vector<ggml_tensor*> args = {attention, build_value_norms(ctx, view, candidates()),
                                       ggml_arange(ctx, always, always + 1, 2)};
     return ggml_custom_4d(ctx, GGML_TYPE_F32, candidates(), view.k->ne[2], 1, 1, args.data(),
-                          static_cast<int>(args.size()), score, 1, nullptr);
+                          static_cast<int>(args.size()), defensive_scores, 1, nullptr);
   }
 };
 

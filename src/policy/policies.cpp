@@ -29,6 +29,7 @@ constexpr Entry kPolicies[] = {
     {"criticalkv", make_criticalkv},
     {"defensivekv", make_defensivekv},
     {"layer-defensivekv", make_layer_defensivekv},
+    {"expected-attention", make_expected_attention},
 };
 
 }  // namespace

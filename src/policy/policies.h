@@ -11,6 +11,7 @@ std::unique_ptr<Policy> make_adakv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_chunkkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_criticalkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_defensivekv(const PolicyOptions& options);
+std::unique_ptr<Policy> make_expected_attention(const PolicyOptions& options);
 std::unique_ptr<Policy> make_full(const PolicyOptions& options);
 std::unique_ptr<Policy> make_h2o(const PolicyOptions& options);
 std::unique_ptr<Policy> make_layer_defensivekv(const PolicyOptions& options);

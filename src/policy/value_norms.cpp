@@ -10,8 +10,9 @@ namespace windowkv {
 
 namespace {
 
-// Tokens projected at once.
+// Tokens projected at once, or more so that there are not too many parts for the graph.
 constexpr int64_t kPart = 4096;
+constexpr int64_t kMostParts = 8;
 
 /// The output projection with a query head's part in each row: [n_head·d_head, n_embd] F32. Weights may lie
 /// in a form that can only be multiplied, hence the product with the identity.
@@ -30,8 +31,9 @@ ggml_tensor* build_value_norms(ggml_context* ctx, const LayerView& view, int64_t
   ggml_tensor* all = nullptr;
   for (int64_t h = 0; h < heads; ++h) {
     ggml_tensor* norms = nullptr;
-    for (int64_t first = 0; first < keys; first += kPart) {
-      const int64_t count = std::min(kPart, keys - first);
+    const int64_t most = std::max(kPart, (keys + kMostParts - 1) / kMostParts);
+    for (int64_t first = 0; first < keys; first += most) {
+      const int64_t count = std::min(most, keys - first);
       auto* v = build_widened(
           ctx,
           ggml_view_2d(ctx, view.v, d, count, view.v->nb[1],

@@ -101,7 +101,11 @@ class FreeSelector final : public TokenSelector {
     return drops(layer) && deciding_layer(config_, group_of(layer), layer);
   }
   int settled_at(int layer) const override { return settling_layer(config_, group_of(layer), layer); }
-  int64_t stride() const override { return drops(0) && config_.spread_weight > 0 ? config_.spread : 0; }
+  int64_t stride() const override {
+    for (int layer = 0; layer < prompt().n_layer && config_.spread_weight > 0; ++layer)
+      if (drops(layer)) return config_.spread;
+    return 0;
+  }
   bool chooses_again() const override { return true; }
 
  protected:
@@ -114,8 +118,9 @@ class FreeSelector final : public TokenSelector {
     // No runs of the latter: it has no place where an answer begins.
     auto* spread = by_list(ctx, view, view.accumulated);
     auto part = [&](ggml_tensor* scores, int percent) {
-      return ggml_scale(ctx, ggml_div(ctx, scores, ggml_sum_rows(ctx, scores)),
-                        static_cast<float>(percent) / 100);
+      // Behind a stored prefix there may be no such query, and a sum of 0.
+      auto* sum = ggml_scale_bias(ctx, ggml_sum_rows(ctx, scores), 1.0f, 1e-30f);
+      return ggml_scale(ctx, ggml_div(ctx, scores, sum), static_cast<float>(percent) / 100);
     };
     return ggml_add(ctx, part(lists, 100 - config_.spread_weight), part(spread, config_.spread_weight));
   }

@@ -56,10 +56,11 @@ ggml_tensor* linear(ggml_context* ctx, ggml_tensor* weight, ggml_tensor* bias, g
 }
 
 ggml_tensor* rope(ggml_context* ctx, const HParams& hp, const LayerWeights& w, ggml_tensor* x,
-                  ggml_tensor* pos) {
+                  ggml_tensor* pos, Family::Rotation rotation = Family::Rotation::kApply) {
+  const auto op = rotation == Family::Rotation::kApply ? ggml_rope_ext : ggml_rope_ext_back;
   // beta_fast and beta_slow are YaRN's published constants.
-  return ggml_rope_ext(ctx, x, pos, w.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig, hp.rope_base,
-                       hp.rope_freq_scale, hp.rope_ext_factor, hp.rope_attn_factor, 32.0f, 1.0f);
+  return op(ctx, x, pos, w.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig, hp.rope_base,
+            hp.rope_freq_scale, hp.rope_ext_factor, hp.rope_attn_factor, 32.0f, 1.0f);
 }
 
 }  // namespace
@@ -83,6 +84,11 @@ Family::Qkv PreNormDecoder::attention_inputs(ggml_context* ctx, const HParams& h
     out.v = heads(w.wv, w.bv, hp.n_head_kv);
   }
   return out;
+}
+
+ggml_tensor* PreNormDecoder::rotate(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
+                                    ggml_tensor* x, ggml_tensor* pos, Rotation rotation) const {
+  return rope(ctx, hp, weights.layers[static_cast<size_t>(layer)], x, pos, rotation);
 }
 
 ggml_tensor* PreNormDecoder::finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights,

@@ -267,6 +267,7 @@ TEST(Rivals, KeepWhatKvpressAndTheAuthorsCodeKeep) {
       nlohmann::json::parse(read_file(std::string(WINDOWKV_TEST_VECTORS_DIR) + "/rivals.json"));
   const int n_layer = vectors["shape"]["n_layer"];
   std::vector<Inputs> layers;
+  layers.reserve(static_cast<size_t>(n_layer));
   for (int layer = 0; layer < n_layer; ++layer)
     layers.push_back(layer_of_vectors(static_cast<uint64_t>(layer)));
   const PromptShape shape{kTokens, n_layer, kHeads, kKvHeads, kDim};
@@ -496,8 +497,7 @@ class AccumulationProbe final : public Selector {
   int64_t stride() const override { return stride_; }
   ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override {
     const auto& view = views.front();
-    auto* worst = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, 1);
-    worst = nullptr;
+    ggml_tensor* worst = nullptr;
     const int64_t share = view.q->ne[2] / view.k->ne[2];
     for (int64_t h = 0; h < view.q->ne[2]; ++h) {
       auto* q = ggml_view_2d(ctx, view.q, view.q->ne[0], shape_.n, view.q->nb[1],

@@ -40,6 +40,8 @@ struct Recalls {
 /// Bytes of K and V, all layers.
 struct KvBytes {
   int64_t kept = 0;  ///< of the kept prompt tokens, in the caches or in the prefix store
+  int64_t padding =
+      0;  ///< of rows that hold nothing, where KV heads of a layer keep different numbers of tokens
   int64_t full = 0;  ///< of all prompt tokens in F16, had they been kept; in the store, where it is read
   int64_t peak = 0;  ///< maximum bytes of K/V buffers held at once, measured from the buffers; without a
                      ///< prefix store

@@ -45,8 +45,8 @@ struct LayerView {
   /// of the prompt that was computed, not read from a prefix store; null where stride() is 0, and behind the
   /// prompt.
   ggml_tensor* accumulated = nullptr;
-  /// Of the prompt's queries before RoPE, without its first kMomentSinks tokens: for each query head the sum of
-  /// q·qᵀ, d_head columns, and then of q: [d_head, d_head + 1, n_head] F32. Null unless
+  /// Of the prompt's queries before RoPE, without its first kMomentSinks tokens: for each query head the sum
+  /// of q·qᵀ, d_head columns, and then of q: [d_head, d_head + 1, n_head] F32. Null unless
   /// Selector::query_moments().
   ggml_tensor* moments = nullptr;
   /// Beside it, the mean over the 512 positions that follow the prompt of what RoPE does to a query: [d_head,

@@ -226,7 +226,7 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const st
 std::unique_ptr<Policy> PolicyFlags::make_at(const HParams& hp, Task kind,
                                              const std::string& budget_text) const {
   const bool full = budget_text == "full";
-  return make(hp, kind, full ? "full" : "windowkv", full ? "100%" : budget_text);
+  return make(hp, kind, full ? "full" : kv, full ? "100%" : budget_text);
 }
 
 eval::Contender contender_of(std::string name, const PolicyFlags& flags, const HParams& hp) {

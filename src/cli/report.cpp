@@ -152,12 +152,15 @@ std::string summary_text(const RunReport& r) {
                      bytes_text(s.bytes.peak)));
   else
     line("KV cache",
-         fmt::format("{}{} kept of {} ({:.1f} %), peak {}",
+         fmt::format("{}{} kept of {} ({:.1f} %){}, peak {}",
                      s.kv_types == KvTypes{}
                          ? ""
                          : fmt::format("K {}, V {}; ", to_string(s.kv_types.k), to_string(s.kv_types.v)),
                      bytes_text(s.bytes.kept), bytes_text(s.bytes.full),
                      100.0 * static_cast<double>(s.bytes.kept) / static_cast<double>(s.bytes.full),
+                     s.bytes.padding > 0 ? fmt::format(", and {} empty, as KV heads keep different numbers",
+                                                       bytes_text(s.bytes.padding))
+                                         : "",
                      bytes_text(s.bytes.peak)));
   if (r.store != nullptr)
     line("store", fmt::format("{} tokens, {}", r.store->tokens().size(), describe(*r.store)));

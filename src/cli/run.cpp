@@ -147,6 +147,7 @@ void run(const RunFlags& flags) {
   check_grammar(options, *model);
   auto questions = questions_of(flags, sources, task_choice, *model);
   auto store = store_of(flags, *model, questions);
+  const int64_t saved_common = store ? store->common_prefix(questions.front().prompt.tokens) : 0;
 
   Engine engine(*model, flags.model.engine());
   auto answers = nlohmann::ordered_json::array();
@@ -170,8 +171,12 @@ void run(const RunFlags& flags) {
     if (flags.policy.recall != "auto" && flags.policy.recall_every() > 0 && !sequence.recall &&
         (store || flags.store.place != "none"))
       warn(fmt::format("--recall {} is not used: {}", flags.policy.recall,
-                       sequence.bytes.kept < sequence.bytes.full ? "the policy always keeps the same"
-                                                                 : "the prompt is kept whole"));
+                       sequence.bytes.kept < sequence.bytes.full
+                           ? "this policy and budget leave nothing to choose"
+                           : "the prompt is kept whole"));
+    if (i == 0 && !flags.store.load.empty() && sequence.reused_tokens == 0 && saved_common > 1)
+      warn(fmt::format("{}: the prompt is read from its beginning, because {} needs all of its queries",
+                       flags.store.load, policy->name()));
     if (i == 0 && !flags.store.save.empty()) store->save(flags.store.save);
     const auto generation = generate(engine, model->find_vocab(), sequence, logits, prompt.tokens, options);
 

@@ -188,14 +188,20 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     sequence.reads_store = sequence.cache->chosen != nullptr;
     const int64_t row =
         kv_token_bytes(m.hp, sequence.reads_store ? job.stored.parts->options().types : options.kv);
+    int64_t all_heads = 0;
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
       const int64_t heads =
           sequence.reads_store
               ? heads_kept(sequence.recall->first()[static_cast<size_t>(layer)], m.hp.n_head_kv)
               : heads_kept(sequence.cache->layer(layer), m.hp.n_head_kv);
-      sequence.kept.push_back((heads + m.hp.n_head_kv / 2) / m.hp.n_head_kv);
+      // Whole tokens, which over all layers come to what the heads keep.
+      all_heads += heads;
+      sequence.kept.push_back(all_heads / m.hp.n_head_kv -
+                              std::accumulate(sequence.kept.begin(), sequence.kept.end(), int64_t{0}));
+      if (!sequence.reads_store) sequence.bytes.padding += sequence.cache->layer(layer).length * row;
       sequence.bytes.kept += heads * (row / m.hp.n_head_kv);
     }
+    sequence.bytes.padding = std::max<int64_t>(0, sequence.bytes.padding - sequence.bytes.kept);
     sequence.bytes.full = n * m.hp.n_layer * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token());
     sequence.bytes.peak = sequence.cache->meter().peak();
   }

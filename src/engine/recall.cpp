@@ -32,8 +32,9 @@ bool Recall::wanted(const LoadedModel& m, const Policy& policy, int64_t n) {
   if (policy.recall() == 0) return false;
   const auto selector = policy.start(prompt_shape(m.hp, n));
   if (!selector->chooses_again())
-    throw Error(
-        fmt::format("{} needs more than keys and the newest queries and cannot choose again", policy.name()));
+    throw Error(fmt::format(
+        "{} needs more than keys and the newest queries and cannot choose again; leave recall off",
+        policy.name()));
   if (selector->heads_differ() && !in_place(m))
     throw Error(fmt::format(
         "{} keeps different numbers of tokens by head and can choose again on the CPU only", policy.name()));

@@ -54,8 +54,8 @@ std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& 
     auto policy = entry.make(options);
     if (options.recall == 0) return policy;
     if (!policy_chooses_again(name))
-      throw Error(
-          fmt::format("{} needs more than keys and the newest queries and cannot choose again", name));
+      throw Error(fmt::format(
+          "{} needs more than keys and the newest queries and cannot choose again; leave recall off", name));
     return make_recalling(std::move(policy), options.recall);
   }
   throw Error(fmt::format("unknown policy \"{}\"; use one of: {}", name, fmt::join(policy_names(), ", ")));

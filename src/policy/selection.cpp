@@ -157,7 +157,7 @@ void SelectionConfig::validate() const {
   check("p", p, 1, omega);
   check("the number of recent tokens", recent, 0, 65536);
   check("the number of sinks", sinks, 0, 65536);
-  check("the distance of spread queries", spread, 0, 65536);
+  check("spread, every how many tokens a query counts,", spread, 0, 65536);
   check("the weight of spread queries", spread_weight, 0, 100);
   if (heads == Heads::kPerKv && windows == Windows::kGrid)
     throw Error("a selection for each KV head needs free windows; use heads mean or max, or windows free");
@@ -216,9 +216,12 @@ SelectionConfig make_config(std::string_view preset, Task task, int n_layer,
   c.spread = overrides.spread.value_or(c.spread);
   c.spread_weight = overrides.spread_weight.value_or(c.spread_weight);
   c.pyramid = overrides.pyramid.value_or(c.pyramid);
-  c.windows = overrides.windows.value_or(c.windows);
-  if (c.windows == Windows::kGrid && !overrides.spread) c.spread = 0;
   c.heads = overrides.heads.value_or(c.heads);
+  c.windows = overrides.windows.value_or(c.windows);
+  if (c.windows == Windows::kGrid) {  // of ours what a grid cannot have gives way, unless it is asked for
+    if (!overrides.spread) c.spread = 0;
+    if (!overrides.heads && c.heads == Heads::kPerKv) c.heads = Heads::kMean;
+  }
   c.decider = overrides.decider.value_or(c.decider);
   c.rows = overrides.rows.value_or(c.rows);
   c.p = localization != half_for_localization ? c.omega : std::max(1, c.omega / 2);

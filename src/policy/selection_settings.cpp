@@ -26,10 +26,11 @@ constexpr SelectionSetting kSettings[] = {
      "observation window α: number of last prompt tokens whose attention decides what is kept",
      [](SelectionOverrides& o, std::string_view text) { o.alpha = number("observe", text); }},
     {"spread", "N",
-     "the attention of every N-th token of the whole prompt counts too; 0: the end's alone (free windows "
-     "only)",
+     "the attention of every N-th token of the whole prompt counts too, 0: the end's alone; by default 8 for "
+     "aggregation, 0 for localization (free windows only)",
      [](SelectionOverrides& o, std::string_view text) { o.spread = number("spread", text); }},
-    {"spread-weight", "P", "their part of a token's score, in percent; the rest is the observation window's",
+    {"spread-weight", "P",
+     "their part of a token's score, 0 to 100 percent, 50 by default; the rest is the observation window's",
      [](SelectionOverrides& o, std::string_view text) { o.spread_weight = number("spread-weight", text); }},
     {"group", "N", "layers γ that share one selection",
      [](SelectionOverrides& o, std::string_view text) { o.gamma = number("group", text); }},

@@ -101,7 +101,7 @@ void TokenSelector::tell(int layer, const KeptTokens& kept) {
   for (const auto& list : kept) any.insert(any.end(), list.begin(), list.end());
   std::sort(any.begin(), any.end());
   any.erase(std::unique(any.begin(), any.end()), any.end());
-  GroupSelection group{{layer, layer}, capacity(layer), {}, to_ranges(any), {}};
+  GroupSelection group{{layer, layer}, chosen(layer) + sinks() + recent(), {}, to_ranges(any), {}};
   if (kept.size() > 1)
     for (const auto& list : kept) group.kept_by_head.push_back(to_ranges(list));
   groups_.push_back(std::move(group));

@@ -517,8 +517,8 @@ refuses "unknown window placement" run -m "$model" -p x --windows guess
 refuses "unknown combination of heads" run -m "$model" -p x --heads guess
 refuses "unknown deciding layer" run -m "$model" -p x --decide guess
 refuses "unknown combination of queries" run -m "$model" -p x --rows guess
-refuses "needs free windows" run -m "$model" -p x --windows grid
-for flag in window observe group lambda recent sinks; do
+refuses "needs free windows" run -m "$model" -p x --windows grid --heads kv
+for flag in window observe group lambda recent sinks spread spread-weight; do
   for value in x 1.5 99999999999; do refuses "$flag \"$value\"" run -m "$model" -p x --$flag $value; done
 done
 refuses "recent tokens is -1" run -m "$model" -p x --recent=-1

@@ -14,6 +14,8 @@ namespace {
 int number(std::string_view setting, std::string_view text) {
   int value = 0;
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc::result_out_of_range)
+    throw Error(fmt::format("{} \"{}\" is out of range", setting, text));
   if (error != std::errc() || end != text.data() + text.size())
     throw Error(fmt::format("{} \"{}\": give a whole number", setting, text));
   return value;

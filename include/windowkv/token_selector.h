@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "windowkv/policy.h"
@@ -79,15 +80,18 @@ class TokenSelector : public Selector {
 
 /// A policy whose only setting is the budget; S is its selector, made from the prompt and tokens a layer.
 template <class S>
-class BudgetedPolicy : public Policy {
+class BudgetedPolicy final : public Policy {
  public:
-  explicit BudgetedPolicy(const Budget& budget) : budget_(budget) {}
+  /// `name` must outlive the policy.
+  BudgetedPolicy(std::string_view name, const Budget& budget) : name_(name), budget_(budget) {}
+  std::string_view name() const override { return name_; }
   std::unique_ptr<Selector> start(const PromptShape& shape) const override {
     return std::make_unique<S>(shape, budget_.resolve(shape.n));
   }
   std::optional<Budget> budget() const override { return budget_; }
 
  private:
+  std::string_view name_;
   Budget budget_;
 };
 

@@ -195,9 +195,9 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
               ? heads_kept(sequence.recall->first()[static_cast<size_t>(layer)], m.hp.n_head_kv)
               : heads_kept(sequence.cache->layer(layer), m.hp.n_head_kv);
       // Whole tokens, which over all layers come to what the heads keep.
+      const int64_t before = all_heads / m.hp.n_head_kv;
       all_heads += heads;
-      sequence.kept.push_back(all_heads / m.hp.n_head_kv -
-                              std::accumulate(sequence.kept.begin(), sequence.kept.end(), int64_t{0}));
+      sequence.kept.push_back(all_heads / m.hp.n_head_kv - before);
       if (!sequence.reads_store) sequence.bytes.padding += sequence.cache->layer(layer).length * row;
       sequence.bytes.kept += heads * (row / m.hp.n_head_kv);
     }

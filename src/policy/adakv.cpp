@@ -13,16 +13,10 @@ class AdaKvSelector final : public SnapKvScored {
       : SnapKvScored(prompt, flat_budgets(prompt.n_layer, budget), Shared::kHeads, kAdaKvLeastPercent) {}
 };
 
-class AdaKv final : public BudgetedPolicy<AdaKvSelector> {
- public:
-  using BudgetedPolicy::BudgetedPolicy;
-  std::string_view name() const override { return "adakv"; }
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_adakv(const PolicyOptions& options) {
-  return std::make_unique<AdaKv>(options.budget);
+  return std::make_unique<BudgetedPolicy<AdaKvSelector>>("adakv", options.budget);
 }
 
 }  // namespace windowkv

@@ -32,16 +32,10 @@ class CriticalKvSelector final : public SnapKvScored {
   }
 };
 
-class CriticalKv final : public BudgetedPolicy<CriticalKvSelector> {
- public:
-  using BudgetedPolicy::BudgetedPolicy;
-  std::string_view name() const override { return "criticalkv"; }
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_criticalkv(const PolicyOptions& options) {
-  return std::make_unique<CriticalKv>(options.budget);
+  return std::make_unique<BudgetedPolicy<CriticalKvSelector>>("criticalkv", options.budget);
 }
 
 }  // namespace windowkv

@@ -23,10 +23,9 @@ constexpr int64_t kPool = 5;
 constexpr float kMass = 0.9f;  // of the attention, whose tokens stay in any case
 
 /// What the scoring of a layer's candidates reads: attention [n, t, query heads] F32 of the observation
-/// window, of which the first `candidates` columns count.
+/// window.
 struct Attention {
   const ggml_tensor* values;
-  int64_t candidates;
   int64_t share;
 
   const float* row(int64_t t, int64_t head) const {
@@ -72,7 +71,7 @@ std::vector<size_t> holding(const std::vector<float>& attention, float mass, int
 void defensive_scores(ggml_tensor* dst, int ith, int /*nth*/, void*) {
   if (ith != 0) return;
   const int64_t heads = dst->ne[1];
-  const Attention attention{dst->src[0], dst->ne[0], dst->src[0]->ne[2] / heads};
+  const Attention attention{dst->src[0], dst->src[0]->ne[2] / heads};
   const auto candidates = static_cast<size_t>(dst->ne[0]);
   const int64_t queries = attention.values->ne[1];
   const auto* norms = static_cast<const float*>(dst->src[1]->data);
@@ -112,9 +111,10 @@ void defensive_scores(ggml_tensor* dst, int ith, int /*nth*/, void*) {
     for (const size_t j : stay[static_cast<size_t>(head)]) column(head)[j] = highest;
 }
 
-class DefensiveKvSelector : public TokenSelector {
+template <TokenSelector::Shared shared>
+class DefensiveKvSelector final : public TokenSelector {
  public:
-  DefensiveKvSelector(const PromptShape& prompt, int64_t budget, Shared shared)
+  DefensiveKvSelector(const PromptShape& prompt, int64_t budget)
       : TokenSelector(prompt, {.budgets = flat_budgets(prompt.n_layer, budget),
                                .recent = kObservation,
                                .observation = kObservation,
@@ -123,11 +123,10 @@ class DefensiveKvSelector : public TokenSelector {
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
-    const int64_t n = view.k->ne[1];
+    const int64_t past = view.k->ne[1] - view.q->ne[1];
     ggml_tensor* attention = nullptr;
     for (const auto& heads : heads_at_once(view)) {
-      auto* part =
-          build_attention(ctx, view.q, view.k, heads, view.after_prompt ? n : n - view.q->ne[1], view.scale);
+      auto* part = build_attention(ctx, view.q, view.k, heads, past, view.scale);
       attention = attention != nullptr ? ggml_concat(ctx, attention, part, 2) : part;
     }
     // As the code has it: the budget's part of the candidates, less the observation window.
@@ -141,31 +140,16 @@ class DefensiveKvSelector : public TokenSelector {
   }
 };
 
-/// `shared`: who competes for the budget.
-class DefensiveKv final : public Policy {
- public:
-  DefensiveKv(std::string_view name, const Budget& budget, TokenSelector::Shared shared)
-      : name_(name), budget_(budget), shared_(shared) {}
-  std::string_view name() const override { return name_; }
-  std::unique_ptr<Selector> start(const PromptShape& shape) const override {
-    return std::make_unique<DefensiveKvSelector>(shape, budget_.resolve(shape.n), shared_);
-  }
-  std::optional<Budget> budget() const override { return budget_; }
-
- private:
-  std::string_view name_;
-  Budget budget_;
-  TokenSelector::Shared shared_;
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_defensivekv(const PolicyOptions& options) {
-  return std::make_unique<DefensiveKv>("defensivekv", options.budget, TokenSelector::Shared::kHeads);
+  return std::make_unique<BudgetedPolicy<DefensiveKvSelector<TokenSelector::Shared::kHeads>>>("defensivekv",
+                                                                                              options.budget);
 }
 
 std::unique_ptr<Policy> make_layer_defensivekv(const PolicyOptions& options) {
-  return std::make_unique<DefensiveKv>("layer-defensivekv", options.budget, TokenSelector::Shared::kAll);
+  return std::make_unique<BudgetedPolicy<DefensiveKvSelector<TokenSelector::Shared::kAll>>>(
+      "layer-defensivekv", options.budget);
 }
 
 }  // namespace windowkv

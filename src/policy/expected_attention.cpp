@@ -71,16 +71,10 @@ class ExpectedAttentionSelector final : public TokenSelector {
   }
 };
 
-class ExpectedAttention final : public BudgetedPolicy<ExpectedAttentionSelector> {
- public:
-  using BudgetedPolicy::BudgetedPolicy;
-  std::string_view name() const override { return "expected-attention"; }
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_expected_attention(const PolicyOptions& options) {
-  return std::make_unique<ExpectedAttention>(options.budget);
+  return std::make_unique<BudgetedPolicy<ExpectedAttentionSelector>>("expected-attention", options.budget);
 }
 
 }  // namespace windowkv

@@ -25,16 +25,10 @@ class H2oSelector final : public TokenSelector {
   }
 };
 
-class H2o final : public BudgetedPolicy<H2oSelector> {
- public:
-  using BudgetedPolicy::BudgetedPolicy;
-  std::string_view name() const override { return "h2o"; }
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_h2o(const PolicyOptions& options) {
-  return std::make_unique<H2o>(options.budget);
+  return std::make_unique<BudgetedPolicy<H2oSelector>>("h2o", options.budget);
 }
 
 }  // namespace windowkv

@@ -37,16 +37,10 @@ class PyramidKvSelector final : public SnapKvScored {
       : SnapKvScored(prompt, pyramid_budgets(prompt, budget)) {}
 };
 
-class PyramidKv final : public BudgetedPolicy<PyramidKvSelector> {
- public:
-  using BudgetedPolicy::BudgetedPolicy;
-  std::string_view name() const override { return "pyramidkv"; }
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_pyramidkv(const PolicyOptions& options) {
-  return std::make_unique<PyramidKv>(options.budget);
+  return std::make_unique<BudgetedPolicy<PyramidKvSelector>>("pyramidkv", options.budget);
 }
 
 }  // namespace windowkv

@@ -42,16 +42,10 @@ class RandomSelector final : public TokenSelector {
   }
 };
 
-class Random final : public BudgetedPolicy<RandomSelector> {
- public:
-  using BudgetedPolicy::BudgetedPolicy;
-  std::string_view name() const override { return "random"; }
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_random(const PolicyOptions& options) {
-  return std::make_unique<Random>(options.budget);
+  return std::make_unique<BudgetedPolicy<RandomSelector>>("random", options.budget);
 }
 
 }  // namespace windowkv

@@ -44,16 +44,10 @@ class SnapKvSelector final : public SnapKvScored {
       : SnapKvScored(prompt, flat_budgets(prompt.n_layer, budget)) {}
 };
 
-class SnapKv final : public BudgetedPolicy<SnapKvSelector> {
- public:
-  using BudgetedPolicy::BudgetedPolicy;
-  std::string_view name() const override { return "snapkv"; }
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_snapkv(const PolicyOptions& options) {
-  return std::make_unique<SnapKv>(options.budget);
+  return std::make_unique<BudgetedPolicy<SnapKvSelector>>("snapkv", options.budget);
 }
 
 }  // namespace windowkv

@@ -23,16 +23,10 @@ class StreamingLlmSelector final : public TokenSelector {
   ggml_tensor* build_scores(ggml_context*, const LayerView&) const override { return nullptr; }
 };
 
-class StreamingLlm final : public BudgetedPolicy<StreamingLlmSelector> {
- public:
-  using BudgetedPolicy::BudgetedPolicy;
-  std::string_view name() const override { return "streaming-llm"; }
-};
-
 }  // namespace
 
 std::unique_ptr<Policy> make_streaming_llm(const PolicyOptions& options) {
-  return std::make_unique<StreamingLlm>(options.budget);
+  return std::make_unique<BudgetedPolicy<StreamingLlmSelector>>("streaming-llm", options.budget);
 }
 
 }  // namespace windowkv

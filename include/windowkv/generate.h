@@ -2,30 +2,16 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "windowkv/engine.h"
+#include "windowkv/sampler.h"
+#include "windowkv/text_stream.h"
 
 namespace windowkv {
-
-/// How the next token is sampled; libllama's samplers, in llama.cpp's order: penalties, top-k, top-p, min-p,
-/// temperature.
-struct SamplingOptions {
-  float temperature = 0.0f;  ///< 0: the most probable token
-  int top_k = 40;            ///< 0: off
-  float top_p = 0.95f;       ///< 1: off
-  float min_p = 0.05f;       ///< 0: off
-  int penalty_last_n = 64;   ///< 0: off
-  float repeat_penalty = 1.0f;
-  float frequency_penalty = 0.0f;
-  float presence_penalty = 0.0f;
-  uint32_t seed = 0xFFFFFFFFu;  ///< 0xFFFFFFFF: random
-  std::string grammar;  ///< in GBNF, with a rule `root`, which constrains the answer; empty: no constraint
-
-  void validate() const;  ///< throws Error
-};
 
 struct GenerateOptions {
   int64_t max_tokens = 256;       ///< maximum number of tokens to generate
@@ -36,6 +22,8 @@ struct GenerateOptions {
   SamplingOptions sampling;
   /// Receives text once it is final: whole UTF-8 characters, never part of a stop string.
   std::function<void(std::string_view)> on_text;
+  /// Receives each token with the logits [n_vocab] it was drawn from, before its text.
+  std::function<void(Token token, std::span<const float> logits)> on_token;
   std::function<bool()> cancelled;  ///< called before each token; true ends the generation
 };
 
@@ -49,6 +37,40 @@ struct Generation {
   int64_t decoded = 0;        ///< tokens that were decoded
   double decode_ms = 0;       ///< time that took
   double first_token_ms = 0;  ///< from the start of the call to the first sampled token; excludes prefill
+};
+
+/// A generation token by token, for callers that decode several sequences at once. Decoding is theirs: as long
+/// as it is not done, they decode generation().tokens.back() and hand over what came of it.
+class Continuation {
+ public:
+  /// `prompt` fills the penalties' memory. Without a vocabulary there is no text, and generation ends at the
+  /// token limit. Throws Error for options that cannot be.
+  Continuation(const Vocab* vocab, int n_vocab, std::span<const Token> prompt, GenerateOptions options);
+
+  /// Whether the next token can only be drawn from logits; else it is the most probable one, which
+  /// Engine::decode_greedy() finds.
+  bool needs_logits() const;
+  /// Draws the next token.
+  void draw(std::span<const float> logits);
+  /// Takes the next token as drawn.
+  void take(Token token);
+  /// Ends the generation.
+  void end(StopReason reason);
+  /// Whether it has ended, and the text is whole.
+  bool done() const { return done_; }
+
+  Generation& generation() { return out_; }
+
+ private:
+  bool is_end(Token token) const;
+  bool may_end() const;
+
+  const Vocab* vocab_;
+  GenerateOptions options_;
+  Sampler sampler_;
+  TextStream stream_;
+  Generation out_;
+  bool done_ = false;
 };
 
 /// Continues a prefilled sequence. `logits` are the ones prefill returned. Without a vocabulary there is no

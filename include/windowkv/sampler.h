@@ -1,12 +1,33 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
-#include "windowkv/generate.h"
+#include "windowkv/vocab.h"
 
 namespace windowkv {
+
+/// How the next token is sampled; libllama's samplers, in llama.cpp's order: penalties, top-k, top-p, min-p,
+/// temperature.
+struct SamplingOptions {
+  float temperature = 0.0f;  ///< 0: the most probable token
+  int top_k = 40;            ///< 0: off
+  float top_p = 0.95f;       ///< 1: off
+  float min_p = 0.05f;       ///< 0: off
+  int penalty_last_n = 64;   ///< 0: off
+  float repeat_penalty = 1.0f;
+  float frequency_penalty = 0.0f;
+  float presence_penalty = 0.0f;
+  uint32_t seed = 0xFFFFFFFFu;  ///< 0xFFFFFFFF: random
+  std::string grammar;  ///< in GBNF, with a rule `root`, which constrains the answer; empty: no constraint
+  std::vector<std::pair<Token, float>> logit_bias;  ///< added to the logits of these tokens first of all
+
+  void validate() const;  ///< throws Error
+};
 
 /// Draws tokens from logits with libllama's samplers.
 class Sampler {

@@ -4,8 +4,6 @@
 #include <limits>
 
 #include "support/clock.h"
-#include "windowkv/sampler.h"
-#include "windowkv/text_stream.h"
 
 namespace windowkv {
 
@@ -23,58 +21,87 @@ std::string_view to_string(StopReason reason) {
   return "";
 }
 
+Continuation::Continuation(const Vocab* vocab, int n_vocab, std::span<const Token> prompt,
+                           GenerateOptions options)
+    : vocab_(vocab),
+      options_(std::move(options)),
+      sampler_(options_.sampling, n_vocab, prompt, vocab),
+      stream_(options_.stop, options_.on_text) {
+  if (options_.max_tokens <= 0) end(StopReason::kLength);
+}
+
+bool Continuation::is_end(Token token) const {
+  return std::ranges::find(options_.end_tokens, token) != options_.end_tokens.end() ||
+         (vocab_ != nullptr && !options_.ignore_end && vocab_->is_end(token));
+}
+
+bool Continuation::may_end() const {
+  return std::ssize(out_.tokens) >= options_.min_tokens;
+}
+
+bool Continuation::needs_logits() const {
+  return options_.on_token || !may_end() || !sampler_.greedy();
+}
+
+void Continuation::draw(std::span<const float> logits) {
+  std::vector<float> without_ends;
+  auto allowed = logits;
+  if (!may_end()) {
+    without_ends.assign(logits.begin(), logits.end());
+    for (size_t i = 0; i < without_ends.size(); ++i)
+      if (is_end(static_cast<Token>(i))) without_ends[i] = -std::numeric_limits<float>::infinity();
+    allowed = without_ends;
+  }
+  const auto token = sampler_.sample(allowed);
+  if (options_.on_token) options_.on_token(token, logits);
+  take(token);
+}
+
+void Continuation::take(Token token) {
+  out_.tokens.push_back(token);
+  if (is_end(token)) return end(StopReason::kEnd);
+  if (vocab_ != nullptr && stream_.push(vocab_->piece(token))) return end(StopReason::kStopString);
+  if (std::ssize(out_.tokens) >= options_.max_tokens) end(StopReason::kLength);
+}
+
+void Continuation::end(StopReason reason) {
+  out_.reason = reason;
+  stream_.finish();
+  out_.text = stream_.text();
+  done_ = true;
+}
+
 Generation generate(Engine& engine, const Vocab* vocab, Sequence& sequence, std::span<const float> logits,
                     std::span<const Token> prompt, const GenerateOptions& options) {
   const auto start = Clock::now();
-  Sampler sampler(options.sampling, static_cast<int>(logits.size()), prompt, vocab);
-  TextStream stream(options.stop, options.on_text);
-  auto ends = [&](Token token) {
-    return std::find(options.end_tokens.begin(), options.end_tokens.end(), token) !=
-               options.end_tokens.end() ||
-           (vocab != nullptr && !options.ignore_end && vocab->is_end(token));
-  };
-  std::vector<float> without_ends;
-  auto mask_ends = [&](std::span<const float> all) -> std::span<const float> {
-    without_ends.assign(all.begin(), all.end());
-    for (size_t i = 0; i < without_ends.size(); ++i)
-      if (ends(static_cast<Token>(i))) without_ends[i] = -std::numeric_limits<float>::infinity();
-    return without_ends;
-  };
-  Generation out;
-  while (static_cast<int64_t>(out.tokens.size()) < options.max_tokens) {
+  Continuation continuation(vocab, static_cast<int>(logits.size()), prompt, options);
+  auto& out = continuation.generation();
+  while (!continuation.done()) {
     if (options.cancelled && options.cancelled()) {
-      out.reason = StopReason::kCancelled;
+      continuation.end(StopReason::kCancelled);
       break;
     }
-    const bool may_end = static_cast<int64_t>(out.tokens.size()) >= options.min_tokens;
-    const bool on_device = !out.tokens.empty() && may_end && sampler.greedy();
+    if (out.tokens.empty()) {
+      continuation.draw(logits);
+      out.first_token_ms = ms_since(start);
+      continue;
+    }
+    const Step step{&sequence, out.tokens.back()};
+    const bool on_device = !continuation.needs_logits();
+    const auto step_start = Clock::now();
     Token token = 0;
-    if (!out.tokens.empty()) {
-      const Step step{&sequence, out.tokens.back()};
-      const auto step_start = Clock::now();
-      if (on_device)
-        token = engine.decode_greedy(std::span(&step, 1)).front();
-      else
-        logits = engine.decode(std::span(&step, 1));
-      out.decode_ms += ms_since(step_start);
-      ++out.decoded;
-    }
-    if (!on_device) token = sampler.sample(may_end ? logits : mask_ends(logits));
-    if (out.tokens.empty()) out.first_token_ms = ms_since(start);
-    out.tokens.push_back(token);
-    if (ends(token)) {
-      out.reason = StopReason::kEnd;
-      break;
-    }
-    if (vocab == nullptr) continue;
-    if (stream.push(vocab->piece(token))) {
-      out.reason = StopReason::kStopString;
-      break;
-    }
+    if (on_device)
+      token = engine.decode_greedy(std::span(&step, 1)).front();
+    else
+      logits = engine.decode(std::span(&step, 1));
+    out.decode_ms += ms_since(step_start);
+    ++out.decoded;
+    if (on_device)
+      continuation.take(token);
+    else
+      continuation.draw(logits);
   }
-  stream.finish();
-  out.text = stream.text();
-  return out;
+  return std::move(out);
 }
 
 }  // namespace windowkv

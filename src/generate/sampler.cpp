@@ -55,9 +55,14 @@ Sampler::Chains::Chains(const SamplingOptions& o, int n_vocab, std::span<const T
   }
   const bool penalties = o.penalty_last_n > 0 && (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f ||
                                                   o.presence_penalty != 0.0f);
-  if (o.temperature == 0.0f && !penalties) return;
+  if (o.temperature == 0.0f && !penalties && o.logit_bias.empty()) return;
   chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
   auto add = [&](llama_sampler* s) { llama_sampler_chain_add(chain_.get(), s); };
+  if (!o.logit_bias.empty()) {
+    std::vector<llama_logit_bias> biases;
+    for (const auto& [token, bias] : o.logit_bias) biases.push_back({token, bias});
+    add(llama_sampler_init_logit_bias(n_vocab, static_cast<int32_t>(biases.size()), biases.data()));
+  }
   if (penalties)
     add(llama_sampler_init_penalties(n_vocab, o.penalty_last_n, o.repeat_penalty, o.frequency_penalty,
                                      o.presence_penalty));

@@ -60,6 +60,7 @@ class PrefixStore {
   KvTypes types() const;
   /// Where tokens that are added lie.
   PrefixStoreOptions::Place place() const;
+  void set_place(PrefixStoreOptions::Place place);
   /// Of K and V, wherever they lie.
   int64_t bytes() const;
   /// What `count` tokens take.

@@ -27,6 +27,8 @@ class PrefixBlock {
   static size_t tensor_bytes(const HParams& hp, KvType type, int64_t tokens);
 
   int64_t tokens() const { return tokens_; }
+  /// Bytes that it lies in.
+  const HostMemory& memory() const { return memory_; }
   ggml_tensor* k(int layer) const { return layers_[static_cast<size_t>(layer)].k; }
   ggml_tensor* v(int layer) const { return layers_[static_cast<size_t>(layer)].v; }
 

@@ -26,6 +26,7 @@ class PrefixParts {
 
   const HParams& hparams() const { return hp_; }
   const PrefixStoreOptions& options() const { return options_; }
+  void set_place(PrefixStoreOptions::Place place) { options_.place = place; }
   const std::vector<Part>& all() const { return parts_; }
   const std::vector<Token>& tokens() const { return tokens_; }
   /// Identifies vocabulary and weights, for saved prefixes.

@@ -53,6 +53,10 @@ PrefixStoreOptions::Place PrefixStore::place() const {
   return parts_->options().place;
 }
 
+void PrefixStore::set_place(PrefixStoreOptions::Place place) {
+  parts_->set_place(place);
+}
+
 int64_t PrefixStore::bytes() const {
   int64_t sum = 0;
   for (const auto& part : parts_->all())

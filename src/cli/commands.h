@@ -18,6 +18,7 @@ void add_niah(CLI::App& app);
 void add_prefix(CLI::App& app);
 void add_ruler(CLI::App& app);
 void add_turns(CLI::App& app);
+void add_serve(CLI::App& app);
 void add_rpc_server(CLI::App& app);
 void add_oracle_check(CLI::App& app);
 

@@ -112,7 +112,8 @@ constexpr LlamaFlag kFlags[] = {
     {"-ub, --ubatch-size", kValue, kOurs, "--chunk"},
     {"--keep", kValue, kRefused,
      "the cache keeps what --kv chooses; --sinks N always keeps the first N tokens"},
-    {"-np, --parallel", kValue, kRefused, "windowkv run answers one prompt at a time"},
+    {"-np", kValue, kOurs, "--parallel"},
+    {"--parallel", kValue, kRefused, "only windowkv serve answers several prompts at a time"},
     {"--context-shift", kNothing, kIgnored, "ignored: an answer ends at the end of the trained context"},
     {"--no-context-shift", kNothing, kIgnored},
     {"-ctxcp, --ctx-checkpoints, --swa-checkpoints, -cram, --cache-ram", kValue, kIgnored},
@@ -144,6 +145,21 @@ constexpr LlamaFlag kFlags[] = {
      "-Crd, -Cbd, -cmoed, -ncmoed, --spec-*, --draft*, --threads-draft*, --device-draft, --gpu-layers-draft, "
      "--n-gpu-layers-draft, --cache-type-k-draft, --cache-type-v-draft",
      kValue, kRefused, kDraft},
+    // The server
+    {"-to", kValue, kOurs, "--timeout"},
+    {"--webui, --ui, --metrics, --slots, --props, -cb, --cont-batching, -nocb, --no-cont-batching, "
+     "--cache-prompt, --no-warmup, --warmup, --kv-unified, -kvu",
+     kNothing, kIgnored},
+    {"--threads-http", kValue, kOurs, "--max-connections"},
+    {"--cache-reuse, -sps, --slot-prompt-similarity", kValue, kIgnored,
+     "ignored: any request reuses the longest stored prefix of its prompt"},
+    {"--no-cache-prompt", kNothing, kOurs, "--no-store"},
+    {"--slot-save-path", kValue, kOurs, "--store-dir"},
+    {"--ssl-*", kValue, kRefused, "put nginx or another proxy in front of the server for HTTPS"},
+    {"--path, --api-prefix, --models-dir, --models-preset, --models-max", kValue, kRefused,
+     "windowkv serve serves one model, under fixed paths"},
+    {"--embedding, --embeddings, --rerank, --reranking", kNothing, kRefused,
+     "windowkv serve generates text only"},
     // What is printed
     {"--no-display-prompt, --perf, --no-perf, --simple-io, --log-disable, --log-prefix, --no-log-prefix, "
      "--log-timestamps, --no-log-timestamps, --no-log-jsonl",

@@ -54,7 +54,7 @@ HostMemory HostMemory::anonymous(size_t bytes) {
   if (bytes == 0) return {};
   void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) throw Error(fmt::format("out of memory: {} bytes are not to be had", bytes));
-  return {static_cast<uint8_t*>(map), bytes};
+  return {static_cast<uint8_t*>(map), bytes, true};
 }
 
 HostMemory HostMemory::temporary_file(size_t bytes) {
@@ -70,7 +70,7 @@ HostMemory HostMemory::temporary_file(size_t bytes) {
   if (const int why = posix_fallocate(file.get(), 0, static_cast<off_t>(bytes)); why != 0) fail(why);
   void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
   if (map == MAP_FAILED) fail(errno);
-  return {static_cast<uint8_t*>(map), bytes};
+  return {static_cast<uint8_t*>(map), bytes, false};
 }
 
 HostMemory HostMemory::of_file(const std::string& path) {
@@ -84,7 +84,7 @@ HostMemory HostMemory::of_file(const std::string& path) {
   const auto size = static_cast<size_t>(info.st_size);
   void* map = mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
   if (map == MAP_FAILED) throw Error(fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
-  return {static_cast<uint8_t*>(map), size};
+  return {static_cast<uint8_t*>(map), size, false};
 }
 
 HostMemory::~HostMemory() {
@@ -92,11 +92,14 @@ HostMemory::~HostMemory() {
 }
 
 HostMemory::HostMemory(HostMemory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      anonymous_(other.anonymous_) {}
 
 HostMemory& HostMemory::operator=(HostMemory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(anonymous_, other.anonymous_);
   return *this;
 }
 

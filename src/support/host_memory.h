@@ -24,12 +24,15 @@ class HostMemory {
 
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  /// Whether it takes memory that the system cannot get back by writing a file.
+  bool is_anonymous() const { return anonymous_; }
 
  private:
-  HostMemory(uint8_t* data, size_t size) : data_(data), size_(size) {}
+  HostMemory(uint8_t* data, size_t size, bool anonymous) : data_(data), size_(size), anonymous_(anonymous) {}
 
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  bool anonymous_ = false;
 };
 
 /// Where temporary files go: $TMPDIR, or /tmp.

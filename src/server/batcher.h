@@ -1,0 +1,99 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "server/job.h"
+#include "server/metrics.h"
+#include "server/prefix_cache.h"
+#include "windowkv/engine.h"
+
+namespace windowkv::server {
+
+struct BatcherOptions {
+  EngineOptions engine;
+  int parallel = 32;          ///< answers under way at once
+  int queue = 512;            ///< jobs that wait
+  int64_t kv_memory = 0;      ///< bytes of K and V in caches, room for answers included
+  double max_stall_ms = 250;  ///< time without a token of the answers under way while a prompt is read
+  bool stores = true;         ///< whether prompts are put into prefix stores
+};
+
+/// Continuous batching: one thread that reads prompts and decodes all answers under way together. While a
+/// long prompt is read, layer by layer and chunk by chunk, the others go on, and short prompts need not wait
+/// for it.
+class Batcher {
+ public:
+  /// The model and the cache must outlive it.
+  Batcher(const Model& model, const BatcherOptions& options, PrefixCache& prefixes, Metrics& metrics);
+  /// Gives up what is under way.
+  ~Batcher();
+
+  /// Throws ApiError where the queue is full, the server shuts down, or the job never fits.
+  void submit(std::shared_ptr<Job> job);
+  /// Takes no more jobs, and finishes those under way; gives up what is left after `patience`.
+  void drain(std::chrono::milliseconds patience);
+
+  /// An answer under way, for /slots.
+  struct Slot {
+    std::string id;
+    int choice = 0;
+    int64_t prompt_tokens = 0;
+    int64_t generated = 0;
+    int64_t most_tokens = 0;
+    bool reading = false;  ///< its prompt is being read
+  };
+  std::vector<Slot> slots() const;
+
+ private:
+  /// One choice of a job, once its prompt is read.
+  struct Running;
+  /// A job whose prompt is read, and what its choices share.
+  struct Started;
+
+  void loop();
+  /// Starts what waits and fits. `most_tokens`: only prompts of at most so many tokens to read.
+  void admit(Engine& engine, int64_t most_tokens);
+  std::shared_ptr<Job> next_job(const Engine& engine, int64_t most_tokens);
+  int64_t memory_of(const Engine& engine, const Job& job) const;
+  void start(Engine& engine, const std::shared_ptr<Job>& job);
+  void add_choices(Engine& engine, const std::shared_ptr<Started>& started, Sequence sequence,
+                   std::span<const float> logits);
+  /// Between two steps of reading a prompt.
+  void between(int64_t prompt_tokens);
+  /// One token of every answer under way.
+  void step();
+  void finish(std::list<Running>::iterator running);
+  void fail(const Job& job, const std::exception& error) const;
+  void tell_slots();
+
+  const Model& model_;
+  const BatcherOptions options_;
+  PrefixCache& prefixes_;
+  Metrics& metrics_;
+  Engine engine_;
+  Engine short_engine_;  ///< reads short prompts while engine_ is at a long one
+  int depth_ = 0;        ///< prompts that are being read, one within the other
+  std::list<Running> running_;
+  int64_t committed_ = 0;  ///< bytes of kv_memory
+  std::chrono::steady_clock::time_point last_step_;
+  double step_ms_ = 0;  ///< that reading took between the last two calls of between()
+  std::chrono::steady_clock::time_point last_between_;
+
+  mutable std::mutex mutex_;  ///< of what follows
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Job>> queue_;
+  std::vector<Slot> slots_;
+  bool draining_ = false;
+  std::atomic<bool> stopping_ = false;
+  bool idle_ = true;
+  std::thread thread_;
+};
+
+}  // namespace windowkv::server

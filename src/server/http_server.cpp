@@ -1,0 +1,365 @@
+#include "server/http_server.h"
+
+#include <fmt/format.h>
+#include <httplib.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "server/stream.h"
+#include "support/clock.h"
+#include "support/hash.h"
+#include "windowkv/error.h"
+
+namespace windowkv::server {
+
+using Json = nlohmann::json;
+
+namespace {
+
+constexpr const char* kJson = "application/json";
+constexpr const char* kRequestId = "X-Request-Id";
+/// A request is handled by one thread from its headers to the end of its response.
+thread_local Clock::time_point arrived;
+
+std::string random_id() {
+  thread_local std::mt19937_64 numbers(std::random_device{}());
+  return hash_text(numbers()) + hash_text(numbers());
+}
+
+/// As long for equal keys as for keys that differ anywhere.
+bool same_key(const std::string& given, const std::string& key) {
+  unsigned differs = given.size() == key.size() ? 0 : 1;
+  for (size_t i = 0; i < key.size(); ++i)
+    differs |= static_cast<unsigned char>(key[i]) ^
+               static_cast<unsigned char>(given.empty() ? 0 : given[i % given.size()]);
+  return differs == 0;
+}
+
+std::string key_of(const httplib::Request& request) {
+  constexpr std::string_view kBearer = "Bearer ";
+  const auto header = request.get_header_value("Authorization");
+  if (header.starts_with(kBearer)) return header.substr(kBearer.size());
+  return request.get_header_value("X-Api-Key");
+}
+
+void answer(httplib::Response& response, const OrderedJson& json) {
+  response.set_content(text_of(json), kJson);
+}
+
+void answer(httplib::Response& response, const ApiError& error) {
+  response.status = error.status;
+  if (error.retry_after > 0) response.set_header("Retry-After", std::to_string(error.retry_after));
+  answer(response, error_json(error));
+}
+
+int64_t seconds_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+const std::string& model_id(const Service& service) {
+  return service.options().model_names.front();
+}
+
+OrderedJson model_json(const Service& service) {
+  const auto& hp = service.model().hparams();
+  return {{"id", model_id(service)},
+          {"object", "model"},
+          {"created", seconds_now()},
+          {"owned_by", "windowkv"},
+          {"meta",
+           {{"n_vocab", hp.n_vocab},
+            {"n_ctx_train", hp.n_ctx_train},
+            {"n_ctx", service.options().context},
+            {"n_embd", hp.n_embd},
+            {"n_layer", hp.n_layer},
+            {"size", service.model().weight_bytes()}}}};
+}
+
+void check_model(const Service& service, const std::string& name) {
+  if (name.empty() || std::ranges::count(service.options().model_names, name) > 0) return;
+  throw ApiError(404, fmt::format("there is no model \"{}\"; the server has \"{}\"", name, model_id(service)),
+                 "model", "model_not_found");
+}
+
+std::vector<Token> tokens_of(const Json& body, int n_vocab) {
+  const auto it = body.find("tokens");
+  if (it == body.end() || !it->is_array())
+    throw ApiError(400, "tokens must be an array of token ids", "tokens");
+  std::vector<Token> tokens;
+  for (const auto& id : *it) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= n_vocab)
+      throw ApiError(400, fmt::format("tokens has something that is no id below {}", n_vocab), "tokens");
+    tokens.push_back(id.get<Token>());
+  }
+  return tokens;
+}
+
+bool flag(const Json& body, const char* name, bool otherwise) {
+  const auto it = body.find(name);
+  if (it == body.end() || it->is_null()) return otherwise;
+  if (!it->is_boolean()) throw ApiError(400, fmt::format("{} must be true or false", name), name);
+  return it->get<bool>();
+}
+
+void tokenize(Service& service, const httplib::Request& request, httplib::Response& response) {
+  const auto body = parse_body(request.body);
+  const auto& vocab = service.vocab();
+  const auto text = required_text(body, "content");
+  PromptText prompt{text, {}};
+  if (!flag(body, "parse_special", true)) prompt.literal = vocab.special_names(text);
+  auto tokens = vocab.tokenize(prompt);
+  if (!flag(body, "add_special", false))
+    tokens.erase(tokens.begin(), tokens.begin() + std::ssize(vocab.tokenize("")));
+  auto list = OrderedJson::array();
+  const bool pieces = flag(body, "with_pieces", false);
+  for (const auto token : tokens)
+    list.push_back(pieces ? OrderedJson{{"id", token}, {"piece", vocab.piece(token, /*special=*/true)}}
+                          : OrderedJson(token));
+  answer(response, OrderedJson{{"tokens", list}});
+}
+
+void detokenize(Service& service, const httplib::Request& request, httplib::Response& response) {
+  const auto tokens = tokens_of(parse_body(request.body), service.model().hparams().n_vocab);
+  answer(response, OrderedJson{{"content", service.vocab().text(tokens, /*special=*/true)}});
+}
+
+void apply_template(Service& service, const httplib::Request& request, httplib::Response& response) {
+  const auto messages = parse_messages(parse_body(request.body));
+  answer(response, OrderedJson{{"prompt", service.chat_text(messages).text}});
+}
+
+void props(Service& service, const httplib::Request&, httplib::Response& response) {
+  const auto& options = service.options();
+  answer(response,
+         OrderedJson{{"model_path", service.model().path()},
+                     {"model_alias", model_id(service)},
+                     {"total_slots", options.batcher.parallel},
+                     {"n_ctx", options.context},
+                     {"kv_memory", options.batcher.kv_memory},
+                     {"store_memory", options.prefixes.memory},
+                     {"store_dir",
+                      options.prefixes.folder.empty() ? OrderedJson() : OrderedJson(options.prefixes.folder)},
+                     {"device", service.model().device_name()}});
+}
+
+void slots(Service& service, const httplib::Request&, httplib::Response& response) {
+  auto list = OrderedJson::array();
+  for (const auto& slot : service.batcher().slots())
+    list.push_back({{"id", slot.id},
+                    {"choice", slot.choice},
+                    {"prompt_tokens", slot.prompt_tokens},
+                    {"n_decoded", slot.generated},
+                    {"n_predict", slot.most_tokens}});
+  answer(response, list);
+}
+
+}  // namespace
+
+HttpServer::HttpServer(HttpOptions options)
+    : options_(std::move(options)), server_(std::make_unique<httplib::Server>()) {
+  auto& s = *server_;
+  const auto most = static_cast<size_t>(options_.connections);
+  s.new_task_queue = [most] { return new httplib::ThreadPool(std::min<size_t>(8, most), most, most); };
+  s.set_payload_max_length(static_cast<size_t>(options_.most_body));
+  s.set_read_timeout(options_.read_timeout, 0);
+  s.set_write_timeout(options_.read_timeout, 0);
+  s.set_keep_alive_max_count(1000);
+  s.set_tcp_nodelay(true);
+  s.set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
+    auto id = request.get_header_value(kRequestId);
+    if (id.empty() || id.size() > 128) id = random_id();
+    response.set_header(kRequestId, id);
+    arrived = Clock::now();
+    return authorized(request, response) ? httplib::Server::HandlerResponse::Unhandled
+                                         : httplib::Server::HandlerResponse::Handled;
+  });
+  s.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
+    if (!response.body.empty()) return httplib::Server::HandlerResponse::Handled;
+    const auto what = response.status == 404   ? fmt::format("{} {} is not an endpoint of this server",
+                                                             request.method, request.path)
+                      : response.status == 413 ? std::string("the body is larger than the server takes")
+                                               : fmt::format("HTTP status {}", response.status);
+    response.set_content(text_of(error_json(ApiError(response.status, what))), kJson);
+    return httplib::Server::HandlerResponse::Handled;
+  });
+  s.set_logger([this](const httplib::Request& request, const httplib::Response& response) {
+    if (options_.on_response)
+      options_.on_response(response.get_header_value(kRequestId), request.method, request.path,
+                           response.status, ms_since(arrived));
+  });
+  add_routes();
+  add_prefix_routes();
+}
+
+HttpServer::~HttpServer() = default;
+
+bool HttpServer::authorized(const httplib::Request& request, httplib::Response& response) const {
+  constexpr std::array kPublic = {"/health", "/v1/health", "/", "/index.html"};
+  if (options_.api_keys.empty() || std::ranges::find(kPublic, request.path) != kPublic.end()) return true;
+  const auto given = key_of(request);
+  bool found = false;
+  for (const auto& key : options_.api_keys) found = same_key(given, key) || found;
+  if (!found) {
+    answer(response, ApiError(401, "the API key is missing or wrong", "", "invalid_api_key"));
+    response.set_header("WWW-Authenticate", "Bearer");
+  }
+  return found;
+}
+
+std::string HttpServer::owner_of(const httplib::Request& request) const {
+  return options_.isolate_keys ? fnv1a64(key_of(request)) : "";
+}
+
+void HttpServer::guard(const Handler& handler, const httplib::Request& request, httplib::Response& response) {
+  auto* service = service_.load();
+  try {
+    if (service == nullptr) {
+      ApiError loading(503, "the model is being loaded", "", "loading_model");
+      loading.retry_after = 2;
+      throw loading;
+    }
+    handler(*service, request, response);
+  } catch (const ApiError& e) {
+    if (service != nullptr) ++service->metrics().refused;
+    answer(response, e);
+  } catch (const std::exception& e) {
+    if (service != nullptr) ++service->metrics().refused;
+    answer(response, ApiError(500, e.what()));
+  }
+}
+
+void HttpServer::get(const std::string& path, Handler handler) {
+  server_->Get(path, [this, handler = std::move(handler)](const auto& request, auto& response) {
+    guard(handler, request, response);
+  });
+}
+
+void HttpServer::post(const std::string& path, Handler handler) {
+  server_->Post(path, [this, handler = std::move(handler)](const auto& request, auto& response) {
+    guard(handler, request, response);
+  });
+}
+
+void HttpServer::complete(Service& service, const httplib::Request& request, httplib::Response& response,
+                          bool chat) {
+  auto wanted = parse_completion(parse_body(request.body), chat, service.options().generate);
+  check_model(service, wanted.model);
+  const auto id = random_id();
+  Completion completion{.head = {.chat = chat,
+                                 .id = (chat ? "chatcmpl-" : "cmpl-") + id,
+                                 .model = model_id(service),
+                                 .created = seconds_now()},
+                        .request = std::move(wanted)};
+  completion.jobs =
+      service.submit(completion.request, owner_of(request), response.get_header_value(kRequestId));
+  if (completion.request.stream)
+    respond_as_stream(std::move(completion), service, response);
+  else
+    respond_at_once(completion, service, request, response);
+}
+
+void HttpServer::add_routes() {
+  for (const char* path : {"/health", "/v1/health"})
+    get(path, [](Service&, const httplib::Request&, httplib::Response& response) {
+      answer(response, OrderedJson{{"status", "ok"}});
+    });
+  for (const char* path : {"/v1/models", "/models"})
+    get(path, [](Service& service, const httplib::Request&, httplib::Response& response) {
+      answer(response, OrderedJson{{"object", "list"}, {"data", OrderedJson::array({model_json(service)})}});
+    });
+  get(R"(/v1/models/(.+))",
+      [](Service& service, const httplib::Request& request, httplib::Response& response) {
+        check_model(service, request.matches[1].str());
+        answer(response, model_json(service));
+      });
+  get("/metrics", [](Service& service, const httplib::Request&, httplib::Response& response) {
+    response.set_content(
+        service.metrics().text(service.prefixes().memory_bytes(), service.prefixes().disk_bytes()),
+        "text/plain; version=0.0.4");
+  });
+  get("/props", props);
+  get("/slots", slots);
+  for (const char* path : {"/v1/completions", "/completions"})
+    post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
+      complete(service, request, response, /*chat=*/false);
+    });
+  for (const char* path : {"/v1/chat/completions", "/chat/completions"})
+    post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
+      complete(service, request, response, /*chat=*/true);
+    });
+  post("/tokenize", tokenize);
+  post("/detokenize", detokenize);
+  post("/apply-template", apply_template);
+}
+
+void HttpServer::add_prefix_routes() {
+  get("/v1/prefixes", [this](Service& service, const httplib::Request& request, httplib::Response& response) {
+    auto list = OrderedJson::array();
+    for (const auto& prefix : service.prefixes().list(owner_of(request)))
+      list.push_back({{"id", prefix.id},
+                      {"object", "prefix"},
+                      {"tokens", prefix.tokens},
+                      {"bytes", prefix.bytes},
+                      {"in_memory", prefix.in_memory},
+                      {"on_disk", prefix.on_disk},
+                      {"pinned", prefix.pinned},
+                      {"uses", prefix.uses},
+                      {"idle_seconds", prefix.idle_seconds}});
+    answer(response, OrderedJson{{"object", "list"}, {"data", list}});
+  });
+  const auto known = [](bool found, const std::string& id) {
+    if (!found) throw ApiError(404, fmt::format("there is no prefix \"{}\"", id), "id", "prefix_not_found");
+  };
+  // Ids are digits: no path comes from outside.
+  post("/v1/prefixes/([0-9a-f]{16})/(pin|unpin|save)",
+       [this, known](Service& service, const httplib::Request& request, httplib::Response& response) {
+         const auto id = request.matches[1].str(), what = request.matches[2].str();
+         auto& prefixes = service.prefixes();
+         try {
+           known(what == "save" ? prefixes.save(owner_of(request), id)
+                                : prefixes.pin(owner_of(request), id, what == "pin"),
+                 id);
+         } catch (const Error& e) {
+           throw ApiError(400, e.what());
+         }
+         answer(response, OrderedJson{{"id", id},
+                                      {"object", "prefix"},
+                                      {what == "save" ? "saved" : "pinned", what != "unpin"}});
+       });
+  server_->Delete("/v1/prefixes/([0-9a-f]{16})", [this, known](const auto& request, auto& response) {
+    guard(
+        [this, known](Service& service, const httplib::Request& r, httplib::Response& out) {
+          const auto id = r.matches[1].str();
+          known(service.prefixes().remove(owner_of(r), id), id);
+          answer(out, OrderedJson{{"id", id}, {"object", "prefix"}, {"deleted", true}});
+        },
+        request, response);
+  });
+}
+
+int HttpServer::bind() {
+  const auto where = fmt::format("{}:{}", options_.host, options_.port);
+  if (options_.port == 0) {
+    const int port = server_->bind_to_any_port(options_.host);
+    if (port < 0) throw Error(where + ": cannot listen there");
+    return port;
+  }
+  if (!server_->bind_to_port(options_.host, options_.port))
+    throw Error(where + ": cannot listen there; is the port taken? --port names another");
+  return options_.port;
+}
+
+void HttpServer::listen() {
+  server_->listen_after_bind();
+}
+
+void HttpServer::stop() {
+  server_->stop();
+}
+
+}  // namespace windowkv::server

@@ -1,0 +1,293 @@
+#include "server/request.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "server/api_error.h"
+#include "support/utf8.h"
+#include "windowkv/error.h"
+
+namespace windowkv::server {
+
+using Json = nlohmann::json;
+
+namespace {
+
+constexpr int kMostChoices = 128;
+constexpr int kMostTopLogprobs = 20;
+constexpr size_t kMostPrompts = 2048;
+constexpr size_t kMostStops = 64;
+
+/// The fields of an object, each checked as it is read; null counts as missing.
+class Fields {
+ public:
+  explicit Fields(const Json& object, std::string prefix = "") : object_(object), prefix_(std::move(prefix)) {
+    if (!object.is_object()) throw ApiError(400, "the body must be a JSON object");
+  }
+
+  const Json* find(const char* name) const {
+    const auto it = object_.find(name);
+    return it != object_.end() && !it->is_null() ? &*it : nullptr;
+  }
+
+  [[noreturn]] void refuse(const char* name, const std::string& why) const {
+    throw ApiError(400, fmt::format("{}{} {}", prefix_, name, why), prefix_ + name);
+  }
+
+  void read(const char* name, bool& value) const {
+    const auto* field = find(name);
+    if (field == nullptr) return;
+    if (!field->is_boolean()) refuse(name, "must be true or false");
+    value = field->get<bool>();
+  }
+
+  void read(const char* name, std::string& value) const {
+    const auto* field = find(name);
+    if (field == nullptr) return;
+    if (!field->is_string()) refuse(name, "must be a string");
+    value = field->get<std::string>();
+  }
+
+  void read(const char* name, std::optional<std::string>& value) const {
+    const auto* field = find(name);
+    if (field == nullptr) return;
+    // A budget or how often to choose again may come as a number.
+    if (field->is_number_integer())
+      value = field->dump();
+    else
+      read(name, value.emplace());
+  }
+
+  template <typename T>
+  void read(const char* name, T& value, double low, double high) const {
+    const auto* field = find(name);
+    if (field == nullptr) return;
+    if (std::is_integral_v<T> ? !field->is_number_integer() : !field->is_number())
+      refuse(name, std::is_integral_v<T> ? "must be an integer" : "must be a number");
+    const auto number = field->get<double>();
+    if (!(number >= low && number <= high))
+      refuse(name, fmt::format("is {}; it must be {} to {}", field->dump(), low, high));
+    value = static_cast<T>(number);
+  }
+
+ private:
+  const Json& object_;
+  std::string prefix_;
+};
+
+void read_sampling(const Fields& fields, GenerateOptions& options) {
+  auto& s = options.sampling;
+  fields.read("temperature", s.temperature, 0, 100);
+  fields.read("top_p", s.top_p, 0, 1);
+  fields.read("top_k", s.top_k, 0, 1e9);
+  fields.read("min_p", s.min_p, 0, 1);
+  fields.read("repeat_penalty", s.repeat_penalty, 0.01, 100);
+  fields.read("repeat_last_n", s.penalty_last_n, 0, 1e9);
+  fields.read("frequency_penalty", s.frequency_penalty, -100, 100);
+  fields.read("presence_penalty", s.presence_penalty, -100, 100);
+  fields.read("grammar", s.grammar);
+  fields.read("ignore_eos", options.ignore_end);
+  fields.read("min_tokens", options.min_tokens, 0, 1 << 30);
+  if (const auto* seed = fields.find("seed")) {
+    if (!seed->is_number_integer()) fields.refuse("seed", "must be an integer");
+    s.seed = static_cast<uint32_t>(seed->get<int64_t>());  // −1 is the random one, as with --seed
+  }
+  if (const auto* biases = fields.find("logit_bias")) {
+    if (!biases->is_object()) fields.refuse("logit_bias", "must map token ids to numbers");
+    for (const auto& [id, bias] : biases->items()) {
+      char* end = nullptr;
+      const auto token = std::strtol(id.c_str(), &end, 10);
+      if (id.empty() || *end != '\0' || token < 0 || token > INT32_MAX || !bias.is_number())
+        fields.refuse("logit_bias", "must map token ids to numbers");
+      s.logit_bias.emplace_back(static_cast<Token>(token), bias.get<float>());
+    }
+  }
+}
+
+void read_stop(const Fields& fields, GenerateOptions& options) {
+  const auto* stop = fields.find("stop");
+  if (stop == nullptr) return;
+  options.stop.clear();
+  auto all = stop->is_array() ? *stop : Json::array({*stop});
+  if (all.size() > kMostStops) fields.refuse("stop", fmt::format("has more than {} texts", kMostStops));
+  for (const auto& text : all) {
+    if (!text.is_string()) fields.refuse("stop", "must be a string or an array of strings");
+    options.stop.push_back(text.get<std::string>());
+  }
+}
+
+void read_length(const Fields& fields, bool chat, GenerateOptions& options) {
+  for (const char* name : {"max_tokens", chat ? "max_completion_tokens" : "n_predict"})
+    fields.read(name, options.max_tokens, -1, 1 << 30);
+}
+
+void read_logprobs(const Fields& fields, CompletionRequest& request) {
+  if (request.chat) {
+    bool wanted = false;
+    fields.read("logprobs", wanted);
+    if (wanted) request.top_logprobs = 0;
+    if (fields.find("top_logprobs") != nullptr) {
+      if (!wanted) fields.refuse("top_logprobs", "needs logprobs");
+      fields.read("top_logprobs", request.top_logprobs, 0, kMostTopLogprobs);
+    }
+  } else {
+    fields.read("logprobs", request.top_logprobs, 0, kMostTopLogprobs);
+  }
+}
+
+/// Fields that would change the answer in ways that are not there.
+void refuse_unsupported(const Fields& fields) {
+  auto given = [&](const char* name) {
+    const auto* field = fields.find(name);
+    return field != nullptr && !(field->is_array() && field->empty());
+  };
+  for (const char* name : {"tools", "functions", "suffix", "audio"})
+    if (given(name)) fields.refuse(name, "is not supported");
+  if (const auto* format = fields.find("response_format")) {
+    const auto type = format->is_object() ? format->value("type", Json()) : Json();
+    if (type != "text")
+      fields.refuse("response_format", "is supported as {\"type\": \"text\"} alone; use \"grammar\" (GBNF)");
+  }
+  int best_of = 1;
+  fields.read("best_of", best_of, 1, 1);
+}
+
+KvRequest kv_of(const Fields& fields) {
+  KvRequest kv;
+  const auto* object = fields.find("kv");
+  if (object == nullptr) return kv;
+  if (!object->is_object()) fields.refuse("kv", "must be an object");
+  const Fields inner(*object, "kv.");
+  inner.read("policy", kv.policy);
+  inner.read("budget", kv.budget);
+  inner.read("task", kv.task);
+  inner.read("recall", kv.recall);
+  for (const auto& [name, value] : object->items())
+    if (name != "policy" && name != "budget" && name != "task" && name != "recall")
+      inner.refuse(name.c_str(), "is not known; there are policy, budget, task and recall");
+  return kv;
+}
+
+std::vector<Token> ids_of(const Json& array, const Fields& fields) {
+  std::vector<Token> ids;
+  for (const auto& id : array) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX)
+      fields.refuse("prompt", "has something among its token ids that is none");
+    ids.push_back(id.get<Token>());
+  }
+  return ids;
+}
+
+void read_prompts(const Fields& fields, CompletionRequest& request) {
+  const auto* prompt = fields.find("prompt");
+  if (prompt == nullptr) fields.refuse("prompt", "is missing");
+  auto add = [&](const Json& one) {
+    if (one.is_string())
+      request.prompts.emplace_back(one.get<std::string>());
+    else if (one.is_array())
+      request.prompts.emplace_back(ids_of(one, fields));
+    else
+      fields.refuse("prompt", "must be text, an array of token ids, or an array of either");
+  };
+  if (prompt->is_array() && !prompt->empty() && !prompt->front().is_number()) {
+    if (prompt->size() > kMostPrompts)
+      fields.refuse("prompt", fmt::format("has {} prompts, more than {}", prompt->size(), kMostPrompts));
+    for (const auto& one : *prompt) add(one);
+  } else {
+    add(*prompt);
+  }
+}
+
+std::string content_of(const Json& message, const std::string& where) {
+  const auto it = message.find("content");
+  if (it == message.end() || it->is_null()) return "";
+  if (it->is_string()) return it->get<std::string>();
+  if (!it->is_array()) throw ApiError(400, where + ".content must be text or an array of parts", "messages");
+  std::string text;
+  for (const auto& part : *it) {
+    const auto type = part.is_object() ? part.value("type", Json()) : Json();
+    if ((type != "text" && type != "input_text" && type != "output_text") || !part.contains("text") ||
+        !part["text"].is_string())
+      throw ApiError(400, where + ".content has a part that is no text, which the model cannot read",
+                     "messages");
+    text += part["text"].get<std::string>();
+  }
+  return text;
+}
+
+}  // namespace
+
+Json parse_body(const std::string& body) {
+  if (const auto error = utf8_first_error(body); error != std::string::npos)
+    throw ApiError(400, fmt::format("the body is not UTF-8 (byte {})", error));
+  // Deep nesting would overflow the stack of whatever walks it.
+  constexpr int kMostDepth = 64;
+  const auto shallow = [](int depth, Json::parse_event_t, Json&) {
+    if (depth > kMostDepth) throw ApiError(400, "the body is nested too deeply");
+    return true;
+  };
+  try {
+    return Json::parse(body, shallow);
+  } catch (const Json::exception& e) {
+    throw ApiError(400, fmt::format("the body is not JSON: {}", e.what()));
+  }
+}
+
+std::string required_text(const Json& body, const std::string& name) {
+  const Fields fields(body);
+  const auto* field = fields.find(name.c_str());
+  if (field == nullptr) fields.refuse(name.c_str(), "is missing");
+  if (!field->is_string()) fields.refuse(name.c_str(), "must be a string");
+  return field->get<std::string>();
+}
+
+std::vector<ChatMessage> parse_messages(const Json& body) {
+  const Fields fields(body);
+  const auto* messages = fields.find("messages");
+  if (messages == nullptr || !messages->is_array() || messages->empty())
+    fields.refuse("messages", "must be an array of at least one message");
+  std::vector<ChatMessage> out;
+  for (const auto& message : *messages) {
+    const auto where = fmt::format("messages[{}]", out.size());
+    const auto role = message.is_object() ? message.value("role", Json()) : Json();
+    if (!role.is_string()) throw ApiError(400, where + ".role must be a string", "messages");
+    const auto name = role.get<std::string>();
+    if (name != "system" && name != "developer" && name != "user" && name != "assistant" && name != "tool")
+      throw ApiError(400, fmt::format("{}.role is \"{}\"; it must be system, user or assistant", where, name),
+                     "messages");
+    out.push_back({name == "developer" ? "system" : name, content_of(message, where)});
+  }
+  return out;
+}
+
+CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOptions& defaults) {
+  const Fields fields(body);
+  CompletionRequest request;
+  request.chat = chat;
+  request.generate = defaults;
+  fields.read("model", request.model);
+  if (chat)
+    request.messages = parse_messages(body);
+  else
+    read_prompts(fields, request);
+  fields.read("n", request.choices, 1, kMostChoices);
+  fields.read("stream", request.stream);
+  if (const auto* options = fields.find("stream_options"))
+    Fields(*options, "stream_options.").read("include_usage", request.include_usage);
+  if (!chat) fields.read("echo", request.echo);
+  read_length(fields, chat, request.generate);
+  read_sampling(fields, request.generate);
+  read_stop(fields, request.generate);
+  read_logprobs(fields, request);
+  refuse_unsupported(fields);
+  request.kv = kv_of(fields);
+  try {
+    request.generate.sampling.validate();
+  } catch (const Error& e) {
+    throw ApiError(400, e.what());
+  }
+  return request;
+}
+
+}  // namespace windowkv::server

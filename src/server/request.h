@@ -1,0 +1,47 @@
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "windowkv/generate.h"
+
+namespace windowkv::server {
+
+/// What a request's "kv" asks for; empty: the server's own.
+struct KvRequest {
+  std::optional<std::string> policy, budget, task, recall;
+};
+
+/// The body of /v1/completions or /v1/chat/completions.
+struct CompletionRequest {
+  bool chat = false;
+  std::string model;                                                   ///< empty: not named
+  std::vector<ChatMessage> messages;                                   ///< of a chat
+  std::vector<std::variant<std::string, std::vector<Token>>> prompts;  ///< of completions
+  GenerateOptions generate;  ///< max_tokens −1: what the context leaves
+  int choices = 1;
+  bool stream = false;
+  bool include_usage = false;
+  bool echo = false;
+  int top_logprobs = -1;  ///< −1: no logprobs
+  KvRequest kv;
+};
+
+/// Parses a body. Throws ApiError for what is not JSON.
+nlohmann::json parse_body(const std::string& body);
+
+/// What a body asks for; fields it lacks are those of `defaults`. Fields that are not known are ignored, as
+/// OpenAI's clients send many. Throws ApiError, which names the field, for a wrong type, a value out of
+/// range, and what is not supported but would change the answer.
+CompletionRequest parse_completion(const nlohmann::json& body, bool chat, const GenerateOptions& defaults);
+
+/// Messages as in a chat's body. Throws ApiError.
+std::vector<ChatMessage> parse_messages(const nlohmann::json& body);
+
+/// A field that is text. Throws ApiError where it is missing or something else.
+std::string required_text(const nlohmann::json& body, const std::string& name);
+
+}  // namespace windowkv::server

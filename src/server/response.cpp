@@ -1,0 +1,157 @@
+#include "server/response.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+namespace windowkv::server {
+
+namespace {
+
+const char* finish_reason(StopReason reason) {
+  return reason == StopReason::kLength ? "length" : "stop";
+}
+
+OrderedJson finish_json(const std::optional<StopReason>& reason) {
+  return reason ? OrderedJson(finish_reason(*reason)) : OrderedJson();
+}
+
+OrderedJson token_json(const Vocab& vocab, Token token, float logprob) {
+  const auto piece = vocab.piece(token, /*special=*/true);
+  auto bytes = OrderedJson::array();
+  for (const unsigned char byte : piece) bytes.push_back(byte);
+  return {{"token", piece}, {"logprob", logprob}, {"bytes", bytes}};
+}
+
+OrderedJson chat_logprobs(const Vocab& vocab, const std::vector<TokenLogprob>& logprobs) {
+  auto content = OrderedJson::array();
+  for (const auto& token : logprobs) {
+    auto entry = token_json(vocab, token.token, token.logprob);
+    auto& top = entry["top_logprobs"] = OrderedJson::array();
+    for (const auto& [other, logprob] : token.top) top.push_back(token_json(vocab, other, logprob));
+    content.push_back(std::move(entry));
+  }
+  return {{"content", content}};
+}
+
+OrderedJson text_logprobs(const Vocab& vocab, const ChoiceText& choice) {
+  auto tokens = OrderedJson::array(), values = OrderedJson::array(), tops = OrderedJson::array(),
+       offsets = OrderedJson::array();
+  size_t offset = 0;
+  bool scored = !choice.prompt_unscored;
+  for (const auto& token : choice.logprobs) {
+    const auto piece = vocab.piece(token.token, /*special=*/true);
+    tokens.push_back(piece);
+    values.push_back(scored ? OrderedJson(token.logprob) : OrderedJson());
+    auto top = OrderedJson::object();
+    for (const auto& [other, logprob] : token.top) top[vocab.piece(other, /*special=*/true)] = logprob;
+    tops.push_back(scored ? top : OrderedJson());
+    offsets.push_back(offset);
+    offset += piece.size();
+    scored = true;
+  }
+  return {{"tokens", tokens}, {"token_logprobs", values}, {"top_logprobs", tops}, {"text_offset", offsets}};
+}
+
+OrderedJson head_json(const ResponseHead& head, const char* object) {
+  return {{"id", head.id}, {"object", object}, {"created", head.created}, {"model", head.model}};
+}
+
+const char* error_type(int status) {
+  if (status == 401) return "authentication_error";
+  if (status == 404) return "not_found_error";
+  if (status == 429) return "rate_limit_error";
+  return status < 500 ? "invalid_request_error" : "server_error";
+}
+
+}  // namespace
+
+Usage sum_of(std::span<const Usage> usages) {
+  Usage sum = usages.front();
+  for (const auto& usage : usages.subspan(1)) {
+    for (auto field : {&Usage::prompt_tokens, &Usage::cached_tokens, &Usage::completion_tokens,
+                       &Usage::kept_bytes, &Usage::full_bytes, &Usage::stored_bytes, &Usage::recalls})
+      sum.*field += usage.*field;
+    sum.prompt_ms += usage.prompt_ms;
+    sum.decode_ms = std::max(sum.decode_ms, usage.decode_ms);
+  }
+  return sum;
+}
+
+OrderedJson usage_json(const Usage& usage) {
+  return {{"prompt_tokens", usage.prompt_tokens},
+          {"completion_tokens", usage.completion_tokens},
+          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
+          {"kv",
+           {{"policy", usage.policy},
+            {"budget", usage.budget.empty() ? OrderedJson() : OrderedJson(usage.budget)},
+            {"task", usage.task},
+            {"kept_tokens", usage.kept_tokens},
+            {"kept_bytes", usage.kept_bytes},
+            {"full_bytes", usage.full_bytes},
+            {"stored_bytes", usage.stored_bytes},
+            {"chosen_again", usage.recalls}}},
+          {"timings", {{"prompt_ms", usage.prompt_ms}, {"predicted_ms", usage.decode_ms}}}};
+}
+
+OrderedJson completion_json(const ResponseHead& head, std::span<const ChoiceText> choices, const Usage& usage,
+                            bool logprobs, const Vocab& vocab) {
+  auto out = head_json(head, head.chat ? "chat.completion" : "text_completion");
+  auto& list = out["choices"] = OrderedJson::array();
+  for (const auto& choice : choices) {
+    OrderedJson one{{"index", list.size()}};
+    if (head.chat)
+      one["message"] = {{"role", "assistant"}, {"content", choice.text}};
+    else
+      one["text"] = choice.text;
+    one["logprobs"] = !logprobs   ? OrderedJson()
+                      : head.chat ? chat_logprobs(vocab, choice.logprobs)
+                                  : text_logprobs(vocab, choice);
+    one["finish_reason"] = finish_json(choice.finished);
+    list.push_back(std::move(one));
+  }
+  out["usage"] = usage_json(usage);
+  return out;
+}
+
+OrderedJson chunk_json(const ResponseHead& head, int choice, const Delta& delta, bool first, bool logprobs,
+                       const Vocab& vocab) {
+  auto out = head_json(head, head.chat ? "chat.completion.chunk" : "text_completion");
+  OrderedJson one{{"index", choice}};
+  if (head.chat) {
+    OrderedJson message = OrderedJson::object();
+    if (first) message["role"] = "assistant";
+    if (first || !delta.text.empty()) message["content"] = delta.text;
+    one["delta"] = std::move(message);
+  } else {
+    one["text"] = delta.text;
+  }
+  one["logprobs"] = !logprobs || delta.logprobs.empty() ? OrderedJson()
+                    : head.chat                         ? chat_logprobs(vocab, delta.logprobs)
+                                                        : text_logprobs(vocab, {.logprobs = delta.logprobs});
+  one["finish_reason"] = finish_json(delta.finished);
+  out["choices"] = OrderedJson::array({std::move(one)});
+  return out;
+}
+
+OrderedJson usage_chunk_json(const ResponseHead& head, const Usage& usage) {
+  auto out = head_json(head, head.chat ? "chat.completion.chunk" : "text_completion");
+  out["choices"] = OrderedJson::array();
+  out["usage"] = usage_json(usage);
+  return out;
+}
+
+OrderedJson error_json(const ApiError& error) {
+  return {{"error",
+           {{"message", error.what()},
+            {"type", error_type(error.status)},
+            {"param", error.param.empty() ? OrderedJson() : OrderedJson(error.param)},
+            {"code", error.code.empty() ? OrderedJson() : OrderedJson(error.code)}}}};
+}
+
+std::string text_of(const OrderedJson& json) {
+  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+}  // namespace windowkv::server

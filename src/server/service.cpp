@@ -1,0 +1,130 @@
+#include "server/service.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "windowkv/error.h"
+#include "windowkv/sampler.h"
+
+namespace windowkv::server {
+
+namespace {
+
+/// What the grammar's parser, which recurses, can take.
+constexpr size_t kLongestGrammar = 64 << 10;
+constexpr int kDeepestGrammar = 256;
+
+void check_grammar(const std::string& grammar) {
+  int depth = 0;
+  int deepest = 0;
+  for (const char c : grammar) {
+    depth += c == '(' ? 1 : c == ')' ? -1 : 0;
+    deepest = std::max(deepest, depth);
+  }
+  if (grammar.size() > kLongestGrammar || deepest > kDeepestGrammar)
+    throw ApiError(400, "the grammar is too long or nested too deeply", "grammar");
+}
+
+}  // namespace
+
+Service::Service(const Model& model, ServiceOptions options)
+    : model_(model),
+      options_(std::move(options)),
+      prefixes_(model, options_.prefixes),
+      batcher_(model, options_.batcher, prefixes_, metrics_) {}
+
+PromptText Service::chat_text(const std::vector<ChatMessage>& messages) const {
+  if (!vocab().has_chat_template() && options_.chat_template.empty())
+    throw ApiError(400, "the model has no chat template; use /v1/completions, or start with --chat-template");
+  try {
+    return vocab().apply_chat_template(messages, options_.chat_template);
+  } catch (const Error& e) {
+    throw ApiError(400, e.what(), "messages");
+  }
+}
+
+void Service::check(const CompletionRequest& request) const {
+  const int n_vocab = model_.hparams().n_vocab;
+  for (const auto& [token, bias] : request.generate.sampling.logit_bias)
+    if (token >= n_vocab)
+      throw ApiError(400, fmt::format("logit_bias names token {}; there are {}", token, n_vocab),
+                     "logit_bias");
+  if (request.generate.sampling.grammar.empty()) return;
+  check_grammar(request.generate.sampling.grammar);
+  try {
+    const Sampler sampler(request.generate.sampling, n_vocab, {}, &vocab());
+  } catch (const Error& e) {
+    throw ApiError(400, e.what(), "grammar");
+  }
+}
+
+std::vector<Service::Prompt> Service::prompts_of(const CompletionRequest& request) const {
+  std::vector<Prompt> prompts;
+  try {
+    if (request.chat) {
+      const auto last =
+          std::ranges::find(request.messages.rbegin(), request.messages.rend(), "user", &ChatMessage::role);
+      prompts.push_back({vocab().tokenize(chat_text(request.messages)),
+                         last != request.messages.rend() ? last->content : ""});
+    }
+    for (const auto& prompt : request.prompts) {
+      if (const auto* text = std::get_if<std::string>(&prompt)) {
+        prompts.push_back({vocab().tokenize(*text), *text});
+      } else {
+        const auto& ids = std::get<std::vector<Token>>(prompt);
+        const int n_vocab = model_.hparams().n_vocab;
+        for (const auto id : ids)
+          if (id >= n_vocab)
+            throw ApiError(400, fmt::format("prompt has the token id {}; there are {}", id, n_vocab),
+                           "prompt");
+        prompts.push_back({ids, vocab().text(ids)});
+      }
+    }
+  } catch (const Error& e) {
+    throw ApiError(400, e.what(), request.chat ? "messages" : "prompt");
+  }
+  return prompts;
+}
+
+std::vector<std::shared_ptr<Job>> Service::submit(const CompletionRequest& request, const std::string& owner,
+                                                  const std::string& id) {
+  check(request);
+  std::vector<std::shared_ptr<Job>> jobs;
+  for (auto& prompt : prompts_of(request)) {
+    const auto n = std::ssize(prompt.tokens);
+    const bool nothing = request.generate.max_tokens == 0;
+    if (n == 0) throw ApiError(400, "the prompt is empty", request.chat ? "messages" : "prompt");
+    if (n + (nothing ? 0 : 1) > options_.context)
+      throw ApiError(400,
+                     fmt::format("the prompt has {} tokens; it and its answer must fit in a context of {}", n,
+                                 options_.context),
+                     request.chat ? "messages" : "prompt", "context_length_exceeded");
+    auto job = std::make_shared<Job>();
+    job->id = id;
+    job->owner = owner;
+    try {
+      job->policy = options_.policy(request.kv, prompt.text, job->task);
+    } catch (const Error& e) {
+      throw ApiError(400, e.what(), "kv");
+    }
+    job->prompt = std::move(prompt.tokens);
+    job->generate = request.generate;
+    const auto most = options_.context - n;
+    auto& wanted = job->generate.max_tokens;
+    wanted = wanted < 0 ? most : std::min(wanted, most);
+    job->choices = request.choices;
+    job->top_logprobs = request.top_logprobs;
+    job->prompt_logprobs = request.echo && request.top_logprobs >= 0;
+    jobs.push_back(std::move(job));
+  }
+  try {
+    for (const auto& job : jobs) batcher_.submit(job);
+  } catch (const ApiError&) {
+    for (const auto& job : jobs) job->answer->give_up();
+    throw;
+  }
+  return jobs;
+}
+
+}  // namespace windowkv::server

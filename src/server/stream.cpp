@@ -1,0 +1,160 @@
+#include "server/stream.h"
+
+#include <httplib.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "support/clock.h"
+
+namespace windowkv::server {
+
+namespace {
+
+constexpr std::chrono::milliseconds kPatience{200};
+/// Proxies and clients take a connection for dead that stays silent for long.
+constexpr double kKeepAliveMs = 10e3;
+
+void give_up(const std::vector<std::shared_ptr<Job>>& jobs) {
+  for (const auto& job : jobs) job->answer->give_up();
+}
+
+/// What echo puts before an answer.
+std::string echoed(const Completion& completion, size_t job, const Vocab& vocab) {
+  if (!completion.request.echo) return "";
+  const auto& prompt = completion.request.prompts[job];
+  if (const auto* text = std::get_if<std::string>(&prompt)) return *text;
+  return vocab.text(std::get<std::vector<Token>>(prompt));
+}
+
+/// The prompt's logprobs lack that of its first token.
+void add_first_token(const Job& job, std::vector<TokenLogprob>& logprobs) {
+  logprobs.insert(logprobs.begin(), TokenLogprob{job.prompt.front(), 0, {}});
+}
+
+/// A stream under way.
+class Events {
+ public:
+  Events(Completion completion, Service& service) : completion_(std::move(completion)), service_(service) {
+    for (size_t job = 0; job < completion_.jobs.size(); ++job)
+      for (int choice = 0; choice < completion_.request.choices; ++choice)
+        echoes_.push_back(echoed(completion_, job, service.vocab()));
+    told_.resize(echoes_.size(), false);
+  }
+
+  ~Events() { give_up(completion_.jobs); }
+
+  /// Sends the next event; false where the client left.
+  bool next(httplib::DataSink& sink) try {
+    if (!sink.is_writable()) return false;
+    bool finished = true;
+    bool sent = false;
+    // A single job may be waited for; of several, what there is is taken.
+    const auto patience = completion_.jobs.size() == 1 ? kPatience : kPatience / 10;
+    for (size_t i = 0; i < completion_.jobs.size(); ++i) {
+      auto& answer = *completion_.jobs[i]->answer;
+      if (answer.finished()) continue;
+      if (auto delta = answer.next(patience)) {
+        if (!send(sink, i, std::move(*delta))) return false;
+        sent = true;
+      }
+      finished = finished && answer.finished();
+    }
+    if (finished) return end(sink);
+    if (!sent && ms_since(last_) > kKeepAliveMs) return write(sink, ": keep-alive\n\n");
+    return true;
+  } catch (const ApiError& e) {
+    write(sink, "data: " + text_of(error_json(e)) + "\n\n");
+    sink.done();
+    return true;
+  }
+
+ private:
+  bool write(httplib::DataSink& sink, const std::string& text) {
+    last_ = Clock::now();
+    return sink.write(text.data(), text.size());
+  }
+
+  bool send(httplib::DataSink& sink, size_t job, Delta delta) {
+    const bool logprobs = completion_.request.top_logprobs >= 0;
+    const int choice = static_cast<int>(job) * completion_.request.choices + delta.choice;
+    const auto place = static_cast<size_t>(choice);
+    const bool first = !told_[place];
+    if (first) delta.text = std::exchange(echoes_[place], "") + delta.text;
+    told_[place] = true;
+    return write(
+        sink,
+        "data: " + text_of(chunk_json(completion_.head, choice, delta, first, logprobs, service_.vocab())) +
+            "\n\n");
+  }
+
+  bool end(httplib::DataSink& sink) {
+    if (completion_.request.include_usage) {
+      std::vector<Usage> usages;
+      for (const auto& job : completion_.jobs) usages.push_back(job->answer->usage());
+      if (!write(sink, "data: " + text_of(usage_chunk_json(completion_.head, sum_of(usages))) + "\n\n"))
+        return false;
+    }
+    if (!write(sink, "data: [DONE]\n\n")) return false;
+    sink.done();
+    return true;
+  }
+
+  Completion completion_;
+  Service& service_;
+  std::vector<std::string> echoes_;  ///< by choice of all jobs, as told_
+  std::vector<bool> told_;           ///< whether something was sent of it
+  Clock::time_point last_ = Clock::now();
+};
+
+}  // namespace
+
+void respond_at_once(const Completion& completion, Service& service, const httplib::Request& request,
+                     httplib::Response& response) {
+  std::vector<ChoiceText> choices;
+  std::vector<Usage> usages;
+  try {
+    for (size_t i = 0; i < completion.jobs.size(); ++i) {
+      const auto& job = *completion.jobs[i];
+      std::vector<ChoiceText> own(static_cast<size_t>(job.choices));
+      while (!job.answer->finished()) {
+        auto delta = job.answer->next(kPatience);
+        if (!delta) {
+          if (!request.is_connection_closed()) continue;
+          give_up(completion.jobs);
+          response.status = 499;  // nobody reads it
+          return;
+        }
+        auto& choice = own[static_cast<size_t>(delta->choice)];
+        choice.text += delta->text;
+        choice.logprobs.insert(choice.logprobs.end(), delta->logprobs.begin(), delta->logprobs.end());
+        if (delta->finished) choice.finished = delta->finished;
+      }
+      for (auto& choice : own) {
+        choice.text = echoed(completion, i, service.vocab()) + choice.text;
+        if (job.prompt_logprobs && &choice == own.data()) {
+          add_first_token(job, choice.logprobs);
+          choice.prompt_unscored = true;
+        }
+        choices.push_back(std::move(choice));
+      }
+      usages.push_back(job.answer->usage());
+    }
+  } catch (const ApiError&) {
+    give_up(completion.jobs);
+    throw;
+  }
+  response.set_content(text_of(completion_json(completion.head, choices, sum_of(usages),
+                                               completion.request.top_logprobs >= 0, service.vocab())),
+                       "application/json");
+}
+
+void respond_as_stream(Completion completion, Service& service, httplib::Response& response) {
+  auto events = std::make_shared<Events>(std::move(completion), service);
+  response.set_header("Cache-Control", "no-cache");
+  response.set_header("X-Accel-Buffering", "no");  // nginx would collect them
+  response.set_chunked_content_provider(
+      "text/event-stream", [events](size_t, httplib::DataSink& sink) { return events->next(sink); });
+}
+
+}  // namespace windowkv::server

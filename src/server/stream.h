@@ -1,0 +1,30 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "server/job.h"
+#include "server/response.h"
+#include "server/service.h"
+
+namespace httplib {
+struct Request;
+struct Response;
+}  // namespace httplib
+
+namespace windowkv::server {
+
+/// Jobs of one request on their way to its client.
+struct Completion {
+  ResponseHead head;
+  CompletionRequest request;
+  std::vector<std::shared_ptr<Job>> jobs;
+};
+
+/// Waits for all of it. Gives up where the client leaves. Throws ApiError where a job failed.
+void respond_at_once(const Completion& completion, Service& service, const httplib::Request& request,
+                     httplib::Response& response);
+/// Sends what comes as server-sent events.
+void respond_as_stream(Completion completion, Service& service, httplib::Response& response);
+
+}  // namespace windowkv::server

@@ -13,29 +13,6 @@ namespace windowkv::cli {
 
 namespace {
 
-/// Whole characters: a token, or several that one character is spread over.
-struct Unit {
-  std::string text;
-  double share = 0;
-  int64_t tokens = 0;
-};
-
-std::vector<Unit> units_of(const Vocab& vocab, std::span<const Token> prompt,
-                           std::span<const double> shares) {
-  std::vector<Unit> units;
-  bool whole = true;
-  for (size_t i = 0; i < prompt.size(); ++i) {
-    if (whole) units.emplace_back();
-    auto& unit = units.back();
-    unit.text += vocab.piece(prompt[i], true);
-    unit.share += shares[i];
-    ++unit.tokens;
-    whole = utf8_incomplete_tail(unit.text) == 0;
-  }
-  for (auto& unit : units) unit.share /= static_cast<double>(unit.tokens);
-  return units;
-}
-
 struct Shade {
   double most;        // share
   const char* range;  // of shares, for people
@@ -71,7 +48,7 @@ std::string shaded(const std::string& text, const char* code) {
   return out;
 }
 
-std::string shaded_text(const std::vector<Unit>& units, bool kept_only) {
+std::string shaded_text(const std::vector<KeptUnit>& units, bool kept_only) {
   std::string out;
   for (size_t i = 0; i < units.size();) {
     const int shade = shade_of(units[i].share);
@@ -94,7 +71,7 @@ size_t width_of(std::string_view text) {
       text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
-std::vector<Line> lines_of_units(const std::vector<Unit>& units) {
+std::vector<Line> lines_of_units(const std::vector<KeptUnit>& units) {
   constexpr size_t kWidth = 72, kLongestWord = 24;
   std::vector<Line> lines(1);
   for (const auto& unit : units) {
@@ -121,7 +98,7 @@ std::string percent_text(const Line& line) {
   return percent > 0 && percent < 1 ? "<1 %" : fmt::format("{:.0f} %", percent);
 }
 
-std::string lines_text(const std::vector<Unit>& units, bool kept_only) {
+std::string lines_text(const std::vector<KeptUnit>& units, bool kept_only) {
   std::string out;
   bool gap = false;
   for (const auto& line : lines_of_units(units)) {
@@ -139,44 +116,9 @@ std::string lines_text(const std::vector<Unit>& units, bool kept_only) {
 
 }  // namespace
 
-std::vector<KeptLayers> kept_layers(const Sequence& sequence) {
-  std::vector<KeptLayers> layers;
-  const GroupSelection* before = nullptr;
-  for (const auto& group : sequence.groups) {
-    if (before != nullptr && before->kept == group.kept && before->kept_by_head == group.kept_by_head) {
-      layers.back().last = group.group.last_layer;
-      continue;
-    }
-    before = &group;
-    auto& one = layers.emplace_back(
-        KeptLayers{group.group.first_layer,
-                   group.group.last_layer,
-                   static_cast<int64_t>(sequence.kept[static_cast<size_t>(group.group.first_layer)]),
-                   !group.kept_by_head.empty(),
-                   {}});
-    one.shares.resize(static_cast<size_t>(sequence.prompt_tokens));
-    const auto add = [&](const std::vector<TokenRange>& ranges, double share) {
-      for (const auto& [first, last] : ranges)
-        for (auto i = first; i < last; ++i) one.shares[static_cast<size_t>(i)] += share;
-    };
-    if (!one.by_head) add(group.kept, 1);
-    for (const auto& head : group.kept_by_head)
-      add(head, 1.0 / static_cast<double>(group.kept_by_head.size()));
-  }
-  return layers;
-}
-
-std::vector<double> overall_shares(std::span<const KeptLayers> layers) {
-  std::vector<double> shares(layers.front().shares.size());
-  const int all = layers.back().last + 1;
-  for (const auto& one : layers)
-    for (size_t i = 0; i < shares.size(); ++i) shares[i] += one.shares[i] * (one.last - one.first + 1) / all;
-  return shares;
-}
-
 std::string kept_text(const Vocab& vocab, std::span<const Token> prompt, std::span<const double> shares,
                       const KeptTextStyle& style) {
-  const auto units = units_of(vocab, prompt, shares);
+  const auto units = kept_units(vocab, prompt, shares);
   return style.color ? shaded_text(units, style.kept_only) : lines_text(units, style.kept_only);
 }
 

@@ -4,24 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "windowkv/engine.h"
-#include "windowkv/vocab.h"
+#include "generate/kept_shares.h"
 
 namespace windowkv::cli {
-
-/// Neighbouring layers that keep the same tokens of a prompt.
-struct KeptLayers {
-  int first = 0;
-  int last = 0;
-  int64_t kept = 0;            ///< tokens, of each KV head
-  bool by_head = false;        ///< whether KV heads keep different ones
-  std::vector<double> shares;  ///< [token] of the KV heads, how many keep it: 0 to 1
-};
-
-std::vector<KeptLayers> kept_layers(const Sequence& sequence);
-
-/// [token] of all layers and KV heads, how many keep it: 0 to 1.
-std::vector<double> overall_shares(std::span<const KeptLayers> layers);
 
 struct KeptTextStyle {
   bool color = false;      ///< else a percentage before every line

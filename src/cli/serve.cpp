@@ -238,6 +238,10 @@ void add_serve(CLI::App& app) {
   http->add_option("-a,--alias", flags->aliases, "names of the model in requests and answers")
       ->delimiter(',')
       ->type_name("NAME,...");
+  http->add_flag("!--no-webui", flags->http.web_page, "no page to chat on under /");
+  http->add_option("--web-page", flags->http.page_file,
+                   "a page of your own, HTML, in place of the built-in one")
+      ->type_name("FILE");
   http->add_option("--timeout", flags->http.read_timeout,
                    "seconds that a connection may be silent while it sends or takes")
       ->check(CLI::Range(1, 86400))

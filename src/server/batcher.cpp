@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
+#include "generate/kept_shares.h"
 #include "server/logprobs.h"
 #include "support/bytes_text.h"
 #include "support/clock.h"
@@ -21,6 +23,20 @@ GenerateOptions options_of(const Job& job, int choice) {
   if (choice > 0 && options.sampling.seed != 0xFFFFFFFFu)
     options.sampling.seed += static_cast<uint32_t>(choice);
   return options;
+}
+
+/// Pieces of equal share, in percent, together.
+std::vector<std::pair<std::string, double>> kept_text_of(const Vocab& vocab, const Job& job,
+                                                         const Sequence& sequence) {
+  const auto layers = kept_layers(sequence);
+  if (layers.empty()) return {};
+  std::vector<std::pair<std::string, double>> pieces;
+  for (const auto& unit : kept_units(vocab, job.prompt, overall_shares(layers))) {
+    const double share = std::round(unit.share * 100) / 100;
+    if (pieces.empty() || pieces.back().second != share) pieces.emplace_back("", share);
+    pieces.back().first += unit.text;
+  }
+  return pieces;
 }
 
 }  // namespace
@@ -230,6 +246,7 @@ void Batcher::start(Engine& engine, const std::shared_ptr<Job>& job) {
     usage.full_bytes = started->full_bytes = sequence.bytes.full;
     usage.stored_bytes = store ? store->bytes() : 0;
     usage.prompt_ms = sequence.timing.total;
+    if (job->show_kept) usage.kept_text = kept_text_of(model_.vocab(), *job, sequence);
     metrics_.prompt_tokens += usage.prompt_tokens;
     metrics_.cached_tokens += usage.cached_tokens;
     metrics_.prefix_hits += usage.cached_tokens > 0 ? 1 : 0;

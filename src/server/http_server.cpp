@@ -10,7 +10,9 @@
 #include <random>
 
 #include "server/stream.h"
+#include "server/web_page.h"
 #include "support/clock.h"
+#include "support/file.h"
 #include "support/hash.h"
 #include "windowkv/error.h"
 
@@ -292,6 +294,16 @@ void HttpServer::add_routes() {
     post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
       complete(service, request, response, /*chat=*/true);
     });
+  if (options_.web_page)
+    for (const char* path : {"/", "/index.html"})
+      server_->Get(path, [this](const httplib::Request&, httplib::Response& response) {
+        response.set_header("Content-Security-Policy",
+                            "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                            "img-src data:; frame-ancestors 'none'");
+        const auto page =
+            options_.page_file.empty() ? std::string(builtin_web_page()) : read_text_file(options_.page_file);
+        response.set_content(page, "text/html; charset=utf-8");
+      });
   post("/tokenize", tokenize);
   post("/detokenize", detokenize);
   post("/apply-template", apply_template);

@@ -21,6 +21,7 @@ struct Job {
   int choices = 1;               ///< answers, which differ by the seed
   int top_logprobs = -1;         ///< most probable tokens told beside each; -1: no logprobs at all
   bool prompt_logprobs = false;  ///< tell those of the prompt's tokens first, as a delta of choice 0
+  bool show_kept = false;        ///< tell what is kept of the prompt (Usage::kept_text)
   std::shared_ptr<Answer> answer = std::make_shared<Answer>();
   std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now();
 };

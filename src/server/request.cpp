@@ -1,7 +1,10 @@
 #include "server/request.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "server/api_error.h"
@@ -163,9 +166,11 @@ KvRequest kv_of(const Fields& fields) {
   inner.read("budget", kv.budget);
   inner.read("task", kv.task);
   inner.read("recall", kv.recall);
+  inner.read("show_kept", kv.show_kept);
+  constexpr std::array kNames = {"policy", "budget", "task", "recall", "show_kept"};
   for (const auto& [name, value] : object->items())
-    if (name != "policy" && name != "budget" && name != "task" && name != "recall")
-      inner.refuse(name.c_str(), "is not known; there are policy, budget, task and recall");
+    if (std::ranges::find(kNames, name) == kNames.end())
+      inner.refuse(name.c_str(), fmt::format("is not known; there are {}", fmt::join(kNames, ", ")));
   return kv;
 }
 

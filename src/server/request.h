@@ -13,6 +13,7 @@ namespace windowkv::server {
 /// What a request's "kv" asks for; empty: the server's own.
 struct KvRequest {
   std::optional<std::string> policy, budget, task, recall;
+  bool show_kept = false;
 };
 
 /// The body of /v1/completions or /v1/chat/completions.

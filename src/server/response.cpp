@@ -79,20 +79,22 @@ Usage sum_of(std::span<const Usage> usages) {
 }
 
 OrderedJson usage_json(const Usage& usage) {
-  return {{"prompt_tokens", usage.prompt_tokens},
-          {"completion_tokens", usage.completion_tokens},
-          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
-          {"kv",
-           {{"policy", usage.policy},
-            {"budget", usage.budget.empty() ? OrderedJson() : OrderedJson(usage.budget)},
-            {"task", usage.task},
-            {"kept_tokens", usage.kept_tokens},
-            {"kept_bytes", usage.kept_bytes},
-            {"full_bytes", usage.full_bytes},
-            {"stored_bytes", usage.stored_bytes},
-            {"chosen_again", usage.recalls}}},
-          {"timings", {{"prompt_ms", usage.prompt_ms}, {"predicted_ms", usage.decode_ms}}}};
+  OrderedJson json{{"prompt_tokens", usage.prompt_tokens},
+                   {"completion_tokens", usage.completion_tokens},
+                   {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+                   {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
+                   {"kv",
+                    {{"policy", usage.policy},
+                     {"budget", usage.budget.empty() ? OrderedJson() : OrderedJson(usage.budget)},
+                     {"task", usage.task},
+                     {"kept_tokens", usage.kept_tokens},
+                     {"kept_bytes", usage.kept_bytes},
+                     {"full_bytes", usage.full_bytes},
+                     {"stored_bytes", usage.stored_bytes},
+                     {"chosen_again", usage.recalls}}},
+                   {"timings", {{"prompt_ms", usage.prompt_ms}, {"predicted_ms", usage.decode_ms}}}};
+  if (!usage.kept_text.empty()) json["kv"]["kept_text"] = usage.kept_text;
+  return json;
 }
 
 OrderedJson completion_json(const ResponseHead& head, std::span<const ChoiceText> choices, const Usage& usage,

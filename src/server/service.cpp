@@ -113,6 +113,7 @@ std::vector<std::shared_ptr<Job>> Service::submit(const CompletionRequest& reque
     const auto most = options_.context - n;
     auto& wanted = job->generate.max_tokens;
     wanted = wanted < 0 ? most : std::min(wanted, most);
+    job->show_kept = request.kv.show_kept;
     job->choices = request.choices;
     job->top_logprobs = request.top_logprobs;
     job->prompt_logprobs = request.echo && request.top_logprobs >= 0;

@@ -162,7 +162,7 @@ void Batcher::loop() {
     if (stopping_) break;
     idle_ = false;
     lock.unlock();
-    admit(engine_, INT64_MAX);
+    admit();
     step();
     lock.lock();
   }
@@ -175,11 +175,12 @@ void Batcher::loop() {
   changed_.notify_all();
 }
 
-void Batcher::admit(Engine& engine, int64_t most_tokens) {
-  // Those under way get a token between two prompts.
-  while (const auto job = next_job(engine, most_tokens)) {
-    start(engine, job);
-    if (depth_ == 0 && ms_since(last_step_) >= options_.max_stall_ms) step();
+void Batcher::admit() {
+  while (const auto job = next_job(engine_, INT64_MAX)) {
+    ahead_ms_ = 0;
+    start(engine_, job);
+    // Those under way get a token between two prompts.
+    if (ms_since(last_step_) >= options_.max_stall_ms) step();
   }
 }
 
@@ -188,10 +189,22 @@ void Batcher::fail(const Job& job, const std::exception& error) const {
   job.answer->fail(ApiError(dynamic_cast<const Error*>(&error) != nullptr ? 503 : 500, error.what()));
 }
 
+void Batcher::commit(int64_t bytes) {
+  committed_ += bytes;
+  metrics_.kv_resident = committed_;
+}
+
 void Batcher::between(int64_t prompt_tokens) {
-  step_ms_ = std::max(0.8 * step_ms_, ms_since(last_between_));
+  const double ms = ms_since(last_between_);
+  step_ms_ = std::max(0.8 * step_ms_, ms);
+  if (depth_ == 1) ahead_ms_ += ms;
   if (!running_.empty() && ms_since(last_step_) + step_ms_ >= options_.max_stall_ms) step();
-  if (depth_ == 1 && prompt_tokens > kShortPrompt) admit(short_engine_, kShortPrompt);
+  // Short prompts get as much of the time as the long one, which else might never be done.
+  if (depth_ == 1 && prompt_tokens > kShortPrompt && ahead_ms_ > 0) {
+    const auto begin = Clock::now();
+    if (const auto job = next_job(short_engine_, kShortPrompt)) start(short_engine_, job);
+    ahead_ms_ -= ms_since(begin);
+  }
   last_between_ = Clock::now();
 }
 
@@ -205,7 +218,7 @@ void Batcher::start(Engine& engine, const std::shared_ptr<Job>& job) {
   started->job = job;
   started->committed = memory_of(engine, *job);
   started->left = job->choices;
-  committed_ += started->committed;
+  commit(started->committed);
   ++depth_;
   tell_slots();
   try {
@@ -254,10 +267,10 @@ void Batcher::start(Engine& engine, const std::shared_ptr<Job>& job) {
     add_choices(engine, started, std::move(sequence), kept_logits);
   } catch (const Cancelled&) {
     ++metrics_.cancelled;
-    committed_ -= started->committed;
+    commit(-started->committed);
     job->answer->fail(ApiError(503, "the server is shutting down"));
   } catch (const std::exception& e) {
-    committed_ -= started->committed;
+    commit(-started->committed);
     fail(*job, e);
   }
   --depth_;
@@ -353,7 +366,7 @@ void Batcher::finish(std::list<Running>::iterator running) {
   metrics_.generated_tokens += std::ssize(generation.tokens);
   if (--started.left == 0) {
     if (generation.reason == StopReason::kCancelled) ++metrics_.cancelled;
-    committed_ -= started.committed;
+    commit(-started.committed);
     metrics_.kv_full -= started.full_bytes;
     usage.decode_ms = ms_since(started.answering);
     started.job->answer->finish(usage);
@@ -368,7 +381,6 @@ void Batcher::tell_slots() {
                      std::ssize(running.continuation->generation().tokens), running.job().generate.max_tokens,
                      false});
   metrics_.processing = std::ssize(running_) + depth_;
-  metrics_.kv_resident = committed_;
   const std::scoped_lock lock(mutex_);
   slots_ = std::move(slots);
 }

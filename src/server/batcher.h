@@ -58,13 +58,16 @@ class Batcher {
   struct Started;
 
   void loop();
-  /// Starts what waits and fits. `most_tokens`: only prompts of at most so many tokens to read.
-  void admit(Engine& engine, int64_t most_tokens);
+  /// Starts what waits and fits.
+  void admit();
+  /// The next job that fits, with at most so many tokens to read; null where there is none.
   std::shared_ptr<Job> next_job(const Engine& engine, int64_t most_tokens);
   int64_t memory_of(const Engine& engine, const Job& job) const;
   void start(Engine& engine, const std::shared_ptr<Job>& job);
   void add_choices(Engine& engine, const std::shared_ptr<Started>& started, Sequence sequence,
                    std::span<const float> logits);
+  /// Sets memory aside, or gives it back.
+  void commit(int64_t bytes);
   /// Between two steps of reading a prompt.
   void between(int64_t prompt_tokens);
   /// One token of every answer under way.
@@ -83,7 +86,8 @@ class Batcher {
   std::list<Running> running_;
   int64_t committed_ = 0;  ///< bytes of kv_memory
   std::chrono::steady_clock::time_point last_step_;
-  double step_ms_ = 0;  ///< that reading took between the last two calls of between()
+  double step_ms_ = 0;   ///< that reading takes between two calls of between(), at most, of late
+  double ahead_ms_ = 0;  ///< time that the long prompt under way had, less that of prompts between
   std::chrono::steady_clock::time_point last_between_;
 
   mutable std::mutex mutex_;  ///< of what follows

@@ -1,0 +1,450 @@
+// The server: what requests may say, jobs that are batched, prefixes that later prompts reuse, and HTTP.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <httplib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+
+#include "server/http_server.h"
+#include "support/files.h"
+#include "windowkv/error.h"
+#include "windowkv/generate.h"
+
+namespace windowkv::server {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using std::chrono::milliseconds;
+
+const Model& mini() {
+  static const auto model = Model::load(WINDOWKV_MODELS_DIR "/minilong-6m-q8_0.gguf");
+  return *model;
+}
+
+/// Sentences, about `words` words long, that say a number of each of some towns.
+std::string document(int words, int seed = 1) {
+  constexpr std::array kTowns = {"Lisbon", "Oslo", "Vienna", "Madrid", "Dublin", "Prague"};
+  std::string text;
+  for (int i = 0; i * 8 < words; ++i)
+    text += fmt::format("The number of {} is {}. ", kTowns[static_cast<size_t>(i) % kTowns.size()],
+                        1000 + (i * 7919 + seed * 104729) % 9000);
+  return text;
+}
+
+ServiceOptions options(const std::string& budget = "12%:64") {
+  ServiceOptions o;
+  o.model_names = {"mini", "mini.gguf"};
+  o.context = 8192;
+  o.chat_template = "chatml";
+  o.generate.max_tokens = 16;
+  o.batcher.kv_memory = 256 << 20;
+  o.batcher.engine.chunk = 256;
+  o.prefixes.memory = 256 << 20;
+  o.prefixes.warning = [](const std::string&) {};
+  o.policy = [budget](const KvRequest& kv, const std::string&, Task&) -> std::shared_ptr<const Policy> {
+    PolicyOptions p{Budget::parse(kv.budget.value_or(budget)),
+                    make_config("default", Task::kLocalization, 6)};
+    if (kv.recall) p.recall = std::stoi(*kv.recall);
+    return make_policy(kv.policy.value_or("windowkv"), p);
+  };
+  return o;
+}
+
+CompletionRequest completion(const std::string& prompt, int64_t max_tokens = 16) {
+  GenerateOptions generate;
+  generate.max_tokens = max_tokens;
+  generate.ignore_end = true;
+  CompletionRequest request;
+  request.prompts = {prompt};
+  request.generate = generate;
+  return request;
+}
+
+struct Collected {
+  std::string text;
+  Usage usage;
+  int deltas = 0;
+};
+
+Collected collect(Answer& answer) {
+  Collected out;
+  while (!answer.finished())
+    if (auto delta = answer.next(milliseconds(100))) {
+      out.text += delta->text;
+      ++out.deltas;
+    }
+  out.usage = answer.usage();
+  return out;
+}
+
+Collected ask(Service& service, const CompletionRequest& request, const std::string& owner = "") {
+  return collect(*service.submit(request, owner, "test").front()->answer);
+}
+
+int status_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const ApiError& e) {
+    return e.status;
+  }
+  return 200;
+}
+
+std::string param_of(const Json& body, bool chat) {
+  try {
+    parse_completion(body, chat, {});
+  } catch (const ApiError& e) {
+    EXPECT_EQ(e.status, 400);
+    return e.param;
+  }
+  return "accepted";
+}
+
+TEST(CompletionRequests, TellWhichFieldIsWrong) {
+  const Json good = {{"prompt", "x"}};
+  auto with = [&](const char* name, const Json& value) {
+    Json body = good;
+    body[name] = value;
+    return param_of(body, false);
+  };
+  EXPECT_EQ(param_of(good, false), "accepted");
+  EXPECT_EQ(param_of(Json::object(), false), "prompt");
+  EXPECT_EQ(with("temperature", "hot"), "temperature");
+  EXPECT_EQ(with("temperature", -1), "temperature");
+  EXPECT_EQ(with("temperature", nullptr), "accepted");
+  EXPECT_EQ(with("max_tokens", 1.5), "max_tokens");
+  EXPECT_EQ(with("max_tokens", -2), "max_tokens");
+  EXPECT_EQ(with("n", 0), "n");
+  EXPECT_EQ(with("n", 100000), "n");
+  EXPECT_EQ(with("stop", 3), "stop");
+  EXPECT_EQ(with("stop", {"a", 1}), "stop");
+  EXPECT_EQ(with("stream", "yes"), "stream");
+  EXPECT_EQ(with("logprobs", 21), "logprobs");
+  EXPECT_EQ(with("logit_bias", {{"x", 1}}), "logit_bias");
+  EXPECT_EQ(with("prompt", {1, -1}), "prompt");
+  EXPECT_EQ(with("prompt", {{"a", 1}}), "prompt");
+  EXPECT_EQ(with("kv", 1), "kv");
+  EXPECT_EQ(with("kv", {{"buget", "12%"}}), "kv.buget");
+  EXPECT_EQ(with("kv", {{"budget", 512}, {"recall", "2"}}), "accepted");
+  EXPECT_EQ(with("tools", Json::array()), "accepted");
+  EXPECT_EQ(with("tools", {Json::object()}), "tools");
+  EXPECT_EQ(with("something_new", 1), "accepted");
+  EXPECT_EQ(param_of({{"messages", Json::array()}}, true), "messages");
+  EXPECT_EQ(param_of({{"messages", {{{"role", "boss"}, {"content", "x"}}}}}, true), "messages");
+  EXPECT_EQ(param_of({{"messages", {{{"role", "user"}, {"content", {{{"type", "image_url"}}}}}}}}, true),
+            "messages");
+  EXPECT_EQ(
+      param_of({{"messages", {{{"role", "user"}, {"content", {{{"type", "text"}, {"text", "x"}}}}}}}}, true),
+      "accepted");
+}
+
+TEST(CompletionRequests, RefuseWhatIsNoJson) {
+  EXPECT_EQ(status_of([] { parse_body("{"); }), 400);
+  EXPECT_EQ(status_of([] { parse_body("\"\xff\""); }), 400);
+  EXPECT_EQ(status_of([] { parse_body(std::string(100000, '[')); }), 400);
+  EXPECT_EQ(status_of([] { parse_completion(parse_body("[1]"), false, {}); }), 400);
+}
+
+TEST(Batches, AnswerEachPromptAsIfItWereAlone) {
+  std::vector<std::string> alone;
+  std::vector<CompletionRequest> requests;
+  for (int i = 0; i < 8; ++i)
+    requests.push_back(completion(document(60 + 90 * i, i) + "The number of Oslo is", 6 + i));
+  auto o = options();
+  o.batcher.stores = false;
+  {
+    Service service(mini(), o);
+    for (const auto& request : requests) alone.push_back(ask(service, request).text);
+  }
+  Service service(mini(), o);
+  std::vector<std::shared_ptr<Job>> jobs;
+  for (const auto& request : requests) jobs.push_back(service.submit(request, "", "test").front());
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const auto got = collect(*jobs[i]->answer);
+    EXPECT_EQ(got.text, alone[i]) << i;
+    EXPECT_EQ(got.usage.completion_tokens, 6 + static_cast<int64_t>(i));
+  }
+  EXPECT_GT(service.metrics().generated_tokens, service.metrics().decode_steps);  // together
+  EXPECT_EQ(service.metrics().kv_resident, 0);
+}
+
+TEST(Batches, GoOnWhileALongPromptIsRead) {
+  auto o = options();
+  o.batcher.max_stall_ms = 0;
+  Service service(mini(), o);
+  const auto first = service.submit(completion(document(40), 400), "", "a").front();
+  ASSERT_TRUE(first->answer->next(milliseconds(20000)));
+  const auto second = service.submit(completion(document(3000), 1), "", "b").front();
+  int meanwhile = 0;
+  while (!second->answer->finished()) {
+    if (first->answer->next(milliseconds(1))) ++meanwhile;
+    if (second->answer->next(milliseconds(1))) continue;
+  }
+  EXPECT_GT(meanwhile, 5);
+  first->answer->give_up();
+  collect(*first->answer);
+}
+
+TEST(Batches, ReadShortPromptsWhileALongOneIsRead) {
+  Service service(mini(), options());
+  const auto lengthy = service.submit(completion(document(4000), 1), "", "a").front();
+  while (service.metrics().waiting > 0) std::this_thread::sleep_for(milliseconds(1));
+  const auto brief = service.submit(completion("The number of Oslo is", 1), "", "b").front();
+  collect(*brief->answer);
+  EXPECT_FALSE(lengthy->answer->finished());
+  collect(*lengthy->answer);
+}
+
+TEST(Batches, EndWhereTheClientLeaves) {
+  Service service(mini(), options());
+  const auto job = service.submit(completion(document(40), 4000), "", "a").front();
+  ASSERT_TRUE(job->answer->next(milliseconds(20000)));
+  job->answer->give_up();
+  EXPECT_LT(collect(*job->answer).usage.completion_tokens, 4000);
+  EXPECT_EQ(service.metrics().cancelled, 1);
+}
+
+TEST(Batches, TakeNoMoreThanTheyHaveRoomFor) {
+  auto o = options();
+  o.batcher.kv_memory = 2 << 20;
+  o.batcher.queue = 1;
+  Service service(mini(), o);
+  EXPECT_EQ(status_of([&] { ask(service, completion("x", 8000)); }), 400);        // never fits
+  EXPECT_EQ(status_of([&] { ask(service, completion(document(20000))); }), 400);  // nor in the context
+  const auto running = service.submit(completion("x", 500), "", "a").front();
+  while (service.metrics().waiting > 0) std::this_thread::sleep_for(milliseconds(1));
+  const auto waiting = service.submit(completion("y", 500), "", "b").front();
+  EXPECT_EQ(status_of([&] { service.submit(completion("z", 500), "", "c"); }), 429);
+  EXPECT_EQ(collect(*running->answer).usage.completion_tokens, 500);
+  EXPECT_EQ(collect(*waiting->answer).usage.completion_tokens, 500);
+}
+
+TEST(Batches, GiveSeveralChoicesAndLogprobs) {
+  Service service(mini(), options());
+  auto request = completion(document(40) + "The number of Oslo is", 5);
+  request.choices = 3;
+  request.top_logprobs = 2;
+  request.generate.sampling.temperature = 1.5f;
+  request.generate.sampling.seed = 7;
+  std::array<std::string, 3> texts;
+  const auto job = service.submit(request, "", "a").front();
+  int tokens = 0;
+  while (!job->answer->finished())
+    if (const auto delta = job->answer->next(milliseconds(100))) {
+      texts[static_cast<size_t>(delta->choice)] += delta->text;
+      for (const auto& token : delta->logprobs) {
+        ++tokens;
+        EXPECT_LE(token.logprob, 0);
+        ASSERT_EQ(token.top.size(), 2U);
+        EXPECT_GE(token.top[0].second, token.top[1].second);
+        EXPECT_GE(token.top[0].second, token.logprob);
+      }
+    }
+  EXPECT_EQ(tokens, 15);
+  EXPECT_GT(std::set<std::string>(texts.begin(), texts.end()).size(), 1U);
+  EXPECT_EQ(job->answer->usage().completion_tokens, 15);
+}
+
+TEST(Prefixes, ServeLaterPromptsOfTheirOwner) {
+  Service service(mini(), options());
+  const auto text = document(600);
+  const auto first = ask(service, completion(text + "The number of Oslo is"), "ann");
+  EXPECT_EQ(first.usage.cached_tokens, 0);
+  const auto second = ask(service, completion(text + "The number of Prague is"), "ann");
+  EXPECT_GT(second.usage.cached_tokens, second.usage.prompt_tokens * 8 / 10);
+  EXPECT_EQ(ask(service, completion(text + "The number of Prague is"), "bob").usage.cached_tokens, 0);
+  EXPECT_EQ(service.prefixes().list("ann").size(), 2U);
+  EXPECT_EQ(service.prefixes().list("bob").size(), 1U);
+  // A prompt that goes on takes the place of its beginning.
+  ask(service, completion(text + "The number of Prague is 1234. And so on, and so on."), "ann");
+  EXPECT_EQ(service.prefixes().list("ann").size(), 2U);
+}
+
+TEST(Prefixes, LeaveTheMemoryForTheFolderAndComeBack) {
+  auto o = options();
+  o.prefixes.folder = test::temp_path("prefixes");
+  o.prefixes.disk = 64 << 20;
+  const auto text = document(400);
+  std::string expected;
+  {
+    Service service(mini(), o);
+    expected = ask(service, completion(text + "The number of Oslo is")).text;
+  }
+  ASSERT_EQ(std::distance(fs::directory_iterator(o.prefixes.folder), {}), 1);
+  {
+    Service service(mini(), o);  // a restart
+    const auto again = ask(service, completion(text + "The number of Oslo is"));
+    EXPECT_GT(again.usage.cached_tokens, 0);
+    EXPECT_EQ(again.text, expected);
+    const auto all = service.prefixes().list("");
+    ASSERT_EQ(all.size(), 1U);
+    EXPECT_TRUE(all[0].on_disk);
+    EXPECT_FALSE(all[0].in_memory);
+    EXPECT_FALSE(service.prefixes().remove("bob", all[0].id));
+    EXPECT_TRUE(service.prefixes().remove("", all[0].id));
+    EXPECT_TRUE(fs::is_empty(o.prefixes.folder));
+  }
+  // Little memory: each prompt pushes the one before it out.
+  o.prefixes.memory = 2 << 20;
+  Service service(mini(), o);
+  for (int i = 0; i < 4; ++i) ask(service, completion(document(500, 10 + i)));
+  EXPECT_LE(service.prefixes().memory_bytes(), o.prefixes.memory);
+  EXPECT_GT(service.prefixes().disk_bytes(), 0);
+  EXPECT_EQ(service.prefixes().list("").size(), 4U);
+}
+
+TEST(Prefixes, AreNotTakenFromFilesThatAreDamaged) {
+  auto o = options();
+  o.prefixes.folder = test::temp_path("damaged");
+  o.prefixes.disk = 64 << 20;
+  { ask(*std::make_unique<Service>(mini(), o), completion(document(300))); }
+  const auto path = fs::directory_iterator(o.prefixes.folder)->path();
+  fs::resize_file(path, fs::file_size(path) / 2);
+  int warnings = 0;
+  o.prefixes.warning = [&](const std::string&) { ++warnings; };
+  Service service(mini(), o);
+  EXPECT_EQ(warnings, 1);
+  EXPECT_TRUE(service.prefixes().list("").empty());
+}
+
+/// A server on a free port.
+class Http {
+ public:
+  explicit Http(HttpOptions http_options = {}, bool loaded = true)
+      : service_(mini(), options()),
+        http_(with_any_port(std::move(http_options))),
+        port_(http_.bind()),
+        thread_([this] { http_.listen(); }) {
+    if (loaded) http_.set_service(&service_);
+  }
+  ~Http() {
+    http_.stop();
+    thread_.join();
+  }
+  httplib::Client client() const {
+    httplib::Client c("127.0.0.1", port_);
+    c.set_read_timeout(60);
+    return c;
+  }
+  Service& service() { return service_; }
+
+ private:
+  static HttpOptions with_any_port(HttpOptions o) {
+    o.port = 0;
+    return o;
+  }
+  Service service_;
+  HttpServer http_;
+  int port_;
+  std::thread thread_;
+};
+
+Json post(httplib::Client client, const std::string& path, const Json& body, int status = 200,
+          const httplib::Headers& headers = {}) {
+  const auto response = client.Post(path, headers, body.is_string() ? body.get<std::string>() : body.dump(),
+                                    "application/json");
+  EXPECT_TRUE(response);
+  if (!response) return {};
+  EXPECT_EQ(response->status, status) << response->body;
+  return Json::parse(response->body);
+}
+
+TEST(HttpServer, AnswersInOpenAisShape) {
+  Http http;
+  const auto chat =
+      post(http.client(), "/v1/chat/completions",
+           {{"messages", {{{"role", "user"}, {"content", "Hi"}}}}, {"max_tokens", 3}, {"model", "mini"}});
+  EXPECT_EQ(chat["object"], "chat.completion");
+  EXPECT_EQ(chat["choices"][0]["message"]["role"], "assistant");
+  EXPECT_EQ(chat["usage"]["completion_tokens"],
+            chat["choices"][0]["finish_reason"] == "length" ? Json(3) : chat["usage"]["completion_tokens"]);
+  const auto text = post(
+      http.client(), "/v1/completions",
+      {{"prompt", {"one two", "three four"}}, {"max_tokens", 2}, {"echo", true}, {"logprobs", 1}, {"n", 2}});
+  ASSERT_EQ(text["choices"].size(), 4U);
+  EXPECT_TRUE(text["choices"][2]["text"].get<std::string>().starts_with("three four"));
+  EXPECT_TRUE(text["choices"][0]["logprobs"]["token_logprobs"][0].is_null());
+  EXPECT_LT(text["choices"][0]["logprobs"]["token_logprobs"][1], 0);
+  const auto models = Json::parse(http.client().Get("/v1/models")->body);
+  EXPECT_EQ(models["data"][0]["id"], "mini");
+  const auto kept =
+      post(http.client(), "/v1/completions",
+           {{"prompt", document(300)}, {"max_tokens", 1}, {"kv", {{"budget", 64}, {"show_kept", true}}}});
+  EXPECT_EQ(kept["usage"]["kv"]["kept_tokens"], 64);
+  std::string whole;
+  for (const auto& piece : kept["usage"]["kv"]["kept_text"]) whole += piece[0].get<std::string>();
+  EXPECT_NE(whole.find("The number of Oslo"), std::string::npos);
+}
+
+TEST(HttpServer, StreamsEvents) {
+  Http http;
+  const auto response = http.client().Post("/v1/completions",
+                                           Json{{"prompt", "one two"},
+                                                {"max_tokens", 4},
+                                                {"stream", true},
+                                                {"stream_options", {{"include_usage", true}}},
+                                                {"ignore_eos", true}}
+                                               .dump(),
+                                           "application/json");
+  ASSERT_TRUE(response);
+  EXPECT_EQ(response->get_header_value("Content-Type"), "text/event-stream");
+  int events = 0;
+  Json last;
+  for (size_t at = 0; (at = response->body.find("data: ", at)) != std::string::npos; ++events) {
+    const auto end = response->body.find("\n\n", at);
+    const auto data = response->body.substr(at + 6, end - at - 6);
+    if (data != "[DONE]") last = Json::parse(data);
+    at = end;
+  }
+  EXPECT_TRUE(response->body.ends_with("data: [DONE]\n\n"));
+  EXPECT_GE(events, 4);
+  EXPECT_EQ(last["usage"]["completion_tokens"], 4);
+}
+
+TEST(HttpServer, RefusesWhatItCannotServe) {
+  HttpOptions o;
+  o.api_keys = {"right", "other"};
+  o.most_body = 100000;
+  Http http(o);
+  const httplib::Headers key{{"Authorization", "Bearer right"}};
+  EXPECT_EQ(post(http.client(), "/v1/completions", {{"prompt", "x"}}, 401)["error"]["code"],
+            "invalid_api_key");
+  EXPECT_EQ(post(http.client(), "/v1/completions", {{"prompt", "x"}}, 401,
+                 {{"Authorization", "Bearer righ"}})["error"]["type"],
+            "authentication_error");
+  EXPECT_EQ(http.client().Get("/health")->status, 200);
+  post(http.client(), "/v1/completions", {{"prompt", "x"}, {"max_tokens", 1}}, 200, key);
+  post(http.client(), "/v1/completions", Json("{\"prompt\""), 400, key);
+  post(http.client(), "/v1/completions", {{"prompt", "x"}, {"model", "gpt-9"}}, 404, key);
+  post(http.client(), "/v1/completions", {{"prompt", document(60000)}}, 413, key);
+  post(http.client(), "/v1/completions", {{"prompt", "x"}, {"grammar", "root ::= ("}}, 400, key);
+  post(http.client(), "/v1/completions",
+       {{"prompt", "x"}, {"grammar", "root ::= " + std::string(50000, '(')}}, 400, key);
+  post(http.client(), "/v1/completions", {{"prompt", "x"}, {"kv", {{"policy", "magic"}}}}, 400, key);
+  post(http.client(), "/v1/nothing", Json::object(), 404, key);
+  post(http.client(), "/tokenize", {{"content", 1}}, 400, key);
+  post(http.client(), "/detokenize", {{"tokens", {1, 99999999}}}, 400, key);
+  EXPECT_EQ(http.client().Get("/v1/prefixes/..%2f..%2fetc", key)->status, 404);
+  Http loading({}, /*loaded=*/false);
+  EXPECT_EQ(loading.client().Get("/health")->status, 503);
+}
+
+TEST(HttpServer, KeepsTextOfUsersText) {
+  Http http;
+  const auto ids = post(http.client(), "/tokenize", {{"content", "a b"}, {"with_pieces", true}})["tokens"];
+  ASSERT_GT(ids.size(), 0U);
+  std::string text;
+  for (const auto& token : ids) text += token["piece"].get<std::string>();
+  EXPECT_EQ(text, "a b");
+  const auto prompt =
+      post(http.client(), "/apply-template", {{"messages", {{{"role", "user"}, {"content", "Hi"}}}}});
+  EXPECT_NE(prompt["prompt"].get<std::string>().find("Hi"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace windowkv::server

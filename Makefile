@@ -25,13 +25,13 @@ asan: setup
 	@scripts/sanitized-tests.sh asan
 
 # ThreadSanitizer, on the tests in which several threads run our code; TSAN_TESTS=all runs the others too.
-TSAN_TESTS := batch_test engine_test output_file_test prefix_file_test prefix_store_test rpc_test text_test
+TSAN_TESTS := batch_test engine_test output_file_test prefix_file_test prefix_store_test rpc_test server_test text_test
 tsan: setup
 	@cmake --preset tsan --log-level=WARNING
 	@cmake --build --preset tsan --target $(TSAN_TESTS)
 	@scripts/sanitized-tests.sh tsan $(TSAN_TESTS)
 
-# libFuzzer on the readers of files (docs/reliability.md), FUZZ_SECONDS each.
+# libFuzzer on what reads files and requests (docs/reliability.md), FUZZ_SECONDS each.
 fuzz: setup-dev
 	@cmake --preset fuzz --log-level=WARNING
 	@cmake --build --preset fuzz

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 build=build/fuzz
 seconds=${FUZZ_SECONDS:-60}
 targets=("$@")
-[[ $# -gt 0 ]] || targets=(calibration chat_template gguf longbench_rows prefix token_ids trace)
+[[ $# -gt 0 ]] || targets=(calibration chat_template completion_request gguf longbench_rows prefix token_ids trace)
 
 # Memory is not given back to the system, and little that is freed is kept: both cost time.
 export ASAN_OPTIONS=allocator_may_return_null=1:allocator_release_to_os_interval_ms=-1:quarantine_size_mb=16:strict_string_checks=1

@@ -8,11 +8,13 @@ set -euo pipefail
 # From the machine's own release: the toolchain and the small libraries. They come first, so that nothing of the
 # toolchain is pulled up to a newer release with ggml.
 base=(g++ cmake ninja-build pkg-config make git ca-certificates python3 python3-pip python3-pexpect
-      libcli11-dev nlohmann-json3-dev libfmt-dev libicu-dev libgtest-dev libopenblas0-openmp nettle-dev libxxhash-dev libedit-dev)
+      libcli11-dev nlohmann-json3-dev libfmt-dev libicu-dev libgtest-dev libopenblas0-openmp nettle-dev libxxhash-dev libedit-dev libspdlog-dev)
 [[ ${1:-} == --dev ]] && base+=(clang clang-format clang-tidy libclang-rt-dev)
 # From forky: ggml, its BLAS backend (over the OpenBLAS above, whose threads are OpenMP's like ggml's) and its RPC backend,
-# libllama, minja, and llama.cpp's tools, which the benchmarks stand beside.
-engine=(libggml-dev libggml0-backend-blas libggml0-backend-rpc libllama-dev libminja-dev llama.cpp-tools)
+# libllama, minja, llama.cpp's tools, which the benchmarks stand beside, and cpp-httplib, which older releases have in
+# versions that do not tell a handler that its client has left.
+engine=(libggml-dev libggml0-backend-blas libggml0-backend-rpc libllama-dev libminja-dev llama.cpp-tools
+        libcpp-httplib-dev)
 [[ ${1:-} == --vulkan ]] && engine+=(libggml0-backend-vulkan mesa-vulkan-drivers)
 
 missing() {
@@ -31,7 +33,7 @@ mapfile -t need_engine < <(missing "${engine[@]}")
 
 if ! command -v apt-get >/dev/null; then
   echo "setup: this is not a Debian system. Install ggml 0.27, llama.cpp 0.7 (libllama), minja, CLI11, nlohmann-json," >&2
-  echo "setup: fmt, ICU, libcurl, nettle, xxHash, libedit and GoogleTest by hand, and put them on CMAKE_PREFIX_PATH." >&2
+  echo "setup: fmt, spdlog, cpp-httplib, ICU, libcurl, nettle, xxHash, libedit and GoogleTest by hand, and put them on CMAKE_PREFIX_PATH." >&2
   exit 1
 fi
 sudo=

@@ -16,6 +16,7 @@ test: setup
 	@cmake --preset release --log-level=WARNING
 	@cmake --build --preset release
 	@scripts/fetch-model.sh >/dev/null || echo "test: the tests on SmolLM2 are skipped" >&2
+	@scripts/openai-client.sh >/dev/null 2>&1 || echo "test: the test with OpenAI's client is skipped" >&2
 	@ctest --test-dir $(BUILD) -j 2 --output-on-failure
 
 # AddressSanitizer and UndefinedBehaviorSanitizer, on the tests that run our own code rather than ggml's kernels.

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""windowkv serve, used with OpenAI's own Python client.   tests/openai_client_test.py WINDOWKV MODEL
+
+Exits with 77, which ctest takes for skipped, where the client is not installed (scripts/openai-client.sh).
+"""
+
+import re
+import subprocess
+import sys
+
+try:
+    import openai
+except ImportError:
+    print("skipped: needs the openai package (scripts/openai-client.sh)")
+    sys.exit(77)
+
+
+class Server:
+    def __init__(self, windowkv, model, *flags):
+        self.process = subprocess.Popen([windowkv, "serve", "-m", model, "--port", "0", "--chat-template", "chatml", *flags],
+                                        stderr=subprocess.PIPE, text=True)
+        self.url = None
+        for line in self.process.stderr:
+            if found := re.search(r"listening on (http://\S+)", line):
+                self.url = found[1]
+            if "ready after" in line:
+                return
+        raise SystemExit("the server did not start")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.stderr.read()
+        assert self.process.wait(30) == 0, "no clean end"
+
+
+def expect(holds, what):
+    if not holds:
+        raise SystemExit(f"FAILED: {what}")
+
+
+def refused(kind, call):
+    try:
+        call()
+    except kind as error:
+        return error
+    raise SystemExit(f"FAILED: no {kind.__name__}")
+
+
+def test_chat(client, model):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The number of Oslo is 4711. What is it?"}]
+    answer = client.chat.completions.create(model=model, messages=messages, max_tokens=8, temperature=0)
+    expect(answer.choices[0].message.role == "assistant", "a role")
+    expect(answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens, "a sum")
+    expect(answer.usage.model_extra["kv"]["policy"] == "windowkv", "what the cache kept")
+    again = client.chat.completions.create(model=model, messages=messages, max_completion_tokens=8, temperature=0, logprobs=True,
+                                           top_logprobs=3, extra_body={"kv": {"budget": "50%", "policy": "snapkv"}})
+    expect(again.usage.prompt_tokens_details.cached_tokens > 0, "the prompt's beginning is stored")
+    expect(again.usage.model_extra["kv"]["policy"] == "snapkv", "the policy that was asked for")
+    expect(len(again.choices[0].logprobs.content[0].top_logprobs) == 3, "three logprobs")
+
+    stream = client.chat.completions.create(model=model, messages=messages, max_tokens=8, temperature=0, stream=True,
+                                            stream_options={"include_usage": True})
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    whole = client.chat.completions.create(model=model, messages=messages, max_tokens=8, temperature=0)
+    expect(text == whole.choices[0].message.content, f"the same streamed: {text!r}, {whole.choices[0].message.content!r}")
+    expect(chunks[-1].usage.completion_tokens > 0, "usage at the end")
+    expect(chunks[-2].choices[0].finish_reason in ("stop", "length"), "a reason to finish")
+
+    parts = [{"type": "text", "text": "Hello"}]
+    client.chat.completions.create(model=model, messages=[{"role": "user", "content": parts}], max_tokens=1)
+
+
+def test_completions(client, model):
+    answer = client.completions.create(model=model, prompt=["one two", "three"], max_tokens=3, n=2, seed=1, temperature=1, stop="\n\n\n")
+    expect([c.index for c in answer.choices] == [0, 1, 2, 3], "four choices")
+    scored = client.completions.create(model=model, prompt="one two three", max_tokens=0, echo=True, logprobs=1)
+    logprobs = scored.choices[0].logprobs
+    expect(scored.choices[0].text == "one two three" and logprobs.token_logprobs[0] is None, "the prompt, scored")
+    expect(all(x < 0 for x in logprobs.token_logprobs[1:]), "logarithms of probabilities")
+    biased = client.completions.create(model=model, prompt="one", max_tokens=2, temperature=0, logit_bias={"65": 100})
+    expect(biased.choices[0].text, "a biased answer")
+    sum_streamed = sum(len(c.choices[0].text) for c in client.completions.create(model=model, prompt="one two", max_tokens=5, stream=True))
+    expect(sum_streamed > 0, "streamed text")
+
+
+def test_errors(client, model):
+    expect(refused(openai.NotFoundError, lambda: client.models.retrieve("gpt-9")).code == "model_not_found", "a code")
+    error = refused(openai.BadRequestError, lambda: client.completions.create(model=model, prompt="x", temperature=-1))
+    expect(error.param == "temperature", "the field that is wrong")
+    long = refused(openai.BadRequestError, lambda: client.completions.create(model=model, prompt="word " * 40000))
+    expect(long.code == "context_length_exceeded", "a prompt too long")
+    refused(openai.AuthenticationError, lambda: client.with_options(api_key="wrong").completions.create(model=model, prompt="x"))
+
+
+def main():
+    windowkv, model_path = sys.argv[1:3]
+    with Server(windowkv, model_path, "--api-key", "secret", "--alias", "mini", "-c", "8192") as server:
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="secret", max_retries=0)
+        model = client.models.list().data[0].id
+        expect(model == "mini", "the alias")
+        for test in (test_chat, test_completions, test_errors):
+            test(client, model)
+    print("ok")
+
+
+if __name__ == "__main__":
+    main()

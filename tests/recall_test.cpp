@@ -60,6 +60,19 @@ class Recalled : public ::testing::Test {
     return sequence;
   }
 
+  /// What prompts of these lengths leave, each the beginning of the next.
+  PrefixStore stored(std::initializer_list<size_t> lengths) {
+    auto parts = make();
+    const auto full = full_policy();
+    for (const size_t n : lengths) {
+      Sequence sequence;
+      PrefillOptions options;
+      options.store = &parts;
+      engine.prefill(sequence, std::span(prompt).first(n), *full, options);
+    }
+    return parts;
+  }
+
   Logits decoded(Sequence& sequence, size_t count) {
     Logits out;
     for (const Token token : std::span(answer).first(count)) {
@@ -299,18 +312,34 @@ TEST_F(Recalled, FromAStoreOfSeveralParts) {
   const auto policy = make_policy("tova", {Budget::tokens(40), {}, 1});
   auto whole = prefilled(*policy, store);
   const auto expected = decoded(whole, 6);
-  auto parts = make();
-  const auto full = full_policy();
-  for (size_t n : {100, 180, 260}) {
-    Sequence sequence;
-    PrefillOptions options;
-    options.store = &parts;
-    engine.prefill(sequence, std::span(prompt).first(n), *full, options);
-  }
+  auto parts = stored({100, 180, 260});
   auto sequence = prefilled(*policy, parts);
   EXPECT_EQ(parts.parts().all().size(), 1U);
   EXPECT_EQ(parts.tokens().size(), prompt.size());
   EXPECT_LT(compare(decoded(sequence, 6), expected).worst, 1e-3 * device_rounding());
+}
+
+TEST_F(Recalled, SharesABlockThatLacksTheLastTokens) {
+  auto document = stored({256});  // where a chunk ends: other borders round differently
+  for (const auto& policy :
+       {make_policy("tova", {Budget::tokens(40), {}, 2}),
+        make_policy("windowkv",
+                    {Budget::tokens(60), make_config("default", Task::kLocalization, hp.n_layer), 1})}) {
+    auto alone = make();
+    auto whole = prefilled(*policy, alone);
+    const auto expected = decoded(whole, 80);
+    auto question = document.fork();
+    auto sequence = prefilled(*policy, question);
+    if (!Recall::in_place(model->loaded())) continue;
+    ASSERT_EQ(question.parts().all().size(), 2U);
+    EXPECT_EQ(question.parts().all().front().block, document.parts().all().front().block);
+    EXPECT_EQ(sequence.cache->layer(0).length, 44);
+    auto fork = engine.fork(sequence);
+    EXPECT_LT(compare(decoded(sequence, 80), expected).worst, 1e-3 * device_rounding());
+    EXPECT_LT(compare(decoded(fork, 80), expected).worst, 1e-3 * device_rounding());
+    sequence.rewind();
+    EXPECT_LT(compare(decoded(sequence, 80), expected).worst, 1e-3 * device_rounding());
+  }
 }
 
 TEST_F(Recalled, OutlivesItsStoreAndPolicy) {

@@ -345,7 +345,7 @@ class Page(unittest.TestCase):
     def test_accessible(self):
         upload("report.txt", DOCUMENT)
         ask("Who are you?")
-        self.check_names("body", 14)
+        self.check_names("body", 12)
         script("document.getElementById('settings').showPopover()")
         self.check_names("#settings", 5)
         for dialog, controls in (("key", 3), ("kept", 1)):

@@ -64,7 +64,7 @@ class Sequence {
   int64_t position = 0;       ///< of the next token: prompt_tokens, then one more per token
   std::vector<int64_t> kept;  ///< prompt tokens kept, by layer: what each token reads of the prompt
   bool reads_store = false;   ///< they are read in the prefix store, and chosen again (Policy::recall); the
-                              ///< caches hold generated tokens alone
+                              ///< caches hold generated tokens, and a sixteenth of the prompt at most
   std::vector<GroupSelection> groups;
   KvTypes kv_types;  ///< of the caches
   KvBytes bytes;
@@ -88,7 +88,7 @@ struct PrefillOptions {
   /// tokens are added to it, so that it holds the prompt in the end. Up to the rounding of the store's types
   /// the result is that without a store. A prefill that throws leaves the store with the common tokens. A
   /// policy that needs the attention of all queries (h2o) reads nothing, but fills the store. Policies that
-  /// choose again (Policy::recall) need one; its tokens then lie in one block, which the sequence shares.
+  /// choose again (Policy::recall) need one, whose memory the sequence shares.
   PrefixStore* store = nullptr;
   /// Called as chunks pass; done and total count (layer, chunk) steps. May decode other sequences, so that
   /// they need not wait for the whole prompt.

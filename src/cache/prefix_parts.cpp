@@ -95,13 +95,15 @@ ggml_tensor* heads_of(ggml_context* ctx, ggml_tensor* rows, const HParams& hp, i
 
 }  // namespace
 
-void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int64_t count,
+void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int64_t first, int64_t last,
                   const KvRows& rows) {
   const auto& hp = parts.hparams();
+  const int64_t count = last - first;
   // No piece goes on past its part.
   const size_t pieces = std::min(kPiecesAtOnce, parts.all().size());
   auto part = parts.all().begin();
-  int64_t in_part = 0;
+  int64_t in_part = first;
+  for (; part != parts.all().end() && in_part >= part->count; ++part) in_part -= part->count;
   for (int64_t done = 0; done < count;) {
     Graph graph(2 * pieces * nodes_of(hp));
     auto* ctx = graph.ctx();

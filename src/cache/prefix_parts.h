@@ -50,9 +50,9 @@ class PrefixParts {
   std::vector<Token> tokens_;
 };
 
-/// Copies K and V of the layer of the store's first `count` tokens into rows [0, count), as many at a time as
+/// Copies K and V of the layer of the store's tokens [first, last) into the first rows, as many at a time as
 /// some MiB hold.
-void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int64_t count,
+void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int64_t first, int64_t last,
                   const KvRows& rows);
 
 /// A block that begins with all of the store's tokens: its own, where it has one part, or else a new one that

@@ -51,6 +51,15 @@ int64_t heads_kept(const KvCache::Layer& layer, int64_t n_head_kv) {
   return layer.length * n_head_kv - std::accumulate(layer.begins.begin(), layer.begins.end(), int64_t{0});
 }
 
+/// StoredPrefix::in_block, of a prompt of n tokens. What lies in the cache takes memory of each sequence, and
+/// more than in the store: a sixteenth of a prompt at most.
+int64_t tokens_in_block(const LoadedModel& m, const StoredPrefix& stored, int64_t n) {
+  constexpr int64_t kLeast = 64;
+  if (!Recall::in_place(m) || stored.parts->all().empty()) return n;
+  const auto first = std::min(stored.common, stored.parts->all().front().count);
+  return n - first <= std::max(kLeast, n / 16) ? first : n;
+}
+
 void check(const PrefillOptions& options, const LoadedModel& m, KvTypes types) {
   check_reserve(options.reserve);
   check_pool(options.pool, *m.backends, types);
@@ -129,6 +138,8 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
   for (auto& job : jobs) {
     const auto start = Clock::now();
     job.next.resize(job.wanted.size());
+    if (job.stored.parts != nullptr)
+      job.stored.in_block = tokens_in_block(m, job.stored, job.lengths().front());
     for (size_t i = 0; i < job.wanted.size(); ++i, ++index) {
       const auto& [sequence, policy, prompt] = job.wanted[i];
       job.selectors.push_back(policy->start(prompt_shape(m.hp, job.lengths()[prompt])));
@@ -141,8 +152,10 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
       capacities.reserve(static_cast<size_t>(m.hp.n_layer));
       for (int layer = 0; layer < m.hp.n_layer; ++layer) {
         const bool later = !prefill.pool.memory() && capacity_is_late(*job.selectors[i], layer);
-        capacities.push_back(in_store || later ? prefill.reserve
-                                               : job.selectors[i]->capacity(layer) + prefill.reserve);
+        const int64_t kept = in_store ? n - job.stored.in_block
+                             : later  ? 0
+                                      : job.selectors[i]->capacity(layer);
+        capacities.push_back(kept + prefill.reserve);
       }
       without_room.collect(index, [&] {
         job.next[i].cache =
@@ -153,12 +166,23 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
   }
   without_room.check("sequences");
   for (auto& job : jobs) {
-    auto& [parts, past, common, added] = job.stored;
-    if (parts == nullptr) continue;
-    parts->cut(common);
-    if (const int64_t missing = job.lengths().front() - common; missing > 0)
-      added = parts->make_block(missing);
+    auto& stored = job.stored;
+    if (stored.parts == nullptr) continue;
+    stored.parts->cut(stored.common);
+    if (const int64_t missing = job.lengths().front() - stored.common; missing > 0)
+      stored.added = stored.parts->make_block(missing);
   }
+}
+
+void Engine::State::attach_recall(const StoredPrefix& stored, int64_t n, Sequence& sequence) {
+  auto& cache = *sequence.cache;
+  if (stored.in_block == n)
+    return sequence.recall->attach(merged_block(prefill_scheduler, *stored.parts), n, cache);
+  for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    restore_rows(prefill_scheduler, *stored.parts, layer, stored.in_block, n, cache.layer(layer).rows);
+    cache.layer(layer).length = cache.layer(layer).prompt = n - stored.in_block;
+  }
+  sequence.recall->attach(stored.parts->all().front().block, stored.in_block, cache);
 }
 
 std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
@@ -173,10 +197,8 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
   if (job.stored.added)
     job.stored.parts->append(job.stored.added,
                              job.prompts.front().subspan(static_cast<size_t>(job.stored.common)));
-  for (auto& sequence : job.next) {
-    if (!sequence.recall) continue;
-    sequence.recall->attach(merged_block(prefill_scheduler, *job.stored.parts), *sequence.cache);
-  }
+  for (auto& sequence : job.next)
+    if (sequence.recall) attach_recall(job.stored, lengths.front(), sequence);
   for (size_t i = 0; i < job.wanted.size(); ++i) {
     auto& sequence = job.next[i];
     const int64_t n = lengths[job.wanted[i].prompt];

@@ -52,7 +52,7 @@ class Prefill {
                                        [&](const Target& t) { return t.selector->decides(layer); }) &&
                            pack_.observation() > 0;
       pack_.forget_sums(layer);
-      if (past_ > 0) restore_rows(scheduler_, *stored_.parts, layer, past_, rows_for(layer, 0));
+      if (past_ > 0) restore_rows(scheduler_, *stored_.parts, layer, 0, past_, rows_for(layer, 0));
       const ChunkParts parts{.queries = decides, .output = layer < last || options_.all_logits};
       for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, first, count, parts); });
       if (stored_.added)

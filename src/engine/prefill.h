@@ -19,6 +19,10 @@ struct StoredPrefix {
   int64_t past = 0;                    ///< the prompt's first tokens, whose rows are read and not computed
   int64_t common = 0;                  ///< the prompt's first tokens that the store has
   std::shared_ptr<PrefixBlock> added;  ///< for the rows of the others; null where there are none
+  /// The prompt's first tokens that are read in the store's first block by a sequence that chooses again: all
+  /// of them, for which its parts are merged, or all but a few, which then lie in the sequence's cache, so
+  /// that the block is shared with whoever else reads it.
+  int64_t in_block = 0;
 };
 
 /// Calls of PrefillOptions::progress.

@@ -52,14 +52,16 @@ Recall::Recall(LoadedModel& m, std::shared_ptr<const Policy> policy, int64_t n, 
     : m_(m),
       policy_(std::move(policy)),
       n_(n),
+      in_block_(n),
       among_(n),
       every_(every),
       selector_(policy_->start(prompt_shape(m.hp, n))),
       queries_(*m.backends, m.hp),
       first_(static_cast<size_t>(m.hp.n_layer)) {}
 
-void Recall::attach(std::shared_ptr<const PrefixBlock> block, KvCache& cache) {
+void Recall::attach(std::shared_ptr<const PrefixBlock> block, int64_t in_block, KvCache& cache) {
   block_ = std::move(block);
+  in_block_ = in_block;
   first_queries_ = queries_.save();
   connect(cache);
   if (!copies_) use(cache, first_);
@@ -79,6 +81,7 @@ void Recall::connect(KvCache& cache) {
 
 std::unique_ptr<Recall> Recall::fork(KvCache& copy) const {
   std::unique_ptr<Recall> other(new Recall(m_, policy_, n_, every_));
+  other->in_block_ = in_block_;
   other->among_ = among_;
   other->selector_ = policy_->start(prompt_shape(m_.hp, among_));
   other->queries_.restore(queries_.save());
@@ -138,8 +141,9 @@ void Recall::build_scoring(const KvCache& cache) {
       view.layer = layer;
       auto* q = queries_.of(layer);
       view.q = ggml_reshape_3d(ctx, q, hp.d_head, 1, hp.n_head);
-      view.k = PrefixBlock::slice(ctx, block_->k(layer), 0, n_);
-      if (among_ > n_) view.k_after = KvRows::by_head(ctx, cache.layer(layer).rows.k(), hp, among_ - n_);
+      view.k = PrefixBlock::slice(ctx, block_->k(layer), 0, in_block_);
+      if (among_ > in_block_)
+        view.k_after = KvRows::by_head(ctx, cache.layer(layer).rows.k(), hp, among_ - in_block_);
       view.after_prompt = true;
       view.on_cpu = m_.backends->is_cpu(m_.backends->device_of(layer));
       view.scale = hp.attention_scale;
@@ -153,13 +157,13 @@ void Recall::build_scoring(const KvCache& cache) {
 }
 
 void Recall::choose(const KvCache& cache) {
-  const int64_t generated = cache.layer(0).length;  // in place
+  const int64_t generated = in_block_ + cache.layer(0).length - n_;  // in place
   if (!copies_ && generated >= among_ - n_ + kJoining) {
     among_ = n_ + generated / kJoining * kJoining;
     selector_ = policy_->start(prompt_shape(m_.hp, among_));
     build_scoring(cache);
   }
-  if (!scoring_ || (among_ > n_ && scores_ != cache.version())) build_scoring(cache);
+  if (!scoring_ || (among_ > in_block_ && scores_ != cache.version())) build_scoring(cache);
   scoring_->scheduler.compute(scoring_->graph);
   selector_->restart();
   std::vector<KeptTokens> kept;
@@ -180,11 +184,11 @@ void Recall::use(const KvCache& cache, std::vector<KeptTokens> kept) {
     auto& rows = rows_[layer];
     rows.stored = std::move(kept[layer]);
     rows.cached.resize(rows.stored.size());
-    rows.newest = among_ - n_;
+    rows.newest = among_ - in_block_;
     for (size_t h = 0; h < rows.stored.size(); ++h) {
-      const auto behind = std::ranges::lower_bound(rows.stored[h], static_cast<int32_t>(n_));
+      const auto behind = std::ranges::lower_bound(rows.stored[h], static_cast<int32_t>(in_block_));
       rows.cached[h].assign(behind, rows.stored[h].end());
-      for (auto& row : rows.cached[h]) row -= static_cast<int32_t>(n_);
+      for (auto& row : rows.cached[h]) row -= static_cast<int32_t>(in_block_);
       rows.stored[h].erase(behind, rows.stored[h].end());
     }
   }

@@ -19,8 +19,9 @@ namespace windowkv {
 /// keys of all tokens so far, by the policy that chose first, as if those were a prompt.
 ///
 /// In place, where the CPU computes all layers: the prompt's rows are read in the prefix store, where they
-/// lie, and the sequence's cache holds those of generated tokens alone. The policy chooses among them too;
-/// the newest, fewer than 64 and those since the last choice, are attended to in any case.
+/// lie, and the sequence's cache holds those of generated tokens, and of the prompt's last ones where they
+/// are not in the same block of the store. The policy chooses among them too; the newest, fewer than 64 and
+/// those since the last choice, are attended to in any case.
 ///
 /// Elsewhere what is chosen of the prompt is copied into the cache, in place of what was there; generated
 /// tokens stay behind it.
@@ -43,8 +44,9 @@ class Recall {
   void starts_with(int layer, KeptTokens kept) { first_[static_cast<size_t>(layer)] = std::move(kept); }
   /// What it kept at first.
   const std::vector<KeptTokens>& first() const { return first_; }
-  /// Once the prompt is prefilled: K and V of its tokens, and the cache of the sequence.
-  void attach(std::shared_ptr<const PrefixBlock> block, KvCache& cache);
+  /// Once the prompt is prefilled: K and V of its first `in_block` tokens, and the cache of the sequence,
+  /// which holds the others.
+  void attach(std::shared_ptr<const PrefixBlock> block, int64_t in_block, KvCache& cache);
   /// In place: what the layer's tokens attend to now.
   const ChosenRows& rows(int layer) const { return rows_[static_cast<size_t>(layer)]; }
 
@@ -72,8 +74,9 @@ class Recall {
 
   LoadedModel& m_;
   std::shared_ptr<const Policy> policy_;
-  int64_t n_;      ///< prompt tokens
-  int64_t among_;  ///< tokens that the next choice is among: of the prompt, and generated ones
+  int64_t n_;         ///< prompt tokens
+  int64_t in_block_;  ///< the first of them; the others, and generated tokens, lie in the cache
+  int64_t among_;     ///< tokens that the next choice is among: of the prompt, and generated ones
   int every_;
   std::unique_ptr<Selector> selector_;  ///< for among_ tokens
   LastQueries queries_;

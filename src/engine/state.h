@@ -53,6 +53,8 @@ struct Engine::State {
   void check_memory(std::span<const Job> jobs, const PrefillOptions& prefill) const;
   /// Makes the jobs' caches, so that nothing is computed where one finds no room.
   void prepare(std::span<Job> jobs, const PrefillOptions& prefill) const;
+  /// Has a sequence of a prompt of n tokens, which the store holds, choose again.
+  void attach_recall(const StoredPrefix& stored, int64_t n, Sequence& sequence);
   /// Prefills, and fills the sequences once all is done. Returns the logits of each prompt's last position,
   /// [n_vocab, prompts].
   std::vector<float> run(Job& job, const PrefillOptions& prefill);

@@ -129,7 +129,11 @@ std::vector<Batcher::Slot> Batcher::slots() const {
 int64_t Batcher::memory_of(const Engine& engine, const Job& job) const {
   const auto plan =
       engine.plan(std::ssize(job.prompt), *job.policy, std::max<int64_t>(0, job.generate.max_tokens));
-  return (plan.kv_kept + plan.kv_reserve) * job.choices;
+  // What a sequence that chooses again may hold of the prompt itself (docs/prefix-store.md).
+  const int64_t tail = job.policy->recall() > 0 ? std::max<int64_t>(64, std::ssize(job.prompt) / 16) : 0;
+  return (plan.kv_kept + plan.kv_reserve +
+          tail * model_.hparams().n_layer * model_.hparams().kv_layer_bytes_per_token()) *
+         job.choices;
 }
 
 std::shared_ptr<Job> Batcher::next_job(const Engine& engine, int64_t most_tokens) {

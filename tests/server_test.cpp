@@ -10,15 +10,17 @@
 #include <thread>
 
 #include "server/http_server.h"
+#include "server/json_grammar.h"
 #include "support/files.h"
 #include "windowkv/error.h"
 #include "windowkv/generate.h"
+#include "windowkv/sampler.h"
 
 namespace windowkv::server {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 using std::chrono::milliseconds;
 
 const Model& mini() {
@@ -148,6 +150,54 @@ TEST(CompletionRequests, RefuseWhatIsNoJson) {
   EXPECT_EQ(status_of([] { parse_body("\"\xff\""); }), 400);
   EXPECT_EQ(status_of([] { parse_body(std::string(100000, '[')); }), 400);
   EXPECT_EQ(status_of([] { parse_completion(parse_body("[1]"), false, {}); }), 400);
+}
+
+/// Whether a sampler of the grammar takes all of the text, and then its end.
+bool takes(const std::string& grammar, const std::string& text) {
+  const auto& vocab = mini().vocab();
+  SamplingOptions sampling;
+  sampling.grammar = grammar;
+  Sampler sampler(sampling, mini().hparams().n_vocab, {}, &vocab);
+  auto tokens = vocab.tokenize(PromptText{text, {}});
+  tokens.erase(tokens.begin(), tokens.begin() + std::ssize(vocab.tokenize("")));
+  std::vector<float> logits(static_cast<size_t>(mini().hparams().n_vocab));
+  for (Token token = 0; token < mini().hparams().n_vocab; ++token)
+    if (vocab.is_end(token)) tokens.push_back(token);
+  for (const auto token : tokens) {
+    logits.assign(logits.size(), 0.0f);
+    logits[static_cast<size_t>(token)] = 100.0f;
+    if (sampler.sample(logits) != token) return false;
+    if (vocab.is_end(token)) break;
+  }
+  return true;
+}
+
+TEST(JsonGrammars, TakeWhatTheSchemaAllows) {
+  const auto grammar =
+      schema_grammar(Json::parse(R"({"type": "object", "required": ["name", "tags"], "properties": {
+      "name": {"type": "string", "maxLength": 8}, "age": {"type": ["integer", "null"]},
+      "tags": {"type": "array", "items": {"enum": ["a", "b \"c\"", 3]}, "minItems": 1, "maxItems": 2},
+      "child": {"$ref": "#"}}, "additionalProperties": false})"));
+  EXPECT_TRUE(takes(grammar, R"({"name": "x", "tags": ["a"]})"));
+  EXPECT_TRUE(takes(grammar, R"({"name": "x", "tags": [3, "b \"c\""], "age": null})"));
+  EXPECT_TRUE(takes(grammar, R"({"name":"x","tags":["a"],"age":-12,"child":{"name":"y","tags":[3]}})"));
+  EXPECT_FALSE(takes(grammar, R"({"name": "x"})"));
+  EXPECT_FALSE(takes(grammar, R"({"name": "x", "tags": []})"));
+  EXPECT_FALSE(takes(grammar, R"({"name": "x", "tags": ["a", "a", "a"]})"));
+  EXPECT_FALSE(takes(grammar, R"({"name": "123456789", "tags": ["a"]})"));
+  EXPECT_FALSE(takes(grammar, R"({"name": "x", "tags": ["a"], "other": 1})"));
+  EXPECT_FALSE(takes(grammar, R"({"name": "x", "tags": ["a"], "age": "1"})"));
+  const auto optional = schema_grammar(Json::parse(
+      R"({"properties": {"a": {"const": 1}, "b": {"anyOf": [{"type": "number"}, {"type": "boolean"}]}}})"));
+  for (const char* text : {"{}", R"({"a": 1})", R"({"b": 2.5e3})", R"({"a": 1, "b": true})"})
+    EXPECT_TRUE(takes(optional, text)) << text;
+  for (const char* text : {"[]", R"({"a": 2})", R"({"b": 1, "a": 1})"})
+    EXPECT_FALSE(takes(optional, text)) << text;
+  EXPECT_TRUE(takes(json_grammar(), R"({"x": [1, {"y": "é\n"}, null], "z": -0.5})"));
+  EXPECT_FALSE(takes(json_grammar(), R"(["x"])"));
+  for (const char* bad : {R"({"type": "text"})", R"({"pattern": "a"})", R"({"$ref": "#/nowhere"})",
+                          R"({"$ref": "#"})", R"({"required": ["x"], "properties": {}})", "3"})
+    EXPECT_THROW(schema_grammar(Json::parse(bad)), Error) << bad;
 }
 
 TEST(Batches, AnswerEachPromptAsIfItWereAlone) {

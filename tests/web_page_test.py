@@ -26,7 +26,7 @@ KEY = "secret-key"
 PATIENCE = 30  # seconds
 ATTACK = '<script>window.attacked = 1</script><img src=x onerror="window.attacked = 2">'
 # For the documents, which the model reads at once and not in the time that a test has.
-DOCUMENT = "".join(f"Line {i} of the report says that nothing happened.\n" for i in range(40))
+DOCUMENT = "".join(f"Line {i} of the report says that nothing happened.\n" for i in range(20))
 
 # What the page says to the server, and what a server in a bad state would answer.
 SPY = """
@@ -37,6 +37,7 @@ window.fetch = async (path, options) => {
   if (options?.body) window.sent.push(JSON.parse(options.body));
   const bad = path.includes('completions') && window.bad.shift();
   if (bad === 'down') throw new TypeError('Failed to fetch');
+  if (bad === 'slow') await new Promise((_, reject) => options.signal.addEventListener('abort', () => reject(options.signal.reason)));
   if (bad) return new Response(JSON.stringify({error: {message: bad.message, code: bad.code}}),
                                {status: bad.status, headers: {'Retry-After': '1'}});
   return real(path, options);
@@ -160,15 +161,15 @@ class Page(unittest.TestCase):
         script("sessionStorage.clear(); addEventListener('pagehide', () => localStorage.clear())")
         browser.get(server.url)
         until(lambda: "context of" in at("#model").text, "connection")
-        set_value("[name=maxTokens]", "24")
+        set_value("[name=maxTokens]", "16")
 
     def tearDown(self):
         severe = [line["message"] for line in browser.get_log("browser")
-                  if line["level"] == "SEVERE" and "status of" not in line["message"]]
+                  if line["level"] == "SEVERE" and "Failed to load resource" not in line["message"]]
         self.assertEqual(severe, [])
 
     def test_answers_as_it_is_written(self):
-        set_value("[name=maxTokens]", "200")
+        set_value("[name=maxTokens]", "120")
         script("""window.lengths = new Set();
                   new MutationObserver(() => window.lengths.add(document.querySelector('.answer')?.textContent.length))
                     .observe(document.getElementById('log'), {subtree: true, childList: true, characterData: true});""")
@@ -179,6 +180,8 @@ class Page(unittest.TestCase):
         self.assertEqual(at("#announcer").get_attribute("textContent").strip()[:10], answer[:10])
         for fact in ("prompt tokens", "read for each token", "KV cache", "saved", "first token after", "tokens/s"):
             self.assertIn(fact, facts())
+        named("Copy answer").click()
+        until(lambda: any(one.text == "Copied" for one in all_at("button")), "copy")
         ask("And another")
         roles = [message["role"] for message in last_sent()["messages"]]
         self.assertEqual(roles, ["user", "assistant", "user"])
@@ -196,9 +199,15 @@ class Page(unittest.TestCase):
             way()
             until(lambda: not answering(), "end of the answer")
             self.assertIn("stopped", facts())
-            length = len(at(".answer").text)
+            length = len(all_at(".answer")[-1].text)
             time.sleep(0.2)
-            self.assertEqual(len(at(".answer").text), length)
+            self.assertEqual(len(all_at(".answer")[-1].text), length)
+        script("window.bad = ['slow']")
+        ask("Too slow", wait=False)
+        until(lambda: "reading the prompt" in facts(), "progress")
+        named("Stop").click()
+        until(lambda: not answering(), "end of the answer")
+        self.assertEqual((len(all_at(".turn")), at("#question").get_property("value")), (2, "Too slow"))
         set_value("[name=maxTokens]", "8")
         ask("Still there?")
         self.assertIn("prompt tokens", facts())
@@ -246,12 +255,18 @@ class Page(unittest.TestCase):
         self.assertRegex(content, r"Title\s+One & two")
         self.assertNotIn("hidden", content)
         self.assertTrue(content.endswith("What does it say?"))
+        script("""const data = new DataTransfer();
+                  data.items.add(new File(['Dropped text'], 'dropped.txt'));
+                  window.dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true}));""")
+        until(lambda: "dropped.txt" in at("#documents").text, "dropped document")
         next(one for one in all_at("#documents button") if one.accessible_name == "Remove report.txt").click()
         ask("And now?")
-        self.assertNotIn("Line 0", last_sent()["messages"][0]["content"])
+        content = last_sent()["messages"][0]["content"]
+        self.assertNotIn("Line 0", content)
+        self.assertIn("Dropped text", content)
 
     def test_too_long(self):
-        upload("long.txt", DOCUMENT * 60)
+        upload("long.txt", DOCUMENT * 120)
         self.assertIn("probably too long", at("#size-warning").text)
         ask("What?", wait=False)
         until(lambda: "Too long: the prompt has" in at("#notice").text, "refusal")
@@ -269,6 +284,11 @@ class Page(unittest.TestCase):
         named("New conversation").click()
         self.assertEqual((len(all_at(".turn")), at("#documents").is_displayed()), (0, False))
         named("Undo").click()
+        self.assertEqual(at("#log").text, before)
+        upload("large.txt", "many words " * 100_000)
+        self.assertIn("gone after a reload", at("#documents").text)
+        browser.refresh()
+        until(lambda: "Too large to be kept over a reload: large.txt" in at("#notice").text, "notice")
         self.assertEqual(at("#log").text, before)
         named("New conversation").click()
         browser.refresh()
@@ -321,6 +341,19 @@ class Page(unittest.TestCase):
         ask("Hello?", wait=False)
         until(lambda: "still loading" in at("#notice").text, "notice")
         until(lambda: not answering() and all_at(".turn .actions button"), "answer")
+
+    def test_broken_off(self):
+        failing = Server()
+        self.addCleanup(failing.stop)
+        browser.get(failing.url)
+        until(lambda: "context of" in at("#model").text, "connection")
+        set_value("[name=maxTokens]", "8000")
+        ask("Tell me a story", wait=False)
+        until(lambda: all_at(".answer") and len(at(".answer").text) > 20, "answer under way")
+        failing.process.kill()
+        until(lambda: "The server does not answer" in at("#notice").text, "notice")
+        self.assertIn("broken off", facts())
+        self.assertGreater(len(at(".answer").text), 20)
 
     def test_narrow(self):
         upload("a-document-with-a-very-long-name-that-must-not-widen-the-page.txt", DOCUMENT)

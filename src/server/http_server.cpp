@@ -18,8 +18,6 @@
 
 namespace windowkv::server {
 
-using Json = nlohmann::json;
-
 namespace {
 
 constexpr const char* kJson = "application/json";
@@ -48,7 +46,7 @@ std::string key_of(const httplib::Request& request) {
   return request.get_header_value("X-Api-Key");
 }
 
-void answer(httplib::Response& response, const OrderedJson& json) {
+void answer(httplib::Response& response, const Json& json) {
   response.set_content(text_of(json), kJson);
 }
 
@@ -67,7 +65,7 @@ const std::string& model_id(const Service& service) {
   return service.options().model_names.front();
 }
 
-OrderedJson model_json(const Service& service) {
+Json model_json(const Service& service) {
   const auto& hp = service.model().hparams();
   return {{"id", model_id(service)},
           {"object", "model"},
@@ -117,40 +115,39 @@ void tokenize(Service& service, const httplib::Request& request, httplib::Respon
   auto tokens = vocab.tokenize(prompt);
   if (!flag(body, "add_special", false))
     tokens.erase(tokens.begin(), tokens.begin() + std::ssize(vocab.tokenize("")));
-  auto list = OrderedJson::array();
+  auto list = Json::array();
   const bool pieces = flag(body, "with_pieces", false);
   for (const auto token : tokens)
-    list.push_back(pieces ? OrderedJson{{"id", token}, {"piece", vocab.piece(token, /*special=*/true)}}
-                          : OrderedJson(token));
-  answer(response, OrderedJson{{"tokens", list}});
+    list.push_back(pieces ? Json{{"id", token}, {"piece", vocab.piece(token, /*special=*/true)}}
+                          : Json(token));
+  answer(response, Json{{"tokens", list}});
 }
 
 void detokenize(Service& service, const httplib::Request& request, httplib::Response& response) {
   const auto tokens = tokens_of(parse_body(request.body), service.model().hparams().n_vocab);
-  answer(response, OrderedJson{{"content", service.vocab().text(tokens, /*special=*/true)}});
+  answer(response, Json{{"content", service.vocab().text(tokens, /*special=*/true)}});
 }
 
 void apply_template(Service& service, const httplib::Request& request, httplib::Response& response) {
   const auto messages = parse_messages(parse_body(request.body));
-  answer(response, OrderedJson{{"prompt", service.chat_text(messages).text}});
+  answer(response, Json{{"prompt", service.chat_text(messages).text}});
 }
 
 void props(Service& service, const httplib::Request&, httplib::Response& response) {
   const auto& options = service.options();
   answer(response,
-         OrderedJson{{"model_path", service.model().path()},
-                     {"model_alias", model_id(service)},
-                     {"total_slots", options.batcher.parallel},
-                     {"n_ctx", options.context},
-                     {"kv_memory", options.batcher.kv_memory},
-                     {"store_memory", options.prefixes.memory},
-                     {"store_dir",
-                      options.prefixes.folder.empty() ? OrderedJson() : OrderedJson(options.prefixes.folder)},
-                     {"device", service.model().device_name()}});
+         Json{{"model_path", service.model().path()},
+              {"model_alias", model_id(service)},
+              {"total_slots", options.batcher.parallel},
+              {"n_ctx", options.context},
+              {"kv_memory", options.batcher.kv_memory},
+              {"store_memory", options.prefixes.memory},
+              {"store_dir", options.prefixes.folder.empty() ? Json() : Json(options.prefixes.folder)},
+              {"device", service.model().device_name()}});
 }
 
 void slots(Service& service, const httplib::Request&, httplib::Response& response) {
-  auto list = OrderedJson::array();
+  auto list = Json::array();
   for (const auto& slot : service.batcher().slots())
     list.push_back({{"id", slot.id},
                     {"choice", slot.choice},
@@ -268,11 +265,11 @@ void HttpServer::complete(Service& service, const httplib::Request& request, htt
 void HttpServer::add_routes() {
   for (const char* path : {"/health", "/v1/health"})
     get(path, [](Service&, const httplib::Request&, httplib::Response& response) {
-      answer(response, OrderedJson{{"status", "ok"}});
+      answer(response, Json{{"status", "ok"}});
     });
   for (const char* path : {"/v1/models", "/models"})
     get(path, [](Service& service, const httplib::Request&, httplib::Response& response) {
-      answer(response, OrderedJson{{"object", "list"}, {"data", OrderedJson::array({model_json(service)})}});
+      answer(response, Json{{"object", "list"}, {"data", Json::array({model_json(service)})}});
     });
   get(R"(/v1/models/(.+))",
       [](Service& service, const httplib::Request& request, httplib::Response& response) {
@@ -311,7 +308,7 @@ void HttpServer::add_routes() {
 
 void HttpServer::add_prefix_routes() {
   get("/v1/prefixes", [this](Service& service, const httplib::Request& request, httplib::Response& response) {
-    auto list = OrderedJson::array();
+    auto list = Json::array();
     for (const auto& prefix : service.prefixes().list(owner_of(request)))
       list.push_back({{"id", prefix.id},
                       {"object", "prefix"},
@@ -322,7 +319,7 @@ void HttpServer::add_prefix_routes() {
                       {"pinned", prefix.pinned},
                       {"uses", prefix.uses},
                       {"idle_seconds", prefix.idle_seconds}});
-    answer(response, OrderedJson{{"object", "list"}, {"data", list}});
+    answer(response, Json{{"object", "list"}, {"data", list}});
   });
   const auto known = [](bool found, const std::string& id) {
     if (!found) throw ApiError(404, fmt::format("there is no prefix \"{}\"", id), "id", "prefix_not_found");
@@ -339,16 +336,16 @@ void HttpServer::add_prefix_routes() {
          } catch (const Error& e) {
            throw ApiError(400, e.what());
          }
-         answer(response, OrderedJson{{"id", id},
-                                      {"object", "prefix"},
-                                      {what == "save" ? "saved" : "pinned", what != "unpin"}});
+         answer(
+             response,
+             Json{{"id", id}, {"object", "prefix"}, {what == "save" ? "saved" : "pinned", what != "unpin"}});
        });
   server_->Delete("/v1/prefixes/([0-9a-f]{16})", [this, known](const auto& request, auto& response) {
     guard(
         [this, known](Service& service, const httplib::Request& r, httplib::Response& out) {
           const auto id = r.matches[1].str();
           known(service.prefixes().remove(owner_of(r), id), id);
-          answer(out, OrderedJson{{"id", id}, {"object", "prefix"}, {"deleted", true}});
+          answer(out, Json{{"id", id}, {"object", "prefix"}, {"deleted", true}});
         },
         request, response);
   });

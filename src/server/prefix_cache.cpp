@@ -8,13 +8,13 @@
 #include <nlohmann/json.hpp>
 
 #include "cache/prefix_parts.h"
+#include "server/json.h"
 #include "support/hash.h"
 #include "windowkv/error.h"
 
 namespace windowkv::server {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 using Seconds = std::chrono::duration<double>;
 
 namespace {

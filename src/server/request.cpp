@@ -8,12 +8,11 @@
 #include <nlohmann/json.hpp>
 
 #include "server/api_error.h"
+#include "server/json_grammar.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
 
 namespace windowkv::server {
-
-using Json = nlohmann::json;
 
 namespace {
 
@@ -139,6 +138,31 @@ void read_logprobs(const Fields& fields, CompletionRequest& request) {
   }
 }
 
+/// response_format, as a grammar.
+void read_format(const Fields& fields, GenerateOptions& options) {
+  const auto* format = fields.find("response_format");
+  if (format == nullptr) return;
+  const auto type = format->is_object() ? format->value("type", Json()) : Json();
+  if (type == "text") return;
+  if (!options.sampling.grammar.empty())
+    fields.refuse("response_format", "cannot be had together with grammar");
+  if (type == "json_object") {
+    options.sampling.grammar = json_grammar();
+    return;
+  }
+  if (type != "json_schema")
+    fields.refuse("response_format", "has a type that is not text, json_object or json_schema");
+  // OpenAI's clients wrap the schema once more; llama-server takes both.
+  const auto wrapped = format->value("json_schema", Json::object());
+  const auto schema =
+      wrapped.is_object() && wrapped.contains("schema") ? wrapped["schema"] : format->value("schema", Json());
+  try {
+    options.sampling.grammar = schema_grammar(schema);
+  } catch (const Error& e) {
+    fields.refuse("response_format", fmt::format("has a schema that is not supported: {}", e.what()));
+  }
+}
+
 /// Fields that would change the answer in ways that are not there.
 void refuse_unsupported(const Fields& fields) {
   auto given = [&](const char* name) {
@@ -147,11 +171,6 @@ void refuse_unsupported(const Fields& fields) {
   };
   for (const char* name : {"tools", "functions", "suffix", "audio"})
     if (given(name)) fields.refuse(name, "is not supported");
-  if (const auto* format = fields.find("response_format")) {
-    const auto type = format->is_object() ? format->value("type", Json()) : Json();
-    if (type != "text")
-      fields.refuse("response_format", "is supported as {\"type\": \"text\"} alone; use \"grammar\" (GBNF)");
-  }
   int best_of = 1;
   fields.read("best_of", best_of, 1, 1);
 }
@@ -226,14 +245,21 @@ std::string content_of(const Json& message, const std::string& where) {
 Json parse_body(const std::string& body) {
   if (const auto error = utf8_first_error(body); error != std::string::npos)
     throw ApiError(400, fmt::format("the body is not UTF-8 (byte {})", error));
-  // Deep nesting would overflow the stack of whatever walks it.
+  // Deep nesting would overflow the stack of whatever walks it, and each key is looked for among those
+  // before.
   constexpr int kMostDepth = 64;
-  const auto shallow = [](int depth, Json::parse_event_t, Json&) {
+  constexpr int kMostKeys = 4096;
+  std::vector<int> keys;
+  const auto modest = [&](int depth, Json::parse_event_t event, Json&) {
     if (depth > kMostDepth) throw ApiError(400, "the body is nested too deeply");
+    if (event == Json::parse_event_t::object_start) keys.push_back(0);
+    if (event == Json::parse_event_t::object_end) keys.pop_back();
+    if (event == Json::parse_event_t::key && ++keys.back() > kMostKeys)
+      throw ApiError(400, fmt::format("the body has an object of more than {} fields", kMostKeys));
     return true;
   };
   try {
-    return Json::parse(body, shallow);
+    return Json::parse(body, modest);
   } catch (const Json::exception& e) {
     throw ApiError(400, fmt::format("the body is not JSON: {}", e.what()));
   }
@@ -285,6 +311,7 @@ CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOp
   read_sampling(fields, request.generate);
   read_stop(fields, request.generate);
   read_logprobs(fields, request);
+  read_format(fields, request.generate);
   refuse_unsupported(fields);
   request.kv = kv_of(fields);
   try {

@@ -1,11 +1,11 @@
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "server/json.h"
 #include "windowkv/generate.h"
 
 namespace windowkv::server {
@@ -32,17 +32,17 @@ struct CompletionRequest {
 };
 
 /// Parses a body. Throws ApiError for what is not JSON.
-nlohmann::json parse_body(const std::string& body);
+Json parse_body(const std::string& body);
 
 /// What a body asks for; fields it lacks are those of `defaults`. Fields that are not known are ignored, as
 /// OpenAI's clients send many. Throws ApiError, which names the field, for a wrong type, a value out of
 /// range, and what is not supported but would change the answer.
-CompletionRequest parse_completion(const nlohmann::json& body, bool chat, const GenerateOptions& defaults);
+CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOptions& defaults);
 
 /// Messages as in a chat's body. Throws ApiError.
-std::vector<ChatMessage> parse_messages(const nlohmann::json& body);
+std::vector<ChatMessage> parse_messages(const Json& body);
 
 /// A field that is text. Throws ApiError where it is missing or something else.
-std::string required_text(const nlohmann::json& body, const std::string& name);
+std::string required_text(const Json& body, const std::string& name);
 
 }  // namespace windowkv::server

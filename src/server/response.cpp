@@ -12,40 +12,39 @@ const char* finish_reason(StopReason reason) {
   return reason == StopReason::kLength ? "length" : "stop";
 }
 
-OrderedJson finish_json(const std::optional<StopReason>& reason) {
-  return reason ? OrderedJson(finish_reason(*reason)) : OrderedJson();
+Json finish_json(const std::optional<StopReason>& reason) {
+  return reason ? Json(finish_reason(*reason)) : Json();
 }
 
-OrderedJson token_json(const Vocab& vocab, Token token, float logprob) {
+Json token_json(const Vocab& vocab, Token token, float logprob) {
   const auto piece = vocab.piece(token, /*special=*/true);
-  auto bytes = OrderedJson::array();
+  auto bytes = Json::array();
   for (const unsigned char byte : piece) bytes.push_back(byte);
   return {{"token", piece}, {"logprob", logprob}, {"bytes", bytes}};
 }
 
-OrderedJson chat_logprobs(const Vocab& vocab, const std::vector<TokenLogprob>& logprobs) {
-  auto content = OrderedJson::array();
+Json chat_logprobs(const Vocab& vocab, const std::vector<TokenLogprob>& logprobs) {
+  auto content = Json::array();
   for (const auto& token : logprobs) {
     auto entry = token_json(vocab, token.token, token.logprob);
-    auto& top = entry["top_logprobs"] = OrderedJson::array();
+    auto& top = entry["top_logprobs"] = Json::array();
     for (const auto& [other, logprob] : token.top) top.push_back(token_json(vocab, other, logprob));
     content.push_back(std::move(entry));
   }
   return {{"content", content}};
 }
 
-OrderedJson text_logprobs(const Vocab& vocab, const ChoiceText& choice) {
-  auto tokens = OrderedJson::array(), values = OrderedJson::array(), tops = OrderedJson::array(),
-       offsets = OrderedJson::array();
+Json text_logprobs(const Vocab& vocab, const ChoiceText& choice) {
+  auto tokens = Json::array(), values = Json::array(), tops = Json::array(), offsets = Json::array();
   size_t offset = 0;
   bool scored = !choice.prompt_unscored;
   for (const auto& token : choice.logprobs) {
     const auto piece = vocab.piece(token.token, /*special=*/true);
     tokens.push_back(piece);
-    values.push_back(scored ? OrderedJson(token.logprob) : OrderedJson());
-    auto top = OrderedJson::object();
+    values.push_back(scored ? Json(token.logprob) : Json());
+    auto top = Json::object();
     for (const auto& [other, logprob] : token.top) top[vocab.piece(other, /*special=*/true)] = logprob;
-    tops.push_back(scored ? top : OrderedJson());
+    tops.push_back(scored ? top : Json());
     offsets.push_back(offset);
     offset += piece.size();
     scored = true;
@@ -53,7 +52,7 @@ OrderedJson text_logprobs(const Vocab& vocab, const ChoiceText& choice) {
   return {{"tokens", tokens}, {"token_logprobs", values}, {"top_logprobs", tops}, {"text_offset", offsets}};
 }
 
-OrderedJson head_json(const ResponseHead& head, const char* object) {
+Json head_json(const ResponseHead& head, const char* object) {
   return {{"id", head.id}, {"object", object}, {"created", head.created}, {"model", head.model}};
 }
 
@@ -78,36 +77,36 @@ Usage sum_of(std::span<const Usage> usages) {
   return sum;
 }
 
-OrderedJson usage_json(const Usage& usage) {
-  OrderedJson json{{"prompt_tokens", usage.prompt_tokens},
-                   {"completion_tokens", usage.completion_tokens},
-                   {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
-                   {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
-                   {"kv",
-                    {{"policy", usage.policy},
-                     {"budget", usage.budget.empty() ? OrderedJson() : OrderedJson(usage.budget)},
-                     {"task", usage.task},
-                     {"kept_tokens", usage.kept_tokens},
-                     {"kept_bytes", usage.kept_bytes},
-                     {"full_bytes", usage.full_bytes},
-                     {"stored_bytes", usage.stored_bytes},
-                     {"chosen_again", usage.recalls}}},
-                   {"timings", {{"prompt_ms", usage.prompt_ms}, {"predicted_ms", usage.decode_ms}}}};
+Json usage_json(const Usage& usage) {
+  Json json{{"prompt_tokens", usage.prompt_tokens},
+            {"completion_tokens", usage.completion_tokens},
+            {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+            {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
+            {"kv",
+             {{"policy", usage.policy},
+              {"budget", usage.budget.empty() ? Json() : Json(usage.budget)},
+              {"task", usage.task},
+              {"kept_tokens", usage.kept_tokens},
+              {"kept_bytes", usage.kept_bytes},
+              {"full_bytes", usage.full_bytes},
+              {"stored_bytes", usage.stored_bytes},
+              {"chosen_again", usage.recalls}}},
+            {"timings", {{"prompt_ms", usage.prompt_ms}, {"predicted_ms", usage.decode_ms}}}};
   if (!usage.kept_text.empty()) json["kv"]["kept_text"] = usage.kept_text;
   return json;
 }
 
-OrderedJson completion_json(const ResponseHead& head, std::span<const ChoiceText> choices, const Usage& usage,
-                            bool logprobs, const Vocab& vocab) {
+Json completion_json(const ResponseHead& head, std::span<const ChoiceText> choices, const Usage& usage,
+                     bool logprobs, const Vocab& vocab) {
   auto out = head_json(head, head.chat ? "chat.completion" : "text_completion");
-  auto& list = out["choices"] = OrderedJson::array();
+  auto& list = out["choices"] = Json::array();
   for (const auto& choice : choices) {
-    OrderedJson one{{"index", list.size()}};
+    Json one{{"index", list.size()}};
     if (head.chat)
       one["message"] = {{"role", "assistant"}, {"content", choice.text}};
     else
       one["text"] = choice.text;
-    one["logprobs"] = !logprobs   ? OrderedJson()
+    one["logprobs"] = !logprobs   ? Json()
                       : head.chat ? chat_logprobs(vocab, choice.logprobs)
                                   : text_logprobs(vocab, choice);
     one["finish_reason"] = finish_json(choice.finished);
@@ -117,43 +116,43 @@ OrderedJson completion_json(const ResponseHead& head, std::span<const ChoiceText
   return out;
 }
 
-OrderedJson chunk_json(const ResponseHead& head, int choice, const Delta& delta, bool first, bool logprobs,
-                       const Vocab& vocab) {
+Json chunk_json(const ResponseHead& head, int choice, const Delta& delta, bool first, bool logprobs,
+                const Vocab& vocab) {
   auto out = head_json(head, head.chat ? "chat.completion.chunk" : "text_completion");
-  OrderedJson one{{"index", choice}};
+  Json one{{"index", choice}};
   if (head.chat) {
-    OrderedJson message = OrderedJson::object();
+    Json message = Json::object();
     if (first) message["role"] = "assistant";
     if (first || !delta.text.empty()) message["content"] = delta.text;
     one["delta"] = std::move(message);
   } else {
     one["text"] = delta.text;
   }
-  one["logprobs"] = !logprobs || delta.logprobs.empty() ? OrderedJson()
+  one["logprobs"] = !logprobs || delta.logprobs.empty() ? Json()
                     : head.chat                         ? chat_logprobs(vocab, delta.logprobs)
                                                         : text_logprobs(vocab, {.logprobs = delta.logprobs});
   one["finish_reason"] = finish_json(delta.finished);
-  out["choices"] = OrderedJson::array({std::move(one)});
+  out["choices"] = Json::array({std::move(one)});
   return out;
 }
 
-OrderedJson usage_chunk_json(const ResponseHead& head, const Usage& usage) {
+Json usage_chunk_json(const ResponseHead& head, const Usage& usage) {
   auto out = head_json(head, head.chat ? "chat.completion.chunk" : "text_completion");
-  out["choices"] = OrderedJson::array();
+  out["choices"] = Json::array();
   out["usage"] = usage_json(usage);
   return out;
 }
 
-OrderedJson error_json(const ApiError& error) {
+Json error_json(const ApiError& error) {
   return {{"error",
            {{"message", error.what()},
             {"type", error_type(error.status)},
-            {"param", error.param.empty() ? OrderedJson() : OrderedJson(error.param)},
-            {"code", error.code.empty() ? OrderedJson() : OrderedJson(error.code)}}}};
+            {"param", error.param.empty() ? Json() : Json(error.param)},
+            {"code", error.code.empty() ? Json() : Json(error.code)}}}};
 }
 
-std::string text_of(const OrderedJson& json) {
-  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+std::string text_of(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace windowkv::server

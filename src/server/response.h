@@ -1,16 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 
 #include "server/answer.h"
+#include "server/json.h"
 #include "server/request.h"
 
 namespace windowkv::server {
-
-using OrderedJson = nlohmann::ordered_json;
 
 /// What all parts of a response to one request have in common.
 struct ResponseHead {
@@ -30,21 +28,21 @@ struct ChoiceText {
 
 /// The usage of several jobs together; what is told of the KV cache is the first one's, its bytes are sums.
 Usage sum_of(std::span<const Usage> usages);
-OrderedJson usage_json(const Usage& usage);
+Json usage_json(const Usage& usage);
 
 /// The body of a response that is not streamed.
-OrderedJson completion_json(const ResponseHead& head, std::span<const ChoiceText> choices, const Usage& usage,
-                            bool logprobs, const Vocab& vocab);
+Json completion_json(const ResponseHead& head, std::span<const ChoiceText> choices, const Usage& usage,
+                     bool logprobs, const Vocab& vocab);
 /// One event of a stream. `first`: of its choice.
-OrderedJson chunk_json(const ResponseHead& head, int choice, const Delta& delta, bool first, bool logprobs,
-                       const Vocab& vocab);
+Json chunk_json(const ResponseHead& head, int choice, const Delta& delta, bool first, bool logprobs,
+                const Vocab& vocab);
 /// The last event of a stream that asked for it.
-OrderedJson usage_chunk_json(const ResponseHead& head, const Usage& usage);
+Json usage_chunk_json(const ResponseHead& head, const Usage& usage);
 
 /// OpenAI's error object.
-OrderedJson error_json(const ApiError& error);
+Json error_json(const ApiError& error);
 
 /// As text; bytes that are not UTF-8 are replaced.
-std::string text_of(const OrderedJson& json);
+std::string text_of(const Json& json);
 
 }  // namespace windowkv::server

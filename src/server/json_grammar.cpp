@@ -1,0 +1,250 @@
+#include "server/json_grammar.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <vector>
+
+#include "windowkv/error.h"
+
+namespace windowkv::server {
+
+namespace {
+
+// White space is bounded, so that no answer consists of it.
+constexpr const char* kBasics = R"(
+space ::= " "? | "\n" [ \t]{0,20}
+char ::= [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt/] | "u" [0-9a-fA-F]{4})
+string ::= "\"" char* "\""
+integer ::= "-"? ("0" | [1-9] [0-9]{0,15})
+number ::= integer ("." [0-9]{1,16})? ([eE] [-+]? [0-9]{1,3})?
+boolean ::= "true" | "false"
+null ::= "null"
+member ::= string space ":" space value
+object ::= "{" space (member space ("," space member space)*)? "}"
+array ::= "[" space (value space ("," space value space)*)? "]"
+value ::= object | array | string | number | boolean | null
+)";
+
+constexpr int kMostRules = 2000;
+constexpr int64_t kMostRepeats = 1000;
+
+/// As a literal of the grammar.
+std::string literal(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '\n')
+      out += "\\n";
+    else if (c == '"' || c == '\\')
+      out += std::string("\\") + c;
+    else
+      out += c;
+  }
+  return out + '"';
+}
+
+class Converter {
+ public:
+  explicit Converter(const Json& root) : root_(root) {}
+
+  std::string convert() {
+    const auto top = rule_of(root_);
+    std::string out = fmt::format("root ::= space {} space\n", top);
+    for (const auto& [name, body] : rules_) out += fmt::format("{} ::= {}\n", name, body);
+    return out + kBasics;
+  }
+
+ private:
+  /// An expression for a schema: a rule's name, or something that binds as closely.
+  std::string rule_of(const Json& schema) {
+    if (schema.is_boolean() && schema.get<bool>()) return "value";
+    if (!schema.is_object()) throw Error("a schema must be an object");
+    check_keywords(schema);
+    if (const auto it = schema.find("$ref"); it != schema.end()) return reference(*it);
+    if (const auto it = schema.find("const"); it != schema.end()) return literal(it->dump());
+    if (const auto it = schema.find("enum"); it != schema.end()) return one_of_values(*it);
+    for (const char* name : {"anyOf", "oneOf"})
+      if (const auto it = schema.find(name); it != schema.end()) return one_of_schemas(*it);
+    const auto type = schema.find("type");
+    if (type == schema.end()) return schema.contains("properties") ? object_of(schema) : "value";
+    if (type->is_array()) {
+      std::vector<std::string> options;
+      for (const auto& one : *type) options.push_back(typed(schema, one));
+      return add(alternatives(options));
+    }
+    return typed(schema, *type);
+  }
+
+  std::string typed(const Json& schema, const Json& type) {
+    if (type == "object")
+      return schema.contains("properties") || schema.contains("additionalProperties") ? object_of(schema)
+                                                                                      : "object";
+    if (type == "array") return array_of(schema);
+    if (type == "string") return string_of(schema);
+    for (const char* name : {"integer", "number", "boolean", "null"})
+      if (type == name) return name;
+    throw Error(fmt::format("type {} is not known", type.dump()));
+  }
+
+  static void check_keywords(const Json& schema) {
+    static const std::set<std::string> kKnown = {
+        "type",     "properties",  "required",  "additionalProperties",
+        "items",    "minItems",    "maxItems",  "enum",
+        "const",    "anyOf",       "oneOf",     "$ref",
+        "$defs",    "definitions", "minLength", "maxLength",
+        "title",    "description", "default",   "examples",
+        "$schema",  "$id",         "$comment",  "deprecated",
+        "readOnly", "writeOnly"};
+    for (const auto& [name, value] : schema.items())
+      if (!kKnown.contains(name)) throw Error(fmt::format("the keyword {} is not understood", name));
+  }
+
+  std::string add(const std::string& body) {
+    const auto name = fmt::format("r{}", rules_.size());
+    put(name, body);
+    return name;
+  }
+
+  void put(const std::string& name, const std::string& body) {
+    if (rules_.size() >= kMostRules) throw Error("the schema is too large");
+    rules_[name] = body;
+  }
+
+  static std::string alternatives(const std::vector<std::string>& options) {
+    if (options.empty()) throw Error("nothing is allowed");
+    return fmt::format("{}", fmt::join(options, " | "));
+  }
+
+  std::string one_of_values(const Json& values) {
+    if (!values.is_array()) throw Error("enum must be an array");
+    std::vector<std::string> options;
+    for (const auto& value : values) options.push_back(literal(value.dump()));
+    return add(alternatives(options));
+  }
+
+  std::string one_of_schemas(const Json& schemas) {
+    if (!schemas.is_array()) throw Error("anyOf must be an array");
+    std::vector<std::string> options;
+    for (const auto& schema : schemas) options.push_back(rule_of(schema));
+    return add(alternatives(options));
+  }
+
+  /// Schemas may refer to themselves: the rule has its name before its body is known.
+  std::string reference(const Json& ref) {
+    const auto place = ref.is_string() ? ref.get<std::string>() : "";
+    if (!place.starts_with('#')) throw Error("$ref must lead to a place in the schema");
+    if (const auto it = references_.find(place); it != references_.end()) return it->second;
+    const auto name = fmt::format("ref{}", references_.size());
+    references_[place] = name;
+    const Json* target = nullptr;
+    try {
+      target = &root_.at(Json::json_pointer(place.substr(1)));
+    } catch (const Json::exception&) {
+      throw Error(fmt::format("$ref {} leads nowhere", place));
+    }
+    const auto body = rule_of(*target);
+    if (body == name) throw Error(fmt::format("$ref {} leads to itself", place));
+    put(name, body);
+    return name;
+  }
+
+  static std::pair<int64_t, int64_t> bounds(const Json& schema, const char* least, const char* most) {
+    auto number = [&](const char* name, int64_t otherwise) {
+      const auto it = schema.find(name);
+      if (it == schema.end()) return otherwise;
+      if (!it->is_number_integer() || it->get<int64_t>() < 0 || it->get<int64_t>() > kMostRepeats)
+        throw Error(fmt::format("{} must be 0 to {}", name, kMostRepeats));
+      return it->get<int64_t>();
+    };
+    const auto low = number(least, 0), high = number(most, -1);
+    if (high >= 0 && high < low) throw Error(fmt::format("{} is below {}", most, least));
+    return {low, high};
+  }
+
+  static std::string repeats(int64_t low, int64_t high) {
+    if (high < 0) return low == 0 ? "*" : fmt::format("{{{},}}", low);
+    return fmt::format("{{{},{}}}", low, high);
+  }
+
+  std::string string_of(const Json& schema) {
+    const auto [low, high] = bounds(schema, "minLength", "maxLength");
+    if (low == 0 && high < 0) return "string";
+    return add(fmt::format(R"("\"" char{} "\"")", repeats(low, high)));
+  }
+
+  std::string array_of(const Json& schema) {
+    const auto item = schema.contains("items") ? rule_of(schema["items"]) : "value";
+    const auto [low, high] = bounds(schema, "minItems", "maxItems");
+    if (high == 0) return add(R"("[" space "]")");
+    const auto more = high == 1
+                          ? ""
+                          : fmt::format(R"( ("," space {} space){})", item,
+                                        repeats(std::max<int64_t>(0, low - 1), high < 0 ? -1 : high - 1));
+    const auto rest = fmt::format("({} space{})", item, more);
+    return add(fmt::format(R"("[" space {}{} "]")", rest, low == 0 ? "?" : ""));
+  }
+
+  std::string object_of(const Json& schema) {
+    std::set<std::string> required;
+    if (const auto it = schema.find("required"); it != schema.end())
+      for (const auto& name : *it)
+        if (name.is_string()) required.insert(name.get<std::string>());
+    std::vector<std::string> needed, optional;
+    const auto properties = schema.find("properties");
+    if (properties != schema.end()) {
+      if (!properties->is_object()) throw Error("properties must be an object");
+      for (const auto& [name, property] : properties->items()) {
+        const auto one =
+            fmt::format(R"({} space ":" space {} space)", literal(Json(name).dump()), rule_of(property));
+        (required.erase(name) > 0 ? needed : optional).push_back(add(one));
+      }
+    }
+    if (!required.empty()) throw Error(fmt::format("the required {} is no property", *required.begin()));
+    // Whatever else an object may have: where the schema lists its properties, nothing, as its writer
+    // expects.
+    if (const auto it = schema.find("additionalProperties"); it != schema.end() && *it != false) {
+      const auto value = *it == true ? "value" : rule_of(*it);
+      const auto extra = add(fmt::format(R"(string space ":" space {} space)", value));
+      optional.push_back(add(fmt::format(R"({} ("," space {})*)", extra, extra)));
+    }
+    return add(R"("{" space )" + members(needed, optional) + R"( "}")");
+  }
+
+  /// The needed ones in order, then any of the optional ones in order.
+  std::string members(const std::vector<std::string>& needed, const std::vector<std::string>& optional) {
+    std::string out = fmt::format("{}", fmt::join(needed, R"( "," space )"));
+    if (!needed.empty()) {
+      for (const auto& one : optional) out += fmt::format(R"( ("," space {})?)", one);
+      return out;
+    }
+    std::vector<std::string> starts;
+    for (size_t i = 0; i < optional.size(); ++i) {
+      auto start = optional[i];
+      for (size_t j = i + 1; j < optional.size(); ++j)
+        start += fmt::format(R"( ("," space {})?)", optional[j]);
+      starts.push_back(start);
+    }
+    return starts.empty() ? "" : fmt::format("({})?", fmt::join(starts, " | "));
+  }
+
+  const Json& root_;
+  std::map<std::string, std::string> rules_;
+  std::map<std::string, std::string> references_;
+};
+
+}  // namespace
+
+std::string json_grammar() {
+  return std::string("root ::= space object space\n") + kBasics;
+}
+
+std::string schema_grammar(const Json& schema) {
+  return Converter(schema).convert();
+}
+
+}  // namespace windowkv::server

@@ -4,6 +4,7 @@
 Exits with 77, which ctest takes for skipped, where the client is not installed (scripts/openai-client.sh).
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -87,6 +88,26 @@ def test_completions(client, model):
     expect(sum_streamed > 0, "streamed text")
 
 
+def test_responses(client, model):
+    answer = client.responses.create(model=model, input="The number of Oslo is", instructions="Be brief.", max_output_tokens=6, temperature=0)
+    expect(answer.status in ("completed", "incomplete") and answer.output_text, "a text")
+    events = list(client.responses.create(model=model, input=[{"role": "user", "content": "The number of Oslo is"}], instructions="Be brief.",
+                                          max_output_tokens=6, temperature=0, stream=True))
+    expect("".join(e.delta for e in events if e.type == "response.output_text.delta") == answer.output_text, "the same streamed")
+    expect(events[0].type == "response.created" and events[-1].response.usage.output_tokens == answer.usage.output_tokens, "first and last")
+    refused(openai.BadRequestError, lambda: client.responses.create(model=model, input="x", previous_response_id="resp_1"))
+
+
+def test_json(client, model):
+    schema = {"type": "object", "properties": {"town": {"enum": ["Oslo", "Rome"]}, "number": {"type": "integer"}},
+              "required": ["town", "number"], "additionalProperties": False}
+    answer = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "x"}], max_tokens=60, temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}})
+    parsed = json.loads(answer.choices[0].message.content)
+    expect(parsed["town"] in ("Oslo", "Rome") and isinstance(parsed["number"], int), "what the schema allows")
+
+
 def test_errors(client, model):
     expect(refused(openai.NotFoundError, lambda: client.models.retrieve("gpt-9")).code == "model_not_found", "a code")
     error = refused(openai.BadRequestError, lambda: client.completions.create(model=model, prompt="x", temperature=-1))
@@ -102,7 +123,7 @@ def main():
         client = openai.OpenAI(base_url=server.url + "/v1", api_key="secret", max_retries=0)
         model = client.models.list().data[0].id
         expect(model == "mini", "the alias")
-        for test in (test_chat, test_completions, test_errors):
+        for test in (test_chat, test_completions, test_responses, test_json, test_errors):
             test(client, model)
     print("ok")
 

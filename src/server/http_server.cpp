@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "server/responses_format.h"
 #include "server/stream.h"
 #include "server/web_page.h"
 #include "support/clock.h"
@@ -246,14 +247,31 @@ void HttpServer::post(const std::string& path, Handler handler) {
 
 void HttpServer::complete(Service& service, const httplib::Request& request, httplib::Response& response,
                           bool chat) {
-  auto wanted = parse_completion(parse_body(request.body), chat, service.options().generate);
-  check_model(service, wanted.model);
-  const auto id = random_id();
-  Completion completion{.head = {.chat = chat,
-                                 .id = (chat ? "chatcmpl-" : "cmpl-") + id,
-                                 .model = model_id(service),
-                                 .created = seconds_now()},
-                        .request = std::move(wanted)};
+  Completion completion;
+  completion.request = parse_completion(parse_body(request.body), chat, service.options().generate);
+  completion.format =
+      std::make_unique<CompletionFormat>(ResponseHead{.chat = chat,
+                                                      .id = (chat ? "chatcmpl-" : "cmpl-") + random_id(),
+                                                      .model = model_id(service),
+                                                      .created = seconds_now()},
+                                         completion.request, service.vocab());
+  respond(service, request, response, std::move(completion));
+}
+
+void HttpServer::create_response(Service& service, const httplib::Request& request,
+                                 httplib::Response& response) {
+  const auto body = parse_body(request.body);
+  Completion completion;
+  completion.request = parse_completion(chat_body_of(body), /*chat=*/true, service.options().generate);
+  completion.format = std::make_unique<ResponsesFormat>(
+      ResponseHead{.chat = true, .id = random_id(), .model = model_id(service), .created = seconds_now()},
+      body);
+  respond(service, request, response, std::move(completion));
+}
+
+void HttpServer::respond(Service& service, const httplib::Request& request, httplib::Response& response,
+                         Completion completion) {
+  check_model(service, completion.request.model);
   completion.jobs =
       service.submit(completion.request, owner_of(request), response.get_header_value(kRequestId));
   if (completion.request.stream)
@@ -283,6 +301,10 @@ void HttpServer::add_routes() {
   });
   get("/props", props);
   get("/slots", slots);
+  for (const char* path : {"/v1/responses", "/responses"})
+    post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
+      create_response(service, request, response);
+    });
   for (const char* path : {"/v1/completions", "/completions"})
     post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
       complete(service, request, response, /*chat=*/false);

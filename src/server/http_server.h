@@ -16,6 +16,8 @@ struct Response;
 
 namespace windowkv::server {
 
+struct Completion;
+
 struct HttpOptions {
   std::string host = "127.0.0.1";
   int port = 8080;                    ///< 0: any that is free
@@ -60,6 +62,9 @@ class HttpServer {
   bool authorized(const httplib::Request& request, httplib::Response& response) const;
   std::string owner_of(const httplib::Request& request) const;
   void complete(Service& service, const httplib::Request& request, httplib::Response& response, bool chat);
+  void create_response(Service& service, const httplib::Request& request, httplib::Response& response);
+  void respond(Service& service, const httplib::Request& request, httplib::Response& response,
+               Completion completion);
 
   HttpOptions options_;
   std::unique_ptr<httplib::Server> server_;

@@ -96,19 +96,24 @@ Json usage_json(const Usage& usage) {
   return json;
 }
 
-Json completion_json(const ResponseHead& head, std::span<const ChoiceText> choices, const Usage& usage,
-                     bool logprobs, const Vocab& vocab) {
-  auto out = head_json(head, head.chat ? "chat.completion" : "text_completion");
+CompletionFormat::CompletionFormat(ResponseHead head, const CompletionRequest& request, const Vocab& vocab)
+    : head_(std::move(head)),
+      logprobs_(request.top_logprobs >= 0),
+      include_usage_(request.include_usage),
+      vocab_(vocab) {}
+
+Json CompletionFormat::whole(std::span<const ChoiceText> choices, const Usage& usage) const {
+  auto out = head_json(head_, head_.chat ? "chat.completion" : "text_completion");
   auto& list = out["choices"] = Json::array();
   for (const auto& choice : choices) {
     Json one{{"index", list.size()}};
-    if (head.chat)
+    if (head_.chat)
       one["message"] = {{"role", "assistant"}, {"content", choice.text}};
     else
       one["text"] = choice.text;
-    one["logprobs"] = !logprobs   ? Json()
-                      : head.chat ? chat_logprobs(vocab, choice.logprobs)
-                                  : text_logprobs(vocab, choice);
+    one["logprobs"] = !logprobs_   ? Json()
+                      : head_.chat ? chat_logprobs(vocab_, choice.logprobs)
+                                   : text_logprobs(vocab_, choice);
     one["finish_reason"] = finish_json(choice.finished);
     list.push_back(std::move(one));
   }
@@ -116,11 +121,10 @@ Json completion_json(const ResponseHead& head, std::span<const ChoiceText> choic
   return out;
 }
 
-Json chunk_json(const ResponseHead& head, int choice, const Delta& delta, bool first, bool logprobs,
-                const Vocab& vocab) {
-  auto out = head_json(head, head.chat ? "chat.completion.chunk" : "text_completion");
+Json CompletionFormat::chunk(int choice, const Delta& delta, bool first) const {
+  auto out = head_json(head_, head_.chat ? "chat.completion.chunk" : "text_completion");
   Json one{{"index", choice}};
-  if (head.chat) {
+  if (head_.chat) {
     Json message = Json::object();
     if (first) message["role"] = "assistant";
     if (first || !delta.text.empty()) message["content"] = delta.text;
@@ -128,19 +132,27 @@ Json chunk_json(const ResponseHead& head, int choice, const Delta& delta, bool f
   } else {
     one["text"] = delta.text;
   }
-  one["logprobs"] = !logprobs || delta.logprobs.empty() ? Json()
-                    : head.chat                         ? chat_logprobs(vocab, delta.logprobs)
-                                                        : text_logprobs(vocab, {.logprobs = delta.logprobs});
+  one["logprobs"] = !logprobs_ || delta.logprobs.empty() ? Json()
+                    : head_.chat                         ? chat_logprobs(vocab_, delta.logprobs)
+                                 : text_logprobs(vocab_, {.logprobs = delta.logprobs});
   one["finish_reason"] = finish_json(delta.finished);
   out["choices"] = Json::array({std::move(one)});
   return out;
 }
 
-Json usage_chunk_json(const ResponseHead& head, const Usage& usage) {
-  auto out = head_json(head, head.chat ? "chat.completion.chunk" : "text_completion");
-  out["choices"] = Json::array();
-  out["usage"] = usage_json(usage);
-  return out;
+std::string CompletionFormat::event(int choice, const Delta& delta, bool first) {
+  return sse(chunk(choice, delta, first));
+}
+
+std::string CompletionFormat::end(const Usage& usage) {
+  std::string last;
+  if (include_usage_) {
+    auto out = head_json(head_, head_.chat ? "chat.completion.chunk" : "text_completion");
+    out["choices"] = Json::array();
+    out["usage"] = usage_json(usage);
+    last = sse(out);
+  }
+  return last + "data: [DONE]\n\n";
 }
 
 Json error_json(const ApiError& error) {
@@ -153,6 +165,10 @@ Json error_json(const ApiError& error) {
 
 std::string text_of(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string sse(const Json& json, const std::string& event) {
+  return (event.empty() ? "" : fmt::format("event: {}\n", event)) + "data: " + text_of(json) + "\n\n";
 }
 
 }  // namespace windowkv::server

@@ -30,19 +30,43 @@ struct ChoiceText {
 Usage sum_of(std::span<const Usage> usages);
 Json usage_json(const Usage& usage);
 
-/// The body of a response that is not streamed.
-Json completion_json(const ResponseHead& head, std::span<const ChoiceText> choices, const Usage& usage,
-                     bool logprobs, const Vocab& vocab);
-/// One event of a stream. `first`: of its choice.
-Json chunk_json(const ResponseHead& head, int choice, const Delta& delta, bool first, bool logprobs,
-                const Vocab& vocab);
-/// The last event of a stream that asked for it.
-Json usage_chunk_json(const ResponseHead& head, const Usage& usage);
+/// The shape of one endpoint's responses, and what one of them has said.
+class ResponseFormat {
+ public:
+  virtual ~ResponseFormat() = default;
+  /// The body of a response that is not streamed.
+  virtual Json whole(std::span<const ChoiceText> choices, const Usage& usage) const = 0;
+  // Of a stream, server-sent events:
+  virtual std::string begin() { return ""; }
+  /// `first`: nothing was said of the choice before.
+  virtual std::string event(int choice, const Delta& delta, bool first) = 0;
+  virtual std::string end(const Usage& usage) = 0;
+};
+
+/// Of /v1/completions and /v1/chat/completions.
+class CompletionFormat final : public ResponseFormat {
+ public:
+  /// The vocabulary must outlive it.
+  CompletionFormat(ResponseHead head, const CompletionRequest& request, const Vocab& vocab);
+  Json whole(std::span<const ChoiceText> choices, const Usage& usage) const override;
+  std::string event(int choice, const Delta& delta, bool first) override;
+  std::string end(const Usage& usage) override;
+
+ private:
+  Json chunk(int choice, const Delta& delta, bool first) const;
+
+  ResponseHead head_;
+  bool logprobs_;
+  bool include_usage_;
+  const Vocab& vocab_;
+};
 
 /// OpenAI's error object.
 Json error_json(const ApiError& error);
 
 /// As text; bytes that are not UTF-8 are replaced.
 std::string text_of(const Json& json);
+/// As a server-sent event, with a name or without one.
+std::string sse(const Json& json, const std::string& event = "");
 
 }  // namespace windowkv::server

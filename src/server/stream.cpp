@@ -35,7 +35,7 @@ void add_first_token(const Job& job, std::vector<TokenLogprob>& logprobs) {
 /// A stream under way.
 class Events {
  public:
-  Events(Completion completion, Service& service) : completion_(std::move(completion)), service_(service) {
+  Events(Completion completion, const Service& service) : completion_(std::move(completion)) {
     for (size_t job = 0; job < completion_.jobs.size(); ++job)
       for (int choice = 0; choice < completion_.request.choices; ++choice)
         echoes_.push_back(echoed(completion_, job, service.vocab()));
@@ -47,6 +47,8 @@ class Events {
   /// Sends the next event; false where the client left.
   bool next(httplib::DataSink& sink) try {
     if (!sink.is_writable()) return false;
+    if (!std::exchange(begun_, true))
+      if (const auto begin = completion_.format->begin(); !begin.empty() && !write(sink, begin)) return false;
     bool finished = true;
     bool sent = false;
     // A single job may be waited for; of several, what there is is taken.
@@ -64,7 +66,7 @@ class Events {
     if (!sent && ms_since(last_) > kKeepAliveMs) return write(sink, ": keep-alive\n\n");
     return true;
   } catch (const ApiError& e) {
-    write(sink, "data: " + text_of(error_json(e)) + "\n\n");
+    write(sink, sse(error_json(e)));
     sink.done();
     return true;
   }
@@ -76,40 +78,32 @@ class Events {
   }
 
   bool send(httplib::DataSink& sink, size_t job, Delta delta) {
-    const bool logprobs = completion_.request.top_logprobs >= 0;
     const int choice = static_cast<int>(job) * completion_.request.choices + delta.choice;
     const auto place = static_cast<size_t>(choice);
     const bool first = !told_[place];
     if (first) delta.text = std::exchange(echoes_[place], "") + delta.text;
     told_[place] = true;
-    return write(
-        sink,
-        "data: " + text_of(chunk_json(completion_.head, choice, delta, first, logprobs, service_.vocab())) +
-            "\n\n");
+    return write(sink, completion_.format->event(choice, delta, first));
   }
 
   bool end(httplib::DataSink& sink) {
-    if (completion_.request.include_usage) {
-      std::vector<Usage> usages;
-      for (const auto& job : completion_.jobs) usages.push_back(job->answer->usage());
-      if (!write(sink, "data: " + text_of(usage_chunk_json(completion_.head, sum_of(usages))) + "\n\n"))
-        return false;
-    }
-    if (!write(sink, "data: [DONE]\n\n")) return false;
+    std::vector<Usage> usages;
+    for (const auto& job : completion_.jobs) usages.push_back(job->answer->usage());
+    if (!write(sink, completion_.format->end(sum_of(usages)))) return false;
     sink.done();
     return true;
   }
 
   Completion completion_;
-  Service& service_;
   std::vector<std::string> echoes_;  ///< by choice of all jobs, as told_
   std::vector<bool> told_;           ///< whether something was sent of it
+  bool begun_ = false;
   Clock::time_point last_ = Clock::now();
 };
 
 }  // namespace
 
-void respond_at_once(const Completion& completion, Service& service, const httplib::Request& request,
+void respond_at_once(const Completion& completion, const Service& service, const httplib::Request& request,
                      httplib::Response& response) {
   std::vector<ChoiceText> choices;
   std::vector<Usage> usages;
@@ -144,12 +138,10 @@ void respond_at_once(const Completion& completion, Service& service, const httpl
     give_up(completion.jobs);
     throw;
   }
-  response.set_content(text_of(completion_json(completion.head, choices, sum_of(usages),
-                                               completion.request.top_logprobs >= 0, service.vocab())),
-                       "application/json");
+  response.set_content(text_of(completion.format->whole(choices, sum_of(usages))), "application/json");
 }
 
-void respond_as_stream(Completion completion, Service& service, httplib::Response& response) {
+void respond_as_stream(Completion completion, const Service& service, httplib::Response& response) {
   auto events = std::make_shared<Events>(std::move(completion), service);
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // nginx would collect them

@@ -16,15 +16,15 @@ namespace windowkv::server {
 
 /// Jobs of one request on their way to its client.
 struct Completion {
-  ResponseHead head;
+  std::unique_ptr<ResponseFormat> format;
   CompletionRequest request;
   std::vector<std::shared_ptr<Job>> jobs;
 };
 
 /// Waits for all of it. Gives up where the client leaves. Throws ApiError where a job failed.
-void respond_at_once(const Completion& completion, Service& service, const httplib::Request& request,
+void respond_at_once(const Completion& completion, const Service& service, const httplib::Request& request,
                      httplib::Response& response);
 /// Sends what comes as server-sent events.
-void respond_as_stream(Completion completion, Service& service, httplib::Response& response);
+void respond_as_stream(Completion completion, const Service& service, httplib::Response& response);
 
 }  // namespace windowkv::server

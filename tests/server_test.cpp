@@ -431,6 +431,12 @@ TEST(HttpServer, AnswersInOpenAisShape) {
   EXPECT_NE(whole.find("The number of Oslo"), std::string::npos);
 }
 
+TEST(HttpServer, TakesBodiesAsCurlSendsThem) {
+  Http http;
+  const auto body = Json{{"prompt", document(2000)}, {"max_tokens", 1}}.dump();
+  EXPECT_EQ(http.client().Post("/v1/completions", body, "application/x-www-form-urlencoded")->status, 200);
+}
+
 TEST(HttpServer, StreamsEvents) {
   Http http;
   const auto response = http.client().Post("/v1/completions",

@@ -39,8 +39,8 @@ struct Generation {
   double first_token_ms = 0;  ///< from the start of the call to the first sampled token; excludes prefill
 };
 
-/// A generation token by token, for callers that decode several sequences at once. Decoding is theirs: as long
-/// as it is not done, they decode generation().tokens.back() and hand over what came of it.
+/// A generation token by token, for callers that decode several sequences at once. Decoding is theirs: as
+/// long as it is not done, they decode generation().tokens.back() and hand over what came of it.
 class Continuation {
  public:
   /// `prompt` fills the penalties' memory. Without a vocabulary there is no text, and generation ends at the

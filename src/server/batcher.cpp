@@ -261,7 +261,7 @@ void Batcher::start(Engine& engine, const std::shared_ptr<Job>& job) {
     usage.kept_tokens /= static_cast<double>(sequence.kept.size());
     usage.kept_bytes = sequence.bytes.kept;
     usage.full_bytes = started->full_bytes = sequence.bytes.full;
-    usage.stored_bytes = store ? store->bytes() : 0;
+    usage.stored_bytes = store ? store->bytes(usage.prompt_tokens) : 0;
     usage.prompt_ms = sequence.timing.total;
     if (job->show_kept) usage.kept_text = kept_text_of(model_.vocab(), *job, sequence);
     metrics_.prompt_tokens += usage.prompt_tokens;
@@ -289,7 +289,7 @@ void Batcher::add_choices(Engine& engine, const std::shared_ptr<Started>& starte
     auto& running = added.emplace_back();
     running.started = started;
     running.choice = choice;
-    running.sequence = choice + 1 < job.choices ? engine.fork(sequence) : std::move(sequence);
+    if (choice > 0) running.sequence = engine.fork(sequence);
     auto options = options_of(job, choice);
     options.on_text = [&running](std::string_view text) { running.delta.text += text; };
     if (job.top_logprobs >= 0)
@@ -299,6 +299,7 @@ void Batcher::add_choices(Engine& engine, const std::shared_ptr<Started>& starte
     running.continuation = std::make_unique<Continuation>(&model_.vocab(), static_cast<int>(logits.size()),
                                                           job.prompt, std::move(options));
   }
+  added.front().sequence = std::move(sequence);
   started->answering = Clock::now();
   for (auto& running : added)
     if (!running.continuation->done()) running.continuation->draw(logits);

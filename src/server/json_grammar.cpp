@@ -105,7 +105,7 @@ class Converter {
   }
 
   std::string add(const std::string& body) {
-    const auto name = fmt::format("r{}", rules_.size());
+    auto name = fmt::format("r{}", rules_.size());
     put(name, body);
     return name;
   }
@@ -139,7 +139,7 @@ class Converter {
     const auto place = ref.is_string() ? ref.get<std::string>() : "";
     if (!place.starts_with('#')) throw Error("$ref must lead to a place in the schema");
     if (const auto it = references_.find(place); it != references_.end()) return it->second;
-    const auto name = fmt::format("ref{}", references_.size());
+    auto name = fmt::format("ref{}", references_.size());
     references_[place] = name;
     const Json* target = nullptr;
     try {

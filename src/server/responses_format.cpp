@@ -1,7 +1,5 @@
 #include "server/responses_format.h"
 
-#include <nlohmann/json.hpp>
-
 #include "server/api_error.h"
 
 namespace windowkv::server {

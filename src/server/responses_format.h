@@ -1,5 +1,7 @@
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include "server/response.h"
 
 namespace windowkv::server {

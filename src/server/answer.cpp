@@ -40,7 +40,7 @@ std::optional<Delta> Answer::next(std::chrono::milliseconds patience) {
 
 bool Answer::finished() const {
   const std::scoped_lock lock(mutex_);
-  return deltas_.empty() && usage_.has_value();
+  return deltas_.empty() && usage_.has_value() && !error_;
 }
 
 Usage Answer::usage() const {

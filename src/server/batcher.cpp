@@ -17,6 +17,8 @@ namespace {
 
 /// Tokens that may be read while a longer prompt waits, half-read: they take no longer than one of its steps.
 constexpr int64_t kShortPrompt = 512;
+/// Prompts that are read together, as many as the engine packs.
+constexpr size_t kMostTogether = 16;
 
 GenerateOptions options_of(const Job& job, int choice) {
   auto options = job.generate;
@@ -87,7 +89,7 @@ Batcher::~Batcher() {
 }
 
 void Batcher::submit(std::shared_ptr<Job> job) {
-  const auto bytes = memory_of(engine_, *job);
+  const auto bytes = memory_of(*job, job->generate.max_tokens);
   if (bytes > options_.kv_memory)
     throw ApiError(
         400,
@@ -126,9 +128,8 @@ std::vector<Batcher::Slot> Batcher::slots() const {
   return slots_;
 }
 
-int64_t Batcher::memory_of(const Engine& engine, const Job& job) const {
-  const auto plan =
-      engine.plan(std::ssize(job.prompt), *job.policy, std::max<int64_t>(0, job.generate.max_tokens));
+int64_t Batcher::memory_of(const Job& job, int64_t answer) const {
+  const auto plan = engine_.plan(std::ssize(job.prompt), *job.policy, answer);
   // What a sequence that chooses again may hold of the prompt itself (docs/prefix-store.md).
   const int64_t tail = job.policy->recall() > 0 ? std::max<int64_t>(64, std::ssize(job.prompt) / 16) : 0;
   return (plan.kv_kept + plan.kv_reserve +
@@ -136,25 +137,49 @@ int64_t Batcher::memory_of(const Engine& engine, const Job& job) const {
          job.choices;
 }
 
-std::shared_ptr<Job> Batcher::next_job(const Engine& engine, int64_t most_tokens) {
+std::shared_ptr<Batcher::Started> Batcher::next(const Suits& suits, bool overtakes) {
   const std::scoped_lock lock(mutex_);
-  for (auto it = queue_.begin(); it != queue_.end(); ++it) {
-    const auto& job = **it;
-    const bool fits = committed_ + memory_of(engine, job) <= options_.kv_memory &&
-                      std::ssize(running_) + depth_ + job.choices <= std::max(options_.parallel, job.choices);
-    const bool is_short =
-        std::ssize(job.prompt) <= most_tokens ||
-        std::ssize(job.prompt) - prefixes_.common_prefix(job.owner, job.prompt) <= most_tokens;
-    // First come, first served: what does not fit yet is not overtaken for good. Long prompts are, by short
-    // ones, while another long one is read.
-    if (!fits) return nullptr;
-    if (!is_short) continue;
-    auto found = *it;
-    queue_.erase(it);
-    metrics_.waiting = std::ssize(queue_);
-    return found;
+  for (auto it = queue_.begin(); it != queue_.end();) {
+    const auto job = *it;
+    if (job->answer->given_up()) {
+      it = queue_.erase(it);
+      metrics_.waiting = std::ssize(queue_);
+      ++metrics_.cancelled;
+      continue;
+    }
+    const int64_t bytes = memory_of(*job, job->generate.max_tokens);
+    // First come, first served: what does not fit yet is not overtaken for good.
+    if (committed_ + bytes > options_.kv_memory ||
+        std::ssize(running_) + depth_ + job->choices > std::max(options_.parallel, job->choices))
+      return nullptr;
+    if (suits(*job)) {
+      queue_.erase(it);
+      metrics_.waiting = std::ssize(queue_);
+      metrics_.queue_time.add(ms_since(job->arrived) / 1e3);
+      commit(bytes);
+      auto started = std::make_shared<Started>();
+      started->job = job;
+      started->committed = bytes;
+      started->left = job->choices;
+      return started;
+    }
+    if (!overtakes) return nullptr;
+    ++it;
   }
   return nullptr;
+}
+
+bool Batcher::is_short(const Job& job) const {
+  const auto n = std::ssize(job.prompt);
+  return n <= kShortPrompt || n - prefixes_.common_prefix(job.owner, job.prompt) <= kShortPrompt;
+}
+
+bool Batcher::may_share_chunks(const Job& job) const {
+  const auto n = std::ssize(job.prompt);
+  if (n > kShortPrompt || job.prompt_logprobs) return false;
+  const auto budget = job.policy->budget();
+  if (job.policy->recall() > 0 && !(budget && budget->below_floor(n))) return false;
+  return !options_.stores || prefixes_.common_prefix(job.owner, job.prompt) < n / 2;
 }
 
 void Batcher::loop() {
@@ -180,11 +205,38 @@ void Batcher::loop() {
 }
 
 void Batcher::admit() {
-  while (const auto job = next_job(engine_, INT64_MAX)) {
+  const auto any = [](const Job&) { return true; };
+  while (const auto first = next(any, false)) {
     ahead_ms_ = 0;
-    start(engine_, job);
+    // Short prompts that wait together are read together, and not stored: what they save is more.
+    std::vector<std::shared_ptr<Started>> together{first};
+    if (may_share_chunks(*first->job)) add_others(together);
+    if (together.size() > 1)
+      start(together);
+    else
+      start(engine_, first);
     // Those under way get a token between two prompts.
     if (ms_since(last_step_) >= options_.max_stall_ms) step();
+  }
+}
+
+void Batcher::add_others(std::vector<std::shared_ptr<Started>>& together) {
+  // All get room for the longest answer, that of the first.
+  const int64_t answer = together.front()->job->generate.max_tokens;
+  int64_t tokens = std::ssize(together.front()->job->prompt);
+  const auto suits = [&](const Job& job) {
+    return may_share_chunks(job) && tokens + std::ssize(job.prompt) <= options_.engine.chunk &&
+           job.generate.max_tokens <= answer && job.generate.max_tokens >= answer / 2 &&
+           committed_ + memory_of(job, answer) <= options_.kv_memory;
+  };
+  while (together.size() < kMostTogether) {
+    const auto another = next(suits, false);
+    if (!another) return;
+    const auto more = memory_of(*another->job, answer) - another->committed;
+    another->committed += more;
+    commit(more);
+    tokens += std::ssize(another->job->prompt);
+    together.push_back(another);
   }
 }
 
@@ -206,79 +258,111 @@ void Batcher::between(int64_t prompt_tokens) {
   // Short prompts get as much of the time as the long one, which else might never be done.
   if (depth_ == 1 && prompt_tokens > kShortPrompt && ahead_ms_ > 0) {
     const auto begin = Clock::now();
-    if (const auto job = next_job(short_engine_, kShortPrompt)) start(short_engine_, job);
+    if (const auto brief = next([this](const Job& job) { return is_short(job); }, true))
+      start(short_engine_, brief);
     ahead_ms_ -= ms_since(begin);
   }
   last_between_ = Clock::now();
 }
 
-void Batcher::start(Engine& engine, const std::shared_ptr<Job>& job) {
-  if (job->answer->given_up()) {
-    ++metrics_.cancelled;
-    return;
-  }
-  metrics_.queue_time.add(ms_since(job->arrived) / 1e3);
-  auto started = std::make_shared<Started>();
-  started->job = job;
-  started->committed = memory_of(engine, *job);
-  started->left = job->choices;
-  commit(started->committed);
+PrefixStore Batcher::store_for(const Job& job) {
+  auto store = prefixes_.find(job.owner, job.prompt);
+  const auto missing = store.bytes(std::ssize(job.prompt)) - store.bytes(std::ssize(store.tokens()));
+  store.set_place(prefixes_.make_room(missing) ? PrefixStoreOptions::Place::kMemory
+                                               : PrefixStoreOptions::Place::kTemporaryFile);
+  return store;
+}
+
+void Batcher::note_prefill(Started& started, const Sequence& sequence, const PrefixStore* store) {
+  const auto& job = *started.job;
+  auto& usage = started.usage;
+  usage.prompt_tokens = sequence.prompt_tokens;
+  usage.cached_tokens = sequence.reused_tokens;
+  usage.policy = job.policy->name();
+  if (const auto budget = job.policy->budget()) usage.budget = budget->text();
+  usage.task = to_string(job.task);
+  for (const auto kept : sequence.kept) usage.kept_tokens += static_cast<double>(kept);
+  usage.kept_tokens /= static_cast<double>(sequence.kept.size());
+  usage.kept_bytes = sequence.bytes.kept;
+  usage.full_bytes = started.full_bytes = sequence.bytes.full;
+  usage.stored_bytes = store != nullptr ? store->bytes(usage.prompt_tokens) : 0;
+  usage.prompt_ms = sequence.timing.total;
+  if (job.show_kept) usage.kept_text = kept_text_of(model_.vocab(), job, sequence);
+  metrics_.prompt_tokens += usage.prompt_tokens;
+  metrics_.cached_tokens += usage.cached_tokens;
+  metrics_.prefix_hits += usage.cached_tokens > 0 ? 1 : 0;
+}
+
+template <typename Work>
+void Batcher::reading(std::span<const std::shared_ptr<Started>> all, Work&& work) {
   ++depth_;
   tell_slots();
-  try {
-    std::optional<PrefixStore> store;
-    if (options_.stores && !job->prompt_logprobs) {
-      store = prefixes_.find(job->owner, job->prompt);
-      const auto missing = store->bytes(std::ssize(job->prompt)) - store->bytes(std::ssize(store->tokens()));
-      store->set_place(prefixes_.make_room(missing) ? PrefixStoreOptions::Place::kMemory
-                                                    : PrefixStoreOptions::Place::kTemporaryFile);
+  last_between_ = Clock::now();
+  auto failed = [&](const std::exception& e) {
+    for (const auto& started : all) {
+      if (started->left == 0) continue;
+      commit(-started->committed);
+      fail(*started->job, e);
     }
-    PrefillOptions prefill;
-    prefill.reserve = std::max<int64_t>(0, job->generate.max_tokens);
-    prefill.store = store ? &*store : nullptr;
-    prefill.cancelled = [&] { return job->answer->given_up() || stopping_; };
-    last_between_ = Clock::now();
-    prefill.progress = [&](int64_t, int64_t) { between(std::ssize(job->prompt)); };
-    Delta prompt_delta;
-    if (job->prompt_logprobs)
-      prefill.all_logits = [&](int64_t position, std::span<const float> logits) {
-        if (position + 1 < std::ssize(job->prompt))
-          prompt_delta.logprobs.push_back(
-              logprob_of(job->prompt[static_cast<size_t>(position) + 1], logits, job->top_logprobs));
-      };
-    Sequence sequence;
-    const auto logits = engine.prefill(sequence, job->prompt, *job->policy, prefill);
-    const std::vector<float> kept_logits(logits.begin(), logits.end());  // the next prefill takes their place
-    if (store) prefixes_.put(job->owner, *store);
-
-    auto& usage = started->usage;
-    usage.prompt_tokens = sequence.prompt_tokens;
-    usage.cached_tokens = sequence.reused_tokens;
-    usage.policy = job->policy->name();
-    if (const auto budget = job->policy->budget()) usage.budget = budget->text();
-    usage.task = to_string(job->task);
-    for (const auto kept : sequence.kept) usage.kept_tokens += static_cast<double>(kept);
-    usage.kept_tokens /= static_cast<double>(sequence.kept.size());
-    usage.kept_bytes = sequence.bytes.kept;
-    usage.full_bytes = started->full_bytes = sequence.bytes.full;
-    usage.stored_bytes = store ? store->bytes(usage.prompt_tokens) : 0;
-    usage.prompt_ms = sequence.timing.total;
-    if (job->show_kept) usage.kept_text = kept_text_of(model_.vocab(), *job, sequence);
-    metrics_.prompt_tokens += usage.prompt_tokens;
-    metrics_.cached_tokens += usage.cached_tokens;
-    metrics_.prefix_hits += usage.cached_tokens > 0 ? 1 : 0;
-    if (job->prompt_logprobs) job->answer->push(std::move(prompt_delta));
-    add_choices(engine, started, std::move(sequence), kept_logits);
+  };
+  try {
+    work();
   } catch (const Cancelled&) {
     ++metrics_.cancelled;
-    commit(-started->committed);
-    job->answer->fail(ApiError(503, "the server is shutting down"));
+    failed(Error("the server is shutting down"));  // or nobody waits any more
   } catch (const std::exception& e) {
-    commit(-started->committed);
-    fail(*job, e);
+    failed(e);
   }
   --depth_;
   tell_slots();
+}
+
+void Batcher::start(Engine& engine, const std::shared_ptr<Started>& started) {
+  reading(std::span(&started, 1), [&] {
+    const auto& job = *started->job;
+    std::optional<PrefixStore> store;
+    if (options_.stores && !job.prompt_logprobs) store = store_for(job);
+    PrefillOptions prefill;
+    prefill.reserve = job.generate.max_tokens;
+    prefill.store = store ? &*store : nullptr;
+    prefill.cancelled = [&] { return job.answer->given_up() || stopping_; };
+    prefill.progress = [&](int64_t, int64_t) { between(std::ssize(job.prompt)); };
+    Delta prompt_delta;
+    if (job.prompt_logprobs)
+      prefill.all_logits = [&](int64_t position, std::span<const float> logits) {
+        if (position + 1 < std::ssize(job.prompt))
+          prompt_delta.logprobs.push_back(
+              logprob_of(job.prompt[static_cast<size_t>(position) + 1], logits, job.top_logprobs));
+      };
+    Sequence sequence;
+    const auto logits = engine.prefill(sequence, job.prompt, *job.policy, prefill);
+    const std::vector<float> kept_logits(logits.begin(), logits.end());  // the next call takes their place
+    if (store) prefixes_.put(job.owner, *store);
+    note_prefill(*started, sequence, store ? &*store : nullptr);
+    if (job.prompt_logprobs) job.answer->push(std::move(prompt_delta));
+    add_choices(engine, started, std::move(sequence), kept_logits);
+  });
+}
+
+void Batcher::start(std::span<const std::shared_ptr<Started>> together) {
+  reading(together, [&] {
+    std::vector<Sequence> sequences(together.size());
+    std::vector<PrefillRequest> requests;
+    for (size_t i = 0; i < together.size(); ++i)
+      requests.push_back({&sequences[i], together[i]->job->prompt, together[i]->job->policy.get()});
+    PrefillOptions prefill;
+    prefill.reserve = together.front()->job->generate.max_tokens;
+    prefill.cancelled = [&] { return stopping_.load(); };
+    prefill.progress = [&](int64_t, int64_t) { between(0); };
+    const auto all = engine_.prefill(requests, prefill);
+    const std::vector<float> logits(all.begin(), all.end());
+    const size_t n_vocab = logits.size() / together.size();
+    for (size_t i = 0; i < together.size(); ++i) {
+      note_prefill(*together[i], sequences[i], nullptr);
+      add_choices(engine_, together[i], std::move(sequences[i]),
+                  std::span(logits).subspan(i * n_vocab, n_vocab));
+    }
+  });
 }
 
 void Batcher::add_choices(Engine& engine, const std::shared_ptr<Started>& started, Sequence sequence,
@@ -302,7 +386,7 @@ void Batcher::add_choices(Engine& engine, const std::shared_ptr<Started>& starte
   added.front().sequence = std::move(sequence);
   started->answering = Clock::now();
   for (auto& running : added)
-    if (!running.continuation->done()) running.continuation->draw(logits);
+    if (!running.continuation->done()) draw(running, logits);
   metrics_.first_token.add(ms_since(job.arrived) / 1e3);
   metrics_.kv_full += started->full_bytes;
   running_.splice(running_.end(), added);
@@ -312,6 +396,20 @@ void Batcher::add_choices(Engine& engine, const std::shared_ptr<Started>& starte
     running->last_token = Clock::now();
     running->send();
     if (running->continuation->done()) finish(running);
+  }
+}
+
+void Batcher::fail(Running& running, const std::exception& error) {
+  fail(running.job(), error);
+  running.job().answer->give_up();  // what else there is of the job ends with the next step
+  if (!running.continuation->done()) running.continuation->end(StopReason::kCancelled);
+}
+
+void Batcher::draw(Running& running, std::span<const float> logits) {
+  try {
+    running.continuation->draw(logits);
+  } catch (const std::exception& e) {  // a grammar that allows no token
+    fail(running, e);
   }
 }
 
@@ -342,14 +440,10 @@ void Batcher::step() {
       const auto logits = engine.decode(steps);
       const size_t n_vocab = logits.size() / steps.size();
       size_t i = 0;
-      for (auto& running : running_) running.continuation->draw(logits.subspan(n_vocab * i++, n_vocab));
+      for (auto& running : running_) draw(running, logits.subspan(n_vocab * i++, n_vocab));
     }
   } catch (const std::exception& e) {
-    while (!running_.empty()) {
-      fail(running_.front().job(), e);
-      finish(running_.begin());
-    }
-    return;
+    for (auto& running : running_) fail(running, e);
   }
   ++metrics_.decode_steps;
   for (auto it = running_.begin(); it != running_.end();) {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -60,10 +61,24 @@ class Batcher {
   void loop();
   /// Starts what waits and fits.
   void admit();
-  /// The next job that fits, with at most so many tokens to read; null where there is none.
-  std::shared_ptr<Job> next_job(const Engine& engine, int64_t most_tokens);
-  int64_t memory_of(const Engine& engine, const Job& job) const;
-  void start(Engine& engine, const std::shared_ptr<Job>& job);
+  using Suits = std::function<bool(const Job& job)>;
+  /// Takes the next job off the queue, if it suits and fits, and sets its memory aside; null otherwise.
+  /// `overtakes`: goes on to later ones where one does not suit.
+  std::shared_ptr<Started> next(const Suits& suits, bool overtakes);
+  bool is_short(const Job& job) const;
+  /// Whether its prompt may be read in the same chunks as others: it is short, and needs no store.
+  bool may_share_chunks(const Job& job) const;
+  /// Adds jobs that wait and may share chunks with the first.
+  void add_others(std::vector<std::shared_ptr<Started>>& together);
+  /// Bytes of K and V, with room for an answer of that many tokens.
+  int64_t memory_of(const Job& job, int64_t answer) const;
+  PrefixStore store_for(const Job& job);
+  void note_prefill(Started& started, const Sequence& sequence, const PrefixStore* store);
+  /// Does the work of reading these prompts; where it fails, so do the jobs that have not ended.
+  template <typename Work>
+  void reading(std::span<const std::shared_ptr<Started>> all, Work&& work);
+  void start(Engine& engine, const std::shared_ptr<Started>& started);
+  void start(std::span<const std::shared_ptr<Started>> together);
   void add_choices(Engine& engine, const std::shared_ptr<Started>& started, Sequence sequence,
                    std::span<const float> logits);
   /// Sets memory aside, or gives it back.
@@ -74,6 +89,9 @@ class Batcher {
   void step();
   void finish(std::list<Running>::iterator running);
   void fail(const Job& job, const std::exception& error) const;
+  void fail(Running& running, const std::exception& error);
+  /// The next token of one choice; where that fails, its job does.
+  void draw(Running& running, std::span<const float> logits);
   void tell_slots();
 
   const Model& model_;

@@ -149,6 +149,7 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
             std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
       });
     }
+    job.replays = replays_of(job.lengths(), job.wanted);
     job.setup_ms = ms_since(start);
   }
   without_room.check("sequences");
@@ -168,8 +169,8 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
   for (size_t i = 0; i < job.wanted.size(); ++i)
     targets.push_back({job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt, job.stored.past,
                        prefill.reserve, job.next[i].recall.get()});
-  auto last_logits =
-      run_prefill(m, prefill_scheduler, options.chunk, job.prompts, targets, job.stored, prefill);
+  auto last_logits = run_prefill(m, prefill_scheduler, options.chunk, job.prompts, job.replays, targets,
+                                 job.stored, prefill);
   if (job.stored.added)
     job.stored.parts->append(job.stored.added,
                              job.prompts.front().subspan(static_cast<size_t>(job.stored.common)));
@@ -262,7 +263,8 @@ std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
   std::vector<int64_t> steps;
   for (const auto& job : jobs) {
     const auto lengths = job.lengths();
-    steps.push_back(prefill_steps(hp, std::accumulate(lengths.begin(), lengths.end(), int64_t{0}), chunk));
+    steps.push_back(
+        prefill_steps(hp, std::accumulate(lengths.begin(), lengths.end(), int64_t{0}), job.replays, chunk));
   }
   const int64_t all_steps = std::accumulate(steps.begin(), steps.end(), int64_t{0});
 

@@ -70,6 +70,8 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       graph.read_on(view.accumulated = pack.received(ctx, target.prompt, layer, stride), device);
     if (view.accumulated != nullptr && !ggml_is_contiguous(view.accumulated))
       view.accumulated = ggml_cont(ctx, view.accumulated);
+    if (selector.replay().part > 0)
+      graph.read_on(view.replayed = pack.replayed(ctx, target.prompt, layer), device);
     if (selector.query_moments()) {
       graph.read_on(view.moments = pack.moments(ctx, target.prompt, layer), device);
       view.rotation = build_mean_rotation(ctx, m, layer, target.past + computed);

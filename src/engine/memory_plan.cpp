@@ -90,6 +90,13 @@ int64_t MemoryPlan::total() const {
   return kv_kept + kv_reserve + store + compute + std::max(kv_scratch + hidden + mask, kv_growth + recall);
 }
 
+Replays Engine::State::replays_of(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const {
+  std::vector<Replay> replays(lengths.size());
+  for (const auto& w : wanted)
+    add_replay(replays[w.prompt], w.policy->start(prompt_shape(m.hp, lengths[w.prompt]))->replay());
+  return make_replays(m.vocab.get(), replays, lengths);
+}
+
 MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> lengths,
                                std::span<const Wanted> wanted, const PrefillOptions& prefill,
                                const StoredPrefix& stored) const {
@@ -99,8 +106,13 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   const int64_t row = kv_token_bytes(hp, options.kv);
   const int64_t full_row = hp.kv_layer_bytes_per_token();
   const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0}) - stored.past;
-  const int64_t longest = std::ranges::max(lengths);
-  const int64_t width = std::min<int64_t>(tokens, options.chunk);
+  const auto replays = replays_of(lengths, wanted);
+  const int64_t replayed = tokens_of(replays);
+  std::vector<int64_t> scratch_rows;
+  for (size_t prompt = 0; prompt < lengths.size(); ++prompt)
+    scratch_rows.push_back(lengths[prompt] + longest_replay(replays[prompt]));
+  const int64_t longest = std::ranges::max(scratch_rows);
+  const int64_t width = std::min<int64_t>(options.chunk, std::max(tokens, longest_replay(replays)));
   auto rounded = [&](KvTypes types, int64_t rows) {
     return KvArena::rounded_up(backends, hp, types, rows, device);
   };
@@ -129,7 +141,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
       plan.kv_reserve += (capacity - kept) * row;
       largest = std::max(largest, capacity);
       grown += rounded(options.kv, kept + prefill.reserve + KvCache::kFirstGrowth) - capacity;
-      if (!in_store && keeps_whole(*selector, layer, n, options.kv))
+      if (!in_store && replays[w.prompt].empty() && keeps_whole(*selector, layer, n, options.kv))
         whole[w.prompt][static_cast<size_t>(layer)] = true;
       if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));
     }
@@ -140,18 +152,22 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     plan.kv_full += lengths[prompt] * full_row * run.count();
     const auto first = whole[prompt].begin() + run.first;
     if (!std::all_of(first, first + run.count(), std::identity{}))
-      plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
+      plan.kv_scratch +=
+          std::min(in_flight, run.count()) * rounded(KvTypes{}, scratch_rows[prompt]) * full_row;
   }
-  const int64_t received = static_cast<int64_t>(strides.size()) * in_flight * hp.n_head;
+  const int64_t received =
+      (static_cast<int64_t>(strides.size()) * hp.n_head + (replayed > 0 ? hp.n_head_kv : 0)) * in_flight;
   const int64_t moments = has_moments ? int64_t{hp.d_head} * (hp.d_head + 1) * hp.n_head * in_flight : 0;
-  plan.hidden = (tokens * hp.n_embd + (tokens + stored.past) * received +
+  plan.hidden = ((tokens + replayed) * hp.n_embd + (tokens + stored.past) * received +
                  moments * static_cast<int64_t>(lengths.size())) *
                 4;
-  plan.mask = backends.blas() != nullptr
-                  ? ProductAttention::result_bytes(hp, width)
-                  : CausalMask::bytes(backends, longest + (stored.past > 0 ? width : 0), width);
+  plan.mask =
+      backends.blas() != nullptr
+          ? ProductAttention::result_bytes(hp, width)
+          : CausalMask::bytes(backends, longest + (stored.past > 0 || replayed > 0 ? width : 0), width);
   const int64_t logit_columns =
       prefill.all_logits ? std::min(tokens, kLogitColumns) : static_cast<int64_t>(lengths.size());
+  if (backends.blas() == nullptr) scoring = std::max(scoring, raise_bytes(hp, replays, width));
   plan.compute = chunk_bytes(backends, hp, run, width, longest, scoring, logit_columns);
   return plan;
 }

@@ -21,21 +21,22 @@ namespace {
 class Prefill {
  public:
   Prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,
-          std::span<const std::span<const Token>> prompts, std::span<Target> targets,
+          std::span<const std::span<const Token>> prompts, const Replays& replays, std::span<Target> targets,
           const StoredPrefix& stored, const PrefillOptions& options)
       : m_(m),
         scheduler_(scheduler),
+        prompts_(prompts),
+        replays_(replays),
         targets_(targets),
         stored_(stored),
         past_(stored.past),
         options_(options),
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
         pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
-              strides_of(targets), wants_moments(targets), past_),
-        pass_(m, scheduler, pack_, chunk,
-              past_ + std::ranges::max(pack_.lengths()) + (past_ > 0 ? chunk : 0)),
-        chunk_(pass_.chunk()),
-        steps_(prefill_steps(m.hp, pack_.tokens(), chunk)) {
+              strides_of(targets), wants_moments(targets), past_, positions_behind(prompts, replays)),
+        chunk_(std::min(chunk, std::max(pack_.tokens(), longest_replay(replays)))),
+        pass_(m, scheduler, pack_, chunk_, mask_rows()),
+        steps_(prefill_steps(m.hp, pack_.tokens(), replays, chunk)) {
     for (auto prompt : prompts) tokens_.insert(tokens_.end(), prompt.begin() + past_, prompt.end());
   }
 
@@ -44,6 +45,7 @@ class Prefill {
     for_chunks([&](int64_t first, int64_t count) {
       pass_.embed(first, std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
     });
+    embed_replays();
     std::vector<float> logits;
     const int last = m_.hp.n_layer - 1;
     for (int layer = 0; layer <= last; ++layer) {
@@ -58,6 +60,7 @@ class Prefill {
       if (stored_.added)
         store_rows(scheduler_, m_.hp, rows_for(layer, 0), stored_.common, layer, *stored_.added);
       if (layer == last) logits = options_.all_logits ? report_all() : finish();
+      run_replays(layer);
       pack_.wait();
       for (const auto& target : targets_)
         if (target.recall != nullptr && target.selector->decides(layer)) start_recall(layer, target);
@@ -84,6 +87,18 @@ class Prefill {
     int64_t most = 0;
     for (const auto& target : targets) most = std::max(most, target.selector->observation());
     return most;
+  }
+
+  /// Positions of what is repeated, prompt by prompt.
+  static std::vector<TokenRange> positions_behind(std::span<const std::span<const Token>> prompts,
+                                                  const Replays& replays) {
+    std::vector<TokenRange> positions;
+    for (size_t prompt = 0; prompt < replays.size(); ++prompt)
+      for (const auto& part : replays[prompt]) {
+        const auto n = static_cast<int64_t>(prompts[prompt].size());
+        positions.emplace_back(n, n + part.length());
+      }
+    return positions;
   }
 
   static bool wants_moments(std::span<const Target> targets) {
@@ -113,8 +128,19 @@ class Prefill {
   /// Rows of a prompt in a layer: one for each of its tokens.
   int64_t rows_of(size_t prompt) const { return past_ + pack_.lengths()[prompt]; }
 
-  /// The target whose cache keeps all of a prompt in that layer as it is, if any.
+  /// And behind them those of what is repeated of it, a part at a time.
+  int64_t room_of(size_t prompt) const { return rows_of(prompt) + longest_replay(replays_[prompt]); }
+
+  /// ChunkPass's: chunks do not begin at multiples of their size behind what a store has, and in repetitions.
+  int64_t mask_rows() const {
+    int64_t most = 0;
+    for (size_t prompt = 0; prompt < replays_.size(); ++prompt) most = std::max(most, room_of(prompt));
+    return most + (past_ > 0 || longest_replay(replays_) > 0 ? chunk_ : 0);
+  }
+
+  /// The target whose cache keeps all of a prompt in that layer as it is, if any, and has room for more.
   const Target* whole_target(int layer, size_t prompt) const {
+    if (!replays_[prompt].empty()) return nullptr;
     for (const auto& target : targets_)
       if (target.prompt == prompt && !(target.recall != nullptr && Recall::in_place(m_)) &&
           keeps_whole(*target.selector, layer, rows_of(prompt), target.cache->types()))
@@ -148,7 +174,7 @@ class Prefill {
     for (size_t prompt = 0; prompt < capacities.size(); ++prompt)
       for (int layer = run.first; layer <= run.last && capacities[prompt] == 0; ++layer)
         if (whole_target(layer, prompt) == nullptr)
-          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device);
+          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, room_of(prompt), device);
     return capacities;
   }
 
@@ -201,8 +227,64 @@ class Prefill {
       auto* out = join_columns(ctx, std::move(attention));
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
+    run_step(graph);
+  }
+
+  void run_step(const Graph& graph) {
     scheduler_.run(graph);
     if (options_.progress) options_.progress(++done_, steps_);
+  }
+
+  /// Calls f(prompt, part, row) for all that is repeated; `row`: of the pack, where its tokens begin.
+  template <typename F>
+  void for_replays(F&& f) {
+    int64_t row = pack_.tokens();
+    for (size_t prompt = 0; prompt < replays_.size(); ++prompt)
+      for (const auto& part : replays_[prompt]) {
+        f(prompt, part, row);
+        row += part.length();
+      }
+  }
+
+  /// Calls f(first, count) for chunks of `length` tokens, as equal as can be: a short one at the end would
+  /// read the weights for little.
+  template <typename F>
+  void for_equal_chunks(int64_t length, F&& f) {
+    const int64_t chunks = chunks_of(length, chunk_);
+    const int64_t size = (length + chunks - 1) / chunks;
+    for (int64_t first = 0; first < length; first += size) {
+      if (options_.cancelled && options_.cancelled()) throw Cancelled();
+      f(first, std::min(size, length - first));
+    }
+  }
+
+  void embed_replays() {
+    for_replays([&](size_t prompt, const ReplayPart& part, int64_t row) {
+      const auto tokens = part.tokens(prompts_[prompt]);
+      for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
+        pass_.embed(row + first,
+                    std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+      });
+    });
+  }
+
+  /// Once the layer's keys are there. A graph has tokens of one repetition: all lie in the same rows.
+  void run_replays(int layer) {
+    const auto start = Clock::now();
+    for_replays([&](size_t prompt, const ReplayPart& part, int64_t row) {
+      for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
+        Graph graph(chunk_nodes(m_, chunk_, 1) + raise_nodes(m_.hp));
+        const ReplayMaxima maxima{pack_.replayed(graph.ctx(), prompt, layer), part.part};
+        pass_.pass(graph, layer, row + first, count,
+                   {.rows = rows_for(layer, prompt),
+                    .end = rows_of(prompt) + first,
+                    .replayed = &maxima,
+                    .output = layer + 1 < m_.hp.n_layer});
+        run_step(graph);
+      });
+    });
+    for (auto& target : targets_)
+      if (target.selector->replay().part > 0) target.selection_ms += ms_since(start);
   }
 
   static Family::Qkv columns_of(ggml_context* ctx, const Family::Qkv& qkv, int64_t first, int64_t count) {
@@ -317,6 +399,8 @@ class Prefill {
 
   LoadedModel& m_;
   Scheduler& scheduler_;
+  std::span<const std::span<const Token>> prompts_;
+  const Replays& replays_;
   std::vector<Token> tokens_;  ///< that are computed, of all prompts
   std::span<Target> targets_;
   const StoredPrefix& stored_;
@@ -324,8 +408,8 @@ class Prefill {
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
   Pack pack_;
-  ChunkPass pass_;
   int64_t chunk_;
+  ChunkPass pass_;
   std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};
   int64_t steps_;
   int64_t done_ = 0;
@@ -333,14 +417,18 @@ class Prefill {
 
 }  // namespace
 
-int64_t prefill_steps(const HParams& hp, int64_t tokens, int64_t chunk) {
-  return (tokens + chunk - 1) / chunk * hp.n_layer;
+int64_t prefill_steps(const HParams& hp, int64_t tokens, const Replays& replays, int64_t chunk) {
+  int64_t chunks = chunks_of(tokens, chunk);
+  for (const auto& of_prompt : replays)
+    for (const auto& part : of_prompt) chunks += chunks_of(part.length(), chunk);
+  return chunks * hp.n_layer;
 }
 
 std::vector<float> run_prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,
-                               std::span<const std::span<const Token>> prompts, std::span<Target> targets,
-                               const StoredPrefix& stored, const PrefillOptions& options) {
-  return Prefill(m, scheduler, chunk, prompts, targets, stored, options).run();
+                               std::span<const std::span<const Token>> prompts, const Replays& replays,
+                               std::span<Target> targets, const StoredPrefix& stored,
+                               const PrefillOptions& options) {
+  return Prefill(m, scheduler, chunk, prompts, replays, targets, stored, options).run();
 }
 
 }  // namespace windowkv

@@ -6,6 +6,7 @@
 #include "cache/prefix_parts.h"
 #include "engine/chunk_pass.h"
 #include "engine/layer_selection.h"
+#include "engine/replay.h"
 #include "windowkv/engine.h"
 
 namespace windowkv {
@@ -21,14 +22,15 @@ struct StoredPrefix {
   std::shared_ptr<PrefixBlock> added;  ///< for the rows of the others; null where there are none
 };
 
-/// Calls of PrefillOptions::progress.
-int64_t prefill_steps(const HParams& hp, int64_t tokens, int64_t chunk);
+/// Calls of PrefillOptions::progress: for prompts of so many tokens in all, and what is repeated of them.
+int64_t prefill_steps(const HParams& hp, int64_t tokens, const Replays& replays, int64_t chunk);
 
 /// Layer-major prefill: all prompts through one layer, then selection, then the next layer. Fills the
 /// targets' caches and stored.added, and returns the logits of each prompt's last position, [n_vocab,
-/// prompts]. With a store there is one prompt.
+/// prompts]. With a store there is one prompt. `replays`: what the targets have repeated.
 std::vector<float> run_prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,
-                               std::span<const std::span<const Token>> prompts, std::span<Target> targets,
-                               const StoredPrefix& stored, const PrefillOptions& options);
+                               std::span<const std::span<const Token>> prompts, const Replays& replays,
+                               std::span<Target> targets, const StoredPrefix& stored,
+                               const PrefillOptions& options);
 
 }  // namespace windowkv

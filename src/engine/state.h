@@ -26,6 +26,8 @@ struct Engine::State {
     const Policy* policy;
     size_t prompt = 0;
   };
+  /// What the policies have repeated of prompts of these lengths. Throws Error where they differ about one.
+  Replays replays_of(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const;
   /// What a prefill of prompts of these lengths that share chunks takes of the layers of `run`, which are one
   /// device's: from sizes alone.
   /// `stored`: what is read from a store, and not computed.
@@ -38,8 +40,9 @@ struct Engine::State {
     std::vector<std::span<const Token>> prompts;
     StoredPrefix stored;
     std::vector<Wanted> wanted;
-    std::vector<std::unique_ptr<Selector>> selectors;  ///< by wanted, as the rest
-    std::vector<Sequence> next;                        ///< what *wanted.sequence becomes
+    std::vector<std::unique_ptr<Selector>> selectors;  ///< by wanted
+    Replays replays;                                   ///< by prompt
+    std::vector<Sequence> next;                        ///< by wanted: what *wanted.sequence becomes
     double setup_ms = 0;                               ///< taken by prepare()
     std::vector<int64_t> lengths() const;
     /// Of the host's memory, for the store.

@@ -73,9 +73,9 @@ struct LayerView {
   /// of any query head that shares the KV head: softmax over the prompt's first kReplaySinks tokens, the
   /// part's, and the repetition's own up to the query's. Null unless Selector::replay().
   ggml_tensor* replayed = nullptr;
-  /// Whether the queries are those of tokens behind the prompt, which see all of its keys, and not of its
-  /// last tokens.
-  bool after_prompt = false;
+  /// How many of the queries, the last ones, are those of tokens behind the prompt, which see all of its
+  /// keys.
+  int64_t after_prompt = 0;
   bool on_cpu = false;  ///< whether the CPU computes the layer, so that functions of one's own
                         ///< (ggml_custom_4d) run where the tensors lie
   float scale = 1.0f;   ///< factor on q·k, 1/√d_head
@@ -164,9 +164,15 @@ class Policy {
   /// Decoded tokens after which what is kept of the prompt is chosen again, each time, from the keys in a
   /// prefix store (PrefillOptions::store) and the newest queries; 0: chosen once.
   virtual int recall() const { return 0; }
-  /// With recall(): the policy that chooses again, which may outlive this one. It is asked for a Selector for
-  /// the prompt, and again whenever generated tokens join what it chooses among: for as many tokens as there
-  /// are then.
+  /// Tokens of a draft of the answer, decoded greedily from what is chosen first, whose queries choose what
+  /// is kept in its stead, once, before the answer begins; 0: none. K and V of the whole prompt are put aside
+  /// until then, in all layers.
+  virtual int draft() const { return 0; }
+  /// With recall() or draft(): the policy that chooses again, which may outlive this one. It is asked for a
+  /// Selector for the prompt. With recall(), it is asked again whenever generated tokens join what it chooses
+  /// among: for as many tokens as there are then. With draft(), it sees the queries of the prompt's last
+  /// observation() tokens, where start()'s Selector observes as many, and of the draft; it must keep as many
+  /// tokens in every layer as that, the same number for all KV heads.
   virtual std::shared_ptr<const Policy> again() const { return nullptr; }
 };
 

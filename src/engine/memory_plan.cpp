@@ -131,21 +131,23 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
     if (selector->stride() > 0) strides.insert(selector->stride());
     has_moments = has_moments || selector->query_moments();
+    const int64_t reserve = Draft::reserve_for(hp, *w.policy, n, prefill.reserve);
     const bool in_store = Recall::in_place(m) && Recall::wanted(m, *w.policy, n);
     int64_t largest = 0;
     int64_t grown = 0;
     for (int layer = run.first; layer <= run.last; ++layer) {
       const int64_t kept = in_store ? 0 : selector->capacity(layer);
-      const int64_t capacity = rounded(options.kv, kept + prefill.reserve);
+      const int64_t capacity = rounded(options.kv, kept + reserve);
       plan.kv_kept += kept * row;
       plan.kv_reserve += (capacity - kept) * row;
       largest = std::max(largest, capacity);
-      grown += rounded(options.kv, kept + prefill.reserve + KvCache::kFirstGrowth) - capacity;
+      grown += rounded(options.kv, kept + reserve + KvCache::kFirstGrowth) - capacity;
       if (!in_store && replays[w.prompt].empty() && keeps_whole(*selector, layer, n, options.kv))
         whole[w.prompt][static_cast<size_t>(layer)] = true;
       if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));
     }
     if (in_store) plan.recall = std::max(plan.recall, recall_bytes(hp, n));
+    if (Draft::wanted(hp, *w.policy, n)) plan.recall = std::max(plan.recall, scoring);
     plan.kv_growth = std::max(plan.kv_growth, (grown + largest) * row);
   }
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {
@@ -187,13 +189,18 @@ MemoryPlan Engine::plan(int64_t n, std::span<const Policy* const> policies,
   wanted.reserve(policies.size());
   for (const auto* policy : policies) wanted.push_back({nullptr, policy});
   auto plan = state_->plan({0, state_->m.hp.n_layer - 1}, std::span(&n, 1), wanted, options);
-  if (options.store != nullptr) plan.store = options.store->bytes(n);
+  if (options.store != nullptr)
+    plan.store = options.store->bytes(n);
+  else if (state_->drafts_any(std::span(&n, 1), wanted))
+    plan.store = Draft::block_bytes(state_->m.hp, n);
   return plan;
 }
 
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {
-  check_plan(n, reserve);
-  return state_->plan({0, state_->m.hp.n_layer - 1}, n, policy, reserve);
+  const Policy* only = &policy;
+  PrefillOptions options;
+  options.reserve = reserve;
+  return plan(n, std::span(&only, 1), options);
 }
 
 std::vector<DevicePlan> Engine::plan_devices(int64_t n, const Policy& policy, int64_t reserve) const {

@@ -7,6 +7,7 @@
 
 #include "engine/attention.h"
 #include "engine/chunk_pass.h"
+#include "engine/draft.h"
 #include "engine/layer_selection.h"
 #include "engine/recall.h"
 #include "policy/observed_attention.h"
@@ -63,7 +64,8 @@ class Prefill {
       run_replays(layer);
       pack_.wait();
       for (const auto& target : targets_)
-        if (target.recall != nullptr && target.selector->decides(layer)) start_recall(layer, target);
+        if ((target.recall != nullptr || target.draft != nullptr) && target.selector->decides(layer))
+          keep_last(layer, target);
       for (auto& target : targets_) {
         const auto start = Clock::now();
         settle_layers(
@@ -312,12 +314,14 @@ class Prefill {
     graph.add(ggml_cpy(ctx, ggml_reshape_2d(ctx, q, place->ne[0], count), place));
   }
 
-  /// The queries of the prompt's last token, until there are those of a generated one.
-  void start_recall(int layer, const Target& target) {
+  /// Copies the queries of the target's last tokens to where those of generated ones follow them.
+  void keep_last(int layer, const Target& target) {
     Graph graph(16);
     auto* ctx = graph.ctx();
-    graph.add(ggml_cpy(ctx, pack_.observed(ctx, target.prompt, layer, pack_.lengths()[target.prompt] - 1, 1),
-                       target.recall->queries().of(layer)));
+    auto* to =
+        target.draft != nullptr ? target.draft->observed_of(ctx, layer) : target.recall->queries().of(layer);
+    const int64_t first = pack_.lengths()[target.prompt] - to->ne[1];
+    graph.add(ggml_cpy(ctx, pack_.observed(ctx, target.prompt, layer, first, to->ne[1]), to));
     scheduler_.run(graph);
   }
 

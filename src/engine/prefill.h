@@ -19,7 +19,8 @@ struct StoredPrefix {
   PrefixParts* parts = nullptr;        ///< null: no store
   int64_t past = 0;                    ///< the prompt's first tokens, whose rows are read and not computed
   int64_t common = 0;                  ///< the prompt's first tokens that the store has
-  std::shared_ptr<PrefixBlock> added;  ///< for the rows of the others; null where there are none
+  std::shared_ptr<PrefixBlock> added;  ///< for the rows of the others; null where there are none, or nobody
+                                       ///< asks for them
 };
 
 /// Calls of PrefillOptions::progress: for prompts of so many tokens in all, and what is repeated of them.

@@ -7,6 +7,7 @@
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
 #include "engine/decode_graph.h"
+#include "engine/draft.h"
 #include "engine/prefill.h"
 #include "model/loaded_model.h"
 #include "windowkv/engine.h"
@@ -42,12 +43,18 @@ struct Engine::State {
     std::vector<Wanted> wanted;
     std::vector<std::unique_ptr<Selector>> selectors;  ///< by wanted
     Replays replays;                                   ///< by prompt
+    std::vector<std::unique_ptr<Draft>> drafts;        ///< by wanted; null where there is none
     std::vector<Sequence> next;                        ///< by wanted: what *wanted.sequence becomes
     double setup_ms = 0;                               ///< taken by prepare()
     std::vector<int64_t> lengths() const;
-    /// Of the host's memory, for the store.
-    int64_t stored_bytes() const;
   };
+  /// Of the host's memory, for a store, or what is put aside for drafts.
+  int64_t stored_bytes(const Job& job) const;
+  /// Whether some of them draft an answer (Policy::draft) to prompts of these lengths.
+  bool drafts_any(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const;
+  /// Drafts the answer to the prompt of wanted[index] and chooses anew. `last_logits`: of all prompts.
+  void draft_answer(Job& job, size_t index, std::span<const float> last_logits,
+                    const PrefillOptions& prefill);
   /// Finds what a prompt has in common with a store. Throws Error for a store of another model.
   StoredPrefix match(PrefixStore& store, std::span<const Token> prompt,
                      std::span<const Policy* const> policies) const;

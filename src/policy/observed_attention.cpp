@@ -133,7 +133,7 @@ ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, 
   const int64_t n = view.k->ne[1];
   if (reads_in_place(view)) return build_observed_in_place(ctx, view, heads, keys, rows);
   return over_queries(
-      ctx, build_attention(ctx, view.q, view.k, heads, view.after_prompt ? n : n - view.q->ne[1], view.scale),
+      ctx, build_attention(ctx, view.q, view.k, heads, n - (view.q->ne[1] - view.after_prompt), view.scale),
       keys, rows);
 }
 

@@ -31,6 +31,7 @@ constexpr Entry kPolicies[] = {
     {"layer-defensivekv", make_layer_defensivekv},
     {"expected-attention", make_expected_attention},
     {"kvzip", make_kvzip},
+    {"laq", make_laq},
 };
 
 }  // namespace

@@ -112,9 +112,9 @@ struct PrefillRequest {
 struct MemoryPlan {
   int64_t kv_kept = 0;     ///< K/V of the kept prompt tokens, all layers
   int64_t kv_reserve = 0;  ///< K/V room for generated tokens, all layers
-  int64_t kv_scratch = 0;  ///< K/V of one layer in full, F16, of more where layers wait to be settled, each
-                           ///< with room for the longest repetition (Replay); 0 where in each layer some
-                           ///< cache keeps everything as it is
+  int64_t kv_scratch = 0;  ///< K/V of one layer in full, F16, of more where layers wait to be settled, and
+                           ///< once more with the longest repetition (Replay); 0 where in each layer some
+                           ///< cache keeps everything as it is, and nothing is repeated
   int64_t kv_growth = 0;   ///< what the first growth past the reserve takes beside both, in memory of a
                            ///< sequence's own: the largest layer once more, and 64 rows in each
   int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers in F16, had they been kept

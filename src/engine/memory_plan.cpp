@@ -108,10 +108,11 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0}) - stored.past;
   const auto replays = replays_of(lengths, wanted);
   const int64_t replayed = tokens_of(replays);
-  std::vector<int64_t> scratch_rows;
+  int64_t replay_rows = 0;  // of a prompt and a repetition
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt)
-    scratch_rows.push_back(lengths[prompt] + longest_replay(replays[prompt]));
-  const int64_t longest = std::ranges::max(scratch_rows);
+    if (!replays[prompt].empty())
+      replay_rows = std::max(replay_rows, lengths[prompt] + longest_replay(replays[prompt]));
+  const int64_t longest = std::max(replay_rows, std::ranges::max(lengths));
   const int64_t width = std::min<int64_t>(options.chunk, std::max(tokens, longest_replay(replays)));
   auto rounded = [&](KvTypes types, int64_t rows) {
     return KvArena::rounded_up(backends, hp, types, rows, device);
@@ -142,7 +143,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
       plan.kv_reserve += (capacity - kept) * row;
       largest = std::max(largest, capacity);
       grown += rounded(options.kv, kept + reserve + KvCache::kFirstGrowth) - capacity;
-      if (!in_store && replays[w.prompt].empty() && keeps_whole(*selector, layer, n, options.kv))
+      if (!in_store && keeps_whole(*selector, layer, n, options.kv))
         whole[w.prompt][static_cast<size_t>(layer)] = true;
       if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));
     }
@@ -154,9 +155,9 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     plan.kv_full += lengths[prompt] * full_row * run.count();
     const auto first = whole[prompt].begin() + run.first;
     if (!std::all_of(first, first + run.count(), std::identity{}))
-      plan.kv_scratch +=
-          std::min(in_flight, run.count()) * rounded(KvTypes{}, scratch_rows[prompt]) * full_row;
+      plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
   }
+  plan.kv_scratch += rounded(KvTypes{}, replay_rows) * full_row;
   const int64_t received =
       (static_cast<int64_t>(strides.size()) * hp.n_head + (replayed > 0 ? hp.n_head_kv : 0)) * in_flight;
   const int64_t moments = has_moments ? int64_t{hp.d_head} * (hp.d_head + 1) * hp.n_head * in_flight : 0;

@@ -130,19 +130,24 @@ class Prefill {
   /// Rows of a prompt in a layer: one for each of its tokens.
   int64_t rows_of(size_t prompt) const { return past_ + pack_.lengths()[prompt]; }
 
-  /// And behind them those of what is repeated of it, a part at a time.
-  int64_t room_of(size_t prompt) const { return rows_of(prompt) + longest_replay(replays_[prompt]); }
+  /// Of any prompt that is repeated, and the longest repetition of it; 0 where none is.
+  int64_t most_replay_rows() const {
+    int64_t most = 0;
+    for (size_t prompt = 0; prompt < replays_.size(); ++prompt)
+      if (const int64_t longest = longest_replay(replays_[prompt]); longest > 0)
+        most = std::max(most, rows_of(prompt) + longest);
+    return most;
+  }
 
   /// ChunkPass's: chunks do not begin at multiples of their size behind what a store has, and in repetitions.
   int64_t mask_rows() const {
-    int64_t most = 0;
-    for (size_t prompt = 0; prompt < replays_.size(); ++prompt) most = std::max(most, room_of(prompt));
-    return most + (past_ > 0 || longest_replay(replays_) > 0 ? chunk_ : 0);
+    const int64_t replayed = most_replay_rows();
+    return std::max(past_ + std::ranges::max(pack_.lengths()), replayed) +
+           (past_ > 0 || replayed > 0 ? chunk_ : 0);
   }
 
-  /// The target whose cache keeps all of a prompt in that layer as it is, if any, and has room for more.
+  /// The target whose cache keeps all of a prompt in that layer as it is, if any.
   const Target* whole_target(int layer, size_t prompt) const {
-    if (!replays_[prompt].empty()) return nullptr;
     for (const auto& target : targets_)
       if (target.prompt == prompt && !(target.recall != nullptr && Recall::in_place(m_)) &&
           keeps_whole(*target.selector, layer, rows_of(prompt), target.cache->types()))
@@ -157,16 +162,25 @@ class Prefill {
     auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
     const size_t device = m_.backends->device_of(layer);
     if (place.device != device) place.rows.reset();
-    if (!place.rows) {
-      const auto capacities = scratch_capacities(device);
-      std::vector<int64_t> rows(m_.backends->device_count(), 0);
-      rows[device] = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
-      place = {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
-                                           capacities, std::vector(capacities.size(), device),
-                                           targets_[0].cache->meter()),
-               device};
-    }
+    if (!place.rows) place = make_scratch(device, scratch_capacities(device));
     return place.rows->layer(static_cast<int>(prompt));
+  }
+
+  /// The layer's K and V of a prompt once more, with room behind them for a repetition.
+  const KvRows& replay_rows(int layer, size_t prompt) {
+    const size_t device = m_.backends->device_of(layer);
+    if (replay_scratch_.device != device) replay_scratch_.rows.reset();
+    if (!replay_scratch_.rows)
+      replay_scratch_ = make_scratch(
+          device, {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, most_replay_rows(), device)});
+    const auto& to = replay_scratch_.rows->layer(0);
+    const auto& from = rows_for(layer, prompt);
+    Graph graph(16);
+    for (auto [source, target] : {std::pair{from.k(), to.k()}, {from.v(), to.v()}})
+      graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), source, 0, rows_of(prompt)),
+                         KvRows::slice(graph.ctx(), target, 0, rows_of(prompt))));
+    scheduler_.run(graph);
+    return to;
   }
 
   /// Rows of each prompt in a scratch on the device: none where none of its layers needs it.
@@ -176,7 +190,7 @@ class Prefill {
     for (size_t prompt = 0; prompt < capacities.size(); ++prompt)
       for (int layer = run.first; layer <= run.last && capacities[prompt] == 0; ++layer)
         if (whole_target(layer, prompt) == nullptr)
-          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, room_of(prompt), device);
+          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device);
     return capacities;
   }
 
@@ -185,6 +199,15 @@ class Prefill {
     std::unique_ptr<KvSegment> rows;
     size_t device = 0;
   };
+
+  Scratch make_scratch(size_t device, const std::vector<int64_t>& capacities) {
+    std::vector<int64_t> rows(m_.backends->device_count(), 0);
+    rows[device] = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
+    return {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
+                                        capacities, std::vector(capacities.size(), device),
+                                        targets_[0].cache->meter()),
+            device};
+  }
 
   template <typename F>
   void for_chunks(F&& f) {
@@ -237,15 +260,16 @@ class Prefill {
     if (options_.progress) options_.progress(++done_, steps_);
   }
 
-  /// Calls f(prompt, part, row) for all that is repeated; `row`: of the pack, where its tokens begin.
+  /// Calls f(part, row) for all that is repeated of the prompt; `row`: of the pack, where its tokens begin.
   template <typename F>
-  void for_replays(F&& f) {
+  void for_replays(size_t prompt, F&& f) const {
     int64_t row = pack_.tokens();
-    for (size_t prompt = 0; prompt < replays_.size(); ++prompt)
-      for (const auto& part : replays_[prompt]) {
-        f(prompt, part, row);
-        row += part.length();
-      }
+    for (size_t before = 0; before < prompt; ++before)
+      for (const auto& part : replays_[before]) row += part.length();
+    for (const auto& part : replays_[prompt]) {
+      f(part, row);
+      row += part.length();
+    }
   }
 
   /// Calls f(first, count) for chunks of `length` tokens, as equal as can be: a short one at the end would
@@ -261,30 +285,35 @@ class Prefill {
   }
 
   void embed_replays() {
-    for_replays([&](size_t prompt, const ReplayPart& part, int64_t row) {
-      const auto tokens = part.tokens(prompts_[prompt]);
-      for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
-        pass_.embed(row + first,
-                    std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+    for (size_t prompt = 0; prompt < replays_.size(); ++prompt)
+      for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
+        const auto tokens = part.tokens(prompts_[prompt]);
+        for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
+          pass_.embed(row + first,
+                      std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+        });
       });
-    });
   }
 
-  /// Once the layer's keys are there. A graph has tokens of one repetition: all lie in the same rows.
+  /// Once the layer's keys are there. A graph has tokens of one repetition: all take the same rows.
   void run_replays(int layer) {
     const auto start = Clock::now();
-    for_replays([&](size_t prompt, const ReplayPart& part, int64_t row) {
-      for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
-        Graph graph(chunk_nodes(m_, chunk_, 1) + raise_nodes(m_.hp));
-        const ReplayMaxima maxima{pack_.replayed(graph.ctx(), prompt, layer), part.part};
-        pass_.pass(graph, layer, row + first, count,
-                   {.rows = rows_for(layer, prompt),
-                    .end = rows_of(prompt) + first,
-                    .replayed = &maxima,
-                    .output = layer + 1 < m_.hp.n_layer});
-        run_step(graph);
+    for (size_t prompt = 0; prompt < replays_.size(); ++prompt) {
+      if (replays_[prompt].empty()) continue;
+      const auto& rows = replay_rows(layer, prompt);
+      for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
+        for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
+          Graph graph(chunk_nodes(m_, chunk_, 1) + raise_nodes(m_.hp));
+          const ReplayMaxima maxima{pack_.replayed(graph.ctx(), prompt, layer), part.part};
+          pass_.pass(graph, layer, row + first, count,
+                     {.rows = rows,
+                      .end = rows_of(prompt) + first,
+                      .replayed = &maxima,
+                      .output = layer + 1 < m_.hp.n_layer});
+          run_step(graph);
+        });
       });
-    });
+    }
     for (auto& target : targets_)
       if (target.selector->replay().part > 0) target.selection_ms += ms_since(start);
   }
@@ -415,6 +444,7 @@ class Prefill {
   int64_t chunk_;
   ChunkPass pass_;
   std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};
+  Scratch replay_scratch_;
   int64_t steps_;
   int64_t done_ = 0;
 };

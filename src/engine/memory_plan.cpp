@@ -108,11 +108,8 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0}) - stored.past;
   const auto replays = replays_of(lengths, wanted);
   const int64_t replayed = tokens_of(replays);
-  int64_t replay_rows = 0;  // of a prompt and a repetition
-  for (size_t prompt = 0; prompt < lengths.size(); ++prompt)
-    if (!replays[prompt].empty())
-      replay_rows = std::max(replay_rows, lengths[prompt] + longest_replay(replays[prompt]));
-  const int64_t longest = std::max(replay_rows, std::ranges::max(lengths));
+  const int64_t repeated_rows = replay_rows(replays, lengths);
+  const int64_t longest = std::max(repeated_rows, std::ranges::max(lengths));
   const int64_t width = std::min<int64_t>(options.chunk, std::max(tokens, longest_replay(replays)));
   auto rounded = [&](KvTypes types, int64_t rows) {
     return KvArena::rounded_up(backends, hp, types, rows, device);
@@ -157,7 +154,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     if (!std::all_of(first, first + run.count(), std::identity{}))
       plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
   }
-  plan.kv_scratch += rounded(KvTypes{}, replay_rows) * full_row;
+  plan.kv_scratch += rounded(KvTypes{}, repeated_rows) * full_row;
   const int64_t received =
       (static_cast<int64_t>(strides.size()) * hp.n_head + (replayed > 0 ? hp.n_head_kv : 0)) * in_flight;
   const int64_t moments = has_moments ? int64_t{hp.d_head} * (hp.d_head + 1) * hp.n_head * in_flight : 0;

@@ -35,6 +35,7 @@ class Prefill {
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
         pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
               strides_of(targets), wants_moments(targets), past_, positions_behind(prompts, replays)),
+        replay_rows_(replay_rows(replays, lengths(prompts, 0))),
         chunk_(std::min(chunk, std::max(pack_.tokens(), longest_replay(replays)))),
         pass_(m, scheduler, pack_, chunk_, mask_rows()),
         steps_(prefill_steps(m.hp, pack_.tokens(), replays, chunk)) {
@@ -130,20 +131,10 @@ class Prefill {
   /// Rows of a prompt in a layer: one for each of its tokens.
   int64_t rows_of(size_t prompt) const { return past_ + pack_.lengths()[prompt]; }
 
-  /// Of any prompt that is repeated, and the longest repetition of it; 0 where none is.
-  int64_t most_replay_rows() const {
-    int64_t most = 0;
-    for (size_t prompt = 0; prompt < replays_.size(); ++prompt)
-      if (const int64_t longest = longest_replay(replays_[prompt]); longest > 0)
-        most = std::max(most, rows_of(prompt) + longest);
-    return most;
-  }
-
   /// ChunkPass's: chunks do not begin at multiples of their size behind what a store has, and in repetitions.
   int64_t mask_rows() const {
-    const int64_t replayed = most_replay_rows();
-    return std::max(past_ + std::ranges::max(pack_.lengths()), replayed) +
-           (past_ > 0 || replayed > 0 ? chunk_ : 0);
+    return std::max(past_ + std::ranges::max(pack_.lengths()), replay_rows_) +
+           (past_ > 0 || replay_rows_ > 0 ? chunk_ : 0);
   }
 
   /// The target whose cache keeps all of a prompt in that layer as it is, if any.
@@ -167,12 +158,12 @@ class Prefill {
   }
 
   /// The layer's K and V of a prompt once more, with room behind them for a repetition.
-  const KvRows& replay_rows(int layer, size_t prompt) {
+  const KvRows& rows_to_repeat(int layer, size_t prompt) {
     const size_t device = m_.backends->device_of(layer);
     if (replay_scratch_.device != device) replay_scratch_.rows.reset();
     if (!replay_scratch_.rows)
-      replay_scratch_ = make_scratch(
-          device, {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, most_replay_rows(), device)});
+      replay_scratch_ =
+          make_scratch(device, {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, replay_rows_, device)});
     const auto& to = replay_scratch_.rows->layer(0);
     const auto& from = rows_for(layer, prompt);
     Graph graph(16);
@@ -300,7 +291,7 @@ class Prefill {
     const auto start = Clock::now();
     for (size_t prompt = 0; prompt < replays_.size(); ++prompt) {
       if (replays_[prompt].empty()) continue;
-      const auto& rows = replay_rows(layer, prompt);
+      const auto& rows = rows_to_repeat(layer, prompt);
       for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
         for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
           Graph graph(chunk_nodes(m_, chunk_, 1) + raise_nodes(m_.hp));
@@ -441,6 +432,7 @@ class Prefill {
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
   Pack pack_;
+  int64_t replay_rows_;  ///< of a prompt and a repetition of it
   int64_t chunk_;
   ChunkPass pass_;
   std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};

@@ -66,6 +66,13 @@ int64_t longest_replay(const Replays& replays) {
   return longest;
 }
 
+int64_t replay_rows(const Replays& replays, std::span<const int64_t> lengths) {
+  int64_t most = 0;
+  for (size_t prompt = 0; prompt < replays.size(); ++prompt)
+    if (!replays[prompt].empty()) most = std::max(most, lengths[prompt] + longest_replay(replays[prompt]));
+  return most;
+}
+
 int64_t tokens_of(const Replays& replays) {
   int64_t sum = 0;
   for (const auto& parts : replays)

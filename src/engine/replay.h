@@ -38,6 +38,9 @@ void add_replay(Replay& all, const Replay& wanted);
 /// By prompt.
 using Replays = std::vector<std::vector<ReplayPart>>;
 int64_t longest_replay(const Replays& replays);
+/// Rows of a prompt and the longest repetition of it, the most of any of these lengths; 0 where none is
+/// repeated.
+int64_t replay_rows(const Replays& replays, std::span<const int64_t> lengths);
 /// That pass through the model in all.
 int64_t tokens_of(const Replays& replays);
 Replays make_replays(const Vocab* vocab, std::span<const Replay> replays, std::span<const int64_t> lengths);

@@ -113,7 +113,8 @@ void Engine::State::check_memory(std::span<const Job> jobs, const PrefillOptions
       prompts += lengths.size();
       tokens = std::accumulate(lengths.begin(), lengths.end(), tokens);
       all.add(plan(run, lengths, job.wanted, prefill, job.stored));
-      if (backends.is_cpu(device)) all.store += stored_bytes(job);
+      // A store is there for one, and what is put aside goes before the next.
+      if (backends.is_cpu(device)) all.store = std::max(all.store, stored_bytes(job));
     }
     // What was set aside is there.
     if (prefill.pool.memory()) all.kv_kept = all.kv_reserve = all.kv_growth = 0;
@@ -168,10 +169,7 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
   without_room.check("sequences");
   for (auto& job : jobs) {
     auto& [parts, past, common, added] = job.stored;
-    if (parts == nullptr) {
-      if (drafts_any(job.lengths(), job.wanted)) added = Draft::make_block(m.hp, job.lengths().front());
-      continue;
-    }
+    if (parts == nullptr) continue;
     parts->cut(common);
     if (const int64_t missing = job.lengths().front() - common; missing > 0)
       added = parts->make_block(missing);
@@ -208,6 +206,8 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
   for (size_t i = 0; i < job.wanted.size(); ++i)
     targets.push_back({job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt, job.stored.past,
                        prefill.reserve, job.next[i].recall.get(), job.drafts[i].get()});
+  if (job.stored.parts == nullptr && drafts_any(lengths, job.wanted))
+    job.stored.added = Draft::make_block(m.hp, lengths.front());
   auto last_logits = run_prefill(m, prefill_scheduler, options.chunk, job.prompts, job.replays, targets,
                                  job.stored, prefill);
   if (job.stored.added && job.stored.parts != nullptr)
@@ -250,6 +250,7 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     sequence.bytes.full = n * m.hp.n_layer * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token());
     sequence.bytes.peak = sequence.cache->meter().peak();
   }
+  job.stored.added.reset();
   for (size_t i = 0; i < job.wanted.size(); ++i) *job.wanted[i].sequence = std::move(job.next[i]);
   return last_logits;
 }

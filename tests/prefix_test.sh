@@ -43,7 +43,7 @@ TMPDIR=$dir/nowhere "$windowkv" "${ask[@]}" -p x -p y --store disk >out 2>err </
 # Choosing again: by default where something is dropped.
 "$windowkv" "${ask[@]}" -p "Who?" --kv-budget 12% --ignore-eos >out 2>err </dev/null || fail "--recall auto: $(cat err)"
 grep -q "^recall .*chosen again [1-9]" err || fail "--recall auto does not choose again: $(cat err)"
-for kv in full h2o streaming-llm criticalkv layer-defensivekv; do
+for kv in full h2o streaming-llm criticalkv layer-defensivekv kvzip laq; do
   "$windowkv" "${ask[@]}" -p "Who?" --kv $kv >out 2>err </dev/null || fail "--kv $kv: $(cat err)"
   ! grep -q "^recall" err || fail "--kv $kv chooses again"
 done

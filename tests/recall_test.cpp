@@ -173,8 +173,8 @@ TEST_F(Recalled, EveryPolicyKeepsItsBudget) {
     for (const auto* preset : {"default", "paper"}) {
       const PolicyOptions options{Budget::tokens(64), make_config(preset, Task::kLocalization, hp.n_layer),
                                   1};
-      if (name == "h2o" || name == "criticalkv" || name == "expected-attention" ||
-          name.ends_with("defensivekv")) {
+      if (name == "h2o" || name == "criticalkv" || name == "expected-attention" || name == "kvzip" ||
+          name == "laq" || name.ends_with("defensivekv")) {
         EXPECT_THROW(make_policy(name, options), Error);
         continue;
       }

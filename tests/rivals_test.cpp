@@ -34,6 +34,7 @@ struct Inputs {
   std::vector<float> v;            // [n][kv_heads][d]
   std::vector<float> wo;           // [embd][heads * d]
   std::vector<float> before_rope;  // [heads][n][d], queries; q where it is empty
+  std::vector<float> replayed;     // [kv_heads][n], LayerView::replayed
 };
 
 /// LayerView::moments of queries before RoPE.
@@ -76,8 +77,10 @@ Inputs random_inputs(uint64_t seed) {
             std::vector<float>(kTokens * kKvHeads * kDim),
             std::vector<float>(kTokens * kKvHeads * kDim),
             std::vector<float>(kEmbd * kHeads * kDim),
-            {}};
-  for (auto* values : {&in.q, &in.k, &in.v, &in.wo}) std::generate(values->begin(), values->end(), uniform);
+            {},
+            std::vector<float>(kKvHeads * kTokens)};
+  for (auto* values : {&in.q, &in.k, &in.v, &in.wo, &in.replayed})
+    std::generate(values->begin(), values->end(), uniform);
   return in;
 }
 
@@ -139,6 +142,7 @@ std::vector<KeptTokens> select(Selector& selector, std::span<const Inputs> layer
           for (double x : received(in, h, kTokens)) sums.push_back(static_cast<float>(x));
         view.accumulated = input(kTokens, kHeads, sums);
       }
+      if (selector.replay().part > 0) view.replayed = input(kTokens, kKvHeads, in.replayed);
       if (selector.query_moments()) {
         const auto sums = moments(in.before_rope.empty() ? in.q : in.before_rope);
         view.moments = ggml_reshape_3d(ctx, input(kDim, (kDim + 1) * kHeads, sums), kDim, kDim + 1, kHeads);
@@ -237,25 +241,66 @@ TEST(Rivals, SnapKvKeepsThePooledHighestOfEachKvHead) {
   }
 }
 
-/// The layer of tools/rival_vectors.py: queries of the observation window alone, at the prompt's end.
-Inputs layer_of_vectors(uint64_t layer) {
-  constexpr int64_t kWindow = 32;
+/// A tensor of tools/rival_vectors.py.
+std::vector<float> tensor(uint64_t stream, int64_t count) {
   auto mixed = [](uint64_t x) {  // splitmix64's finalizer
     x += 0x9E3779B97F4A7C15;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
     return x ^ (x >> 31);
   };
-  auto tensor = [&](uint64_t stream, int64_t count) {
-    std::vector<float> values;
-    for (uint64_t i = 0; i < static_cast<uint64_t>(count); ++i)
-      values.push_back(static_cast<float>(mixed((stream << 32) + i) >> 40) / (1 << 22) - 2);
-    return values;
-  };
+  std::vector<float> values;
+  for (uint64_t i = 0; i < static_cast<uint64_t>(count); ++i)
+    values.push_back(static_cast<float>(mixed((stream << 32) + i) >> 40) / (1 << 22) - 2);
+  return values;
+}
+
+/// [first][second][kDim] as [second][first][kDim].
+std::vector<float> swapped(const std::vector<float>& values, int64_t first, int64_t second) {
+  std::vector<float> out(values.size());
+  for (int64_t i = 0; i < first; ++i)
+    for (int64_t j = 0; j < second; ++j)
+      std::copy_n(values.begin() + (i * second + j) * kDim, kDim, out.begin() + (j * first + i) * kDim);
+  return out;
+}
+
+/// LayerView::replayed of a layer whose prompt has the keys k [n][kv_heads][d] and is repeated 128 tokens at
+/// a time, each behind an instruction of ten.
+std::vector<float> replayed_of_vectors(uint64_t layer, const std::vector<float>& k) {
+  constexpr int64_t kPart = 128, kInstruction = 10;
+  std::vector<float> all(kKvHeads * kTokens);
+  for (int64_t part = 0; part * kPart < kTokens; ++part) {
+    const TokenRange range{part * kPart, std::min(kTokens, (part + 1) * kPart)};
+    const int64_t rows = kInstruction + range.second - range.first;
+    const uint64_t stream = 2000 + 2 * (10 * layer + static_cast<uint64_t>(part));
+    auto keys = k;
+    const auto own = tensor(stream + 1, rows * kKvHeads * kDim);
+    keys.insert(keys.end(), own.begin(), own.end());
+    const Recorded recorded{kTokens + rows,
+                            rows,
+                            1,
+                            kHeads,
+                            kKvHeads,
+                            kDim,
+                            {tensor(stream, kHeads * rows * kDim)},
+                            {swapped(keys, kTokens + rows, kKvHeads)}};
+    for (int head = 0; head < kKvHeads; ++head) {
+      const auto most = recorded.replayed(0, head, range);
+      std::copy(most.begin(), most.end(), all.begin() + head * kTokens + range.first);
+    }
+  }
+  return all;
+}
+
+/// The layer of tools/rival_vectors.py: queries of the observation window alone, at the prompt's end.
+Inputs layer_of_vectors(uint64_t layer) {
+  constexpr int64_t kWindow = 32;
   const auto observed = tensor(4 * layer, kHeads * kWindow * kDim);
-  Inputs in{std::vector<float>(kHeads * kTokens * kDim), tensor(4 * layer + 1, kTokens * kKvHeads * kDim),
-            tensor(4 * layer + 2, kTokens * kKvHeads * kDim), tensor(4 * layer + 3, kEmbd * kHeads * kDim),
-            tensor(1000 + layer, kHeads * kTokens * kDim)};
+  Inputs in{
+      std::vector<float>(kHeads * kTokens * kDim),      tensor(4 * layer + 1, kTokens * kKvHeads * kDim),
+      tensor(4 * layer + 2, kTokens * kKvHeads * kDim), tensor(4 * layer + 3, kEmbd * kHeads * kDim),
+      tensor(1000 + layer, kHeads * kTokens * kDim),    {}};
+  in.replayed = replayed_of_vectors(layer, in.k);
   for (int64_t head = 0; head < kHeads; ++head)
     std::copy_n(observed.begin() + head * kWindow * kDim, kWindow * kDim,
                 in.q.begin() + ((head + 1) * kTokens - kWindow) * kDim);

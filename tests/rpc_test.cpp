@@ -228,6 +228,16 @@ TEST_F(Rpc, EveryPolicyKeepsAndSaysWhatItDoesOnOneDevice) {
   }
 }
 
+TEST_F(Rpc, WhatIsRepeatedOfAPromptIsScoredWhereTheLayerLies) {
+  const auto prompt = random_tokens(200, 256);
+  const auto policy = make_policy("kvzip", {Budget::percent(12), {}});
+  const auto local = load_local(model_path());
+  const auto remote = load_remote(model_path(), {3, 5});
+  Engine engine(*local, {64}), other(*remote, {64});
+  expect_same(run(other, prompt, *policy, 4), run(engine, prompt, *policy, 4));
+  EXPECT_EQ(other.plan(200, *policy).peak_kv(), engine.plan(200, *policy).peak_kv());
+}
+
 TEST_F(Rpc, QuantizedCachesAndWeights) {
   const auto prompt = random_tokens(500, 256);
   const auto policy = make_policy("windowkv", {Budget::percent(25), windows(2, Decider::kFirst)});

@@ -18,11 +18,12 @@ import sys
 import types
 
 import torch
-from kvpress import AdaKVPress, CriticalKVPress, ExpectedAttentionPress, SnapKVPress
+from kvpress import AdaKVPress, CriticalKVPress, ExpectedAttentionPress, KVzipPress, SnapKVPress
 from torch.nn import functional as F
 
 N, D, HEADS, KV_HEADS, EMBD, WINDOW, LAYERS = 300, 16, 4, 2, 64, 32, 3
 BUDGETS = (60, 100)
+REPEATED, INSTRUCTION, SINKS = 128, 10, 4  # prompt tokens that KVzip has repeated at a time, and tokens before them
 MASK = (1 << 64) - 1
 
 
@@ -93,6 +94,32 @@ def by_expected_attention(layer, budget):
     return kept_of(scores[0].topk(budget, dim=-1).indices)
 
 
+def kvzip_scores(layer):
+    """KVzip's scores [KV heads, n], from the repetitions' queries and keys instead of hidden states."""
+    press = KVzipPress(0.5)
+    press.score_val = torch.zeros(LAYERS, 1, KV_HEADS, N)
+    for part, first in enumerate(range(0, N, REPEATED)):
+        press.context_length, press.start_idx, press.end_idx = N, first, min(N, first + REPEATED)
+        count = INSTRUCTION + press.end_idx - first
+        stream = 2000 + 2 * (10 * layer.module.layer_idx + part)
+        queries, own = tensor(stream, HEADS, count, D), tensor(stream + 1, count, KV_HEADS, D).transpose(0, 1)[None]
+        layer.module.q_proj = lambda x: x
+        hidden = queries.transpose(0, 1).reshape(1, count, HEADS * D)
+        plain = torch.ones(1, count, D), torch.zeros(1, count, D)  # no rotation
+        keys = torch.cat((layer.keys, own), 2)
+        press.score_kvzip(layer.module, hidden.float(), keys.float(), keys.float(), None, {"position_embeddings": plain})
+    return press.score_val[layer.module.layer_idx, 0]
+
+
+def by_kvzip(layers, budget):
+    """As KVzipPress.compress_post: the budget is shared by all heads of all layers, sinks stay in any case."""
+    scores = torch.stack([kvzip_scores(layer) for layer in layers])
+    scores[..., :SINKS] = scores.amax() + 1
+    best = scores.view(-1).topk(budget * KV_HEADS * LAYERS).indices.tolist()
+    size = N * KV_HEADS
+    return [split([i % size for i in best if i // size == layer]) for layer in range(LAYERS)]
+
+
 def by_dropping(press, layer):
     press.compress(layer.module, layer.hidden, layer.keys, layer.values, layer.attention, {})
     _, heads, positions = layer.module.masked_key_indices
@@ -160,6 +187,7 @@ def main():
         best = torch.stack(scores).view(-1).topk(budget * KV_HEADS * LAYERS).indices
         cases.append(("layer-defensivekv", budget,
                       [split([i % (N * KV_HEADS) for i in best.tolist() if i // (N * KV_HEADS) == layer]) for layer in range(LAYERS)]))
+    cases += [("kvzip", budget, by_kvzip([Layer(i) for i in range(LAYERS)], budget)) for budget in BUDGETS]
     shape = {"n": N, "d_head": D, "n_head": HEADS, "n_head_kv": KV_HEADS, "n_embd": EMBD, "n_layer": LAYERS}
     print(json.dumps({"shape": shape, "cases": [{"policy": p, "budget": b, "kept": k} for p, b, k in cases]}, separators=(",", ":")))
 

@@ -28,7 +28,7 @@ struct EngineOptions {
 /// Times of one prefill, milliseconds.
 struct PrefillTiming {
   double total = 0;      ///< all of it, selection included
-  double selection = 0;  ///< scoring, choosing and gathering
+  double selection = 0;  ///< scoring, choosing and gathering; what is repeated or drafted for that
 };
 
 /// Choices made after the prompt's (Policy::recall).
@@ -112,13 +112,15 @@ struct PrefillRequest {
 struct MemoryPlan {
   int64_t kv_kept = 0;     ///< K/V of the kept prompt tokens, all layers
   int64_t kv_reserve = 0;  ///< K/V room for generated tokens, all layers
-  int64_t kv_scratch = 0;  ///< K/V of one layer in full, F16, of more where layers wait to be settled; 0
-                           ///< where in each layer some cache keeps everything as it is
+  int64_t kv_scratch = 0;  ///< K/V of one layer in full, F16, of more where layers wait to be settled, and
+                           ///< once more with the longest repetition (Replay); 0 where in each layer some
+                           ///< cache keeps everything as it is, and nothing is repeated
   int64_t kv_growth = 0;   ///< what the first growth past the reserve takes beside both, in memory of a
                            ///< sequence's own: the largest layer once more, and 64 rows in each
   int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers in F16, had they been kept
-  int64_t store = 0;       ///< K/V that a prefix store takes, wherever it lies
-  int64_t hidden = 0;      ///< hidden states of all prompt tokens
+  int64_t store = 0;       ///< K/V that a prefix store takes, wherever it lies, or without one what is put
+                           ///< aside until an answer is drafted (Policy::draft)
+  int64_t hidden = 0;      ///< hidden states of all prompt tokens, and of repetitions
   int64_t mask = 0;        ///< causal mask of one chunk, or its attention's results with BLAS
   int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
   int64_t recall = 0;      ///< intermediate results of choosing again while decoding; an estimate

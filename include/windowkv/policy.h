@@ -29,6 +29,23 @@ struct PromptShape {
 /// Tokens at the prompt's beginning whose queries LayerView::moments leaves out.
 inline constexpr int64_t kMomentSinks = 4;
 
+/// Tokens at the prompt's beginning that a repetition's attention is shared with in any case, see Replay.
+inline constexpr int64_t kReplaySinks = 4;
+
+/// How the model repeats the prompt once it has read it, part by part, so that a policy sees what it attends
+/// to on the way. A repetition is an instruction and the part's tokens, at the positions behind the prompt's.
+/// It sees the whole prompt and itself, no other repetition, and nothing of it stays.
+struct Replay {
+  int64_t part = 0;  ///< tokens of the prompt that are repeated at a time; 0: none are
+  /// Instructions before the first part and before others, which the `quoted` tokens before the part follow:
+  /// plain text, without BOS. Left out, and nothing quoted, where the model has no vocabulary. What they view
+  /// must outlive the policy.
+  std::string_view first = {};
+  std::string_view later = {};
+  int64_t quoted = 0;
+  bool operator==(const Replay&) const = default;
+};
+
 /// One layer after the whole prompt has passed through it.
 struct LayerView {
   int layer = 0;
@@ -52,9 +69,13 @@ struct LayerView {
   /// Beside it, the mean over the 512 positions that follow the prompt of what RoPE does to a query: [d_head,
   /// d_head] F32, column i of it to the i-th unit vector.
   ggml_tensor* rotation = nullptr;
-  /// Whether the queries are those of tokens behind the prompt, which see all of its keys, and not of its
-  /// last tokens.
-  bool after_prompt = false;
+  /// [n, n_head_kv] F32: the most attention that a query gave a token while the part it is in was repeated,
+  /// of any query head that shares the KV head: softmax over the prompt's first kReplaySinks tokens, the
+  /// part's, and the repetition's own up to the query's. Null unless Selector::replay().
+  ggml_tensor* replayed = nullptr;
+  /// How many of the queries, the last ones, are those of tokens behind the prompt, which see all of its
+  /// keys.
+  int64_t after_prompt = 0;
   bool on_cpu = false;  ///< whether the CPU computes the layer, so that functions of one's own
                         ///< (ggml_custom_4d) run where the tensors lie
   float scale = 1.0f;   ///< factor on q·k, 1/√d_head
@@ -105,11 +126,15 @@ class Selector {
   /// Whether build() needs LayerView::moments, those of the whole prompt.
   virtual bool query_moments() const { return false; }
 
+  /// How the prompt is repeated for LayerView::replayed, which takes about as long again as reading it, or
+  /// twice as long. Also where it comes from a prefix store, whose keys are enough.
+  virtual Replay replay() const { return {}; }
+
   /// Whether no part of the prompt may come from a prefix store, because build() needs all of its queries.
   bool needs_all_queries() const { return stride() == 1 || query_moments(); }
 
   /// Whether build() serves behind the prompt too, where there are keys and the newest queries alone.
-  virtual bool chooses_again() const { return stride() == 0 && !query_moments(); }
+  virtual bool chooses_again() const { return stride() == 0 && !query_moments() && replay().part == 0; }
 
   /// Adds to the graph the scoring of layers that are decided together. `views`: those of them that decide,
   /// lowest first, at least one. Returns an I32 tensor for choose().
@@ -139,9 +164,15 @@ class Policy {
   /// Decoded tokens after which what is kept of the prompt is chosen again, each time, from the keys in a
   /// prefix store (PrefillOptions::store) and the newest queries; 0: chosen once.
   virtual int recall() const { return 0; }
-  /// With recall(): the policy that chooses again, which may outlive this one. It is asked for a Selector for
-  /// the prompt, and again whenever generated tokens join what it chooses among: for as many tokens as there
-  /// are then.
+  /// Tokens of a draft of the answer, decoded greedily from what is chosen first, whose queries choose what
+  /// is kept in its stead, once, before the answer begins; 0: none. K and V of the whole prompt are put aside
+  /// until then, in all layers.
+  virtual int draft() const { return 0; }
+  /// With recall() or draft(): the policy that chooses again, which may outlive this one. It is asked for a
+  /// Selector for the prompt. With recall(), it is asked again whenever generated tokens join what it chooses
+  /// among: for as many tokens as there are then. With draft(), it sees the queries of the prompt's last
+  /// observation() tokens, where start()'s Selector observes as many, and of the draft; it must keep as many
+  /// tokens in every layer as that, the same number for all KV heads.
   virtual std::shared_ptr<const Policy> again() const { return nullptr; }
 };
 

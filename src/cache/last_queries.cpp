@@ -4,14 +4,14 @@
 
 namespace windowkv {
 
-LastQueries::LastQueries(const Backends& backends, const HParams& hp) : id_(unique_id()) {
+LastQueries::LastQueries(const Backends& backends, const HParams& hp, int64_t tokens) : id_(unique_id()) {
   for (size_t device = 0; device < backends.device_count(); ++device) {
     const auto& run = backends.layer_runs()[device];
     if (run.count() == 0) continue;
     auto& storage =
         *storages_.emplace_back(std::make_unique<Storage>(backends, "the last queries", run.count(), device));
     for (int layer = run.first; layer <= run.last; ++layer)
-      layers_.push_back(storage.add(GGML_TYPE_F32, int64_t{hp.d_head} * hp.n_head, 1));
+      layers_.push_back(storage.add(GGML_TYPE_F32, int64_t{hp.d_head} * hp.n_head, tokens));
     storage.allocate(/*clear=*/true);
   }
 }

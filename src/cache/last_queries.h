@@ -9,12 +9,12 @@
 
 namespace windowkv {
 
-/// The queries of a sequence's last token in every layer, [d_head·n_head] F32, RoPE applied, on the device of
-/// the layer.
+/// The queries of a sequence's last token, or of several, in every layer: [d_head·n_head, tokens] F32, RoPE
+/// applied, on the device of the layer.
 class LastQueries {
  public:
   /// Throws Error where the memory is not to be had.
-  LastQueries(const Backends& backends, const HParams& hp);
+  LastQueries(const Backends& backends, const HParams& hp, int64_t tokens = 1);
 
   ggml_tensor* of(int layer) const { return layers_[static_cast<size_t>(layer)]; }
   /// Never the same for two of them.

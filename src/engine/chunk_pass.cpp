@@ -7,7 +7,7 @@
 namespace windowkv {
 
 ChunkPass::ChunkPass(LoadedModel& m, Scheduler& scheduler, Pack& pack, int64_t chunk, int64_t rows)
-    : m_(m), scheduler_(scheduler), pack_(pack), chunk_(std::min(chunk, pack.tokens())), rows_(rows) {
+    : m_(m), scheduler_(scheduler), pack_(pack), chunk_(chunk), rows_(rows) {
   if (m.backends->blas() != nullptr) products_.emplace(*m.backends, m.hp, chunk_);
 }
 
@@ -29,10 +29,22 @@ void ChunkPass::go_to(int layer) {
     mask_.emplace(*m_.backends, rows_, chunk_, device);
 }
 
+void ChunkPass::pass(Graph& graph, int layer, int64_t first, int64_t count, const Behind& behind) const {
+  auto* ctx = graph.ctx();
+  auto* x = pack_.hidden_at(ctx, first, count);
+  const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x,
+                                               pack_.positions_at(ctx, first, count), Family::kQkv);
+  store_kv(graph, behind.rows, behind.end, qkv);
+  auto* attention = attend(graph, qkv.q, behind.rows, behind.end, 0, behind.begins, {}, behind.replayed);
+  if (!behind.output) return;
+  graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, attention), x));
+}
+
 ggml_tensor* ChunkPass::attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first,
                                int64_t column, std::span<const int64_t> begins,
-                               std::span<const ReceivedSum> sums) const {
-  if (products_) return products_->build(graph, q, rows, first, column, begins, sums);
+                               std::span<const ReceivedSum> sums, const ReplayMaxima* replayed) const {
+  if (products_) return products_->build(graph, q, rows, first, column, begins, sums, replayed);
+  if (replayed != nullptr) raise_maxima(graph, m_.hp, q, rows, first, *replayed);
   auto* ctx = graph.ctx();
   const int64_t count = q->ne[2];
   return windowkv::attend(ctx, m_.hp, q, rows, first + count, mask_->of(ctx, first, count));

@@ -8,6 +8,7 @@
 #include "backend/graph.h"
 #include "engine/pack.h"
 #include "engine/product_attention.h"
+#include "engine/replay.h"
 #include "model/loaded_model.h"
 
 namespace windowkv {
@@ -15,12 +16,18 @@ namespace windowkv {
 /// Positions whose logits are held at once: a vocabulary of 152k takes 78 MB for them.
 constexpr int64_t kLogitColumns = 128;
 
+/// Chunks that `tokens` make.
+inline int64_t chunks_of(int64_t tokens, int64_t chunk) {
+  return (tokens + chunk - 1) / chunk;
+}
+
 /// A pack's tokens on their way through the model, chunk by chunk: how they enter it, attend to a layer's
 /// rows and leave it as logits.
 class ChunkPass {
  public:
-  /// `chunk`: most tokens of a graph. `rows`: most that one of them attends to, and a chunk more where chunks
-  /// do not begin at multiples of `chunk`. Throws Error where the memory is not to be had.
+  /// `chunk`: most tokens of a graph, no more than there are. `rows`: most that one of them attends to, and a
+  /// chunk more where chunks do not begin at multiples of `chunk`. Throws Error where the memory is not to be
+  /// had.
   ChunkPass(LoadedModel& m, Scheduler& scheduler, Pack& pack, int64_t chunk, int64_t rows);
 
   int64_t chunk() const { return chunk_; }
@@ -31,11 +38,24 @@ class ChunkPass {
   /// Makes `layer` the one that is computed.
   void go_to(int layer);
 
+  /// What tokens that come later find in a layer.
+  struct Behind {
+    const KvRows& rows;
+    int64_t end = 0;                       ///< rows that are there; theirs follow
+    std::span<const int64_t> begins = {};  ///< these two as attend() takes them
+    const ReplayMaxima* replayed = nullptr;
+    bool output = true;  ///< whether their hidden states are wanted
+  };
+  /// Adds to the graph the pack's tokens [first, first + count) on their way through the layer.
+  void pass(Graph& graph, int layer, int64_t first, int64_t count, const Behind& behind) const;
+
   /// Causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t of which are its own:
   /// [d_head·n_head, t] F32. `column`: where q begins in its chunk. `begins`: KvCache::Layer::begins, none
-  /// unless takes_begins(). `sums`: what is added to, none unless sums_received().
+  /// unless takes_begins(). `sums`: what is added to, none unless sums_received(). `replayed`: what is
+  /// raised, or null.
   ggml_tensor* attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first, int64_t column,
-                      std::span<const int64_t> begins = {}, std::span<const ReceivedSum> sums = {}) const;
+                      std::span<const int64_t> begins = {}, std::span<const ReceivedSum> sums = {},
+                      const ReplayMaxima* replayed = nullptr) const;
   /// Whether attention can add up what tokens receive.
   bool sums_received() const { return products_.has_value(); }
   /// Whether KV heads may begin at different rows.

@@ -29,13 +29,15 @@ std::string mib(int64_t bytes) {
   return fmt::format("{:.0f} MiB", std::ceil(static_cast<double>(bytes) / (1 << 20)));
 }
 
-/// Requests [first, last) that share chunks: as many that follow each other as one chunk holds.
+/// Requests [first, last) that share chunks: as many that follow each other as one chunk holds. One that
+/// drafts is alone, so that one prompt's K and V are put aside at a time.
 size_t pack_end(std::span<const PrefillRequest> requests, size_t first, int64_t chunk) {
   auto tokens = static_cast<int64_t>(requests[first].prompt.size());
   size_t last = first + 1;
+  if (requests[first].policy->draft() > 0) return last;
   for (; last < requests.size() && last - first < kMostPacked; ++last) {
     tokens += static_cast<int64_t>(requests[last].prompt.size());
-    if (tokens > chunk) break;
+    if (tokens > chunk || requests[last].policy->draft() > 0) break;
   }
   return last;
 }
@@ -74,11 +76,19 @@ std::vector<int64_t> Engine::State::Job::lengths() const {
   return lengths;
 }
 
-int64_t Engine::State::Job::stored_bytes() const {
-  if (stored.parts == nullptr || stored.parts->options().place != PrefixStoreOptions::Place::kMemory)
-    return 0;
-  return static_cast<int64_t>(PrefixBlock::bytes(stored.parts->hparams(), stored.parts->options().types,
-                                                 lengths().front() - stored.common));
+bool Engine::State::drafts_any(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const {
+  return std::ranges::any_of(
+      wanted, [&](const Wanted& w) { return Draft::wanted(m.hp, *w.policy, lengths[w.prompt]); });
+}
+
+int64_t Engine::State::stored_bytes(const Job& job) const {
+  const auto lengths = job.lengths();
+  const auto* parts = job.stored.parts;
+  if (parts == nullptr)
+    return drafts_any(lengths, job.wanted) ? Draft::block_bytes(m.hp, lengths.front()) : 0;
+  if (parts->options().place != PrefixStoreOptions::Place::kMemory) return 0;
+  return static_cast<int64_t>(
+      PrefixBlock::bytes(m.hp, parts->options().types, lengths.front() - job.stored.common));
 }
 
 StoredPrefix Engine::State::match(PrefixStore& store, std::span<const Token> prompt,
@@ -112,7 +122,8 @@ void Engine::State::check_memory(std::span<const Job> jobs, const PrefillOptions
       prompts += lengths.size();
       tokens = std::accumulate(lengths.begin(), lengths.end(), tokens);
       all.add(plan(run, lengths, job.wanted, prefill, job.stored));
-      if (backends.is_cpu(device)) all.store += job.stored_bytes();
+      // A store is there for one, and what is put aside goes before the next.
+      if (backends.is_cpu(device)) all.store = std::max(all.store, stored_bytes(job));
     }
     // What was set aside is there.
     if (prefill.pool.memory()) all.kv_kept = all.kv_reserve = all.kv_growth = 0;
@@ -126,10 +137,12 @@ void Engine::State::check_memory(std::span<const Job> jobs, const PrefillOptions
           place_text(backends, device)));
   }
   for (const auto& job : jobs)
-    if (const int64_t bytes = job.stored_bytes(), available = free_system_memory();
+    if (const int64_t bytes = stored_bytes(job), available = free_system_memory();
         available >= 0 && bytes > available)
-      throw Error(fmt::format("the prefix store needs {}, but {} is free; use a file or a smaller type",
-                              mib(bytes), mib(available)));
+      throw Error(fmt::format("{} needs {}, but {} is free; use {}",
+                              job.stored.parts != nullptr ? "the prefix store" : "drafting an answer",
+                              mib(bytes), mib(available),
+                              job.stored.parts != nullptr ? "a file or a smaller type" : "a shorter prompt"));
 }
 
 void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) const {
@@ -147,6 +160,8 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
       job.next[i].recall = Recall::make(m, *policy, n);
       if (job.next[i].recall && job.stored.parts == nullptr)
         throw Error("a policy that chooses again needs a prefix store");
+      job.drafts.push_back(Draft::make(m, *policy, n));
+      const int64_t reserve = Draft::reserve_for(m.hp, *policy, n, prefill.reserve);
       const bool in_store = job.next[i].recall != nullptr && Recall::in_place(m);
       std::vector<int64_t> capacities;
       capacities.reserve(static_cast<size_t>(m.hp.n_layer));
@@ -155,13 +170,14 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
         const int64_t kept = in_store ? n - job.stored.in_block
                              : later  ? 0
                                       : job.selectors[i]->capacity(layer);
-        capacities.push_back(kept + prefill.reserve);
+        capacities.push_back(kept + reserve);
       }
       without_room.collect(index, [&] {
         job.next[i].cache =
             std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
       });
     }
+    job.replays = replays_of(job.lengths(), job.wanted);
     job.setup_ms = ms_since(start);
   }
   without_room.check("sequences");
@@ -185,16 +201,41 @@ void Engine::State::attach_recall(const StoredPrefix& stored, int64_t n, Sequenc
   sequence.recall->attach(stored.parts->all().front().block, stored.in_block, cache);
 }
 
+void Engine::State::draft_answer(Job& job, size_t index, std::span<const float> last_logits,
+                                 const PrefillOptions& prefill) {
+  auto& sequence = job.next[index];
+  auto& draft = *job.drafts[index];
+  const auto n_vocab = static_cast<size_t>(m.hp.n_vocab);
+  last_logits = last_logits.subspan(job.wanted[index].prompt * n_vocab, n_vocab);
+  auto token = static_cast<Token>(std::ranges::max_element(last_logits) - last_logits.begin());
+  sequence.cache->queries = &draft.last();
+  for (int i = 0; i < draft.tokens(); ++i) {
+    if (prefill.cancelled && prefill.cancelled()) throw Cancelled();
+    const Step next{&sequence, token};
+    step(std::span(&next, 1), DecodeGraph::Result::kGreedy);
+    draft.take();
+    ggml_backend_tensor_get(decode_graph->result(), &token, 0, sizeof token);
+    if (m.vocab && m.vocab->is_end(token)) break;
+  }
+  sequence.cache->queries = nullptr;
+  sequence.rewind();
+  const auto block = job.stored.parts != nullptr ? merged_block(prefill_scheduler, *job.stored.parts)
+                                                 : std::shared_ptr<const PrefixBlock>(job.stored.added);
+  draft.choose(*block, *sequence.cache);
+}
+
 std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
   const auto start = Clock::now();
   const auto lengths = job.lengths();
   std::vector<Target> targets;
   for (size_t i = 0; i < job.wanted.size(); ++i)
     targets.push_back({job.selectors[i].get(), job.next[i].cache.get(), job.wanted[i].prompt, job.stored.past,
-                       prefill.reserve, job.next[i].recall.get()});
-  auto last_logits =
-      run_prefill(m, prefill_scheduler, options.chunk, job.prompts, targets, job.stored, prefill);
-  if (job.stored.added)
+                       prefill.reserve, job.next[i].recall.get(), job.drafts[i].get()});
+  if (job.stored.parts == nullptr && drafts_any(lengths, job.wanted))
+    job.stored.added = Draft::make_block(m.hp, lengths.front());
+  auto last_logits = run_prefill(m, prefill_scheduler, options.chunk, job.prompts, job.replays, targets,
+                                 job.stored, prefill);
+  if (job.stored.added && job.stored.parts != nullptr)
     job.stored.parts->append(job.stored.added,
                              job.prompts.front().subspan(static_cast<size_t>(job.stored.common)));
   for (auto& sequence : job.next)
@@ -204,8 +245,13 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     const int64_t n = lengths[job.wanted[i].prompt];
     sequence.prompt_tokens = sequence.position = n;
     sequence.reused_tokens = job.stored.past;
+    if (job.drafts[i]) {
+      const auto draft_start = Clock::now();
+      draft_answer(job, i, last_logits, prefill);
+      targets[i].selection_ms += ms_since(draft_start);
+    }
     sequence.timing = {job.setup_ms + ms_since(start), targets[i].selection_ms};
-    sequence.groups = job.selectors[i]->groups();
+    sequence.groups = job.drafts[i] ? job.drafts[i]->groups() : job.selectors[i]->groups();
     sequence.kv_types = options.kv;
     sequence.reads_store = sequence.cache->chosen != nullptr;
     const int64_t row =
@@ -227,6 +273,7 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     sequence.bytes.full = n * m.hp.n_layer * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token());
     sequence.bytes.peak = sequence.cache->meter().peak();
   }
+  job.stored.added.reset();
   for (size_t i = 0; i < job.wanted.size(); ++i) *job.wanted[i].sequence = std::move(job.next[i]);
   return last_logits;
 }
@@ -284,7 +331,8 @@ std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
   std::vector<int64_t> steps;
   for (const auto& job : jobs) {
     const auto lengths = job.lengths();
-    steps.push_back(prefill_steps(hp, std::accumulate(lengths.begin(), lengths.end(), int64_t{0}), chunk));
+    steps.push_back(
+        prefill_steps(hp, std::accumulate(lengths.begin(), lengths.end(), int64_t{0}), job.replays, chunk));
   }
   const int64_t all_steps = std::accumulate(steps.begin(), steps.end(), int64_t{0});
 

@@ -16,13 +16,8 @@ void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const 
   for (int64_t first = 0; first < pack.tokens(); first += pass.chunk()) {
     const int64_t count = std::min(pass.chunk(), pack.tokens() - first);
     Graph graph(chunk_nodes(m, pass.chunk(), 1));
-    auto* ctx = graph.ctx();
-    auto* x = pack.hidden_at(ctx, first, count);
-    const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x,
-                                                pack.positions_at(ctx, first, count), Family::kQkv);
-    store_kv(graph, cached.rows, cached.length + first, qkv);
-    auto* attention = pass.attend(graph, qkv.q, cached.rows, cached.length + first, 0, cached.begins);
-    graph.add(ggml_cpy(ctx, m.family->finish_layer(ctx, m.hp, m.weights, layer, x, attention), x));
+    pass.pass(graph, layer, first, count,
+              {.rows = cached.rows, .end = cached.length + first, .begins = cached.begins});
     scheduler.run(graph);
   }
 }

@@ -70,6 +70,8 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       graph.read_on(view.accumulated = pack.received(ctx, target.prompt, layer, stride), device);
     if (view.accumulated != nullptr && !ggml_is_contiguous(view.accumulated))
       view.accumulated = ggml_cont(ctx, view.accumulated);
+    if (selector.replay().part > 0)
+      graph.read_on(view.replayed = pack.replayed(ctx, target.prompt, layer), device);
     if (selector.query_moments()) {
       graph.read_on(view.moments = pack.moments(ctx, target.prompt, layer), device);
       view.rotation = build_mean_rotation(ctx, m, layer, target.past + computed);
@@ -149,6 +151,46 @@ int layers_in_flight(const Selector& selector, int n_layer) {
   int most = 1;
   for (int layer = 0; layer < n_layer; ++layer) most = std::max(most, selector.settled_at(layer) - layer + 1);
   return most;
+}
+
+bool decides_anywhere(const Selector& selector, int n_layer) {
+  for (int layer = 0; layer < n_layer; ++layer)
+    if (selector.decides(layer)) return true;
+  return false;
+}
+
+std::vector<SettledLayers> build_scorings(Graph& graph, const LoadedModel& m, const Selector& selector,
+                                          const std::function<void(ggml_context*, LayerView&)>& fill) {
+  std::vector<SettledLayers> settled;
+  for (int first = 0; first < m.hp.n_layer;) {
+    int last = first;
+    while (last < selector.settled_at(first)) ++last;
+    std::vector<LayerView> views;
+    for (int layer = first; layer <= last; ++layer) {
+      if (!selector.decides(layer)) continue;
+      auto& view = views.emplace_back();
+      view.layer = layer;
+      view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
+      view.scale = m.hp.attention_scale;
+      fill(graph.ctx(), view);
+    }
+    settled.push_back(
+        {first, last, views.empty() ? nullptr : graph.output(selector.build(graph.ctx(), views))});
+    first = last + 1;
+  }
+  return settled;
+}
+
+std::vector<KeptTokens> choose_settled(std::span<const SettledLayers> settled, Selector& selector) {
+  std::vector<KeptTokens> kept;
+  std::vector<int32_t> picked;
+  for (const auto& layers : settled) {
+    picked.resize(layers.picked != nullptr ? static_cast<size_t>(ggml_nelements(layers.picked)) : 0);
+    if (!picked.empty()) ggml_backend_tensor_get(layers.picked, picked.data(), 0, ggml_nbytes(layers.picked));
+    for (int layer = layers.first; layer <= layers.last; ++layer)
+      kept.push_back(selector.choose(layer, picked));
+  }
+  return kept;
 }
 
 bool capacity_is_late(const Selector& selector, int layer) {

@@ -10,6 +10,7 @@
 
 namespace windowkv {
 
+class Draft;
 class Recall;
 
 /// One cache that a prefill fills, and the policy's decisions for it.
@@ -20,6 +21,7 @@ struct Target {
   int64_t past = 0;          ///< tokens of the prompt before those in the pack, whose rows are there
   int64_t reserve = 0;       ///< rows for generated tokens
   Recall* recall = nullptr;  ///< what goes on choosing; null if nothing does
+  Draft* draft = nullptr;    ///< what chooses once more, after a draft; null if nothing does
   double selection_ms = 0;
   int waiting = 0;  ///< the lowest layer not settled yet
 };
@@ -38,6 +40,24 @@ bool capacity_is_late(const Selector& selector, int layer);
 /// Whether a cache of these types keeps all n tokens of a layer as prefill computes them, so that the layer
 /// needs no scratch.
 bool keeps_whole(const Selector& selector, int layer, int64_t n, KvTypes types);
+
+/// Whether the selector scores anything.
+bool decides_anywhere(const Selector& selector, int n_layer);
+
+/// Layers that are settled together, and what is picked for them once its graph is computed; null where none
+/// decides.
+struct SettledLayers {
+  int first;
+  int last;
+  ggml_tensor* picked;
+};
+
+/// Adds the scoring of all layers behind the prompt. `fill`: gives a layer's view its queries and keys.
+std::vector<SettledLayers> build_scorings(Graph& graph, const LoadedModel& m, const Selector& selector,
+                                          const std::function<void(ggml_context*, LayerView&)>& fill);
+
+/// What every layer keeps by that.
+std::vector<KeptTokens> choose_settled(std::span<const SettledLayers> settled, Selector& selector);
 
 /// K and V of all tokens of the target's prompt in a layer.
 using RowsOf = std::function<const KvRows&(int layer)>;

@@ -90,6 +90,13 @@ int64_t MemoryPlan::total() const {
   return kv_kept + kv_reserve + store + compute + std::max(kv_scratch + hidden + mask, kv_growth + recall);
 }
 
+Replays Engine::State::replays_of(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const {
+  std::vector<Replay> replays(lengths.size());
+  for (const auto& w : wanted)
+    add_replay(replays[w.prompt], w.policy->start(prompt_shape(m.hp, lengths[w.prompt]))->replay());
+  return make_replays(m.vocab.get(), replays, lengths);
+}
+
 MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> lengths,
                                std::span<const Wanted> wanted, const PrefillOptions& prefill,
                                const StoredPrefix& stored) const {
@@ -99,8 +106,11 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   const int64_t row = kv_token_bytes(hp, options.kv);
   const int64_t full_row = hp.kv_layer_bytes_per_token();
   const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0}) - stored.past;
-  const int64_t longest = std::ranges::max(lengths);
-  const int64_t width = std::min<int64_t>(tokens, options.chunk);
+  const auto replays = replays_of(lengths, wanted);
+  const int64_t replayed = tokens_of(replays);
+  const int64_t repeated_rows = replay_rows(replays, lengths);
+  const int64_t longest = std::max(repeated_rows, std::ranges::max(lengths));
+  const int64_t width = std::min<int64_t>(options.chunk, std::max(tokens, longest_replay(replays)));
   auto rounded = [&](KvTypes types, int64_t rows) {
     return KvArena::rounded_up(backends, hp, types, rows, device);
   };
@@ -119,21 +129,23 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
     if (selector->stride() > 0) strides.insert(selector->stride());
     has_moments = has_moments || selector->query_moments();
+    const int64_t reserve = Draft::reserve_for(hp, *w.policy, n, prefill.reserve);
     const bool in_store = Recall::in_place(m) && Recall::wanted(m, *w.policy, n);
     int64_t largest = 0;
     int64_t grown = 0;
     for (int layer = run.first; layer <= run.last; ++layer) {
       const int64_t kept = in_store ? 0 : selector->capacity(layer);
-      const int64_t capacity = rounded(options.kv, kept + prefill.reserve);
+      const int64_t capacity = rounded(options.kv, kept + reserve);
       plan.kv_kept += kept * row;
       plan.kv_reserve += (capacity - kept) * row;
       largest = std::max(largest, capacity);
-      grown += rounded(options.kv, kept + prefill.reserve + KvCache::kFirstGrowth) - capacity;
+      grown += rounded(options.kv, kept + reserve + KvCache::kFirstGrowth) - capacity;
       if (!in_store && keeps_whole(*selector, layer, n, options.kv))
         whole[w.prompt][static_cast<size_t>(layer)] = true;
       if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));
     }
     if (in_store) plan.recall = std::max(plan.recall, recall_bytes(hp, n));
+    if (Draft::wanted(hp, *w.policy, n)) plan.recall = std::max(plan.recall, scoring);
     plan.kv_growth = std::max(plan.kv_growth, (grown + largest) * row);
   }
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {
@@ -142,16 +154,20 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     if (!std::all_of(first, first + run.count(), std::identity{}))
       plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
   }
-  const int64_t received = static_cast<int64_t>(strides.size()) * in_flight * hp.n_head;
+  plan.kv_scratch += rounded(KvTypes{}, repeated_rows) * full_row;
+  const int64_t received =
+      (static_cast<int64_t>(strides.size()) * hp.n_head + (replayed > 0 ? hp.n_head_kv : 0)) * in_flight;
   const int64_t moments = has_moments ? int64_t{hp.d_head} * (hp.d_head + 1) * hp.n_head * in_flight : 0;
-  plan.hidden = (tokens * hp.n_embd + (tokens + stored.past) * received +
+  plan.hidden = ((tokens + replayed) * hp.n_embd + (tokens + stored.past) * received +
                  moments * static_cast<int64_t>(lengths.size())) *
                 4;
-  plan.mask = backends.blas() != nullptr
-                  ? ProductAttention::result_bytes(hp, width)
-                  : CausalMask::bytes(backends, longest + (stored.past > 0 ? width : 0), width);
+  plan.mask =
+      backends.blas() != nullptr
+          ? ProductAttention::result_bytes(hp, width)
+          : CausalMask::bytes(backends, longest + (stored.past > 0 || replayed > 0 ? width : 0), width);
   const int64_t logit_columns =
       prefill.all_logits ? std::min(tokens, kLogitColumns) : static_cast<int64_t>(lengths.size());
+  if (backends.blas() == nullptr) scoring = std::max(scoring, raise_bytes(hp, replays, width));
   plan.compute = chunk_bytes(backends, hp, run, width, longest, scoring, logit_columns);
   return plan;
 }
@@ -171,13 +187,18 @@ MemoryPlan Engine::plan(int64_t n, std::span<const Policy* const> policies,
   wanted.reserve(policies.size());
   for (const auto* policy : policies) wanted.push_back({nullptr, policy});
   auto plan = state_->plan({0, state_->m.hp.n_layer - 1}, std::span(&n, 1), wanted, options);
-  if (options.store != nullptr) plan.store = options.store->bytes(n);
+  if (options.store != nullptr)
+    plan.store = options.store->bytes(n);
+  else if (state_->drafts_any(std::span(&n, 1), wanted))
+    plan.store = Draft::block_bytes(state_->m.hp, n);
   return plan;
 }
 
 MemoryPlan Engine::plan(int64_t n, const Policy& policy, int64_t reserve) const {
-  check_plan(n, reserve);
-  return state_->plan({0, state_->m.hp.n_layer - 1}, n, policy, reserve);
+  const Policy* only = &policy;
+  PrefillOptions options;
+  options.reserve = reserve;
+  return plan(n, std::span(&only, 1), options);
 }
 
 std::vector<DevicePlan> Engine::plan_devices(int64_t n, const Policy& policy, int64_t reserve) const {

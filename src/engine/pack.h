@@ -9,6 +9,7 @@
 
 #include "backend/graph.h"
 #include "windowkv/model.h"
+#include "windowkv/selection.h"
 
 /// Tensors that live as long as one prefill, or as its layers are on one device.
 namespace windowkv {
@@ -68,9 +69,11 @@ class Pack {
  public:
   /// `lengths`: tokens of each prompt; `observation`: rows of each kept aside for scoring at most, of
   /// `in_flight` layers at once; `strides`: of queries whose attention is summed, each once; `moments`: room
-  /// for those of all queries; `position`: of each one's first token.
+  /// for those of all queries; `position`: of each one's first token; `behind`: positions of runs of tokens
+  /// that follow those of all prompts and belong to none, repetitions of prompts (Replay).
   Pack(const Backends& backends, const HParams& hp, std::vector<int64_t> lengths, int64_t observation,
-       int64_t in_flight, std::vector<int64_t> strides, bool moments, int64_t position = 0)
+       int64_t in_flight, std::vector<int64_t> strides, bool moments, int64_t position = 0,
+       std::vector<TokenRange> behind = {})
       : backends_(backends),
         hp_(hp),
         lengths_(std::move(lengths)),
@@ -80,6 +83,7 @@ class Pack {
         strides_(std::move(strides)),
         has_moments_(moments),
         position_(position),
+        behind_(std::move(behind)),
         parts_(backends.device_count()) {
     enter(backends.device_of(0));
   }
@@ -158,12 +162,7 @@ class Pack {
   /// [tokens, n_head] F32, those before the pack included. Layers share places in turn.
   ggml_tensor* received(ggml_context* ctx, size_t prompt, int layer, int64_t stride) const {
     const auto which = static_cast<size_t>(std::ranges::find(strides_, stride) - strides_.begin());
-    auto* sums = parts_[backends_.device_of(layer)]->received[which];
-    const int64_t before =
-        std::accumulate(lengths_.begin(), lengths_.begin() + static_cast<ptrdiff_t>(prompt),
-                        static_cast<int64_t>(prompt) * position_);
-    return ggml_view_2d(ctx, sums, position_ + lengths_[prompt], hp_.n_head, sums->nb[1],
-                        place_of(layer, sums) + static_cast<size_t>(before) * sums->nb[0]);
+    return of_prompt(ctx, parts_[backends_.device_of(layer)]->received[which], prompt, layer, hp_.n_head);
   }
   bool has_moments() const { return has_moments_; }
   /// LayerView::moments of a prompt in `layer`, so far. Layers share places in turn.
@@ -174,26 +173,36 @@ class Pack {
     return ggml_view_3d(ctx, all, d, d + 1, hp_.n_head, all->nb[1], all->nb[1] * static_cast<size_t>(d + 1),
                         all->nb[1] * static_cast<size_t>((d + 1) * hp_.n_head) * place);
   }
-  /// Sets what is received in `layer`, and its moments, to 0.
+  /// LayerView::replayed of a prompt in `layer`, so far. Layers share places in turn.
+  ggml_tensor* replayed(ggml_context* ctx, size_t prompt, int layer) const {
+    auto* all = parts_[backends_.device_of(layer)]->replayed;
+    return of_prompt(ctx, all, prompt, layer, hp_.n_head_kv);
+  }
+  /// Sets what is received in `layer`, its moments and what is replayed to 0.
   void forget_sums(int layer) const {
     if (has_moments_) {
       auto* all = parts_[backends_.device_of(layer)]->moments;
       const size_t bytes = ggml_nbytes(all) / static_cast<size_t>(in_flight_);
       ggml_backend_tensor_memset(all, 0, bytes * static_cast<size_t>(layer % in_flight_), bytes);
     }
-    for (auto* sums : parts_[backends_.device_of(layer)]->received)
-      ggml_backend_tensor_memset(sums, 0, place_of(layer, sums),
-                                 sums->nb[1] * static_cast<size_t>(hp_.n_head));
+    auto forget = [&](ggml_tensor* values, int64_t columns) {
+      ggml_backend_tensor_memset(values, 0, place_of(layer, values, columns),
+                                 values->nb[1] * static_cast<size_t>(columns));
+    };
+    const auto& part = *parts_[backends_.device_of(layer)];
+    for (auto* sums : part.received) forget(sums, hp_.n_head);
+    if (part.replayed != nullptr) forget(part.replayed, hp_.n_head_kv);
   }
 
-  ggml_tensor* hidden = nullptr;  ///< [n_embd, n] F32: the current layer's input, chunk by chunk its output
+  /// [n_embd, n and the tokens behind] F32: the current layer's input, chunk by chunk its output
+  ggml_tensor* hidden = nullptr;
 
  private:
   /// What lies on one device. The rest outlives the hidden states, for layers that wait for ones above.
   struct Part {
     Part(const Backends& backends, size_t device, size_t strides)
         : hidden_storage(std::make_unique<Storage>(backends, "the hidden states", 1, device)),
-          storage(backends, "the observed queries", 3 + strides, device) {}
+          storage(backends, "the observed queries", 4 + strides, device) {}
 
     std::unique_ptr<Storage> hidden_storage;
     Storage storage;
@@ -202,36 +211,53 @@ class Pack {
     ggml_tensor* observed = nullptr;
     ggml_tensor* moments = nullptr;  ///< [d_head, (d_head + 1) · n_head · prompts · layers in flight] F32
     std::vector<ggml_tensor*>
-        received;  ///< by stride: [tokens of all prompts, n_head · layers in flight] F32
+        received;                     ///< by stride: [tokens of all prompts, n_head · layers in flight] F32
+    ggml_tensor* replayed = nullptr;  ///< [tokens of all prompts, n_head_kv · layers in flight] F32
   };
 
-  size_t place_of(int layer, const ggml_tensor* sums) const {
-    return sums->nb[1] * static_cast<size_t>(layer % in_flight_ * hp_.n_head);
+  /// Where the layer's values are among [tokens of all prompts, columns · layers in flight].
+  size_t place_of(int layer, const ggml_tensor* values, int64_t columns) const {
+    return values->nb[1] * static_cast<size_t>(layer % in_flight_ * columns);
+  }
+
+  /// Of these, a prompt's: [its tokens, columns].
+  ggml_tensor* of_prompt(ggml_context* ctx, ggml_tensor* values, size_t prompt, int layer,
+                         int64_t columns) const {
+    const int64_t before =
+        std::accumulate(lengths_.begin(), lengths_.begin() + static_cast<ptrdiff_t>(prompt),
+                        static_cast<int64_t>(prompt) * position_);
+    return ggml_view_2d(ctx, values, position_ + lengths_[prompt], columns, values->nb[1],
+                        place_of(layer, values, columns) + static_cast<size_t>(before) * values->nb[0]);
   }
 
   void enter(size_t device) {
     device_ = device;
     auto& p = parts_[device].emplace(backends_, device, strides_.size());
-    hidden = p.hidden_storage->add(GGML_TYPE_F32, hp_.n_embd, n_);
+    int64_t columns = n_;
+    for (auto [first, end] : behind_) columns += end - first;
+    hidden = p.hidden_storage->add(GGML_TYPE_F32, hp_.n_embd, columns);
     p.hidden_storage->allocate(/*clear=*/false);
-    p.positions = p.storage.add(GGML_TYPE_I32, n_, 1);
+    p.positions = p.storage.add(GGML_TYPE_I32, columns, 1);
     if (observation_ > 0)
       p.observed = p.storage.add(GGML_TYPE_F32, int64_t{hp_.d_head} * hp_.n_head,
                                  observation_ * in_flight_ * static_cast<int64_t>(lengths_.size()));
     const int64_t all = n_ + position_ * static_cast<int64_t>(lengths_.size());
     for (size_t i = 0; i < strides_.size(); ++i)
       p.received.push_back(p.storage.add(GGML_TYPE_F32, all, hp_.n_head * in_flight_));
+    if (!behind_.empty()) p.replayed = p.storage.add(GGML_TYPE_F32, all, int64_t{hp_.n_head_kv} * in_flight_);
     if (has_moments_)
       p.moments = p.storage.add(
           GGML_TYPE_F32, hp_.d_head,
           int64_t{hp_.d_head + 1} * hp_.n_head * in_flight_ * static_cast<int64_t>(lengths_.size()));
     p.storage.allocate(/*clear=*/false);
-    std::vector<int32_t> numbers(static_cast<size_t>(n_));
+    std::vector<int32_t> numbers(static_cast<size_t>(columns));
     auto next = numbers.begin();
-    for (auto length : lengths_) {
-      std::iota(next, next + length, static_cast<int32_t>(position_));
-      next += length;
-    }
+    auto count_up = [&](int64_t first, int64_t count) {
+      std::iota(next, next + count, static_cast<int32_t>(first));
+      next += count;
+    };
+    for (auto length : lengths_) count_up(position_, length);
+    for (auto [first, end] : behind_) count_up(first, end - first);
     ggml_backend_tensor_set(p.positions, numbers.data(), 0, ggml_nbytes(p.positions));
   }
 
@@ -247,6 +273,7 @@ class Pack {
   std::vector<int64_t> strides_;
   bool has_moments_;
   int64_t position_;
+  std::vector<TokenRange> behind_;
   size_t device_ = 0;
   std::vector<std::optional<Part>> parts_;  ///< by device
 };

@@ -7,6 +7,7 @@
 
 #include "engine/attention.h"
 #include "engine/chunk_pass.h"
+#include "engine/draft.h"
 #include "engine/layer_selection.h"
 #include "engine/recall.h"
 #include "policy/observed_attention.h"
@@ -21,21 +22,23 @@ namespace {
 class Prefill {
  public:
   Prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,
-          std::span<const std::span<const Token>> prompts, std::span<Target> targets,
+          std::span<const std::span<const Token>> prompts, const Replays& replays, std::span<Target> targets,
           const StoredPrefix& stored, const PrefillOptions& options)
       : m_(m),
         scheduler_(scheduler),
+        prompts_(prompts),
+        replays_(replays),
         targets_(targets),
         stored_(stored),
         past_(stored.past),
         options_(options),
         in_flight_(most_in_flight(targets, m.hp.n_layer)),
         pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
-              strides_of(targets), wants_moments(targets), past_),
-        pass_(m, scheduler, pack_, chunk,
-              past_ + std::ranges::max(pack_.lengths()) + (past_ > 0 ? chunk : 0)),
-        chunk_(pass_.chunk()),
-        steps_(prefill_steps(m.hp, pack_.tokens(), chunk)) {
+              strides_of(targets), wants_moments(targets), past_, positions_behind(prompts, replays)),
+        replay_rows_(replay_rows(replays, lengths(prompts, 0))),
+        chunk_(std::min(chunk, std::max(pack_.tokens(), longest_replay(replays)))),
+        pass_(m, scheduler, pack_, chunk_, mask_rows()),
+        steps_(prefill_steps(m.hp, pack_.tokens(), replays, chunk)) {
     for (auto prompt : prompts) tokens_.insert(tokens_.end(), prompt.begin() + past_, prompt.end());
   }
 
@@ -44,6 +47,7 @@ class Prefill {
     for_chunks([&](int64_t first, int64_t count) {
       pass_.embed(first, std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
     });
+    embed_replays();
     std::vector<float> logits;
     const int last = m_.hp.n_layer - 1;
     for (int layer = 0; layer <= last; ++layer) {
@@ -58,9 +62,11 @@ class Prefill {
       if (stored_.added)
         store_rows(scheduler_, m_.hp, rows_for(layer, 0), stored_.common, layer, *stored_.added);
       if (layer == last) logits = options_.all_logits ? report_all() : finish();
+      run_replays(layer);
       pack_.wait();
       for (const auto& target : targets_)
-        if (target.recall != nullptr && target.selector->decides(layer)) start_recall(layer, target);
+        if ((target.recall != nullptr || target.draft != nullptr) && target.selector->decides(layer))
+          keep_last(layer, target);
       for (auto& target : targets_) {
         const auto start = Clock::now();
         settle_layers(
@@ -84,6 +90,18 @@ class Prefill {
     int64_t most = 0;
     for (const auto& target : targets) most = std::max(most, target.selector->observation());
     return most;
+  }
+
+  /// Positions of what is repeated, prompt by prompt.
+  static std::vector<TokenRange> positions_behind(std::span<const std::span<const Token>> prompts,
+                                                  const Replays& replays) {
+    std::vector<TokenRange> positions;
+    for (size_t prompt = 0; prompt < replays.size(); ++prompt)
+      for (const auto& part : replays[prompt]) {
+        const auto n = static_cast<int64_t>(prompts[prompt].size());
+        positions.emplace_back(n, n + part.length());
+      }
+    return positions;
   }
 
   static bool wants_moments(std::span<const Target> targets) {
@@ -113,6 +131,12 @@ class Prefill {
   /// Rows of a prompt in a layer: one for each of its tokens.
   int64_t rows_of(size_t prompt) const { return past_ + pack_.lengths()[prompt]; }
 
+  /// ChunkPass's: chunks do not begin at multiples of their size behind what a store has, and in repetitions.
+  int64_t mask_rows() const {
+    return std::max(past_ + std::ranges::max(pack_.lengths()), replay_rows_) +
+           (past_ > 0 || replay_rows_ > 0 ? chunk_ : 0);
+  }
+
   /// The target whose cache keeps all of a prompt in that layer as it is, if any.
   const Target* whole_target(int layer, size_t prompt) const {
     for (const auto& target : targets_)
@@ -129,16 +153,25 @@ class Prefill {
     auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
     const size_t device = m_.backends->device_of(layer);
     if (place.device != device) place.rows.reset();
-    if (!place.rows) {
-      const auto capacities = scratch_capacities(device);
-      std::vector<int64_t> rows(m_.backends->device_count(), 0);
-      rows[device] = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
-      place = {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
-                                           capacities, std::vector(capacities.size(), device),
-                                           targets_[0].cache->meter()),
-               device};
-    }
+    if (!place.rows) place = make_scratch(device, scratch_capacities(device));
     return place.rows->layer(static_cast<int>(prompt));
+  }
+
+  /// The layer's K and V of a prompt once more, with room behind them for a repetition.
+  const KvRows& rows_to_repeat(int layer, size_t prompt) {
+    const size_t device = m_.backends->device_of(layer);
+    if (replay_scratch_.device != device) replay_scratch_.rows.reset();
+    if (!replay_scratch_.rows)
+      replay_scratch_ =
+          make_scratch(device, {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, replay_rows_, device)});
+    const auto& to = replay_scratch_.rows->layer(0);
+    const auto& from = rows_for(layer, prompt);
+    Graph graph(16);
+    for (auto [source, target] : {std::pair{from.k(), to.k()}, {from.v(), to.v()}})
+      graph.add(ggml_cpy(graph.ctx(), KvRows::slice(graph.ctx(), source, 0, rows_of(prompt)),
+                         KvRows::slice(graph.ctx(), target, 0, rows_of(prompt))));
+    scheduler_.run(graph);
+    return to;
   }
 
   /// Rows of each prompt in a scratch on the device: none where none of its layers needs it.
@@ -157,6 +190,15 @@ class Prefill {
     std::unique_ptr<KvSegment> rows;
     size_t device = 0;
   };
+
+  Scratch make_scratch(size_t device, const std::vector<int64_t>& capacities) {
+    std::vector<int64_t> rows(m_.backends->device_count(), 0);
+    rows[device] = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
+    return {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
+                                        capacities, std::vector(capacities.size(), device),
+                                        targets_[0].cache->meter()),
+            device};
+  }
 
   template <typename F>
   void for_chunks(F&& f) {
@@ -201,8 +243,70 @@ class Prefill {
       auto* out = join_columns(ctx, std::move(attention));
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
+    run_step(graph);
+  }
+
+  void run_step(const Graph& graph) {
     scheduler_.run(graph);
     if (options_.progress) options_.progress(++done_, steps_);
+  }
+
+  /// Calls f(part, row) for all that is repeated of the prompt; `row`: of the pack, where its tokens begin.
+  template <typename F>
+  void for_replays(size_t prompt, F&& f) const {
+    int64_t row = pack_.tokens();
+    for (size_t before = 0; before < prompt; ++before)
+      for (const auto& part : replays_[before]) row += part.length();
+    for (const auto& part : replays_[prompt]) {
+      f(part, row);
+      row += part.length();
+    }
+  }
+
+  /// Calls f(first, count) for chunks of `length` tokens, as equal as can be: a short one at the end would
+  /// read the weights for little.
+  template <typename F>
+  void for_equal_chunks(int64_t length, F&& f) {
+    const int64_t chunks = chunks_of(length, chunk_);
+    const int64_t size = (length + chunks - 1) / chunks;
+    for (int64_t first = 0; first < length; first += size) {
+      if (options_.cancelled && options_.cancelled()) throw Cancelled();
+      f(first, std::min(size, length - first));
+    }
+  }
+
+  void embed_replays() {
+    for (size_t prompt = 0; prompt < replays_.size(); ++prompt)
+      for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
+        const auto tokens = part.tokens(prompts_[prompt]);
+        for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
+          pass_.embed(row + first,
+                      std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+        });
+      });
+  }
+
+  /// Once the layer's keys are there. A graph has tokens of one repetition: all take the same rows.
+  void run_replays(int layer) {
+    const auto start = Clock::now();
+    for (size_t prompt = 0; prompt < replays_.size(); ++prompt) {
+      if (replays_[prompt].empty()) continue;
+      const auto& rows = rows_to_repeat(layer, prompt);
+      for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
+        for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
+          Graph graph(chunk_nodes(m_, chunk_, 1) + raise_nodes(m_.hp));
+          const ReplayMaxima maxima{pack_.replayed(graph.ctx(), prompt, layer), part.part};
+          pass_.pass(graph, layer, row + first, count,
+                     {.rows = rows,
+                      .end = rows_of(prompt) + first,
+                      .replayed = &maxima,
+                      .output = layer + 1 < m_.hp.n_layer});
+          run_step(graph);
+        });
+      });
+    }
+    for (auto& target : targets_)
+      if (target.selector->replay().part > 0) target.selection_ms += ms_since(start);
   }
 
   static Family::Qkv columns_of(ggml_context* ctx, const Family::Qkv& qkv, int64_t first, int64_t count) {
@@ -230,12 +334,14 @@ class Prefill {
     graph.add(ggml_cpy(ctx, ggml_reshape_2d(ctx, q, place->ne[0], count), place));
   }
 
-  /// The queries of the prompt's last token, until there are those of a generated one.
-  void start_recall(int layer, const Target& target) {
+  /// Copies the queries of the target's last tokens to where those of generated ones follow them.
+  void keep_last(int layer, const Target& target) {
     Graph graph(16);
     auto* ctx = graph.ctx();
-    graph.add(ggml_cpy(ctx, pack_.observed(ctx, target.prompt, layer, pack_.lengths()[target.prompt] - 1, 1),
-                       target.recall->queries().of(layer)));
+    auto* to =
+        target.draft != nullptr ? target.draft->observed_of(ctx, layer) : target.recall->queries().of(layer);
+    const int64_t first = pack_.lengths()[target.prompt] - to->ne[1];
+    graph.add(ggml_cpy(ctx, pack_.observed(ctx, target.prompt, layer, first, to->ne[1]), to));
     scheduler_.run(graph);
   }
 
@@ -317,6 +423,8 @@ class Prefill {
 
   LoadedModel& m_;
   Scheduler& scheduler_;
+  std::span<const std::span<const Token>> prompts_;
+  const Replays& replays_;
   std::vector<Token> tokens_;  ///< that are computed, of all prompts
   std::span<Target> targets_;
   const StoredPrefix& stored_;
@@ -324,23 +432,29 @@ class Prefill {
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
   Pack pack_;
-  ChunkPass pass_;
+  int64_t replay_rows_;  ///< of a prompt and a repetition of it
   int64_t chunk_;
+  ChunkPass pass_;
   std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};
+  Scratch replay_scratch_;
   int64_t steps_;
   int64_t done_ = 0;
 };
 
 }  // namespace
 
-int64_t prefill_steps(const HParams& hp, int64_t tokens, int64_t chunk) {
-  return (tokens + chunk - 1) / chunk * hp.n_layer;
+int64_t prefill_steps(const HParams& hp, int64_t tokens, const Replays& replays, int64_t chunk) {
+  int64_t chunks = chunks_of(tokens, chunk);
+  for (const auto& of_prompt : replays)
+    for (const auto& part : of_prompt) chunks += chunks_of(part.length(), chunk);
+  return chunks * hp.n_layer;
 }
 
 std::vector<float> run_prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,
-                               std::span<const std::span<const Token>> prompts, std::span<Target> targets,
-                               const StoredPrefix& stored, const PrefillOptions& options) {
-  return Prefill(m, scheduler, chunk, prompts, targets, stored, options).run();
+                               std::span<const std::span<const Token>> prompts, const Replays& replays,
+                               std::span<Target> targets, const StoredPrefix& stored,
+                               const PrefillOptions& options) {
+  return Prefill(m, scheduler, chunk, prompts, replays, targets, stored, options).run();
 }
 
 }  // namespace windowkv

@@ -1,6 +1,9 @@
 #include "engine/product_attention.h"
 
 #include <algorithm>
+#include <array>
+#include <numeric>
+#include <vector>
 
 #include "policy/observed_attention.h"
 
@@ -21,6 +24,12 @@ int64_t tile_queries(const HParams& hp, int64_t keys) {
   return std::max(kLeastTile, kTileBytes / (keys * share_of(hp) * static_cast<int64_t>(sizeof(float))));
 }
 
+const float* row_of(const ggml_tensor* weights, int64_t query, int64_t head) {
+  return reinterpret_cast<const float*>(static_cast<const char*>(weights->data) +
+                                        static_cast<size_t>(query) * weights->nb[1] +
+                                        static_cast<size_t>(head) * weights->nb[2]);
+}
+
 /// dst [seen, share] += the sum over queries of src[1], weights [seen, queries, share].
 void add_weights(ggml_tensor* dst, int ith, int nth, void*) {
   const auto* weights = dst->src[1];
@@ -30,9 +39,7 @@ void add_weights(ggml_tensor* dst, int ith, int nth, void*) {
     auto* sum =
         reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[1]);
     for (int64_t query = 0; query < weights->ne[1]; ++query) {
-      const auto* row = reinterpret_cast<const float*>(static_cast<const char*>(weights->data) +
-                                                       static_cast<size_t>(query) * weights->nb[1] +
-                                                       static_cast<size_t>(head) * weights->nb[2]);
+      const auto* row = row_of(weights, query, head);
       for (int64_t i = from; i < to; ++i) sum[i] += row[i];
     }
   }
@@ -53,6 +60,60 @@ void add_received(Graph& graph, const ReceivedSum& received, ggml_tensor* weight
   graph.add(ggml_custom_inplace(ctx, place, &some, 1, add_weights, GGML_N_TASKS_MAX, nullptr));
 }
 
+float sum_of(std::span<const float> values) {
+  std::array<float, 16> lanes = {};  // side by side in registers
+  size_t i = 0;
+  for (; i + lanes.size() <= values.size(); i += lanes.size())
+    for (size_t lane = 0; lane < lanes.size(); ++lane) lanes[lane] += values[i + lane];
+  const float whole = std::accumulate(lanes.begin(), lanes.end(), 0.0f);
+  return std::accumulate(values.begin() + static_cast<std::ptrdiff_t>(i), values.end(), whole);
+}
+
+/// dst [queries, share]: what each query gives to the columns of all src, weights [columns, queries, share].
+void sum_parts(ggml_tensor* dst, int ith, int nth, void*) {
+  auto* sums = static_cast<float*>(dst->data);
+  for (int64_t i = ith; i < ggml_nelements(dst); i += nth) {
+    sums[i] = 0;
+    for (const auto* part : std::span(dst->src)) {
+      if (part == nullptr) break;
+      sums[i] += sum_of({row_of(part, i % dst->ne[0], i / dst->ne[0]), static_cast<size_t>(part->ne[0])});
+    }
+  }
+}
+
+/// dst [columns] is raised to src[1], weights [columns, queries, share], over src[2], their queries' sums.
+void raise_to_weights(ggml_tensor* dst, int ith, int nth, void*) {
+  const auto* weights = dst->src[1];
+  const auto* sums = static_cast<const float*>(dst->src[2]->data);
+  auto* most = static_cast<float*>(dst->data);
+  const int64_t from = dst->ne[0] * ith / nth;
+  const int64_t to = dst->ne[0] * (ith + 1) / nth;
+  for (int64_t i = 0; i < weights->ne[1] * weights->ne[2]; ++i) {
+    if (!(sums[i] > 0)) continue;  // all of it went to other parts
+    const float factor = 1.0f / sums[i];
+    const auto* row = row_of(weights, i % weights->ne[1], i / weights->ne[1]);
+    for (int64_t j = from; j < to; ++j) most[j] = std::max(most[j], row[j] * factor);
+  }
+}
+
+/// `weights` [seen, queries, share] of a repetition's queries and a KV head: over all that they see, which is
+/// turned into shares of what counts.
+void add_replayed(Graph& graph, const ReplayMaxima& replayed, ggml_tensor* weights, int64_t head) {
+  auto* ctx = graph.ctx();
+  auto columns = [&](int64_t first, int64_t end) {
+    return ggml_view_3d(ctx, weights, end - first, weights->ne[1], weights->ne[2], weights->nb[1],
+                        weights->nb[2], static_cast<size_t>(first) * weights->nb[0]);
+  };
+  auto* part = columns(replayed.part.first, replayed.part.second);
+  std::vector<ggml_tensor*> parts = {part, columns(replayed.prompt_tokens(), weights->ne[0])};
+  if (replayed.sinks() > 0) parts.push_back(columns(0, replayed.sinks()));
+  auto* sums = ggml_custom_4d(ctx, GGML_TYPE_F32, weights->ne[1], weights->ne[2], 1, 1, parts.data(),
+                              static_cast<int>(parts.size()), sum_parts, GGML_N_TASKS_MAX, nullptr);
+  std::vector<ggml_tensor*> from = {part, sums};
+  graph.add(ggml_custom_inplace(ctx, replayed.of_head(ctx, head), from.data(), static_cast<int>(from.size()),
+                                raise_to_weights, GGML_N_TASKS_MAX, nullptr));
+}
+
 }  // namespace
 
 ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk)
@@ -63,7 +124,7 @@ ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, 
 
 ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t end,
                                      int64_t column, std::span<const int64_t> begins,
-                                     std::span<const ReceivedSum> sums) const {
+                                     std::span<const ReceivedSum> sums, const ReplayMaxima* replayed) const {
   auto* ctx = graph.ctx();
   const int64_t t = q->ne[2];
   const int64_t share = share_of(hp_);
@@ -92,6 +153,7 @@ ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows&
       };
       auto* weights = build_head_attention(ctx, queries, first_rows(k), first + start, hp_.attention_scale);
       for (const auto& received : sums) add_received(graph, received, weights, h * share, first + start);
+      if (replayed != nullptr) add_replayed(graph, *replayed, weights, h);
       auto* out = ggml_out_prod(ctx, first_rows(v),
                                 ggml_transpose(ctx, ggml_reshape_2d(ctx, weights, seen, count * share)));
       auto* place = ggml_view_3d(ctx, out_, hp_.d_head, count, share, out_->nb[1],

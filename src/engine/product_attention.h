@@ -5,6 +5,7 @@
 
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
+#include "engine/replay.h"
 
 namespace windowkv {
 
@@ -35,9 +36,10 @@ class ProductAttention {
   /// Attention of q [d_head, n_head, t], to which rows [end, end + t) belong, over the rows up to each, from
   /// those on where the KV heads' `begins` are (none: the first): [d_head·n_head, t] F32, columns [column,
   /// column + t) of the chunk's results, good until the next chunk's graph runs. `sums` are added to, where
-  /// no head begins later.
+  /// no head begins later, and `replayed`, where it is not null, is raised.
   ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t end, int64_t column = 0,
-                     std::span<const int64_t> begins = {}, std::span<const ReceivedSum> sums = {}) const;
+                     std::span<const int64_t> begins = {}, std::span<const ReceivedSum> sums = {},
+                     const ReplayMaxima* replayed = nullptr) const;
 
   /// Nodes that a call adds at most.
   static size_t nodes(const HParams& hp, int64_t chunk);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/layer_selection.h"
 #include "engine/memory_plan.h"
 #include "windowkv/error.h"
 
@@ -15,12 +14,6 @@ namespace {
 
 // Generated tokens join those that are chosen among in steps of this many, each of which builds a graph.
 constexpr int64_t kJoining = 64;
-
-bool decides_anywhere(const Selector& selector, int n_layer) {
-  for (int layer = 0; layer < n_layer; ++layer)
-    if (selector.decides(layer)) return true;
-  return false;
-}
 
 }  // namespace
 
@@ -129,29 +122,13 @@ void Recall::build_scoring(const KvCache& cache) {
   else
     scoring_->graph = Graph(nodes);
   auto& graph = scoring_->graph;
-  auto* ctx = graph.ctx();
-  settled_.clear();
-  for (int first = 0; first < hp.n_layer;) {
-    int last = first;
-    while (last < selector_->settled_at(first)) ++last;
-    std::vector<LayerView> views;
-    for (int layer = first; layer <= last; ++layer) {
-      if (!selector_->decides(layer)) continue;
-      LayerView view;
-      view.layer = layer;
-      auto* q = queries_.of(layer);
-      view.q = ggml_reshape_3d(ctx, q, hp.d_head, 1, hp.n_head);
-      view.k = PrefixBlock::slice(ctx, block_->k(layer), 0, in_block_);
-      if (among_ > in_block_)
-        view.k_after = KvRows::by_head(ctx, cache.layer(layer).rows.k(), hp, among_ - in_block_);
-      view.after_prompt = true;
-      view.on_cpu = m_.backends->is_cpu(m_.backends->device_of(layer));
-      view.scale = hp.attention_scale;
-      views.push_back(view);
-    }
-    settled_.push_back({first, last, views.empty() ? nullptr : graph.output(selector_->build(ctx, views))});
-    first = last + 1;
-  }
+  settled_ = build_scorings(graph, m_, *selector_, [&](ggml_context* ctx, LayerView& view) {
+    view.q = ggml_reshape_3d(ctx, queries_.of(view.layer), hp.d_head, 1, hp.n_head);
+    view.k = PrefixBlock::slice(ctx, block_->k(view.layer), 0, in_block_);
+    if (among_ > in_block_)
+      view.k_after = KvRows::by_head(ctx, cache.layer(view.layer).rows.k(), hp, among_ - in_block_);
+    view.after_prompt = 1;
+  });
   scoring_->scheduler.allocate(graph);
   scores_ = cache.version();
 }
@@ -166,16 +143,7 @@ void Recall::choose(const KvCache& cache) {
   if (!scoring_ || (among_ > in_block_ && scores_ != cache.version())) build_scoring(cache);
   scoring_->scheduler.compute(scoring_->graph);
   selector_->restart();
-  std::vector<KeptTokens> kept;
-  std::vector<int32_t> picked;
-  for (const auto& settled : settled_) {
-    picked.resize(settled.picked != nullptr ? static_cast<size_t>(ggml_nelements(settled.picked)) : 0);
-    if (!picked.empty())
-      ggml_backend_tensor_get(settled.picked, picked.data(), 0, ggml_nbytes(settled.picked));
-    for (int layer = settled.first; layer <= settled.last; ++layer)
-      kept.push_back(selector_->choose(layer, picked));
-  }
-  use(cache, std::move(kept));
+  use(cache, choose_settled(settled_, *selector_));
 }
 
 void Recall::use(const KvCache& cache, std::vector<KeptTokens> kept) {

@@ -9,6 +9,7 @@
 #include "cache/kv_cache.h"
 #include "cache/last_queries.h"
 #include "cache/prefix_block.h"
+#include "engine/layer_selection.h"
 #include "engine/recall_copies.h"
 #include "model/loaded_model.h"
 #include "windowkv/policy.h"
@@ -65,13 +66,6 @@ class Recall {
   void use(const KvCache& cache, std::vector<KeptTokens> kept);
   void connect(KvCache& cache);
 
-  /// Layers that are settled together, and what was picked for them; null where none decides.
-  struct Settled {
-    int first;
-    int last;
-    ggml_tensor* picked;
-  };
-
   LoadedModel& m_;
   std::shared_ptr<const Policy> policy_;
   int64_t n_;         ///< prompt tokens
@@ -86,7 +80,7 @@ class Recall {
   std::vector<ChosenRows> rows_;          ///< by layer, in place
   std::unique_ptr<RecallCopies> copies_;  ///< elsewhere
   std::unique_ptr<StandingGraph> scoring_;
-  std::vector<Settled> settled_;
+  std::vector<SettledLayers> settled_;
   uint64_t scores_ = 0;  ///< version of the cache that scoring_ was built for
   int since_ = 0;        ///< decoded tokens since the last choice
   bool chosen_ = false;  ///< since the beginning, or since rewind() was made good

@@ -7,6 +7,7 @@
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
 #include "engine/decode_graph.h"
+#include "engine/draft.h"
 #include "engine/prefill.h"
 #include "model/loaded_model.h"
 #include "windowkv/engine.h"
@@ -26,6 +27,8 @@ struct Engine::State {
     const Policy* policy;
     size_t prompt = 0;
   };
+  /// What the policies have repeated of prompts of these lengths. Throws Error where they differ about one.
+  Replays replays_of(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const;
   /// What a prefill of prompts of these lengths that share chunks takes of the layers of `run`, which are one
   /// device's: from sizes alone.
   /// `stored`: what is read from a store, and not computed.
@@ -38,13 +41,20 @@ struct Engine::State {
     std::vector<std::span<const Token>> prompts;
     StoredPrefix stored;
     std::vector<Wanted> wanted;
-    std::vector<std::unique_ptr<Selector>> selectors;  ///< by wanted, as the rest
-    std::vector<Sequence> next;                        ///< what *wanted.sequence becomes
+    std::vector<std::unique_ptr<Selector>> selectors;  ///< by wanted
+    Replays replays;                                   ///< by prompt
+    std::vector<std::unique_ptr<Draft>> drafts;        ///< by wanted; null where there is none
+    std::vector<Sequence> next;                        ///< by wanted: what *wanted.sequence becomes
     double setup_ms = 0;                               ///< taken by prepare()
     std::vector<int64_t> lengths() const;
-    /// Of the host's memory, for the store.
-    int64_t stored_bytes() const;
   };
+  /// Of the host's memory, for a store, or what is put aside for drafts.
+  int64_t stored_bytes(const Job& job) const;
+  /// Whether some of them draft an answer (Policy::draft) to prompts of these lengths.
+  bool drafts_any(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const;
+  /// Drafts the answer to the prompt of wanted[index] and chooses anew. `last_logits`: of all prompts.
+  void draft_answer(Job& job, size_t index, std::span<const float> last_logits,
+                    const PrefillOptions& prefill);
   /// Finds what a prompt has in common with a store. Throws Error for a store of another model.
   StoredPrefix match(PrefixStore& store, std::span<const Token> prompt,
                      std::span<const Policy* const> policies) const;

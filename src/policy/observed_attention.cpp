@@ -104,11 +104,8 @@ ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention) {
   return ggml_reshape_2d(ctx, ggml_repeat_back(ctx, attention, shape), attention->ne[0], attention->ne[2]);
 }
 
-namespace {
-
-/// [keys, t, share] → [keys, 1, share], by halves that overlap where there is a middle. Not ggml_pool_2d,
-/// which is one thread's work on the CPU.
 ggml_tensor* build_max_over_queries(ggml_context* ctx, ggml_tensor* a) {
+  // By halves that overlap where there is a middle. Not ggml_pool_2d, which is one thread's work on the CPU.
   while (a->ne[1] > 1) {
     const int64_t half = (a->ne[1] + 1) / 2;
     auto rows_from = [&](int64_t first) {
@@ -119,6 +116,8 @@ ggml_tensor* build_max_over_queries(ggml_context* ctx, ggml_tensor* a) {
   }
   return ggml_cont(ctx, a);
 }
+
+namespace {
 
 ggml_tensor* over_queries(ggml_context* ctx, ggml_tensor* a, int64_t keys, Rows rows) {
   a = ggml_view_3d(ctx, a, keys, a->ne[1], a->ne[2], a->nb[1], a->nb[2], 0);
@@ -134,7 +133,7 @@ ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, 
   const int64_t n = view.k->ne[1];
   if (reads_in_place(view)) return build_observed_in_place(ctx, view, heads, keys, rows);
   return over_queries(
-      ctx, build_attention(ctx, view.q, view.k, heads, view.after_prompt ? n : n - view.q->ne[1], view.scale),
+      ctx, build_attention(ctx, view.q, view.k, heads, n - (view.q->ne[1] - view.after_prompt), view.scale),
       keys, rows);
 }
 

@@ -36,6 +36,9 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   float scale);
 
+/// The most that [keys, t, share], or a view of it with contiguous rows, has over t: [keys, 1, share].
+ggml_tensor* build_max_over_queries(ggml_context* ctx, ggml_tensor* attention);
+
 /// Sums [keys, t, share], or a view of it with contiguous rows, over t: [keys, share].
 ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention);
 

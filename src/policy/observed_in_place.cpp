@@ -71,7 +71,7 @@ void most_over_rows(ggml_tensor* dst, int ith, int nth, void*) {
 }  // namespace
 
 bool reads_in_place(const LayerView& view) {
-  return view.on_cpu && view.after_prompt && row_kernels_take(view.k->type, view.k->ne[0]) &&
+  return view.on_cpu && view.after_prompt == view.q->ne[1] && row_kernels_take(view.k->type, view.k->ne[0]) &&
          (view.k_after == nullptr || row_kernels_take(view.k_after->type, view.k_after->ne[0]));
 }
 

@@ -30,6 +30,8 @@ constexpr Entry kPolicies[] = {
     {"defensivekv", make_defensivekv},
     {"layer-defensivekv", make_layer_defensivekv},
     {"expected-attention", make_expected_attention},
+    {"kvzip", make_kvzip},
+    {"laq", make_laq},
 };
 
 }  // namespace

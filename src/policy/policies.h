@@ -14,6 +14,8 @@ std::unique_ptr<Policy> make_defensivekv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_expected_attention(const PolicyOptions& options);
 std::unique_ptr<Policy> make_full(const PolicyOptions& options);
 std::unique_ptr<Policy> make_h2o(const PolicyOptions& options);
+std::unique_ptr<Policy> make_kvzip(const PolicyOptions& options);
+std::unique_ptr<Policy> make_laq(const PolicyOptions& options);
 std::unique_ptr<Policy> make_layer_defensivekv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_pyramidkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_random(const PolicyOptions& options);

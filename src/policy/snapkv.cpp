@@ -14,9 +14,9 @@ namespace {
 
 /// The observation window, which is always kept, cut to what the leanest layer may keep.
 TokenSelector::Shape observed_shape(const PromptShape& prompt, std::vector<int64_t> budgets,
-                                    TokenSelector::Shared shared, int least_percent) {
+                                    TokenSelector::Shared shared, int least_percent, int64_t window) {
   const int64_t least = *std::min_element(budgets.begin(), budgets.end());
-  const int64_t window = std::clamp<int64_t>(least, 1, std::min(kSnapKvObservation, prompt.n));
+  window = std::clamp<int64_t>(least, 1, std::min(window, prompt.n));
   return {.budgets = std::move(budgets),
           .recent = window,
           .observation = window,
@@ -27,8 +27,8 @@ TokenSelector::Shape observed_shape(const PromptShape& prompt, std::vector<int64
 }  // namespace
 
 SnapKvScored::SnapKvScored(const PromptShape& prompt, std::vector<int64_t> budgets, Shared shared,
-                           int least_percent)
-    : TokenSelector(prompt, observed_shape(prompt, std::move(budgets), shared, least_percent)) {}
+                           int least_percent, int64_t window)
+    : TokenSelector(prompt, observed_shape(prompt, std::move(budgets), shared, least_percent, window)) {}
 
 ggml_tensor* SnapKvScored::build_scores(ggml_context* ctx, const LayerView& view) const {
   auto* received = build_observed_by_head(ctx, view, candidates());

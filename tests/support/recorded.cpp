@@ -137,6 +137,24 @@ std::vector<double> Recorded::received(int layer, int head, Rows how) const {
   return out;
 }
 
+std::vector<double> Recorded::replayed(int layer, int kv_head, TokenRange part) const {
+  const int share = n_head / n_head_kv;
+  std::vector<double> most(static_cast<size_t>(part.second - part.first), 0.0);
+  auto counts = [&](int64_t j) {
+    return j < kReplaySinks || (j >= part.first && j < part.second) || j >= n - rows;
+  };
+  for (int head = kv_head * share; head < (kv_head + 1) * share; ++head)
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto weights = attention(layer, head, row);
+      double sum = 0;
+      for (int64_t j = 0; j < n; ++j)
+        if (counts(j)) sum += weights[static_cast<size_t>(j)];
+      for (size_t i = 0; i < most.size(); ++i)
+        most[i] = std::max(most[i], weights[static_cast<size_t>(part.first) + i] / sum);
+    }
+  return most;
+}
+
 Recorded record(Engine& engine, const Model& model, std::span<const Token> prompt, int64_t rows) {
   const auto& hp = model.hparams();
   const auto n = static_cast<int64_t>(prompt.size());

@@ -22,6 +22,10 @@ struct Recorded {
   std::vector<double> attention(int layer, int head, int64_t row) const;
   /// The sum of a query head's rows, or the most that one gives, by token.
   std::vector<double> received(int layer, int head, Rows how) const;
+  /// Where the rows are a repetition of the tokens `part` behind a prompt, all tokens but them: the most
+  /// attention that each of those tokens received from the rows and the query heads of a KV head, in double
+  /// precision (LayerView::replayed).
+  std::vector<double> replayed(int layer, int kv_head, TokenRange part) const;
 };
 
 /// Prefills the prompt once to see what policies that observe `rows` tokens are given.

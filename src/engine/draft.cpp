@@ -1,0 +1,80 @@
+#include "engine/draft.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "engine/layer_selection.h"
+#include "engine/memory_plan.h"
+#include "engine/recall_copies.h"
+#include "windowkv/error.h"
+
+namespace windowkv {
+
+bool Draft::wanted(const HParams& hp, const Policy& policy, int64_t n) {
+  return policy.draft() > 0 && decides_anywhere(*policy.start(prompt_shape(hp, n)), hp.n_layer);
+}
+
+int64_t Draft::reserve_for(const HParams& hp, const Policy& policy, int64_t n, int64_t reserve) {
+  return wanted(hp, policy, n) ? std::max<int64_t>(reserve, policy.draft()) : reserve;
+}
+
+std::unique_ptr<Draft> Draft::make(LoadedModel& m, const Policy& policy, int64_t n) {
+  if (!wanted(m.hp, policy, n)) return nullptr;
+  if (policy.recall() > 0)
+    throw Error(fmt::format("{} drafts an answer and cannot choose again; leave recall off", policy.name()));
+  if (!policy.again()) throw Error(fmt::format("{} does not say what chooses again", policy.name()));
+  return std::unique_ptr<Draft>(new Draft(m, policy, n));
+}
+
+Draft::Draft(LoadedModel& m, const Policy& policy, int64_t n)
+    : m_(m),
+      n_(n),
+      tokens_(policy.draft()),
+      selector_(policy.again()->start(prompt_shape(m.hp, n))),
+      observed_(std::min(selector_->observation(), policy.start(prompt_shape(m.hp, n))->observation())),
+      last_(*m.backends, m.hp),
+      all_(*m.backends, m.hp, observed_ + tokens_) {}
+
+int64_t Draft::block_bytes(const HParams& hp, int64_t n) {
+  return static_cast<int64_t>(PrefixBlock::bytes(hp, KvTypes{}, n));
+}
+
+std::shared_ptr<PrefixBlock> Draft::make_block(const HParams& hp, int64_t n) {
+  return std::make_shared<PrefixBlock>(hp, KvTypes{}, n,
+                                       HostMemory::anonymous(static_cast<size_t>(block_bytes(hp, n))));
+}
+
+ggml_tensor* Draft::observed_of(ggml_context* ctx, int layer) const {
+  auto* all = all_.of(layer);
+  return ggml_view_2d(ctx, all, all->ne[0], observed_, all->nb[1], 0);
+}
+
+void Draft::take() {
+  std::vector<uint8_t> queries;
+  for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
+    queries.resize(ggml_nbytes(last_.of(layer)));
+    ggml_backend_tensor_get(last_.of(layer), queries.data(), 0, queries.size());
+    ggml_backend_tensor_set(all_.of(layer), queries.data(),
+                            static_cast<size_t>(observed_ + taken_) * queries.size(), queries.size());
+  }
+  ++taken_;
+}
+
+void Draft::choose(const PrefixBlock& block, const KvCache& cache) {
+  const auto& hp = m_.hp;
+  StandingGraph scoring(*m_.backends, scoring_nodes(hp) * static_cast<size_t>(hp.n_layer) + 256);
+  const auto settled = build_scorings(scoring.graph, m_, *selector_, [&](ggml_context* ctx, LayerView& view) {
+    auto* q = all_.of(view.layer);
+    q = ggml_view_3d(ctx, q, hp.d_head, hp.n_head, observed_ + taken_, ggml_row_size(q->type, hp.d_head),
+                     q->nb[1], 0);
+    view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
+    view.after_prompt = taken_;
+    view.k = PrefixBlock::slice(ctx, block.k(view.layer), 0, n_);
+  });
+  scoring.scheduler.run(scoring.graph);
+  const auto kept = choose_settled(settled, *selector_);
+  RecallCopies(*m_.backends, hp, block, kept, n_).copy(cache, kept);
+}
+
+}  // namespace windowkv

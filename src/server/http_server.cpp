@@ -23,6 +23,7 @@ namespace {
 
 constexpr const char* kJson = "application/json";
 constexpr const char* kBodyTooLarge = "the body is larger than the server takes";
+constexpr const char* kEvents = "text/event-stream";
 constexpr const char* kRequestId = "X-Request-Id";
 /// A request is handled by one thread from its headers to the end of its response.
 thread_local Clock::time_point arrived;
@@ -189,15 +190,21 @@ HttpServer::HttpServer(HttpOptions options)
     return httplib::Server::HandlerResponse::Handled;
   });
   s.set_logger([this](const httplib::Request& request, const httplib::Response& response) {
-    if (options_.on_response)
-      options_.on_response(response.get_header_value(kRequestId), request.method, request.path,
-                           response.status, ms_since(arrived));
+    if (response.get_header_value("Content-Type") == kEvents && response.status == 200)
+      return;  // told at its end
+    report(response.get_header_value(kRequestId), request.method, request.path, response.status,
+           ms_since(arrived));
   });
   add_routes();
   add_prefix_routes();
 }
 
 HttpServer::~HttpServer() = default;
+
+void HttpServer::report(const std::string& id, const std::string& method, const std::string& path, int status,
+                        double ms) const {
+  if (options_.on_response) options_.on_response(id, method, path, status, ms);
+}
 
 bool HttpServer::authorized(const httplib::Request& request, httplib::Response& response) const {
   constexpr std::array kPublic = {"/health", "/v1/health", "/", "/index.html"};
@@ -290,7 +297,10 @@ void HttpServer::respond(Service& service, const httplib::Request& request, http
   completion.jobs =
       service.submit(completion.request, owner_of(request), response.get_header_value(kRequestId));
   if (completion.request.stream)
-    respond_as_stream(std::move(completion), service, response);
+    respond_as_stream(
+        std::move(completion), service, response,
+        [this, id = response.get_header_value(kRequestId), method = request.method, path = request.path,
+         since = arrived] { report(id, method, path, 200, ms_since(since)); });
   else
     respond_at_once(completion, service, request, response);
 }

@@ -59,6 +59,8 @@ class HttpServer {
   void get(const std::string& path, Handler handler);
   void post(const std::string& path, Handler handler);
   void guard(const Handler& handler, const httplib::Request& request, httplib::Response& response);
+  void report(const std::string& id, const std::string& method, const std::string& path, int status,
+              double ms) const;
   bool authorized(const httplib::Request& request, httplib::Response& response) const;
   std::string owner_of(const httplib::Request& request) const;
   void complete(Service& service, const httplib::Request& request, httplib::Response& response, bool chat);

@@ -35,14 +35,18 @@ void add_first_token(const Job& job, std::vector<TokenLogprob>& logprobs) {
 /// A stream under way.
 class Events {
  public:
-  Events(Completion completion, const Service& service) : completion_(std::move(completion)) {
+  Events(Completion completion, const Service& service, std::function<void()> ended)
+      : completion_(std::move(completion)), ended_(std::move(ended)) {
     for (size_t job = 0; job < completion_.jobs.size(); ++job)
       for (int choice = 0; choice < completion_.request.choices; ++choice)
         echoes_.push_back(echoed(completion_, job, service.vocab()));
     told_.resize(echoes_.size(), false);
   }
 
-  ~Events() { give_up(completion_.jobs); }
+  ~Events() {
+    give_up(completion_.jobs);
+    ended_();
+  }
 
   /// Sends the next event; false where the client left.
   bool next(httplib::DataSink& sink) try {
@@ -95,6 +99,7 @@ class Events {
   }
 
   Completion completion_;
+  std::function<void()> ended_;
   std::vector<std::string> echoes_;  ///< by choice of all jobs, as told_
   std::vector<bool> told_;           ///< whether something was sent of it
   bool begun_ = false;
@@ -141,8 +146,9 @@ void respond_at_once(const Completion& completion, const Service& service, const
   response.set_content(text_of(completion.format->whole(choices, sum_of(usages))), "application/json");
 }
 
-void respond_as_stream(Completion completion, const Service& service, httplib::Response& response) {
-  auto events = std::make_shared<Events>(std::move(completion), service);
+void respond_as_stream(Completion completion, const Service& service, httplib::Response& response,
+                       std::function<void()> ended) {
+  auto events = std::make_shared<Events>(std::move(completion), service, std::move(ended));
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // nginx would collect them
   response.set_chunked_content_provider(

@@ -115,6 +115,11 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
   o.batcher.queue = flags.queue;
   o.batcher.max_stall_ms = flags.max_stall_ms;
   o.batcher.stores = stores;
+  o.batcher.on_finished = [](const server::Job& job, const server::Usage& usage) {
+    spdlog::info("answered prompt={} cached={} answer={} kept={:.0f} prompt_ms={:.0f} answer_ms={:.0f} id={}",
+                 usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.kept_tokens,
+                 usage.prompt_ms, usage.decode_ms, job.id);
+  };
   const Engine engine(model, o.batcher.engine);
   o.batcher.kv_memory = flags.kv_memory > 0 ? flags.kv_memory : free_for_caches(engine, *usual) / 2;
 

@@ -468,6 +468,7 @@ void Batcher::finish(std::list<Running>::iterator running) {
     commit(-started.committed);
     metrics_.kv_full -= started.full_bytes;
     usage.decode_ms = ms_since(started.answering);
+    if (options_.on_finished) options_.on_finished(*started.job, usage);
     started.job->answer->finish(usage);
   }
   running_.erase(running);

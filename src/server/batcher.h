@@ -24,6 +24,8 @@ struct BatcherOptions {
   int64_t kv_memory = 0;      ///< bytes of K and V in caches, room for answers included
   double max_stall_ms = 250;  ///< time without a token of the answers under way while a prompt is read
   bool stores = true;         ///< whether prompts are put into prefix stores
+  /// Told of each job that has its answers.
+  std::function<void(const Job& job, const Usage& usage)> on_finished;
 };
 
 /// Continuous batching: one thread that reads prompts and decodes all answers under way together. While a

@@ -44,6 +44,7 @@ ServiceOptions options(const std::string& budget = "12%:64") {
   o.context = 8192;
   o.chat_template = "chatml";
   o.generate.max_tokens = 16;
+  o.grammars = true;
   o.batcher.kv_memory = 256 << 20;
   o.batcher.engine.chunk = 256;
   o.prefixes.memory = 256 << 20;
@@ -300,6 +301,13 @@ TEST(Batches, GiveSeveralChoicesAndLogprobs) {
   EXPECT_EQ(job->answer->usage().completion_tokens, 15);
 }
 
+std::vector<fs::path> prefix_files(const std::string& folder) {
+  std::vector<fs::path> files;
+  for (const auto& file : fs::directory_iterator(folder))
+    if (file.path().extension() == ".wkv") files.push_back(file.path());
+  return files;
+}
+
 TEST(Prefixes, ServeLaterPromptsOfTheirOwner) {
   Service service(mini(), options());
   const auto text = document(600);
@@ -325,7 +333,7 @@ TEST(Prefixes, LeaveTheMemoryForTheFolderAndComeBack) {
     Service service(mini(), o);
     expected = ask(service, completion(text + "The number of Oslo is")).text;
   }
-  ASSERT_EQ(std::distance(fs::directory_iterator(o.prefixes.folder), {}), 1);
+  ASSERT_EQ(prefix_files(o.prefixes.folder).size(), 1U);
   {
     Service service(mini(), o);  // a restart
     const auto again = ask(service, completion(text + "The number of Oslo is"));
@@ -337,7 +345,7 @@ TEST(Prefixes, LeaveTheMemoryForTheFolderAndComeBack) {
     EXPECT_FALSE(all[0].in_memory);
     EXPECT_FALSE(service.prefixes().remove("bob", all[0].id));
     EXPECT_TRUE(service.prefixes().remove("", all[0].id));
-    EXPECT_TRUE(fs::is_empty(o.prefixes.folder));
+    EXPECT_TRUE(prefix_files(o.prefixes.folder).empty());
   }
   // Little memory: each prompt pushes the one before it out.
   o.prefixes.memory = 2 << 20;
@@ -353,7 +361,7 @@ TEST(Prefixes, AreNotTakenFromFilesThatAreDamaged) {
   o.prefixes.folder = test::temp_path("damaged");
   o.prefixes.disk = 64 << 20;
   { ask(*std::make_unique<Service>(mini(), o), completion(document(300))); }
-  const auto path = fs::directory_iterator(o.prefixes.folder)->path();
+  const auto path = prefix_files(o.prefixes.folder).at(0);
   fs::resize_file(path, fs::file_size(path) / 2);
   int warnings = 0;
   o.prefixes.warning = [&](const std::string&) { ++warnings; };
@@ -375,6 +383,29 @@ class HttpServers : public ::testing::Test {
     if (kNoClients) GTEST_SKIP() << "not under ThreadSanitizer";
   }
 };
+
+TEST(Batches, EndWhereAGrammarAllowsNothing) {
+  auto o = options();
+  Service service(mini(), o);
+  auto request = completion("x", 5);
+  request.own_grammar = true;
+  request.generate.min_tokens = 4;
+  request.generate.ignore_end = false;
+  request.generate.sampling.grammar = "root ::= \"a\"";  // which ends sooner
+  const auto job = service.submit(request, "", "a").front();
+  EXPECT_EQ(status_of([&] { collect(*job->answer); }), 400);
+  EXPECT_EQ(ask(service, completion("x", 3)).usage.completion_tokens, 3);
+  o.grammars = false;
+  Service careful(mini(), o);
+  EXPECT_EQ(status_of([&] { careful.submit(request, "", "a"); }), 400);
+}
+
+TEST(Prefixes, AreInAFolderOfOneServer) {
+  auto o = options();
+  o.prefixes.folder = test::temp_path("one");
+  const Service first(mini(), o);
+  EXPECT_THROW(Service(mini(), o), Error);
+}
 
 /// A server on a free port.
 class Http {

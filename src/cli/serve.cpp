@@ -17,6 +17,7 @@
 #include "cli/output.h"
 #include "server/http_server.h"
 #include "support/clock.h"
+#include "support/file.h"
 #include "windowkv/error.h"
 
 namespace windowkv::cli {
@@ -42,6 +43,7 @@ struct ServeFlags {
   std::string store_type{to_string(PrefixStoreOptions().types.k)};
   std::string store_folder;
   bool no_store = false;
+  bool allow_grammars = false;
   double max_stall_ms = 250;
   int drain_seconds = 30;
   std::string chat_template;
@@ -58,12 +60,14 @@ CLI::Option* add_bytes(CLI::App& group, const std::string& name, int64_t& bytes,
 }
 
 void add_keys_of_file(ServeFlags& flags) {
+  if (std::ranges::count(flags.http.api_keys, "") > 0)
+    throw Error("--api-key is empty; leave it out where no key is needed");
   if (flags.key_file.empty()) return;
   std::ifstream file(flags.key_file);
   if (!file) throw Error(flags.key_file + ": cannot open");
   for (std::string line; std::getline(file, line);) {
     while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back())) != 0) line.pop_back();
-    if (!line.empty()) flags.http.api_keys.push_back(line);
+    if (!line.empty() && line.front() != '#') flags.http.api_keys.push_back(line);
   }
   if (flags.http.api_keys.empty()) throw Error(flags.key_file + ": has no key in it");
 }
@@ -95,8 +99,8 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
     wanted.recall = kv.recall.value_or(wanted.recall);
     if (!stores) wanted.recall = "off";
     if (wanted.recall == "auto" && !model.on_cpu()) wanted.recall = "off";
+    if (kv.task && *kv.task != "auto") parse_task(*kv.task);
     const auto choice = kv.task ? task_choice.as(*kv.task) : task_choice;
-    if (kv.task == "given") throw Error("the task is auto, localization or aggregation");
     task = choice(kNeutralTask, text).task;
     return wanted.make(model.hparams(), task);
   };
@@ -110,6 +114,7 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
   o.model_names = flags.aliases;
   o.model_names.push_back(std::filesystem::path(model.path()).filename().string());
 
+  o.grammars = flags.allow_grammars;
   o.batcher.engine = flags.model.engine();
   o.batcher.parallel = flags.parallel;
   o.batcher.queue = flags.queue;
@@ -161,6 +166,10 @@ void serve(ServeFlags& flags) {
                               int status, double ms) {
     spdlog::info("{} {} status={} ms={:.0f} id={}", method, path, status, ms, id);
   };
+  if (!flags.http.page_file.empty()) read_text_file(flags.http.page_file);  // throws where it cannot be
+  if (flags.no_store && !flags.store_folder.empty()) spdlog::warn("--store-dir is not used with --no-store");
+  if (flags.no_store && flags.policy.recall != "auto" && flags.policy.recall_every() > 0)
+    spdlog::warn("--recall {} is not used: it needs a prefix store", flags.policy.recall);
   flags.model.file();  // a download comes first
 
   server::HttpServer http(flags.http);
@@ -237,7 +246,9 @@ void add_serve(CLI::App& app) {
                    "keys that requests may use; without one none is needed")
       ->delimiter(',')
       ->type_name("KEY,...");
-  http->add_option("--api-key-file", flags->key_file, "a file with one key a line")->type_name("FILE");
+  http->add_option("--api-key-file", flags->key_file,
+                   "a file with one key a line; lines that begin with # are left out")
+      ->type_name("FILE");
   http->add_flag("--isolate-keys", flags->http.isolate_keys,
                  "what is stored of a prompt serves the key alone that sent it");
   http->add_option("-a,--alias", flags->aliases, "names of the model in requests and answers")
@@ -254,18 +265,22 @@ void add_serve(CLI::App& app) {
   http->add_option("--max-connections", flags->http.connections, "connections at once, one thread each")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
-  add_bytes(*http, "--max-body", flags->http.most_body, "largest body of a request (default: 64M)");
+  add_bytes(*http, "--max-body", flags->http.most_body, "largest body of a request (default: 16M)");
   http->add_option("--drain", flags->drain_seconds,
                    "seconds that answers under way get when the server is stopped")
       ->check(CLI::Range(0, 86400))
       ->capture_default_str();
+
+  http->add_flag(
+      "--allow-grammars", flags->allow_grammars,
+      "let requests bring grammars (GBNF); one can be written that keeps the server busy for good");
 
   auto* load = command->add_option_group("Many at once");
   load->add_option("--parallel", flags->parallel, "answers under way at once; others wait")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   load->add_option("--queue", flags->queue, "requests that may wait; others are told to come back (429)")
-      ->check(CLI::Range(0, 1 << 20))
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   load->add_option("--max-stall-ms", flags->max_stall_ms,
                    "how long the reading of a prompt may keep answers under way from their next token")

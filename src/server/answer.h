@@ -40,7 +40,7 @@ struct Usage {
   std::string task;
   double kept_tokens = 0;  ///< of the prompt, a layer, on average: what each token reads
   int64_t kept_bytes = 0;
-  int64_t full_bytes = 0;    ///< what the whole prompt would take
+  int64_t full_bytes = 0;    ///< what the whole prompt would take, in F16
   int64_t stored_bytes = 0;  ///< of the prompt, put aside; 0 without a store
   int64_t recalls = 0;       ///< choices made again while answering
   /// The prompt in pieces, and the share of layers and KV heads that read each, where that was asked for.

@@ -17,6 +17,8 @@ namespace {
 
 /// Tokens that may be read while a longer prompt waits, half-read: they take no longer than one of its steps.
 constexpr int64_t kShortPrompt = 512;
+/// To draw a token takes milliseconds, but for grammars with many ways to go on.
+constexpr double kSlowestDrawMs = 2000;
 /// Prompts that are read together, as many as the engine packs.
 constexpr size_t kMostTogether = 16;
 
@@ -121,6 +123,14 @@ void Batcher::drain(std::chrono::milliseconds patience) {
   changed_.wait_for(lock, patience, [&] { return idle_ && queue_.empty(); });
   stopping_ = true;
   changed_.notify_all();
+  // Who waits for an answer is told that there is none.
+  constexpr std::chrono::seconds kLastWords{5};
+  changed_.wait_for(lock, kLastWords, [&] { return idle_ && queue_.empty(); });
+}
+
+bool Batcher::draining() const {
+  const std::scoped_lock lock(mutex_);
+  return draining_;
 }
 
 std::vector<Batcher::Slot> Batcher::slots() const {
@@ -241,6 +251,7 @@ void Batcher::add_others(std::vector<std::shared_ptr<Started>>& together) {
 }
 
 void Batcher::fail(const Job& job, const std::exception& error) const {
+  if (const auto* told = dynamic_cast<const ApiError*>(&error)) return job.answer->fail(*told);
   // What the engine refuses is short of memory; all else was checked before.
   job.answer->fail(ApiError(dynamic_cast<const Error*>(&error) != nullptr ? 503 : 500, error.what()));
 }
@@ -284,7 +295,8 @@ void Batcher::note_prefill(Started& started, const Sequence& sequence, const Pre
   for (const auto kept : sequence.kept) usage.kept_tokens += static_cast<double>(kept);
   usage.kept_tokens /= static_cast<double>(sequence.kept.size());
   usage.kept_bytes = sequence.bytes.kept;
-  usage.full_bytes = started.full_bytes = sequence.bytes.full;
+  usage.full_bytes = started.full_bytes =
+      sequence.prompt_tokens * model_.hparams().n_layer * model_.hparams().kv_layer_bytes_per_token();
   usage.stored_bytes = store != nullptr ? store->bytes(usage.prompt_tokens) : 0;
   usage.prompt_ms = sequence.timing.total;
   if (job.show_kept) usage.kept_text = kept_text_of(model_.vocab(), job, sequence);
@@ -406,9 +418,14 @@ void Batcher::fail(Running& running, const std::exception& error) {
 }
 
 void Batcher::draw(Running& running, std::span<const float> logits) {
+  const auto begin = Clock::now();
   try {
     running.continuation->draw(logits);
-  } catch (const std::exception& e) {  // a grammar that allows no token
+    // The next token of a grammar that has become so slow might take far longer.
+    if (ms_since(begin) > kSlowestDrawMs) throw Error("the grammar takes too long");
+  } catch (const Error& e) {  // or it allows no token
+    fail(running, ApiError(400, e.what(), "grammar"));
+  } catch (const std::exception& e) {
     fail(running, e);
   }
 }
@@ -422,7 +439,7 @@ void Batcher::step() {
     }
   }
   last_step_ = Clock::now();
-  if (running_.empty()) return;
+  if (running_.empty()) return tell_slots();
   std::vector<Step> steps;
   bool greedy = true;
   for (auto& running : running_) {

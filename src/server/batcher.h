@@ -43,6 +43,8 @@ class Batcher {
   /// Takes no more jobs, and finishes those under way; gives up what is left after `patience`.
   void drain(std::chrono::milliseconds patience);
 
+  bool draining() const;
+
   /// An answer under way, for /slots.
   struct Slot {
     std::string id;

@@ -15,6 +15,7 @@
 #include "support/clock.h"
 #include "support/file.h"
 #include "support/hash.h"
+#include "support/utf8.h"
 #include "windowkv/error.h"
 
 namespace windowkv::server {
@@ -23,6 +24,8 @@ namespace {
 
 constexpr const char* kJson = "application/json";
 constexpr const char* kBodyTooLarge = "the body is larger than the server takes";
+/// For the log, as nginx has it.
+constexpr int kClientLeft = 499;
 constexpr const char* kEvents = "text/event-stream";
 constexpr const char* kRequestId = "X-Request-Id";
 /// A request is handled by one thread from its headers to the end of its response.
@@ -31,6 +34,14 @@ thread_local Clock::time_point arrived;
 std::string random_id() {
   thread_local std::mt19937_64 numbers(std::random_device{}());
   return hash_text(numbers()) + hash_text(numbers());
+}
+
+/// Whether a request's id may be repeated in headers and logs.
+bool is_plain(const std::string& id) {
+  constexpr size_t kLongest = 128;
+  return !id.empty() && id.size() <= kLongest && std::ranges::all_of(id, [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
+  });
 }
 
 /// As long for equal keys as for keys that differ anywhere.
@@ -109,20 +120,28 @@ bool flag(const Json& body, const char* name, bool otherwise) {
   return it->get<bool>();
 }
 
+/// Text, or bytes where a token is a part of a character.
+Json piece_json(const Vocab& vocab, Token token) {
+  const auto piece = vocab.piece(token, /*special=*/true);
+  if (utf8_first_error(piece) == std::string::npos) return piece;
+  auto bytes = Json::array();
+  for (const unsigned char byte : piece) bytes.push_back(byte);
+  return bytes;
+}
+
 void tokenize(Service& service, const httplib::Request& request, httplib::Response& response) {
   const auto body = parse_body(request.body);
   const auto& vocab = service.vocab();
   const auto text = required_text(body, "content");
   PromptText prompt{text, {}};
   if (!flag(body, "parse_special", true)) prompt.literal = vocab.special_names(text);
-  auto tokens = vocab.tokenize(prompt);
+  auto tokens = service.tokenize(prompt);
   if (!flag(body, "add_special", false))
     tokens.erase(tokens.begin(), tokens.begin() + std::ssize(vocab.tokenize("")));
   auto list = Json::array();
   const bool pieces = flag(body, "with_pieces", false);
   for (const auto token : tokens)
-    list.push_back(pieces ? Json{{"id", token}, {"piece", vocab.piece(token, /*special=*/true)}}
-                          : Json(token));
+    list.push_back(pieces ? Json{{"id", token}, {"piece", piece_json(vocab, token)}} : Json(token));
   answer(response, Json{{"tokens", list}});
 }
 
@@ -172,9 +191,14 @@ HttpServer::HttpServer(HttpOptions options)
   s.set_write_timeout(options_.read_timeout, 0);
   s.set_keep_alive_max_count(1000);
   s.set_tcp_nodelay(true);
+  // httplib's default would share the port with another server.
+  s.set_socket_options([](socket_t socket) {
+    const int yes = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  });
   s.set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
     auto id = request.get_header_value(kRequestId);
-    if (id.empty() || id.size() > 128) id = random_id();
+    if (!is_plain(id)) id = random_id();
     response.set_header(kRequestId, id);
     arrived = Clock::now();
     return authorized(request, response) ? httplib::Server::HandlerResponse::Unhandled
@@ -201,9 +225,23 @@ HttpServer::HttpServer(HttpOptions options)
 
 HttpServer::~HttpServer() = default;
 
+namespace {
+
+/// For a line of the log, whatever the client sent.
+std::string printable(std::string text) {
+  constexpr size_t kLongest = 200;
+  for (auto& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
+}
+
+}  // namespace
+
 void HttpServer::report(const std::string& id, const std::string& method, const std::string& path, int status,
                         double ms) const {
-  if (options_.on_response) options_.on_response(id, method, path, status, ms);
+  if (options_.on_response)
+    options_.on_response(printable(id), printable(method), printable(path), status, ms);
 }
 
 bool HttpServer::authorized(const httplib::Request& request, httplib::Response& response) const {
@@ -297,17 +335,19 @@ void HttpServer::respond(Service& service, const httplib::Request& request, http
   completion.jobs =
       service.submit(completion.request, owner_of(request), response.get_header_value(kRequestId));
   if (completion.request.stream)
-    respond_as_stream(
-        std::move(completion), service, response,
-        [this, id = response.get_header_value(kRequestId), method = request.method, path = request.path,
-         since = arrived] { report(id, method, path, 200, ms_since(since)); });
+    respond_as_stream(std::move(completion), service, response,
+                      [this, id = response.get_header_value(kRequestId), method = request.method,
+                       path = request.path, since = arrived](bool whole) {
+                        report(id, method, path, whole ? 200 : kClientLeft, ms_since(since));
+                      });
   else
     respond_at_once(completion, service, request, response);
 }
 
 void HttpServer::add_routes() {
   for (const char* path : {"/health", "/v1/health"})
-    get(path, [](Service&, const httplib::Request&, httplib::Response& response) {
+    get(path, [](Service& service, const httplib::Request&, httplib::Response& response) {
+      if (service.batcher().draining()) throw ApiError(503, "the server is shutting down");
       answer(response, Json{{"status", "ok"}});
     });
   for (const char* path : {"/v1/models", "/models"})
@@ -381,7 +421,7 @@ void HttpServer::add_prefix_routes() {
                                 : prefixes.pin(owner_of(request), id, what == "pin"),
                  id);
          } catch (const Error& e) {
-           throw ApiError(400, e.what());
+           throw ApiError(service.options().prefixes.folder.empty() ? 400 : 500, e.what());
          }
          answer(
              response,

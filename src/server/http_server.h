@@ -26,7 +26,7 @@ struct HttpOptions {
   bool web_page = true;               ///< whether / is a page to chat on
   std::string page_file;              ///< served in place of the built-in page; empty: that
   int connections = 256;              ///< at once
-  int64_t most_body = 64 << 20;       ///< bytes
+  int64_t most_body = 16 << 20;       ///< bytes
   int read_timeout = 30;              ///< seconds without a byte of a request, or room for one of a response
   /// Told of each request that was answered.
   std::function<void(const std::string& id, const std::string& method, const std::string& path, int status,

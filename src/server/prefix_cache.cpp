@@ -1,9 +1,14 @@
 #include "server/prefix_cache.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -41,6 +46,25 @@ bool is_in_memory(const PrefixStore& store) {
 
 }  // namespace
 
+/// While it is there, no other server uses the folder.
+class PrefixCache::FolderLock {
+ public:
+  explicit FolderLock(const std::string& folder) {
+    const auto path = (fs::path(folder) / ".lock").string();
+    file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (file_ < 0) throw Error(fmt::format("{}: cannot write there: {}", folder, std::strerror(errno)));
+    if (flock(file_, LOCK_EX | LOCK_NB) == 0) return;
+    close(file_);
+    throw Error(folder + ": another server uses this folder; give each its own --store-dir");
+  }
+  ~FolderLock() { close(file_); }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int file_ = -1;
+};
+
 struct PrefixCache::Entry {
   std::string id;
   std::string owner;
@@ -56,8 +80,11 @@ PrefixCache::PrefixCache(const Model& model, PrefixCacheOptions options)
     : model_(model), options_(std::move(options)) {
   if (options_.folder.empty()) return;
   std::error_code failed;
-  fs::create_directories(options_.folder, failed);
+  // What is stored has the text of prompts in it.
+  if (fs::create_directories(options_.folder, failed))
+    fs::permissions(options_.folder, fs::perms::owner_all, failed);
   if (failed) throw Error(fmt::format("{}: cannot make the folder: {}", options_.folder, failed.message()));
+  lock_ = std::make_unique<FolderLock>(options_.folder);
   load_folder();
   writer_ = std::jthread([this](const std::stop_token& stop) { write_in_background(stop); });
 }

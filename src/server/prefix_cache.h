@@ -75,6 +75,7 @@ class PrefixCache {
 
  private:
   struct Entry;
+  class FolderLock;
   using Entries = std::list<Entry>;
 
   Entries::iterator find_entry(const std::string& owner, const std::string& id);
@@ -96,6 +97,7 @@ class PrefixCache {
   PrefixCacheOptions options_;
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
+  std::unique_ptr<FolderLock> lock_;
   Entries entries_;  ///< most recently used first
   /// Blocks that may still be in memory, whoever holds them.
   mutable std::vector<std::weak_ptr<const PrefixBlock>> blocks_;

@@ -55,7 +55,7 @@ class Fields {
     const auto* field = find(name);
     if (field == nullptr) return;
     // A budget or how often to choose again may come as a number.
-    if (field->is_number_integer())
+    if (field->is_number())
       value = field->dump();
     else
       read(name, value.emplace());
@@ -167,7 +167,7 @@ void read_format(const Fields& fields, GenerateOptions& options) {
 void refuse_unsupported(const Fields& fields) {
   auto given = [&](const char* name) {
     const auto* field = fields.find(name);
-    return field != nullptr && !(field->is_array() && field->empty());
+    return field != nullptr && !(field->is_array() && field->empty()) && *field != "";
   };
   for (const char* name : {"tools", "functions", "suffix", "audio"})
     if (given(name)) fields.refuse(name, "is not supported");
@@ -311,6 +311,7 @@ CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOp
   read_sampling(fields, request.generate);
   read_stop(fields, request.generate);
   read_logprobs(fields, request);
+  request.own_grammar = fields.find("grammar") != nullptr;
   read_format(fields, request.generate);
   refuse_unsupported(fields);
   request.kv = kv_of(fields);

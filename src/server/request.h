@@ -27,7 +27,8 @@ struct CompletionRequest {
   bool stream = false;
   bool include_usage = false;
   bool echo = false;
-  int top_logprobs = -1;  ///< −1: no logprobs
+  bool own_grammar = false;  ///< the grammar is the request's, not of a JSON format
+  int top_logprobs = -1;     ///< −1: no logprobs
   KvRequest kv;
 };
 

@@ -46,7 +46,10 @@ Json chat_body_of(const Json& body) {
                            "grammar", "repeat_penalty", "presence_penalty", "frequency_penalty"})
     if (body.contains(name)) chat[name] = body[name];
   if (body.contains("max_output_tokens")) chat["max_tokens"] = body["max_output_tokens"];
-  if (const auto it = body.find("text"); it != body.end() && it->is_object() && it->contains("format"))
+  const auto text = body.find("text");
+  if (text != body.end() && !text->is_null() && !text->is_object())
+    throw ApiError(400, "text must be an object", "text");
+  if (const auto it = text; it != body.end() && it->contains("format"))
     chat["response_format"] = (*it)["format"];
   return chat;
 }
@@ -111,9 +114,11 @@ std::string ResponsesFormat::begin() {
   const Json started{{"response", response("in_progress")}};
   auto part = place();
   part["part"] = text_part("");
-  return numbered("response.created", started) + numbered("response.in_progress", started) +
-         numbered("response.output_item.added", {{"output_index", 0}, {"item", message("in_progress")}}) +
-         numbered("response.content_part.added", part);
+  // One after the other: each takes the next number.
+  auto events = numbered("response.created", started);
+  events += numbered("response.in_progress", started);
+  events += numbered("response.output_item.added", {{"output_index", 0}, {"item", message("in_progress")}});
+  return events + numbered("response.content_part.added", part);
 }
 
 std::string ResponsesFormat::event(int, const Delta& delta, bool) {
@@ -130,10 +135,11 @@ std::string ResponsesFormat::end(const Usage& usage) {
   auto text = place(), part = place();
   text.update({{"text", text_}, {"logprobs", Json::array()}});
   part["part"] = text_part(text_);
-  return numbered("response.output_text.done", text) + numbered("response.content_part.done", part) +
-         numbered("response.output_item.done", {{"output_index", 0}, {"item", out["output"][0]}}) +
-         numbered(reason_ == StopReason::kLength ? "response.incomplete" : "response.completed",
-                  {{"response", out}});
+  auto events = numbered("response.output_text.done", text);
+  events += numbered("response.content_part.done", part);
+  events += numbered("response.output_item.done", {{"output_index", 0}, {"item", out["output"][0]}});
+  return events + numbered(reason_ == StopReason::kLength ? "response.incomplete" : "response.completed",
+                           {{"response", out}});
 }
 
 }  // namespace windowkv::server

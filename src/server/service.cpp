@@ -11,6 +11,8 @@ namespace windowkv::server {
 
 namespace {
 
+/// Texts from this many bytes on are tokenized one at a time.
+constexpr size_t kLongText = 64 << 10;
 /// What the grammar's parser, which recurses, can take.
 constexpr size_t kLongestGrammar = 64 << 10;
 constexpr int kDeepestGrammar = 256;
@@ -32,7 +34,22 @@ Service::Service(const Model& model, ServiceOptions options)
     : model_(model),
       options_(std::move(options)),
       prefixes_(model, options_.prefixes),
-      batcher_(model, options_.batcher, prefixes_, metrics_) {}
+      batcher_(model, options_.batcher, prefixes_, metrics_) {
+  for (Token token = 0; token < model.hparams().n_vocab; ++token)
+    longest_piece_ = std::max(longest_piece_, vocab().piece(token, /*special=*/true).size());
+}
+
+std::vector<Token> Service::tokenize(const PromptText& text) const {
+  const auto most = static_cast<size_t>(options_.context) * longest_piece_;
+  if (text.text.size() > most)
+    throw ApiError(400,
+                   fmt::format("the text has {} bytes, at least {} tokens; the context is {}",
+                               text.text.size(), text.text.size() / longest_piece_, options_.context),
+                   "", "context_length_exceeded");
+  std::unique_lock lock(tokenizing_, std::defer_lock);
+  if (text.text.size() > kLongText) lock.lock();
+  return vocab().tokenize(text);
+}
 
 PromptText Service::chat_text(const std::vector<ChatMessage>& messages) const {
   if (!vocab().has_chat_template() && options_.chat_template.empty())
@@ -51,6 +68,12 @@ void Service::check(const CompletionRequest& request) const {
       throw ApiError(400, fmt::format("logit_bias names token {}; there are {}", token, n_vocab),
                      "logit_bias");
   if (request.generate.sampling.grammar.empty()) return;
+  if (request.own_grammar && !options_.grammars)
+    throw ApiError(
+        400,
+        "grammars of requests are off, as one can be written that stops the server; --allow-grammars "
+        "turns them on, and response_format takes JSON schemas",
+        "grammar");
   check_grammar(request.generate.sampling.grammar);
   try {
     const Sampler sampler(request.generate.sampling, n_vocab, {}, &vocab());
@@ -65,12 +88,12 @@ std::vector<Service::Prompt> Service::prompts_of(const CompletionRequest& reques
     if (request.chat) {
       const auto last =
           std::ranges::find(request.messages.rbegin(), request.messages.rend(), "user", &ChatMessage::role);
-      prompts.push_back({vocab().tokenize(chat_text(request.messages)),
-                         last != request.messages.rend() ? last->content : ""});
+      prompts.push_back(
+          {tokenize(chat_text(request.messages)), last != request.messages.rend() ? last->content : ""});
     }
     for (const auto& prompt : request.prompts) {
       if (const auto* text = std::get_if<std::string>(&prompt)) {
-        prompts.push_back({vocab().tokenize(*text), *text});
+        prompts.push_back({tokenize({*text, {}}), *text});
       } else {
         const auto& ids = std::get<std::vector<Token>>(prompt);
         const int n_vocab = model_.hparams().n_vocab;

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "server/batcher.h"
@@ -17,6 +18,9 @@ struct ServiceOptions {
   GenerateOptions generate;              ///< of requests that do not say
   int64_t context = 0;                   ///< most tokens of a prompt and its answer
   std::string chat_template;             ///< as Vocab::apply_chat_template takes it
+  /// Whether requests may bring grammars. One can be written that takes exponential time, which nothing
+  /// stops.
+  bool grammars = false;
   /// The policy for a request: what it asks for, else the server's, for the task that its text tells. Throws
   /// Error for what makes no policy.
   std::function<std::shared_ptr<const Policy>(const KvRequest& kv, const std::string& text, Task& task)>
@@ -33,6 +37,8 @@ class Service {
   /// the request's. Throws ApiError.
   std::vector<std::shared_ptr<Job>> submit(const CompletionRequest& request, const std::string& owner,
                                            const std::string& id);
+  /// Ids of a text. Throws ApiError for one that cannot fit in the context, whatever its tokens.
+  std::vector<Token> tokenize(const PromptText& text) const;
   /// The text of a chat, ready to be tokenized. Throws ApiError where the template does not take it.
   PromptText chat_text(const std::vector<ChatMessage>& messages) const;
 
@@ -53,6 +59,8 @@ class Service {
 
   const Model& model_;
   ServiceOptions options_;
+  size_t longest_piece_ = 1;       ///< bytes of a token at most
+  mutable std::mutex tokenizing_;  ///< a long text takes many times its size
   Metrics metrics_;
   PrefixCache prefixes_;
   Batcher batcher_;

@@ -35,7 +35,7 @@ void add_first_token(const Job& job, std::vector<TokenLogprob>& logprobs) {
 /// A stream under way.
 class Events {
  public:
-  Events(Completion completion, const Service& service, std::function<void()> ended)
+  Events(Completion completion, const Service& service, std::function<void(bool whole)> ended)
       : completion_(std::move(completion)), ended_(std::move(ended)) {
     for (size_t job = 0; job < completion_.jobs.size(); ++job)
       for (int choice = 0; choice < completion_.request.choices; ++choice)
@@ -45,7 +45,7 @@ class Events {
 
   ~Events() {
     give_up(completion_.jobs);
-    ended_();
+    ended_(whole_);
   }
 
   /// Sends the next event; false where the client left.
@@ -94,15 +94,17 @@ class Events {
     std::vector<Usage> usages;
     for (const auto& job : completion_.jobs) usages.push_back(job->answer->usage());
     if (!write(sink, completion_.format->end(sum_of(usages)))) return false;
+    whole_ = true;
     sink.done();
     return true;
   }
 
   Completion completion_;
-  std::function<void()> ended_;
+  std::function<void(bool whole)> ended_;
   std::vector<std::string> echoes_;  ///< by choice of all jobs, as told_
   std::vector<bool> told_;           ///< whether something was sent of it
   bool begun_ = false;
+  bool whole_ = false;  ///< all of it was sent
   Clock::time_point last_ = Clock::now();
 };
 
@@ -147,7 +149,7 @@ void respond_at_once(const Completion& completion, const Service& service, const
 }
 
 void respond_as_stream(Completion completion, const Service& service, httplib::Response& response,
-                       std::function<void()> ended) {
+                       std::function<void(bool whole)> ended) {
   auto events = std::make_shared<Events>(std::move(completion), service, std::move(ended));
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // nginx would collect them

@@ -26,8 +26,8 @@ struct Completion {
 void respond_at_once(const Completion& completion, const Service& service, const httplib::Request& request,
                      httplib::Response& response);
 /// Sends what comes as server-sent events.
-/// `ended` is called once the last of it was sent, or the client has left.
+/// `ended` is called once all of it was sent, or the client has left.
 void respond_as_stream(Completion completion, const Service& service, httplib::Response& response,
-                       std::function<void()> ended);
+                       std::function<void(bool whole)> ended);
 
 }  // namespace windowkv::server

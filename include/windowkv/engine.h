@@ -144,10 +144,10 @@ struct Step {
   Token token = 0;  ///< appended to it
 };
 
-/// Runs a model over per-layer caches. One call at a time; engines of one model may be called each in a
-/// thread of its own, and then compute in turns. The model must outlive the engine, and every Sequence and
-/// KvPool that its engines filled or made: an engine may go before those. What `progress` may call is said
-/// there.
+/// Runs a model over per-layer caches. One call at a time, but for plans, which any thread may ask for;
+/// engines of one model may be called each in a thread of its own, and then compute in turns. The model must
+/// outlive the engine, and every Sequence and KvPool that its engines filled or made: an engine may go before
+/// those. What `progress` may call is said there.
 class Engine {
  public:
   explicit Engine(const Model& model, const EngineOptions& options = {});

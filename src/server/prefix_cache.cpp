@@ -218,6 +218,7 @@ bool PrefixCache::push_out(Entries::iterator entry) {
 }
 
 bool PrefixCache::make_room(int64_t bytes) {
+  if (bytes > options_.memory) return false;
   std::unique_lock lock(mutex_);
   while (memory_held() + bytes > options_.memory) {
     // Some blocks are held by prompts under way, and stay: try all entries before giving up.

@@ -36,8 +36,10 @@ noted() {
 # Commands
 misused 'unknown command "frobnicate" (see windowkv --help)' frobnicate
 misused "did you mean longbench?" longbensh
-misused "windowkv has no HTTP server" serve
-misused "windowkv has no HTTP server" server -m "$model" --port 8080
+misused "--model is required" serve
+misused "did you mean serve?" server -m "$model" --port 8080
+misused "--port" serve -m "$model" --port 99999
+misused "one model, under fixed paths" serve -m "$model" --api-prefix /x
 misused "did you mean run or chat?" generate -m "$model"
 misused 'the command comes first, as in: windowkv run -m x -p "a b"' -m x -p "a b"
 misused "windowkv run -m model.gguf -p x" model.gguf -p x

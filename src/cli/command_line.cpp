@@ -32,8 +32,7 @@ struct OtherName {
   std::string_view hint;
 };
 constexpr OtherName kOtherNames[] = {
-    {" serve server http api llama-server ",
-     "windowkv has no HTTP server; windowkv run answers prompts, chat holds conversations"},
+    {" server http api llama-server ", "did you mean serve?"},
     {" generate complete completion ask answer infer cli llama-cli ", "did you mean run or chat?"},
     {" benchmark llama-bench ", "did you mean bench?"},
     {" info show ", "did you mean inspect?"},

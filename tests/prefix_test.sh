@@ -123,6 +123,7 @@ chat.sendline("/nonsense")
 chat.expect("unknown command /nonsense")
 chat.expect("> ")
 chat.send("half a line")
+chat.expect("half a line")  # a signal between two keys waits for the next one
 chat.sendintr()
 chat.expect("> ")
 chat.sendline("Tell a long story.")

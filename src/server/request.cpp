@@ -167,7 +167,8 @@ void read_format(const Fields& fields, GenerateOptions& options) {
 void refuse_unsupported(const Fields& fields) {
   auto given = [&](const char* name) {
     const auto* field = fields.find(name);
-    return field != nullptr && !(field->is_array() && field->empty()) && *field != "";
+    if (field == nullptr || (field->is_array() && field->empty())) return false;
+    return !(field->is_string() && field->get<std::string>().empty());
   };
   for (const char* name : {"tools", "functions", "suffix", "audio"})
     if (given(name)) fields.refuse(name, "is not supported");

@@ -49,8 +49,7 @@ Json chat_body_of(const Json& body) {
   const auto text = body.find("text");
   if (text != body.end() && !text->is_null() && !text->is_object())
     throw ApiError(400, "text must be an object", "text");
-  if (const auto it = text; it != body.end() && it->contains("format"))
-    chat["response_format"] = (*it)["format"];
+  if (text != body.end() && text->contains("format")) chat["response_format"] = (*text)["format"];
   return chat;
 }
 

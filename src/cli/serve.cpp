@@ -47,7 +47,6 @@ struct ServeFlags {
   double max_stall_ms = 250;
   int drain_seconds = 30;
   std::string chat_template;
-  std::string chat_template_file;
 };
 
 /// Accepts 8G, 512M and plain bytes.
@@ -77,7 +76,8 @@ bool is_local(const std::string& host) {
 }
 
 /// Bytes that are free where the caches lie, on the fullest device.
-int64_t free_for_caches(const Engine& engine, const Policy& policy) {
+int64_t free_for_caches(const Model& model, const EngineOptions& options, const Policy& policy) {
+  const Engine engine(model, options);
   int64_t least = INT64_MAX;
   for (const auto& device : engine.plan_devices(1, policy))
     if (device.available >= 0) least = std::min(least, device.available);
@@ -86,7 +86,7 @@ int64_t free_for_caches(const Engine& engine, const Policy& policy) {
 
 server::ServiceOptions service_options(const ServeFlags& flags, const Model& model) {
   server::ServiceOptions o;
-  const auto policy = flags.policy.for_model(model);
+  const auto& policy = flags.policy;
   const auto task_choice = flags.policy.task.choice();
   const bool stores = !flags.no_store;
   o.policy = [policy, task_choice, stores, &model](const server::KvRequest& kv, const std::string& text,
@@ -98,7 +98,7 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
       wanted.recall = "off";
     wanted.recall = kv.recall.value_or(wanted.recall);
     if (!stores) wanted.recall = "off";
-    if (wanted.recall == "auto" && !model.on_cpu()) wanted.recall = "off";
+    wanted = wanted.for_model(model);
     if (kv.task && *kv.task != "auto") parse_task(*kv.task);
     const auto choice = kv.task ? task_choice.as(*kv.task) : task_choice;
     task = choice(kNeutralTask, text).task;
@@ -125,8 +125,8 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
                  usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.kept_tokens,
                  usage.prompt_ms, usage.decode_ms, job.id);
   };
-  const Engine engine(model, o.batcher.engine);
-  o.batcher.kv_memory = flags.kv_memory > 0 ? flags.kv_memory : free_for_caches(engine, *usual) / 2;
+  o.batcher.kv_memory =
+      flags.kv_memory > 0 ? flags.kv_memory : free_for_caches(model, o.batcher.engine, *usual) / 2;
 
   const auto type = parse_kv_type(flags.store_type);
   o.prefixes.store.types = {type, type};

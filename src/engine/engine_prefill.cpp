@@ -53,13 +53,11 @@ int64_t heads_kept(const KvCache::Layer& layer, int64_t n_head_kv) {
   return layer.length * n_head_kv - std::accumulate(layer.begins.begin(), layer.begins.end(), int64_t{0});
 }
 
-/// StoredPrefix::in_block, of a prompt of n tokens. What lies in the cache takes memory of each sequence, and
-/// more than in the store: a sixteenth of a prompt at most.
+/// StoredPrefix::in_block, of a prompt of n tokens.
 int64_t tokens_in_block(const LoadedModel& m, const StoredPrefix& stored, int64_t n) {
-  constexpr int64_t kLeast = 64;
   if (!Recall::in_place(m) || stored.parts->all().empty()) return n;
   const auto first = std::min(stored.common, stored.parts->all().front().count);
-  return n - first <= std::max(kLeast, n / 16) ? first : n;
+  return n - first <= Recall::most_in_cache(n) ? first : n;
 }
 
 void check(const PrefillOptions& options, const LoadedModel& m, KvTypes types) {

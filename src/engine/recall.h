@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -33,6 +34,9 @@ class Recall {
   static std::unique_ptr<Recall> make(LoadedModel& m, const Policy& policy, int64_t n);
   /// Whether the rows are read where they lie.
   static bool in_place(const LoadedModel& m);
+  /// Tokens of a prompt of n that a sequence holds in its cache, at most, so as not to copy what it reads of
+  /// the store. They take memory of each sequence, and more than in the store.
+  static int64_t most_in_cache(int64_t n) { return std::max<int64_t>(64, n / 16); }
   /// Whether the policy recalls for a prompt of n tokens.
   static bool wanted(const LoadedModel& m, const Policy& policy, int64_t n);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/recall.h"
 #include "generate/kept_shares.h"
 #include "server/logprobs.h"
 #include "support/bytes_text.h"
@@ -48,7 +49,6 @@ std::vector<std::pair<std::string, double>> kept_text_of(const Vocab& vocab, con
 struct Batcher::Started {
   std::shared_ptr<Job> job;
   int64_t committed = 0;
-  int64_t full_bytes = 0;
   int left = 0;                                ///< choices that are not complete
   Clock::time_point answering = Clock::now();  ///< since when
   Usage usage;
@@ -91,13 +91,13 @@ Batcher::~Batcher() {
 }
 
 void Batcher::submit(std::shared_ptr<Job> job) {
-  const auto bytes = memory_of(*job, job->generate.max_tokens);
-  if (bytes > options_.kv_memory)
+  job->kv_bytes = memory_of(*job, job->generate.max_tokens);
+  if (job->kv_bytes > options_.kv_memory)
     throw ApiError(
         400,
         fmt::format("the prompt's {} tokens and an answer of up to {} need {} of KV cache, more than "
                     "the server's {}; ask for fewer tokens or a smaller budget",
-                    job->prompt.size(), job->generate.max_tokens, bytes_text(bytes),
+                    job->prompt.size(), job->generate.max_tokens, bytes_text(job->kv_bytes),
                     bytes_text(options_.kv_memory)),
         "max_tokens", "kv_memory_exceeded");
   {
@@ -140,8 +140,7 @@ std::vector<Batcher::Slot> Batcher::slots() const {
 
 int64_t Batcher::memory_of(const Job& job, int64_t answer) const {
   const auto plan = engine_.plan(std::ssize(job.prompt), *job.policy, answer);
-  // What a sequence that chooses again may hold of the prompt itself (docs/prefix-store.md).
-  const int64_t tail = job.policy->recall() > 0 ? std::max<int64_t>(64, std::ssize(job.prompt) / 16) : 0;
+  const int64_t tail = job.policy->recall() > 0 ? Recall::most_in_cache(std::ssize(job.prompt)) : 0;
   return (plan.kv_kept + plan.kv_reserve +
           tail * model_.hparams().n_layer * model_.hparams().kv_layer_bytes_per_token()) *
          job.choices;
@@ -157,19 +156,18 @@ std::shared_ptr<Batcher::Started> Batcher::next(const Suits& suits, bool overtak
       ++metrics_.cancelled;
       continue;
     }
-    const int64_t bytes = memory_of(*job, job->generate.max_tokens);
     // First come, first served: what does not fit yet is not overtaken for good.
-    if (committed_ + bytes > options_.kv_memory ||
+    if (committed_ + job->kv_bytes > options_.kv_memory ||
         std::ssize(running_) + depth_ + job->choices > std::max(options_.parallel, job->choices))
       return nullptr;
     if (suits(*job)) {
       queue_.erase(it);
       metrics_.waiting = std::ssize(queue_);
       metrics_.queue_time.add(ms_since(job->arrived) / 1e3);
-      commit(bytes);
+      commit(job->kv_bytes);
       auto started = std::make_shared<Started>();
       started->job = job;
-      started->committed = bytes;
+      started->committed = job->kv_bytes;
       started->left = job->choices;
       return started;
     }
@@ -295,7 +293,7 @@ void Batcher::note_prefill(Started& started, const Sequence& sequence, const Pre
   for (const auto kept : sequence.kept) usage.kept_tokens += static_cast<double>(kept);
   usage.kept_tokens /= static_cast<double>(sequence.kept.size());
   usage.kept_bytes = sequence.bytes.kept;
-  usage.full_bytes = started.full_bytes =
+  usage.full_bytes =
       sequence.prompt_tokens * model_.hparams().n_layer * model_.hparams().kv_layer_bytes_per_token();
   usage.stored_bytes = store != nullptr ? store->bytes(usage.prompt_tokens) : 0;
   usage.prompt_ms = sequence.timing.total;
@@ -400,7 +398,7 @@ void Batcher::add_choices(Engine& engine, const std::shared_ptr<Started>& starte
   for (auto& running : added)
     if (!running.continuation->done()) draw(running, logits);
   metrics_.first_token.add(ms_since(job.arrived) / 1e3);
-  metrics_.kv_full += started->full_bytes;
+  metrics_.kv_full += started->usage.full_bytes;
   running_.splice(running_.end(), added);
   for (auto it = running_.begin(); it != running_.end();) {
     const auto running = it++;
@@ -483,7 +481,7 @@ void Batcher::finish(std::list<Running>::iterator running) {
   if (--started.left == 0) {
     if (generation.reason == StopReason::kCancelled) ++metrics_.cancelled;
     commit(-started.committed);
-    metrics_.kv_full -= started.full_bytes;
+    metrics_.kv_full -= usage.full_bytes;
     usage.decode_ms = ms_since(started.answering);
     if (options_.on_finished) options_.on_finished(*started.job, usage);
     started.job->answer->finish(usage);

@@ -22,11 +22,7 @@ namespace windowkv::server {
 
 namespace {
 
-constexpr const char* kJson = "application/json";
 constexpr const char* kBodyTooLarge = "the body is larger than the server takes";
-/// For the log, as nginx has it.
-constexpr int kClientLeft = 499;
-constexpr const char* kEvents = "text/event-stream";
 constexpr const char* kRequestId = "X-Request-Id";
 /// A request is handled by one thread from its headers to the end of its response.
 thread_local Clock::time_point arrived;
@@ -34,6 +30,15 @@ thread_local Clock::time_point arrived;
 std::string random_id() {
   thread_local std::mt19937_64 numbers(std::random_device{}());
   return hash_text(numbers()) + hash_text(numbers());
+}
+
+/// For a line of the log, whatever the client sent.
+std::string printable(std::string text) {
+  constexpr size_t kLongest = 200;
+  for (auto& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
 }
 
 /// Whether a request's id may be repeated in headers and logs.
@@ -113,20 +118,10 @@ std::vector<Token> tokens_of(const Json& body, int n_vocab) {
   return tokens;
 }
 
-bool flag(const Json& body, const char* name, bool otherwise) {
-  const auto it = body.find(name);
-  if (it == body.end() || it->is_null()) return otherwise;
-  if (!it->is_boolean()) throw ApiError(400, fmt::format("{} must be true or false", name), name);
-  return it->get<bool>();
-}
-
 /// Text, or bytes where a token is a part of a character.
 Json piece_json(const Vocab& vocab, Token token) {
   const auto piece = vocab.piece(token, /*special=*/true);
-  if (utf8_first_error(piece) == std::string::npos) return piece;
-  auto bytes = Json::array();
-  for (const unsigned char byte : piece) bytes.push_back(byte);
-  return bytes;
+  return utf8_first_error(piece) == std::string::npos ? Json(piece) : bytes_json(piece);
 }
 
 void tokenize(Service& service, const httplib::Request& request, httplib::Response& response) {
@@ -134,12 +129,12 @@ void tokenize(Service& service, const httplib::Request& request, httplib::Respon
   const auto& vocab = service.vocab();
   const auto text = required_text(body, "content");
   PromptText prompt{text, {}};
-  if (!flag(body, "parse_special", true)) prompt.literal = vocab.special_names(text);
+  if (!optional_flag(body, "parse_special", true)) prompt.literal = vocab.special_names(text);
   auto tokens = service.tokenize(prompt);
-  if (!flag(body, "add_special", false))
+  if (!optional_flag(body, "add_special", false))
     tokens.erase(tokens.begin(), tokens.begin() + std::ssize(vocab.tokenize("")));
   auto list = Json::array();
-  const bool pieces = flag(body, "with_pieces", false);
+  const bool pieces = optional_flag(body, "with_pieces", false);
   for (const auto token : tokens)
     list.push_back(pieces ? Json{{"id", token}, {"piece", piece_json(vocab, token)}} : Json(token));
   answer(response, Json{{"tokens", list}});
@@ -224,19 +219,6 @@ HttpServer::HttpServer(HttpOptions options)
 }
 
 HttpServer::~HttpServer() = default;
-
-namespace {
-
-/// For a line of the log, whatever the client sent.
-std::string printable(std::string text) {
-  constexpr size_t kLongest = 200;
-  for (auto& c : text)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
-  return text;
-}
-
-}  // namespace
 
 void HttpServer::report(const std::string& id, const std::string& method, const std::string& path, int status,
                         double ms) const {

@@ -22,6 +22,7 @@ struct Job {
   int top_logprobs = -1;         ///< most probable tokens told beside each; -1: no logprobs at all
   bool prompt_logprobs = false;  ///< tell those of the prompt's tokens first, as a delta of choice 0
   bool show_kept = false;        ///< tell what is kept of the prompt (Usage::kept_text)
+  int64_t kv_bytes = 0;          ///< of K and V that it takes, once submitted
   std::shared_ptr<Answer> answer = std::make_shared<Answer>();
   std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now();
 };

@@ -161,9 +161,9 @@ PrefixStore PrefixCache::find(const std::string& owner, std::span<const Token> p
   return store;
 }
 
-int64_t PrefixCache::common_prefix(const std::string& owner, std::span<const Token> prompt) const {
+int64_t PrefixCache::common_prefix(const std::string& owner, std::span<const Token> prompt) {
   const std::scoped_lock lock(mutex_);
-  return const_cast<PrefixCache*>(this)->best(owner, prompt).second;  // NOLINT: looks only
+  return best(owner, prompt).second;
 }
 
 void PrefixCache::note_blocks(const PrefixStore& store) {
@@ -195,11 +195,14 @@ int64_t PrefixCache::disk_bytes() const {
   return bytes;
 }
 
+void PrefixCache::remove_file(Entry& entry) {
+  std::error_code ignored;
+  if (entry.file_bytes > 0) fs::remove(path_of(entry.id), ignored);
+  entry.file_bytes = 0;
+}
+
 void PrefixCache::drop(Entries::iterator entry) {
-  if (entry->file_bytes > 0) {
-    std::error_code ignored;
-    fs::remove(path_of(entry->id), ignored);
-  }
+  remove_file(*entry);
   entries_.erase(entry);
 }
 
@@ -282,11 +285,9 @@ bool PrefixCache::pin(const std::string& owner, const std::string& id, bool pinn
   if (entry == entries_.end()) return false;
   if (entry->pinned != pinned && entry->file_bytes > 0) {
     // The file says whether it is pinned: it is written anew.
-    std::error_code ignored;
     if (!is_in_memory(entry->store))
       entry->store = PrefixStore::load(model_, path_of(id), options_.store.place);
-    fs::remove(path_of(id), ignored);
-    entry->file_bytes = 0;
+    remove_file(*entry);
   }
   entry->pinned = pinned;
   changed_.notify_all();
@@ -322,9 +323,7 @@ void PrefixCache::make_disk_room(int64_t bytes) {
     if (it->file_bytes == 0 || it->pinned) continue;
     held -= it->file_bytes;
     if (is_in_memory(it->store)) {
-      std::error_code ignored;
-      fs::remove(path_of(it->id), ignored);
-      it->file_bytes = 0;
+      remove_file(*it);
       it->unwritable = true;
     } else {
       const auto gone = it++;

@@ -55,7 +55,7 @@ class PrefixCache {
   /// A store with the longest prefix of the prompt that the owner has; an empty one where there is none.
   PrefixStore find(const std::string& owner, std::span<const Token> prompt);
   /// How many tokens of the prompt find() would give.
-  int64_t common_prefix(const std::string& owner, std::span<const Token> prompt) const;
+  int64_t common_prefix(const std::string& owner, std::span<const Token> prompt);
   /// Has prefixes leave the memory until `bytes` more fit; false where they do not, as others are in use.
   bool make_room(int64_t bytes);
   /// Adds what was stored of a prompt; prefixes that it continues are no longer needed.
@@ -84,6 +84,7 @@ class PrefixCache {
   void use(Entries::iterator entry);
   void note_blocks(const PrefixStore& store);
   int64_t memory_held() const;
+  void remove_file(Entry& entry);
   void drop(Entries::iterator entry);
   /// Out of memory: into its file, or away.
   bool push_out(Entries::iterator entry);

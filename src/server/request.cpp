@@ -266,6 +266,11 @@ Json parse_body(const std::string& body) {
   }
 }
 
+bool optional_flag(const Json& body, const char* name, bool otherwise) {
+  Fields(body).read(name, otherwise);
+  return otherwise;
+}
+
 std::string required_text(const Json& body, const std::string& name) {
   const Fields fields(body);
   const auto* field = fields.find(name.c_str());

@@ -43,6 +43,9 @@ CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOp
 /// Messages as in a chat's body. Throws ApiError.
 std::vector<ChatMessage> parse_messages(const Json& body);
 
+/// A field that is true or false; `otherwise` where it is missing. Throws ApiError for something else.
+bool optional_flag(const Json& body, const char* name, bool otherwise);
+
 /// A field that is text. Throws ApiError where it is missing or something else.
 std::string required_text(const Json& body, const std::string& name);
 

@@ -18,9 +18,7 @@ Json finish_json(const std::optional<StopReason>& reason) {
 
 Json token_json(const Vocab& vocab, Token token, float logprob) {
   const auto piece = vocab.piece(token, /*special=*/true);
-  auto bytes = Json::array();
-  for (const unsigned char byte : piece) bytes.push_back(byte);
-  return {{"token", piece}, {"logprob", logprob}, {"bytes", bytes}};
+  return {{"token", piece}, {"logprob", logprob}, {"bytes", bytes_json(piece)}};
 }
 
 Json chat_logprobs(const Vocab& vocab, const std::vector<TokenLogprob>& logprobs) {
@@ -153,6 +151,12 @@ std::string CompletionFormat::end(const Usage& usage) {
     last = sse(out);
   }
   return last + "data: [DONE]\n\n";
+}
+
+Json bytes_json(std::string_view bytes) {
+  auto list = Json::array();
+  for (const unsigned char byte : bytes) list.push_back(byte);
+  return list;
 }
 
 Json error_json(const ApiError& error) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "server/answer.h"
 #include "server/json.h"
@@ -61,6 +62,8 @@ class CompletionFormat final : public ResponseFormat {
   const Vocab& vocab_;
 };
 
+/// Numbers from 0 to 255.
+Json bytes_json(std::string_view bytes);
 /// OpenAI's error object.
 Json error_json(const ApiError& error);
 

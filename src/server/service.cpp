@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/checks.h"
 #include "windowkv/error.h"
 #include "windowkv/sampler.h"
 
@@ -96,11 +97,7 @@ std::vector<Service::Prompt> Service::prompts_of(const CompletionRequest& reques
         prompts.push_back({tokenize({*text, {}}), *text});
       } else {
         const auto& ids = std::get<std::vector<Token>>(prompt);
-        const int n_vocab = model_.hparams().n_vocab;
-        for (const auto id : ids)
-          if (id >= n_vocab)
-            throw ApiError(400, fmt::format("prompt has the token id {}; there are {}", id, n_vocab),
-                           "prompt");
+        check_tokens(ids, model_.hparams());
         prompts.push_back({ids, vocab().text(ids)});
       }
     }

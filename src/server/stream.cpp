@@ -123,7 +123,7 @@ void respond_at_once(const Completion& completion, const Service& service, const
         if (!delta) {
           if (!request.is_connection_closed()) continue;
           give_up(completion.jobs);
-          response.status = 499;  // nobody reads it
+          response.status = kClientLeft;
           return;
         }
         auto& choice = own[static_cast<size_t>(delta->choice)];
@@ -145,7 +145,7 @@ void respond_at_once(const Completion& completion, const Service& service, const
     give_up(completion.jobs);
     throw;
   }
-  response.set_content(text_of(completion.format->whole(choices, sum_of(usages))), "application/json");
+  response.set_content(text_of(completion.format->whole(choices, sum_of(usages))), kJson);
 }
 
 void respond_as_stream(Completion completion, const Service& service, httplib::Response& response,
@@ -154,7 +154,7 @@ void respond_as_stream(Completion completion, const Service& service, httplib::R
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // nginx would collect them
   response.set_chunked_content_provider(
-      "text/event-stream", [events](size_t, httplib::DataSink& sink) { return events->next(sink); });
+      kEvents, [events](size_t, httplib::DataSink& sink) { return events->next(sink); });
 }
 
 }  // namespace windowkv::server

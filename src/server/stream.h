@@ -15,6 +15,11 @@ struct Response;
 
 namespace windowkv::server {
 
+inline constexpr const char* kJson = "application/json";
+inline constexpr const char* kEvents = "text/event-stream";
+/// The status of a request whose client left, for the log, as nginx has it.
+inline constexpr int kClientLeft = 499;
+
 /// Jobs of one request on their way to its client.
 struct Completion {
   std::unique_ptr<ResponseFormat> format;

@@ -135,9 +135,9 @@ TEST(Blas, KeepsWhatGgmlsKernelsKeep) {
 }
 
 /// Softmax attention by plain loops in double, over K and V as F16 holds them.
-std::vector<double> plain_attention(const HParams& hp, const std::vector<float>& q,
-                                    const std::vector<float>& k, const std::vector<float>& v, int64_t first,
-                                    int64_t t) {
+std::vector<double> plain_attention(const HParams& hp, int64_t window, const std::vector<float>& sinks,
+                                    const std::vector<float>& q, const std::vector<float>& k,
+                                    const std::vector<float>& v, int64_t first, int64_t t) {
   const auto d = static_cast<size_t>(hp.d_head);
   const auto heads = static_cast<size_t>(hp.n_head);
   const auto row = static_cast<size_t>(hp.kv_row());
@@ -147,15 +147,16 @@ std::vector<double> plain_attention(const HParams& hp, const std::vector<float>&
     for (size_t h = 0; h < heads; ++h) {
       const size_t kv = h / (heads / static_cast<size_t>(hp.n_head_kv));
       const auto seen = static_cast<size_t>(first) + i + 1;
+      const size_t from = window > 0 ? seen - std::min(seen, static_cast<size_t>(window)) : 0;
       std::vector<double> w(seen);
-      double sum = 0;
-      for (size_t j = 0; j < seen; ++j) {
+      double sum = sinks.empty() ? 0 : std::exp(static_cast<double>(sinks[h]));
+      for (size_t j = from; j < seen; ++j) {
         double dot = 0;
         for (size_t c = 0; c < d; ++c)
           dot += static_cast<double>(q[(i * heads + h) * d + c]) * half(k[j * row + kv * d + c]);
         sum += w[j] = std::exp(dot * static_cast<double>(hp.attention_scale));
       }
-      for (size_t j = 0; j < seen; ++j)
+      for (size_t j = from; j < seen; ++j)
         for (size_t c = 0; c < d; ++c)
           out[(i * heads + h) * d + c] += w[j] / sum * half(v[j * row + kv * d + c]);
     }
@@ -163,11 +164,18 @@ std::vector<double> plain_attention(const HParams& hp, const std::vector<float>&
 }
 
 TEST(ProductAttention, EqualsPlainLoops) {
-  for (auto [n_head, n_head_kv, keys, t] : {std::tuple{4, 2, 100, 40},
-                                            {3, 3, 50, 50},
-                                            {4, 1, 33, 1},
-                                            {2, 2, 9000, 300}}) {  // the last in several tiles
-    SCOPED_TRACE(fmt::format("{} heads, {} KV heads, {} keys, {} queries", n_head, n_head_kv, keys, t));
+  for (auto [n_head, n_head_kv, keys, t, window, with_sinks] :
+       {std::tuple{4, 2, 100, 40, 0, false},
+        {3, 3, 50, 50, 0, true},
+        {4, 1, 33, 1, 0, false},
+        {2, 2, 9000, 300, 0, false},  // in several tiles
+        {4, 2, 100, 40, 30, false},   // a window of fewer tokens than there are queries
+        {4, 2, 100, 40, 70, true},
+        {2, 1, 50, 50, 1, true},
+        {2, 1, 50, 50, 64, false},
+        {4, 1, 4500, 70, 4100, false}}) {  // in two tiles
+    SCOPED_TRACE(fmt::format("{} heads, {} KV heads, {} keys, {} queries, a window of {}, sinks: {}", n_head,
+                             n_head_kv, keys, t, window, with_sinks));
     HParams hp;
     hp.n_head = n_head;
     hp.n_head_kv = n_head_kv;
@@ -196,17 +204,21 @@ TEST(ProductAttention, EqualsPlainLoops) {
       ggml_fp32_to_fp16_row(from->data(), halves.data(), static_cast<int64_t>(from->size()));
       ggml_backend_tensor_set(to, halves.data(), 0, ggml_nbytes(to));
     }
+    const auto sinks = with_sinks ? values(n_head) : std::vector<float>{};
     Graph graph(nodes);
     auto* input = graph.input(GGML_TYPE_F32, int64_t{hp.d_head} * n_head, t);
+    const LayerAttention layer{hp.attention_scale, window,
+                               with_sinks ? graph.input(GGML_TYPE_F32, n_head) : nullptr};
     auto* out = graph.output(ggml_cont(
-        graph.ctx(),
-        attention.build(graph, ggml_reshape_3d(graph.ctx(), input, hp.d_head, n_head, t), rows, keys - t)));
+        graph.ctx(), attention.build(graph, layer, ggml_reshape_3d(graph.ctx(), input, hp.d_head, n_head, t),
+                                     rows, keys - t)));
     scheduler.allocate(graph);
+    if (with_sinks) ggml_backend_tensor_set(layer.sinks, sinks.data(), 0, ggml_nbytes(layer.sinks));
     ggml_backend_tensor_set(input, q.data(), 0, ggml_nbytes(input));
     scheduler.compute(graph);
     std::vector<float> result(q.size());
     ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
-    const auto expected = plain_attention(hp, q, k, v, keys - t, t);
+    const auto expected = plain_attention(hp, window, sinks, q, k, v, keys - t, t);
     for (size_t i = 0; i < result.size(); ++i) ASSERT_NEAR(result[i], expected[i], 2e-6) << i;
   }
 }

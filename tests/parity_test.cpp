@@ -33,10 +33,11 @@ Logits prefill_logits(const Model& model, std::span<const Token> tokens, int chu
 }
 
 /// The first `known` tokens at once, the rest one by one; logits from position known − 1 on.
-Logits decode_logits(const Model& model, std::span<const Token> tokens, size_t known) {
+Logits decode_logits(const Model& model, std::span<const Token> tokens, size_t known,
+                     const Policy& policy = *full_policy()) {
   Engine engine(model, {.chunk = kChunk});
   Sequence sequence;
-  const auto first = engine.prefill(sequence, tokens.first(known), *full_policy());
+  const auto first = engine.prefill(sequence, tokens.first(known), policy);
   Logits out = {{first.begin(), first.end()}};
   for (auto token : tokens.subspan(known)) {
     const auto logits = engine.decode(sequence, token);
@@ -98,6 +99,22 @@ void expect_parity(const std::string& what, const std::string& path, std::span<c
   EXPECT_LT(decode.worst, bound.device);
 }
 
+/// A prompt of which the first tokens and the last ones are kept, `budget` in all, beside libllama without
+/// the others.
+void expect_dropped_parity(const std::string& what, const std::string& path, std::span<const Token> tokens,
+                           int64_t known, int64_t budget, Bound bound) {
+  constexpr int64_t kSinks = 4;  // of streaming-llm
+  const TokenRange dropped{kSinks, known - (budget - kSinks)};
+  const auto policy = make_policy("streaming-llm", {Budget::tokens(budget), {}});
+  const auto ours = decode_logits(*load_plain(path), tokens, static_cast<size_t>(known), *policy);
+  const auto all =
+      Reference(path).all_logits(tokens, kChunk, static_cast<size_t>(known), false, std::span(&dropped, 1));
+  const auto d = compare(ours, {all.begin() + known - 1, all.end()});
+  report(what + " dropped", d);
+  EXPECT_GE(d.top1, 0.9);
+  EXPECT_LT(d.worst, bound.device);
+}
+
 TEST_P(MiniLongParity, RealTextGivesTheSameTopTokens) {
   const auto path = minilong_path(GetParam());
   auto tokens = load_plain(path)->vocab().tokenize(data_text("sherlock.txt"));
@@ -120,6 +137,24 @@ TEST(LongPrompt, OfSixThousandTokensGivesTheLogitsOfLibllama) {
   report("6,000 tokens", d);
   EXPECT_GE(d.top1, 0.99);
   EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+}
+
+// As long as a window of a real size is worth, and 12 % of it.
+TEST(LongPrompt, WithSlidingWindowsGivesTheLogitsOfLibllama) {
+  RandomModel m;
+  m.family = "gemma3";
+  m.type = GGML_TYPE_F32;
+  m.n_layer = 6;
+  m.n_ctx = 8192;
+  m.window = 400;
+  const auto path = random_model_path("long_sliding", m);
+  const auto tokens = random_tokens(4096 + 20, m.n_vocab);
+  const auto d = compare(prefill_logits(*load_plain(path), tokens, 512),
+                         Reference(path).all_logits(tokens, 512, tokens.size()));
+  report("4,096 tokens", d);
+  EXPECT_GE(d.top1, 0.99);
+  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, MiniLongParity, testing::Values("f16", "q8_0"),
@@ -216,6 +251,26 @@ std::vector<Case> cases() {
     m.rope_scaling = RopeScaling::kLinear;
     m.rope_factor = 2;
   });
+  // Prompts of the tests are longer than the window, and the last layer has one or none.
+  for (int layers : {7, 12})
+    add(fmt::format("gemma3_{}_layers", layers), kF32, [=](auto& m) {
+      m.family = "gemma3";
+      m.n_layer = layers;
+      m.window = 40;
+      m.rope_base = 1e6f;
+      m.rope_scaling = RopeScaling::kLinear;
+      m.rope_factor = 8;
+    });
+  add("gemma3_window_of_one", kF32, [](auto& m) {
+    m.family = "gemma3";
+    m.n_layer = 3;
+    m.window = 1;
+  });
+  add("gemma3_wide_window", kF32, [](auto& m) {
+    m.family = "gemma3";
+    m.n_layer = 6;
+    m.window = 2000;
+  });
   for (auto [type, bound] : {std::pair{GGML_TYPE_F16, kF16},
                              {GGML_TYPE_BF16, kF16},
                              {GGML_TYPE_Q8_0, kQuantized},
@@ -239,6 +294,14 @@ TEST_P(RandomModelParity, LogitsAgree) {
   // Three chunks, the last not whole, and more tokens than the original context of the YaRN cases.
   expect_parity(c.name, random_model_path(c.name, c.model), random_tokens(150, c.model.n_vocab, c.model.seed),
                 0.9, c.bound);
+}
+
+TEST_P(RandomModelParity, LogitsAgreeOnceTokensAreDropped) {
+  const auto& c = GetParam();
+  constexpr int64_t kBudget = 50;
+  if (c.model.window > kBudget) GTEST_SKIP() << "libllama drops tokens that a window shows, windowkv none";
+  const auto tokens = random_tokens(150, c.model.n_vocab, c.model.seed);
+  expect_dropped_parity(c.name, random_model_path(c.name, c.model), tokens, 100, kBudget, c.bound);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, RandomModelParity, testing::ValuesIn(cases()),

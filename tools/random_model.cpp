@@ -52,7 +52,7 @@ class Writer {
         threads_(threads > 0 ? threads
                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     check();
-    const size_t tensors = 4 + 16 * static_cast<size_t>(m_.n_layer);
+    const size_t tensors = 4 + 18 * static_cast<size_t>(m_.n_layer);
     ctx_.reset(ggml_init({ggml_tensor_overhead() * tensors, nullptr, /*no_alloc=*/true}));
     gguf_.reset(gguf_init_empty());
     metadata();
@@ -82,8 +82,8 @@ class Writer {
       if (value < low || value > high)
         throw Error(fmt::format("{} is {}; it must be {} to {}", what, value, low, high));
     };
-    if (m_.family != "llama" && m_.family != "qwen2" && m_.family != "qwen3")
-      throw Error(fmt::format("unknown family \"{}\"; use one of: llama, qwen2, qwen3", m_.family));
+    if (m_.family != "llama" && m_.family != "qwen2" && m_.family != "qwen3" && m_.family != "gemma3")
+      throw Error(fmt::format("unknown family \"{}\"; use one of: llama, qwen2, qwen3, gemma3", m_.family));
     in_range("the number of layers", m_.n_layer, 1, 1024);
     in_range("the width", m_.n_embd, 1, 1 << 20);
     in_range("the number of query heads", m_.n_head, 1, 4096);
@@ -131,6 +131,7 @@ class Writer {
                        m_.rope_scaling == RopeScaling::kLinear ? "linear" : "yarn");
       gguf_set_val_f32(g, key("rope.scaling.factor").c_str(), m_.rope_factor);
     }
+    if (m_.window > 0) number("attention.sliding_window", m_.window);
     if (m_.rope_n_ctx_orig > 0) number("rope.scaling.original_context_length", m_.rope_n_ctx_orig);
     gguf_set_val_str(g, "tokenizer.ggml.model", "no_vocab");
   }
@@ -177,7 +178,11 @@ class Writer {
         bias(prefix + "attn_v.bias", kv_row);
       }
       if (m_.family == "llama" && m_.output_bias) bias(prefix + "attn_output.bias", m_.n_embd);
-      if (m_.family == "qwen3") {
+      if (m_.family == "gemma3") {
+        norm(prefix + "post_attention_norm.weight", 1.0f, m_.n_embd);
+        norm(prefix + "post_ffw_norm.weight", 1.0f, m_.n_embd);
+      }
+      if (m_.family == "qwen3" || m_.family == "gemma3") {
         norm(prefix + "attn_q_norm.weight", 1.4f, m_.d_head);
         norm(prefix + "attn_k_norm.weight", 1.4f, m_.d_head);
       }

@@ -13,7 +13,7 @@ namespace windowkv {
 enum class RopeScaling { kNone, kLinear, kYarn };
 
 struct RandomModel {
-  std::string family = "llama";  ///< llama, qwen2 or qwen3
+  std::string family = "llama";  ///< llama, qwen2, qwen3 or gemma3
   int n_layer = 2;
   int n_embd = 64;
   int n_head = 4;
@@ -32,6 +32,7 @@ struct RandomModel {
   int rope_n_ctx_orig = 0;   ///< 0: not in the file
   bool qkv_bias = false;     ///< for llama; qwen2 has them always, qwen3 never
   bool output_bias = false;  ///< bias of the attention's output projection, for llama
+  int window = 0;            ///< of sliding layers, for gemma3; 0: not in the file
   uint64_t seed = 1;
 };
 

@@ -11,6 +11,14 @@ namespace windowkv {
 class Vocab;
 struct LoadedModel;
 
+/// How one layer attends.
+struct AttentionSpec {
+  int window = 0;  ///< tokens that a query sees, its own the last of them (a sliding window); 0: all so far
+  float rope_base = 10000.0f;
+  float rope_freq_scale = 1.0f;
+  bool operator==(const AttentionSpec&) const = default;
+};
+
 /// Hyperparameters of a decoder model, from the GGUF's metadata.
 struct HParams {
   std::string family;  ///< general.architecture
@@ -27,6 +35,8 @@ struct HParams {
   int n_ctx_train = 0;
   float rms_eps = 1e-5f;
   float attention_scale = 0.0f;
+  /// By layer; empty where all see all tokens, and RoPE is as below.
+  std::vector<AttentionSpec> attention;
   // RoPE
   int n_rot = 0;
   int rope_mode = 0;  ///< GGML_ROPE_TYPE_NORMAL or GGML_ROPE_TYPE_NEOX
@@ -38,6 +48,19 @@ struct HParams {
   /// How much of the cache each layer needs relative to the others, measured by a calibration (mean 1);
   /// empty: unknown.
   std::vector<double> layer_shares;
+
+  AttentionSpec attention_of(int layer) const {
+    return attention.empty() ? AttentionSpec{0, rope_base, rope_freq_scale}
+                             : attention[static_cast<size_t>(layer)];
+  }
+  bool slides(int layer) const { return attention_of(layer).window > 0; }
+  /// Layers that see all tokens so far, lowest first: those whose cache is worth compressing.
+  std::vector<int> full_layers() const;
+  int n_full_layers() const { return static_cast<int>(full_layers().size()); }
+  /// Rows that a layer's cache of `tokens` tokens has where it drops only what no later one sees; or those of
+  /// all layers.
+  int64_t full_rows(int layer, int64_t tokens) const;
+  int64_t full_rows(int64_t tokens) const;
 
   /// Elements of one token's K (or V) row in one layer.
   int64_t kv_row() const { return static_cast<int64_t>(d_head) * n_head_kv; }

@@ -135,7 +135,7 @@ void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& p
                       [](double sum, const Sequence& s) { return sum + s.timing.selection; }));
   kv = sequences[0].bytes;
   kept = std::accumulate(sequences[0].kept.begin(), sequences[0].kept.end(), 0.0) /
-         static_cast<double>(length * model.hparams().n_layer);
+         static_cast<double>(model.hparams().full_rows(length));
 
   while (static_cast<int64_t>(sequences.size()) < most)
     sequences.push_back(engine.fork(sequences[0], options.pool));

@@ -123,7 +123,7 @@ void compare(const CompareFlags& flags) {
   if (samples.empty() && !flags.data.empty()) throw Error("no usable sample in the files given with --data");
   const auto model = flags.model.load();
   const auto model_hash = fnv1a64_of_file(model->path());
-  const auto contenders = contenders_of(flags, model->hparams().n_layer);
+  const auto contenders = contenders_of(flags, model->hparams().n_full_layers());
   if (needles) append_needles(flags, *model, *needles, samples);
   Engine engine(*model, flags.model.engine());
 

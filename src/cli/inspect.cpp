@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -50,6 +51,18 @@ void note_unused(std::span<const CLI::Option* const> options, const char* why) {
     note(fmt::format("{} {} not used: {}", fmt::join(names, ", "), names.size() > 1 ? "are" : "is", why));
 }
 
+/// What layers with a sliding window hold, which no policy chooses of.
+std::string windows_text(const HParams& hp) {
+  std::map<int, int> layers;  // by window
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    if (hp.slides(layer)) ++layers[hp.attention_of(layer).window];
+  std::vector<std::string> parts;
+  for (auto [window, count] : layers)
+    parts.push_back(fmt::format("{} layers of the last {} tokens, at most {}", count, window,
+                                bytes_text(hp.kv_layer_bytes_per_token() * window * count)));
+  return fmt::format("{}; kept whole", fmt::join(parts, "; "));
+}
+
 void show_model(const Model& model) {
   const auto& hp = model.hparams();
   std::string text;
@@ -68,8 +81,10 @@ void show_model(const Model& model) {
   line("fingerprint", hp.fingerprint);
   line("calibration",
        model.calibration().empty() ? "none: all layers keep the same number of tokens" : model.calibration());
+  const auto full_layers = hp.n_full_layers();
   line("KV cache", fmt::format("{} per token over {} layers, F16",
-                               bytes_text(hp.kv_layer_bytes_per_token() * hp.n_layer), hp.n_layer));
+                               bytes_text(hp.kv_layer_bytes_per_token() * full_layers), full_layers));
+  if (full_layers < hp.n_layer) line("sliding windows", windows_text(hp));
   if (const KvTypes store = PrefixStoreOptions().types; hp.d_head % 32 == 0)
     line("prefix store", fmt::format("{} per token, {}", bytes_text(kv_token_bytes(hp, store) * hp.n_layer),
                                      to_string(store.k)));

@@ -28,7 +28,7 @@ struct Rule {
 
 eval::Contender spec_contender(const char* name, std::string_view spec, const PolicyFlags& flags,
                                const HParams& hp) {
-  auto contender = eval::make_contender(spec, flags.budget, hp.n_layer);
+  auto contender = eval::make_contender(spec, flags.budget, hp.n_full_layers());
   contender.name = name;
   return contender;
 }
@@ -36,7 +36,8 @@ eval::Contender spec_contender(const char* name, std::string_view spec, const Po
 std::vector<Rule> rules_of(const PolicyFlags& flags, const HParams& hp) {
   auto leader = flags;
   leader.kv = "windowkv";
-  const int gamma = flags.numbers.gamma.value_or(make_config("paper", Task::kLocalization, hp.n_layer).gamma);
+  const int gamma =
+      flags.numbers.gamma.value_or(make_config("paper", Task::kLocalization, hp.n_full_layers()).gamma);
   leader.numbers.gamma = gamma;
   leader.numbers.decider = Decider::kFirst;
   const auto budget = flags.kv == "full" ? "" : " " + flags.budget;

@@ -53,6 +53,15 @@ int64_t LlamaTools::cells(int64_t n) const {
   return (n + predict + 255) / 256 * 256;  // llama_context pads to 256
 }
 
+int64_t LlamaTools::rows(const HParams& hp, int64_t n) const {
+  int64_t all = 0;
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    // Of a window and the tokens that are computed together.
+    all += std::min(cells(n),
+                    hp.slides(layer) ? (hp.attention_of(layer).window + chunk + 255) / 256 * 256 : cells(n));
+  return all;
+}
+
 LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
   // The same BLAS as windowkv's, whatever the system's choice; else no threads of a BLAS that spin against
   // ggml's: llama.cpp's best on few cores.

@@ -41,8 +41,8 @@ void niah(const NiahCommand& flags) {
   const auto task = flags.task.choice();
   const auto model = flags.model.load();
   const auto& vocab = model->vocab();
-  const auto contenders =
-      eval::make_contenders(flags.contenders.policies, flags.contenders.budgets, model->hparams().n_layer);
+  const auto contenders = eval::make_contenders(flags.contenders.policies, flags.contenders.budgets,
+                                                model->hparams().n_full_layers());
   const auto prompts = flags.test.prompts(*model, inputs);
   const auto model_hash = fnv1a64_of_file(model->path());
   const auto log = open_log(flags.out);

@@ -219,8 +219,8 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const std::string& kv_name,
                                           const std::string& budget_text) const {
   const int every = kv_name == "full" ? 0 : recall_every();
-  return make_policy(kv_name,
-                     {Budget::parse(budget_text), make_config(preset, kind, hp.n_layer, numbers), every});
+  return make_policy(
+      kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_full_layers(), numbers), every});
 }
 
 std::unique_ptr<Policy> PolicyFlags::make_at(const HParams& hp, Task kind,

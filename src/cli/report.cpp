@@ -22,6 +22,7 @@ ordered_json trace_json(const RunReport& r) {
                     {"family", hp.family},
                     {"type", r.model.weight_type()},
                     {"layers", hp.n_layer},
+                    {"full_layers", hp.full_layers()},
                     {"heads", hp.n_head},
                     {"kv_heads", hp.n_head_kv},
                     {"head_size", hp.d_head},

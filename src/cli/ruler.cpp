@@ -248,8 +248,8 @@ void ruler_command(RulerFlags flags) {
 
   const auto model = flags.model.load(/*weights=*/samples_file == nullptr);
   const bool chat = !flags.no_chat && model->vocab().has_chat_template();
-  const auto contenders =
-      eval::make_contenders(flags.contenders.policies, flags.contenders.budgets, model->hparams().n_layer);
+  const auto contenders = eval::make_contenders(flags.contenders.policies, flags.contenders.budgets,
+                                                model->hparams().n_full_layers());
   const ruler::Samples samples(model->vocab(), std::move(source), chat, flags.seed);
   std::vector<std::string> too_short;
   const auto points = usable_points(samples, ruler::grid_points(tasks, flags.lengths, flags.samples),

@@ -12,10 +12,14 @@ namespace windowkv {
 /// Adds the writing of t tokens' K and V [d_head, n_head_kv, t] into rows [first, first + t).
 void store_kv(Graph& graph, const KvRows& rows, int64_t first, const Family::Qkv& qkv);
 
-/// Attention of q [d_head, n_head, t] over rows [0, count): [d_head·n_head, t] F32. `mask` [≥ count, t] F16
-/// or null.
-ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvRows& rows, int64_t count,
-                    ggml_tensor* mask);
+/// Rows that tokens from row `first` on may begin to read at: before those that a window of so many rows
+/// (LayerAttention::window) shows the first of them. In steps, as devices need their addresses aligned.
+int64_t first_shown(int64_t first, int64_t window);
+
+/// Attention of q [d_head, n_head, t] over rows [first, end): [d_head·n_head, t] F32. `mask` [≥ end − first,
+/// t] F16 or null.
+ggml_tensor* attend(ggml_context* ctx, const HParams& hp, const LayerAttention& layer, ggml_tensor* q,
+                    const KvRows& rows, int64_t first, int64_t end, ggml_tensor* mask);
 
 /// Tokens [first, first + count) of x [d_head, heads, t].
 ggml_tensor* token_columns(ggml_context* ctx, ggml_tensor* x, int64_t first, int64_t count);
@@ -34,7 +38,7 @@ struct KvStack {
 
 /// Attention of one token of each cache, q [d_head, n_head, caches], over its own rows: [d_head·n_head,
 /// caches] F32. `mask` [visible, 1, 1 or n_head, caches] F16.
-ggml_tensor* attend(ggml_context* ctx, const HParams& hp, ggml_tensor* q, const KvStack& stack,
-                    ggml_tensor* mask);
+ggml_tensor* attend(ggml_context* ctx, const HParams& hp, const LayerAttention& layer, ggml_tensor* q,
+                    const KvStack& stack, ggml_tensor* mask);
 
 }  // namespace windowkv

@@ -26,7 +26,9 @@ void ChunkPass::go_to(int layer) {
   if (const int64_t moved = pack_.go_to(layer); moved > 0) scheduler_.add_copy(moved);
   if (const size_t device = m_.backends->device_of(layer);
       !products_ && (layer == 0 || device != m_.backends->device_of(layer - 1)))
-    mask_.emplace(*m_.backends, rows_, chunk_, device);
+    masks_.clear();
+  if (const int64_t window = m_.attention(layer).window; !products_ && !masks_.contains(window))
+    masks_.try_emplace(window, *m_.backends, rows_, chunk_, m_.backends->device_of(layer), window);
 }
 
 void ChunkPass::pass(Graph& graph, int layer, int64_t first, int64_t count, const Behind& behind) const {
@@ -35,19 +37,24 @@ void ChunkPass::pass(Graph& graph, int layer, int64_t first, int64_t count, cons
   const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x,
                                                pack_.positions_at(ctx, first, count), Family::kQkv);
   store_kv(graph, behind.rows, behind.end, qkv);
-  auto* attention = attend(graph, qkv.q, behind.rows, behind.end, 0, behind.begins, {}, behind.replayed);
+  auto* attention =
+      attend(graph, layer, qkv.q, behind.rows, behind.end, 0, behind.begins, {}, behind.replayed);
   if (!behind.output) return;
   graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, attention), x));
 }
 
-ggml_tensor* ChunkPass::attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first,
+ggml_tensor* ChunkPass::attend(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,
                                int64_t column, std::span<const int64_t> begins,
                                std::span<const ReceivedSum> sums, const ReplayMaxima* replayed) const {
-  if (products_) return products_->build(graph, q, rows, first, column, begins, sums, replayed);
+  const auto how = m_.attention(layer);
+  if (how.window > 0) replayed = nullptr;  // nothing is chosen there
+  if (products_) return products_->build(graph, how, q, rows, first, column, begins, sums, replayed);
   if (replayed != nullptr) raise_maxima(graph, m_.hp, q, rows, first, *replayed);
   auto* ctx = graph.ctx();
   const int64_t count = q->ne[2];
-  return windowkv::attend(ctx, m_.hp, q, rows, first + count, mask_->of(ctx, first, count));
+  const int64_t shown = first_shown(first, how.window);
+  return windowkv::attend(ctx, m_.hp, how, q, rows, shown, first + count,
+                          masks_.at(how.window).of(ctx, first, count, shown));
 }
 
 std::vector<float> ChunkPass::logits(Graph& graph, ggml_tensor* x) const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <vector>
@@ -49,13 +50,13 @@ class ChunkPass {
   /// Adds to the graph the pack's tokens [first, first + count) on their way through the layer.
   void pass(Graph& graph, int layer, int64_t first, int64_t count, const Behind& behind) const;
 
-  /// Causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t of which are its own:
+  /// The layer's causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t its own:
   /// [d_head·n_head, t] F32. `column`: where q begins in its chunk. `begins`: KvCache::Layer::begins, none
   /// unless takes_begins(). `sums`: what is added to, none unless sums_received(). `replayed`: what is
   /// raised, or null.
-  ggml_tensor* attend(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t first, int64_t column,
-                      std::span<const int64_t> begins = {}, std::span<const ReceivedSum> sums = {},
-                      const ReplayMaxima* replayed = nullptr) const;
+  ggml_tensor* attend(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,
+                      int64_t column, std::span<const int64_t> begins = {},
+                      std::span<const ReceivedSum> sums = {}, const ReplayMaxima* replayed = nullptr) const;
   /// Whether attention can add up what tokens receive.
   bool sums_received() const { return products_.has_value(); }
   /// Whether KV heads may begin at different rows.
@@ -74,7 +75,7 @@ class ChunkPass {
   int64_t rows_;
   /// One of the two: how chunks attend.
   std::optional<ProductAttention> products_;
-  std::optional<CausalMask> mask_;  ///< on the device of the layer that is computed
+  std::map<int64_t, CausalMask> masks_;  ///< by window, on the device of the layer that is computed
 };
 
 /// No fewer nodes than the graph of a chunk through one layer has, where tokens of `prompts` prompts are in

@@ -21,7 +21,7 @@ int64_t rounded_up(int64_t length) {
 }
 
 /// With the token that is about to be stored.
-AttendedRows attended_rows(const KvCache& cache, int layer) {
+AttendedRows attended_rows(const KvCache& cache, int layer, int64_t window) {
   const auto& [rows, length, prompt, begins] = cache.layer(layer);
   auto host_rows = [&](const ggml_tensor* t) {
     return HostRows{t->type, static_cast<const char*>(t->data), t->nb[1],
@@ -31,7 +31,8 @@ AttendedRows attended_rows(const KvCache& cache, int layer) {
           .v = host_rows(rows.v()),
           .length = length + 1,
           .begins = begins,
-          .chosen = cache.chosen != nullptr ? &(*cache.chosen)[static_cast<size_t>(layer)] : nullptr};
+          .chosen = cache.chosen != nullptr ? &(*cache.chosen)[static_cast<size_t>(layer)] : nullptr,
+          .window = window};
 }
 
 }  // namespace
@@ -66,18 +67,19 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
     if (const auto& b = *m.backends; layer > 0 && b.device_of(layer) != b.device_of(layer - 1))
       graph_.read_on(x, b.backend(b.device_of(layer)));
     for (const auto* cache : caches) places_.push_back(place_of(*cache, layer));
-    const auto& layout = class_of(caches, layer);
+    const auto& layout = class_of(caches, layer, m.attention(layer).window);
     const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_, Family::kQkv);
     store(caches, layer, qkv, layout.slots);
     keep_queries(caches, layer, qkv.q);
-    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, attention(m.hp, caches, layer, qkv.q, layout));
+    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, attention(m, caches, layer, qkv.q, layout));
   }
   x = m.family->logits(ctx, m.hp, m.weights, x);
   result_ = graph_.output(result == Result::kGreedy ? ggml_argmax(ctx, x) : x);
 }
 
-DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer) const {
+DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer, int64_t window) const {
   Layout out;
+  out.window = window;
   int64_t lowest = 0;
   for (size_t c = 0; c < caches.size(); ++c) {
     const auto& [rows, length, prompt, begins] = caches[c]->layer(layer);
@@ -105,8 +107,8 @@ DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer) const {
   return out;
 }
 
-const DecodeGraph::LayoutClass& DecodeGraph::class_of(Batch caches, int layer) {
-  auto layout = layout_of(caches, layer);
+const DecodeGraph::LayoutClass& DecodeGraph::class_of(Batch caches, int layer, int64_t window) {
+  auto layout = layout_of(caches, layer, window);
   for (size_t i = 0; i < classes_.size(); ++i)
     if (classes_[i].layout == layout) {
       layer_class_.push_back(i);
@@ -156,12 +158,15 @@ void DecodeGraph::keep_queries(Batch caches, int layer, ggml_tensor* q) {
   }
 }
 
-ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q,
+ggml_tensor* DecodeGraph::attention(LoadedModel& m, Batch caches, int layer, ggml_tensor* q,
                                     const LayoutClass& c) {
   auto* ctx = graph_.ctx();
+  const auto how = m.attention(layer);
   if (c.layout.runs.empty()) {
     auto& rows = in_place_[static_cast<size_t>(layer)];
-    rows = {hp.n_head_kv, hp.attention_scale, std::vector<AttendedRows>(caches.size())};
+    rows = {m.hp.n_head_kv, how.scale,
+            how.sinks != nullptr ? static_cast<const float*>(how.sinks->data) : nullptr,
+            std::vector<AttendedRows>(caches.size())};
     return attend_in_place(ctx, q, rows);
   }
   std::vector<ggml_tensor*> parts;
@@ -170,9 +175,10 @@ ggml_tensor* DecodeGraph::attention(const HParams& hp, Batch caches, int layer, 
     const auto& cache = *caches[run.first];
     const KvStack stack{&cache.arena(layer), cache.layer(layer).rows.first(), run.distance,
                         static_cast<int64_t>(run.count), run.visible};
-    parts.push_back(attend(
-        ctx, hp, token_columns(ctx, q, static_cast<int64_t>(run.first), static_cast<int64_t>(run.count)),
-        stack, c.masks[i]));
+    parts.push_back(
+        attend(ctx, m.hp, how,
+               token_columns(ctx, q, static_cast<int64_t>(run.first), static_cast<int64_t>(run.count)), stack,
+               c.masks[i]));
   }
   return join_columns(ctx, std::move(parts));
 }
@@ -239,9 +245,12 @@ void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
           auto* mask = c.contents[r].data() + (static_cast<int64_t>(i) * run.heads + head) * run.visible;
           if (caches[column]->version() == versions_[column] && c.shown[column] == length) {
             mask[length] = kVisible;
+            if (const int64_t window = c.layout.window; window > 0 && length >= window)
+              mask[length - window] = kHidden;
           } else {
             // Query heads in the order of their KV heads.
-            const int64_t begin = run.heads == 1 ? 0 : caches[column]->layer(c.layer).begin_of(head / share_);
+            int64_t begin = run.heads == 1 ? 0 : caches[column]->layer(c.layer).begin_of(head / share_);
+            if (c.layout.window > 0) begin = std::max(begin, length + 1 - c.layout.window);
             std::fill(mask, mask + begin, kHidden);
             std::fill(mask + begin, mask + length + 1, kVisible);
             std::fill(mask + length + 1, mask + run.visible, kHidden);
@@ -255,7 +264,8 @@ void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
   for (size_t c = 0; c < caches.size(); ++c) versions_[c] = caches[c]->version();
   for (size_t layer = 0; layer < in_place_.size(); ++layer)
     for (size_t c = 0; c < in_place_[layer].columns.size(); ++c)
-      in_place_[layer].columns[c] = attended_rows(*caches[c], static_cast<int>(layer));
+      in_place_[layer].columns[c] =
+          attended_rows(*caches[c], static_cast<int>(layer), classes_[layer_class_[layer]].layout.window);
 }
 
 }  // namespace windowkv

@@ -56,6 +56,7 @@ class DecodeGraph {
     std::vector<int64_t> lengths;
     std::vector<std::vector<int64_t>> begins;  ///< KvCache::Layer::begins
     std::vector<Run> runs;                     ///< none where rows are read in place
+    int64_t window = 0;                        ///< LayerAttention::window
     bool operator==(const Layout&) const = default;
   };
   /// Layers of equal layout share their inputs.
@@ -68,11 +69,11 @@ class DecodeGraph {
     std::vector<int64_t> shown;                      ///< by column: rows its mask shows
   };
 
-  Layout layout_of(Batch caches, int layer) const;
-  const LayoutClass& class_of(Batch caches, int layer);
+  Layout layout_of(Batch caches, int layer, int64_t window) const;
+  const LayoutClass& class_of(Batch caches, int layer, int64_t window);
   void store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots);
   void keep_queries(Batch caches, int layer, ggml_tensor* q);
-  ggml_tensor* attention(const HParams& hp, Batch caches, int layer, ggml_tensor* q, const LayoutClass& c);
+  ggml_tensor* attention(LoadedModel& m, Batch caches, int layer, ggml_tensor* q, const LayoutClass& c);
   /// Whether the layer's rows are read where they lie, with no mask: where the CPU computes it.
   bool in_place(const KvCache& cache, int layer) const;
   bool lies_as_built(Batch caches) const;

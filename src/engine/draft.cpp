@@ -5,14 +5,14 @@
 #include <algorithm>
 
 #include "engine/layer_selection.h"
-#include "engine/memory_plan.h"
 #include "engine/recall_copies.h"
+#include "engine/sliding.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
 
 bool Draft::wanted(const HParams& hp, const Policy& policy, int64_t n) {
-  return policy.draft() > 0 && decides_anywhere(*policy.start(prompt_shape(hp, n)), hp.n_layer);
+  return policy.draft() > 0 && decides_anywhere(*start_selector(hp, policy, n), hp.n_layer);
 }
 
 int64_t Draft::reserve_for(const HParams& hp, const Policy& policy, int64_t n, int64_t reserve) {
@@ -31,8 +31,8 @@ Draft::Draft(LoadedModel& m, const Policy& policy, int64_t n)
     : m_(m),
       n_(n),
       tokens_(policy.draft()),
-      selector_(policy.again()->start(prompt_shape(m.hp, n))),
-      observed_(std::min(selector_->observation(), policy.start(prompt_shape(m.hp, n))->observation())),
+      selector_(start_selector(m.hp, *policy.again(), n)),
+      observed_(std::min(selector_->observation(), start_selector(m.hp, policy, n)->observation())),
       last_(*m.backends, m.hp),
       all_(*m.backends, m.hp, observed_ + tokens_) {}
 

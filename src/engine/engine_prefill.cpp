@@ -11,6 +11,7 @@
 #include "engine/memory_plan.h"
 #include "engine/prefill.h"
 #include "engine/recall.h"
+#include "engine/sliding.h"
 #include "engine/state.h"
 #include "support/clock.h"
 #include "windowkv/error.h"
@@ -99,7 +100,7 @@ StoredPrefix Engine::State::match(PrefixStore& store, std::span<const Token> pro
   const auto n = static_cast<int64_t>(prompt.size());
   stored.common = stored.past = store.common_prefix(prompt);
   for (const auto* policy : policies) {
-    const auto selector = policy->start(prompt_shape(m.hp, n));
+    const auto selector = start_selector(m.hp, *policy, n);
     stored.past = selector->needs_all_queries()
                       ? 0
                       : std::min(stored.past, n - std::max<int64_t>(1, selector->observation()));
@@ -153,7 +154,7 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
       job.stored.in_block = tokens_in_block(m, job.stored, job.lengths().front());
     for (size_t i = 0; i < job.wanted.size(); ++i, ++index) {
       const auto& [sequence, policy, prompt] = job.wanted[i];
-      job.selectors.push_back(policy->start(prompt_shape(m.hp, job.lengths()[prompt])));
+      job.selectors.push_back(start_selector(m.hp, *policy, job.lengths()[prompt]));
       const int64_t n = job.lengths()[prompt];
       job.next[i].recall = Recall::make(m, *policy, n);
       if (job.next[i].recall && job.stored.parts == nullptr)
@@ -268,7 +269,7 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
       sequence.bytes.kept += heads * (row / m.hp.n_head_kv);
     }
     sequence.bytes.padding = std::max<int64_t>(0, sequence.bytes.padding - sequence.bytes.kept);
-    sequence.bytes.full = n * m.hp.n_layer * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token());
+    sequence.bytes.full = m.hp.full_rows(n) * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token());
     sequence.bytes.peak = sequence.cache->meter().peak();
   }
   job.stored.added.reset();

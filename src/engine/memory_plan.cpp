@@ -10,6 +10,7 @@
 #include "engine/layer_selection.h"
 #include "engine/pack.h"
 #include "engine/recall.h"
+#include "engine/sliding.h"
 #include "engine/state.h"
 #include "policy/observed_attention.h"
 #include "policy/top_scores.h"
@@ -61,6 +62,13 @@ int64_t scoring_bytes(const HParams& hp, const Selector& selector, int64_t n, in
   return attention + n * int64_t{4} * hp.n_head * 4;
 }
 
+/// Windows of different sizes, none among them, that the layers have: each a mask.
+int64_t windows_of(const HParams& hp, const LayerRun& run) {
+  std::set<int> windows;
+  for (int layer = run.first; layer <= run.last; ++layer) windows.insert(hp.attention_of(layer).window);
+  return static_cast<int64_t>(windows.size());
+}
+
 /// Of a layer the scores of all query heads, twice, and what follows from them for every KV head.
 int64_t recall_bytes(const HParams& hp, int64_t n) {
   return n * int64_t{4} * (2 * hp.n_head + 4 * hp.n_head_kv);
@@ -93,7 +101,7 @@ int64_t MemoryPlan::total() const {
 Replays Engine::State::replays_of(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const {
   std::vector<Replay> replays(lengths.size());
   for (const auto& w : wanted)
-    add_replay(replays[w.prompt], w.policy->start(prompt_shape(m.hp, lengths[w.prompt]))->replay());
+    add_replay(replays[w.prompt], start_selector(m.hp, *w.policy, lengths[w.prompt])->replay());
   return make_replays(m.vocab.get(), replays, lengths);
 }
 
@@ -124,7 +132,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   std::vector<std::vector<bool>> whole(lengths.size(), std::vector<bool>(static_cast<size_t>(hp.n_layer)));
   for (const auto& w : wanted) {
     const int64_t n = lengths[w.prompt];
-    const auto selector = w.policy->start(prompt_shape(hp, n));
+    const auto selector = start_selector(hp, *w.policy, n);
     check_scored(*selector, n, hp.n_layer);
     in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
     if (selector->stride() > 0) strides.insert(selector->stride());
@@ -149,7 +157,8 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     plan.kv_growth = std::max(plan.kv_growth, (grown + largest) * row);
   }
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {
-    plan.kv_full += lengths[prompt] * full_row * run.count();
+    for (int layer = run.first; layer <= run.last; ++layer)
+      plan.kv_full += m.hp.full_rows(layer, lengths[prompt]) * full_row;
     const auto first = whole[prompt].begin() + run.first;
     if (!std::all_of(first, first + run.count(), std::identity{}))
       plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
@@ -164,7 +173,8 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   plan.mask =
       backends.blas() != nullptr
           ? ProductAttention::result_bytes(hp, width)
-          : CausalMask::bytes(backends, longest + (stored.past > 0 || replayed > 0 ? width : 0), width);
+          : windows_of(hp, run) *
+                CausalMask::bytes(backends, longest + (stored.past > 0 || replayed > 0 ? width : 0), width);
   const int64_t logit_columns =
       prefill.all_logits ? std::min(tokens, kLogitColumns) : static_cast<int64_t>(lengths.size());
   if (backends.blas() == nullptr) scoring = std::max(scoring, raise_bytes(hp, replays, width));

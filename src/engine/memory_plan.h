@@ -5,11 +5,6 @@
 
 namespace windowkv {
 
-/// What policies are told of a prompt of n tokens.
-inline PromptShape prompt_shape(const HParams& hp, int64_t n) {
-  return {n, hp.n_layer, hp.n_head, hp.n_head_kv, hp.d_head, hp.layer_shares};
-}
-
 /// Throws Error for room that cannot be.
 void check_reserve(int64_t reserve);
 

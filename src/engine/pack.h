@@ -16,10 +16,11 @@ namespace windowkv {
 
 /// The causal mask of every chunk in one tensor: `prefix` columns of zeros, then a triangle of `chunk`
 /// columns. The mask of the chunk at position p starts prefix − p columns in, so that nothing is filled in
-/// from chunk to chunk and layer to layer; where there is the CPU alone, it is read in place.
+/// from chunk to chunk and layer to layer; where there is the CPU alone, it is read in place. With a window,
+/// the columns before it are hidden too.
 class CausalMask {
  public:
-  CausalMask(const Backends& backends, int64_t n, int64_t chunk, size_t device)
+  CausalMask(const Backends& backends, int64_t n, int64_t chunk, size_t device, int64_t window)
       : in_place_(in_place(backends)),
         prefix_((n - 1) / chunk * chunk),
         width_(prefix_ + chunk),
@@ -34,13 +35,20 @@ class CausalMask {
                               ggml_row_size(GGML_TYPE_F16, row * width_ + prefix_ + row + 1),
                               tail.size() * sizeof(ggml_fp16_t));
     }
+    for (int64_t row = 0; row < chunk && window > 0; ++row) {
+      std::vector<ggml_fp16_t> before(static_cast<size_t>(std::max<int64_t>(0, prefix_ + row + 1 - window)),
+                                      hidden);
+      ggml_backend_tensor_set(tensor_, before.data(), ggml_row_size(GGML_TYPE_F16, row * width_),
+                              before.size() * sizeof(ggml_fp16_t));
+    }
   }
 
-  /// Of the `rows` tokens from `position` on: [at least position + rows, rows].
-  ggml_tensor* of(ggml_context* ctx, int64_t position, int64_t rows) const {
-    const size_t offset = ggml_row_size(GGML_TYPE_F16, prefix_ - position);
+  /// Of the `rows` tokens from `position` on, over keys from `first` on: [at least position + rows − first,
+  /// rows].
+  ggml_tensor* of(ggml_context* ctx, int64_t position, int64_t rows, int64_t first) const {
+    const size_t offset = ggml_row_size(GGML_TYPE_F16, prefix_ - position + first);
     auto view = [&](int64_t keys) { return ggml_view_2d(ctx, tensor_, keys, rows, tensor_->nb[1], offset); };
-    return in_place_ ? view(width_) : ggml_cont(ctx, view(position + rows));
+    return in_place_ ? view(width_) : ggml_cont(ctx, view(position + rows - first));
   }
 
   /// Bytes of it and of the copy that is made of a chunk's part, for `n` tokens.

@@ -236,7 +236,7 @@ class Prefill {
       if (!summed)
         for (const auto& s : sums) accumulate(graph, rows, past_ + run.first, part.q, s);
       if (parts.output)
-        attention.push_back(pass_.attend(graph, part.q, rows, past_ + run.first, run.row - first, {},
+        attention.push_back(pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first, {},
                                          summed ? sums : std::vector<ReceivedSum>{}));
     }
     if (parts.output) {
@@ -347,6 +347,7 @@ class Prefill {
 
   std::vector<ReceivedSum> sums_of(ggml_context* ctx, size_t prompt, int layer) const {
     std::vector<ReceivedSum> sums;
+    if (m_.hp.slides(layer)) return sums;  // nothing is chosen there
     for (const int64_t stride : pack_.strides())
       sums.push_back({stride, pack_.received(ctx, prompt, layer, stride)});
     return sums;
@@ -404,8 +405,11 @@ class Prefill {
       last.push_back(pack_.hidden_at(ctx, end.row, 1));
       const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, last.back(),
                                                    pack_.positions_at(ctx, end.row, 1), Family::kQ);
-      attention.push_back(
-          attend(ctx, m_.hp, qkv.q, rows_for(layer, end.prompt), past_ + end.first + 1, nullptr));
+      const auto how = m_.attention(layer);
+      const int64_t row = past_ + end.first;
+      attention.push_back(attend(ctx, m_.hp, how, qkv.q, rows_for(layer, end.prompt),
+                                 how.window > 0 ? std::max<int64_t>(0, row + 1 - how.window) : 0, row + 1,
+                                 nullptr));
     }
     return pass_.logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
                                                        join_columns(ctx, attention)));

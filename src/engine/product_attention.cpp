@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstdint>
 #include <numeric>
 #include <vector>
 
@@ -114,6 +116,36 @@ void add_replayed(Graph& graph, const ReplayMaxima& replayed, ggml_tensor* weigh
                                 raise_to_weights, GGML_N_TASKS_MAX, nullptr));
 }
 
+/// Hides of a, scores [keys, t, heads] in place, what is behind each query's own key, where the last key is
+/// the last query's, and what is before the window of as many keys as the user data says.
+void hide_outside(ggml_tensor* a, int ith, int nth, void* userdata) {
+  const auto window = static_cast<int64_t>(reinterpret_cast<intptr_t>(userdata));
+  const int64_t keys = a->ne[0];
+  for (int64_t i = ith; i < a->ne[1] * a->ne[2]; i += nth) {
+    const int64_t query = i % a->ne[1];
+    auto* row = reinterpret_cast<float*>(static_cast<char*>(a->data) + static_cast<size_t>(query) * a->nb[1] +
+                                         static_cast<size_t>(i / a->ne[1]) * a->nb[2]);
+    const int64_t end = keys - a->ne[1] + query + 1;
+    std::fill(row, row + std::max<int64_t>(0, end - window), -INFINITY);
+    std::fill(row + end, row + keys, -INFINITY);
+  }
+}
+
+/// Attention [keys, t, share] of queries q [d_head, t, share], query heads from `head` on, over k [d_head,
+/// keys], the last of which is the last query's own.
+ggml_tensor* build_weights(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, ggml_tensor* k,
+                           int64_t head) {
+  auto* a = build_products(ctx, q, k);
+  a = layer.window > 0 ? ggml_custom_inplace(ctx, a, nullptr, 0, hide_outside, GGML_N_TASKS_MAX,
+                                             reinterpret_cast<void*>(static_cast<intptr_t>(layer.window)))
+                       : ggml_diag_mask_inf_inplace(ctx, a, static_cast<int>(k->ne[1] - q->ne[1]));
+  a = ggml_soft_max_ext_inplace(ctx, a, nullptr, layer.scale, 0.0f);
+  if (layer.sinks != nullptr)
+    ggml_soft_max_add_sinks(
+        a, ggml_view_1d(ctx, layer.sinks, q->ne[2], static_cast<size_t>(head) * layer.sinks->nb[0]));
+  return a;
+}
+
 }  // namespace
 
 ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk)
@@ -122,17 +154,19 @@ ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, 
   storage_.allocate(/*clear=*/false);
 }
 
-ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t end,
-                                     int64_t column, std::span<const int64_t> begins,
-                                     std::span<const ReceivedSum> sums, const ReplayMaxima* replayed) const {
+ggml_tensor* ProductAttention::build(Graph& graph, const LayerAttention& layer, ggml_tensor* q,
+                                     const KvRows& rows, int64_t end, int64_t column,
+                                     std::span<const int64_t> begins, std::span<const ReceivedSum> sums,
+                                     const ReplayMaxima* replayed) const {
   auto* ctx = graph.ctx();
   const int64_t t = q->ne[2];
   const int64_t share = share_of(hp_);
   for (int64_t h = 0; h < hp_.n_head_kv; ++h) {
-    const int64_t begin = begins.empty() ? 0 : begins[static_cast<size_t>(h)];
+    const int64_t begin = std::max(begins.empty() ? 0 : begins[static_cast<size_t>(h)],
+                                   layer.window > 0 ? end + 1 - layer.window : 0);
     const int64_t first = end - begin;
     const int64_t keys = first + t;
-    const int64_t tile = tile_queries(hp_, keys);
+    const int64_t tile = tile_queries(hp_, layer.window > 0 ? std::min(keys, layer.window) : keys);
     auto* numbers = build_numbers(ctx, keys);
     auto widened = [&](ggml_tensor* all) {
       auto* head =
@@ -144,17 +178,18 @@ ggml_tensor* ProductAttention::build(Graph& graph, ggml_tensor* q, const KvRows&
     auto* v = widened(rows.v());
     for (int64_t start = 0; start < t; start += tile) {
       const int64_t count = std::min(tile, t - start);
-      const int64_t seen = first + start + count;
+      const int64_t hidden = layer.window > 0 ? std::max<int64_t>(0, first + start + 1 - layer.window) : 0;
+      const int64_t seen = first + start + count - hidden;
       auto* queries = ggml_cont(ctx, ggml_view_3d(ctx, q, hp_.d_head, count, share, q->nb[2], q->nb[1],
                                                   static_cast<size_t>(start) * q->nb[2] +
                                                       static_cast<size_t>(h * share) * q->nb[1]));
-      auto first_rows = [&](ggml_tensor* all) {
-        return ggml_view_2d(ctx, all, hp_.d_head, seen, all->nb[1], 0);
+      auto shown_rows = [&](ggml_tensor* all) {
+        return ggml_view_2d(ctx, all, hp_.d_head, seen, all->nb[1], static_cast<size_t>(hidden) * all->nb[1]);
       };
-      auto* weights = build_head_attention(ctx, queries, first_rows(k), first + start, hp_.attention_scale);
+      auto* weights = build_weights(ctx, layer, queries, shown_rows(k), h * share);
       for (const auto& received : sums) add_received(graph, received, weights, h * share, first + start);
       if (replayed != nullptr) add_replayed(graph, *replayed, weights, h);
-      auto* out = ggml_out_prod(ctx, first_rows(v),
+      auto* out = ggml_out_prod(ctx, shown_rows(v),
                                 ggml_transpose(ctx, ggml_reshape_2d(ctx, weights, seen, count * share)));
       auto* place = ggml_view_3d(ctx, out_, hp_.d_head, count, share, out_->nb[1],
                                  ggml_row_size(GGML_TYPE_F32, hp_.d_head),

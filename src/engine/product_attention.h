@@ -6,6 +6,7 @@
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
 #include "engine/replay.h"
+#include "model/loaded_model.h"
 
 namespace windowkv {
 
@@ -34,12 +35,13 @@ class ProductAttention {
   ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk);
 
   /// Attention of q [d_head, n_head, t], to which rows [end, end + t) belong, over the rows up to each, from
-  /// those on where the KV heads' `begins` are (none: the first): [d_head·n_head, t] F32, columns [column,
-  /// column + t) of the chunk's results, good until the next chunk's graph runs. `sums` are added to, where
-  /// no head begins later, and `replayed`, where it is not null, is raised.
-  ggml_tensor* build(Graph& graph, ggml_tensor* q, const KvRows& rows, int64_t end, int64_t column = 0,
-                     std::span<const int64_t> begins = {}, std::span<const ReceivedSum> sums = {},
-                     const ReplayMaxima* replayed = nullptr) const;
+  /// those on where the KV heads' `begins` are (none: the first), and of them the last ones that the layer's
+  /// window shows: [d_head·n_head, t] F32, columns [column, column + t) of the chunk's results, good until
+  /// the next chunk's graph runs. `sums` are added to, where no head begins later, and `replayed`, where it
+  /// is not null, is raised; neither in a layer with a window.
+  ggml_tensor* build(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows,
+                     int64_t end, int64_t column = 0, std::span<const int64_t> begins = {},
+                     std::span<const ReceivedSum> sums = {}, const ReplayMaxima* replayed = nullptr) const;
 
   /// Nodes that a call adds at most.
   static size_t nodes(const HParams& hp, int64_t chunk);

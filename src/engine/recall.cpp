@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/memory_plan.h"
+#include "engine/sliding.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -23,7 +23,7 @@ bool Recall::in_place(const LoadedModel& m) {
 
 bool Recall::wanted(const LoadedModel& m, const Policy& policy, int64_t n) {
   if (policy.recall() == 0) return false;
-  const auto selector = policy.start(prompt_shape(m.hp, n));
+  const auto selector = start_selector(m.hp, policy, n);
   if (!selector->chooses_again())
     throw Error(fmt::format(
         "{} needs more than keys and the newest queries and cannot choose again; leave recall off",
@@ -48,7 +48,7 @@ Recall::Recall(LoadedModel& m, std::shared_ptr<const Policy> policy, int64_t n, 
       in_block_(n),
       among_(n),
       every_(every),
-      selector_(policy_->start(prompt_shape(m.hp, n))),
+      selector_(start_selector(m.hp, *policy_, n)),
       queries_(*m.backends, m.hp),
       first_(static_cast<size_t>(m.hp.n_layer)) {}
 
@@ -76,7 +76,7 @@ std::unique_ptr<Recall> Recall::fork(KvCache& copy) const {
   std::unique_ptr<Recall> other(new Recall(m_, policy_, n_, every_));
   other->in_block_ = in_block_;
   other->among_ = among_;
-  other->selector_ = policy_->start(prompt_shape(m_.hp, among_));
+  other->selector_ = start_selector(m_.hp, *policy_, among_);
   other->queries_.restore(queries_.save());
   other->first_ = first_;
   other->first_queries_ = first_queries_;
@@ -99,7 +99,7 @@ void Recall::before_step(const KvCache& cache) {
   if (!rewound_) return;
   if (among_ != n_) {
     among_ = n_;
-    selector_ = policy_->start(prompt_shape(m_.hp, n_));
+    selector_ = start_selector(m_.hp, *policy_, n_);
     scoring_.reset();
   }
   if (chosen_) use(cache, first_);
@@ -137,7 +137,7 @@ void Recall::choose(const KvCache& cache) {
   const int64_t generated = in_block_ + cache.layer(0).length - n_;  // in place
   if (!copies_ && generated >= among_ - n_ + kJoining) {
     among_ = n_ + generated / kJoining * kJoining;
-    selector_ = policy_->start(prompt_shape(m_.hp, among_));
+    selector_ = start_selector(m_.hp, *policy_, among_);
     build_scoring(cache);
   }
   if (!scoring_ || (among_ > in_block_ && scores_ != cache.version())) build_scoring(cache);

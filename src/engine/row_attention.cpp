@@ -65,8 +65,9 @@ void attend_parts(ggml_tensor* dst, int ith, int nth, void* userdata) {
     const auto runs = runs_of(c, head);
     int64_t all = 0;
     for (const auto& run : runs) all += run.range.count;
-    const int64_t step = std::max(kLeastRows, (all + kParts - 1) / kParts);
-    int64_t first = std::min(all, part * step);
+    const int64_t hidden = c.window > 0 ? std::max<int64_t>(0, all - c.window) : 0;
+    const int64_t step = std::max(kLeastRows, (all - hidden + kParts - 1) / kParts);
+    int64_t first = std::min(all, hidden + part * step);
     int64_t last = std::min(all, first + step);
     for (int64_t i = 0; i < share; ++i) {
       float* p = partial(dst, part, head * share + i, column);
@@ -88,7 +89,8 @@ void attend_parts(ggml_tensor* dst, int ith, int nth, void* userdata) {
 }
 
 /// dst [d_head·n_head, columns] of src[0], what attend_parts made.
-void join_parts(ggml_tensor* dst, int ith, int nth, void*) {
+void join_parts(ggml_tensor* dst, int ith, int nth, void* userdata) {
+  const auto* sinks = static_cast<const RowAttention*>(userdata)->sinks;
   const auto* parts = dst->src[0];
   const int64_t d = parts->ne[0] - 2;
   const int64_t units = parts->ne[2] * parts->ne[3];
@@ -100,7 +102,8 @@ void join_parts(ggml_tensor* dst, int ith, int nth, void*) {
         head * d;
     float highest = -INFINITY;
     for (int64_t p = 0; p < kParts; ++p) highest = std::max(highest, partial(parts, p, head, column)[d + 1]);
-    float weight = 0;
+    if (sinks != nullptr) highest = std::max(highest, sinks[head]);
+    float weight = sinks != nullptr ? std::exp(sinks[head] - highest) : 0.0f;
     std::fill_n(out, d, 0.0f);
     for (int64_t p = 0; p < kParts; ++p) {
       const float* from = partial(parts, p, head, column);
@@ -121,7 +124,7 @@ ggml_tensor* attend_in_place(ggml_context* ctx, ggml_tensor* q, RowAttention& ro
   auto* parts = ggml_custom_4d(ctx, GGML_TYPE_F32, q->ne[0] + 2, kParts, q->ne[1], q->ne[2], &q, 1,
                                attend_parts, GGML_N_TASKS_MAX, &rows);
   return ggml_custom_4d(ctx, GGML_TYPE_F32, q->ne[0] * q->ne[1], q->ne[2], 1, 1, &parts, 1, join_parts,
-                        GGML_N_TASKS_MAX, nullptr);
+                        GGML_N_TASKS_MAX, &rows);
 }
 
 }  // namespace windowkv

@@ -17,6 +17,7 @@ struct AttendedRows {
   int64_t length = 0;           ///< rows of it, the token's own included
   std::vector<int64_t> begins;  ///< by KV head, of the cache; empty: 0
   const ChosenRows* chosen = nullptr;
+  int64_t window = 0;  ///< of all these, the last ones alone; 0: all
 };
 
 /// What the attention of one layer reads, by column. Filled anew before each computation of a graph that
@@ -24,6 +25,7 @@ struct AttendedRows {
 struct RowAttention {
   int64_t n_head_kv = 0;
   float scale = 1.0f;
+  const float* sinks = nullptr;  ///< LayerAttention::sinks
   std::vector<AttendedRows> columns;
 };
 

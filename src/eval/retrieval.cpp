@@ -273,6 +273,8 @@ AnswerAttention answer_attention(Engine& engine, std::span<const Token> prompt, 
 RetrievalResult measure_retrieval(Engine& engine, const Model& model,
                                   std::span<const RetrievalPrompt> prompts, std::span<const Contender> rules,
                                   const RetrievalOptions& options) {
+  if (model.hparams().n_full_layers() < model.hparams().n_layer)
+    throw Error("what layers know is not measured of models with sliding windows");
   return Measurement(engine, model, rules, options).run(prompts);
 }
 

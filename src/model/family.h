@@ -59,8 +59,15 @@ class Family {
                               ggml_tensor* x) const = 0;
 };
 
-/// The metadata every family shares; refuses MoE, sliding windows and sizes that disagree.
+/// The metadata every family shares; refuses MoE and sizes that disagree. All layers see all tokens.
 HParams read_common(const GgufFile& file);
+/// Tokens of the file's sliding window, 0 where there is none or the trained context fits in it.
+int read_window(const GgufFile& file, const HParams& hp);
+/// Gives every layer but the last of each `period` that way to attend, where it has a window. Throws Error
+/// for a period that cannot be.
+void slide(const GgufFile& file, HParams& hp, const AttentionSpec& sliding, int period);
+/// Throws Error where the file has a sliding window and its family gave no layer one.
+void check_windows(const GgufFile& file, const HParams& hp);
 
 const std::vector<const Family*>& families();
 /// The family of general.architecture; throws Error naming those there are.

@@ -1,5 +1,6 @@
 #include <ggml.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "model/family.h"
@@ -54,9 +55,6 @@ HParams read_common(const GgufFile& file) {
   if (file.find_int(key("attention.value_length")).value_or(hp.d_head) != hp.d_head)
     refuse("K and V heads of different sizes");
   if (file.find_int(key("expert_count")).value_or(0) > 0) refuse("mixture-of-experts models");
-  if (const int window = file.find_int(key("attention.sliding_window")).value_or(0);
-      window > 0 && window < hp.n_ctx_train)
-    refuse("sliding-window attention (" + std::to_string(window) + " tokens)");
   hp.attention_scale =
       file.find_float(key("attention.scale")).value_or(1.0f / std::sqrt(static_cast<float>(hp.d_head)));
 
@@ -84,7 +82,48 @@ HParams read_common(const GgufFile& file) {
   } else if (scaling != "none") {
     refuse("RoPE scaling \"" + scaling + "\"");
   }
+  hp.attention.assign(static_cast<size_t>(hp.n_layer), {0, hp.rope_base, hp.rope_freq_scale});
   return hp;
+}
+
+int read_window(const GgufFile& file, const HParams& hp) {
+  const std::string key = hp.family + ".attention.sliding_window";
+  const int window = file.find_int(key).value_or(0);
+  if (window < 0) file.fail(key + " is " + std::to_string(window));
+  return window < hp.n_ctx_train ? window : 0;
+}
+
+void slide(const GgufFile& file, HParams& hp, const AttentionSpec& sliding, int period) {
+  if (period < 0) file.fail(hp.family + ".attention.sliding_window_pattern is " + std::to_string(period));
+  if (sliding.window == 0) return;
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    // As libllama: of a period of 0 all layers slide.
+    if (period == 0 || layer % period < period - 1) hp.attention[static_cast<size_t>(layer)] = sliding;
+}
+
+void check_windows(const GgufFile& file, const HParams& hp) {
+  const int window = read_window(file, hp);
+  if (window > 0 && hp.n_full_layers() == hp.n_layer)
+    file.fail("not supported: sliding-window attention (" + std::to_string(window) +
+              " tokens) in models of family \"" + hp.family + "\"");
+}
+
+std::vector<int> HParams::full_layers() const {
+  std::vector<int> layers;
+  for (int layer = 0; layer < n_layer; ++layer)
+    if (!slides(layer)) layers.push_back(layer);
+  return layers;
+}
+
+int64_t HParams::full_rows(int layer, int64_t tokens) const {
+  const int64_t window = attention_of(layer).window;
+  return window > 0 ? std::min(tokens, window) : tokens;
+}
+
+int64_t HParams::full_rows(int64_t tokens) const {
+  int64_t rows = 0;
+  for (int layer = 0; layer < n_layer; ++layer) rows += full_rows(layer, tokens);
+  return rows;
 }
 
 }  // namespace windowkv

@@ -12,6 +12,13 @@
 
 namespace windowkv {
 
+/// What the attention of a layer needs beside queries and rows.
+struct LayerAttention {
+  float scale;         ///< on q·k
+  int64_t window;      ///< of the last rows up to its own that a query sees; 0: all
+  ggml_tensor* sinks;  ///< [n_head] F32, logits beside those of the rows, whose weight goes nowhere; or null
+};
+
 /// What Model holds, for the engine.
 struct LoadedModel {
   std::unique_ptr<GgufFile> file;
@@ -23,6 +30,11 @@ struct LoadedModel {
   std::optional<Backends> backends;
   Weights weights;
   WeightLoader::Loaded storage;
+
+  LayerAttention attention(int layer) const {
+    return {hp.attention_scale, hp.attention_of(layer).window,
+            weights.layers[static_cast<size_t>(layer)].sinks};
+  }
 };
 
 }  // namespace windowkv

@@ -24,12 +24,15 @@ struct LayerWeights {
   ggml_tensor* bk = nullptr;
   ggml_tensor* bv = nullptr;
   ggml_tensor* bo = nullptr;
-  ggml_tensor* q_norm = nullptr;  ///< [d_head]
-  ggml_tensor* k_norm = nullptr;  ///< [d_head]
+  ggml_tensor* q_norm = nullptr;          ///< [d_head]
+  ggml_tensor* k_norm = nullptr;          ///< [d_head]
+  ggml_tensor* attn_post_norm = nullptr;  ///< these two [n_embd], on what attention and feed-forward add
+  ggml_tensor* ffn_post_norm = nullptr;
   ggml_tensor* ffn_norm = nullptr;
   ggml_tensor* gate = nullptr;        ///< [n_embd, n_ff]
   ggml_tensor* up = nullptr;          ///< [n_embd, n_ff]
   ggml_tensor* down = nullptr;        ///< [n_ff, n_embd]
+  ggml_tensor* sinks = nullptr;       ///< [n_head] logits that every query also attends to
   ggml_tensor* rope_freqs = nullptr;  ///< [n_rot/2], null where RoPE is unscaled; one a device
 };
 

@@ -27,8 +27,8 @@ std::pair<ggml_tensor*, ggml_tensor*> of_heads(ggml_context* ctx, ggml_tensor* q
   return {q, k};
 }
 
-/// Products [keys, t, heads · share] of all queries q [d_head, t, heads · share] with keys [d_head, keys,
-/// heads].
+}  // namespace
+
 ggml_tensor* build_products(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k) {
   // One product of all columns of a KV head: BLAS takes those of 32 and more.
   const int64_t heads = k->ne[2];
@@ -36,8 +36,6 @@ ggml_tensor* build_products(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k) {
   ggml_prec_set_acc(a, GGML_PREC_F32);
   return ggml_reshape_3d(ctx, a, k->ne[1], q->ne[1], q->ne[2]);
 }
-
-}  // namespace
 
 namespace {
 

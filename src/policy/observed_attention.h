@@ -36,6 +36,10 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   float scale);
 
+/// Products [keys, t, heads · share] of all queries q [d_head, t, heads · share] with keys [d_head, keys,
+/// heads].
+ggml_tensor* build_products(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k);
+
 /// The most that [keys, t, share], or a view of it with contiguous rows, has over t: [keys, 1, share].
 ggml_tensor* build_max_over_queries(ggml_context* ctx, ggml_tensor* attention);
 

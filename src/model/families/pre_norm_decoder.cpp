@@ -55,12 +55,14 @@ ggml_tensor* linear(ggml_context* ctx, ggml_tensor* weight, ggml_tensor* bias, g
   return bias != nullptr ? ggml_add(ctx, y, bias) : y;
 }
 
-ggml_tensor* rope(ggml_context* ctx, const HParams& hp, const LayerWeights& w, ggml_tensor* x,
+ggml_tensor* rope(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer, ggml_tensor* x,
                   ggml_tensor* pos, Family::Rotation rotation = Family::Rotation::kApply) {
+  const auto& w = weights.layers[static_cast<size_t>(layer)];
+  const auto spec = hp.attention_of(layer);
   const auto op = rotation == Family::Rotation::kApply ? ggml_rope_ext : ggml_rope_ext_back;
   // beta_fast and beta_slow are YaRN's published constants.
-  return op(ctx, x, pos, w.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig, hp.rope_base,
-            hp.rope_freq_scale, hp.rope_ext_factor, hp.rope_attn_factor, 32.0f, 1.0f);
+  return op(ctx, x, pos, w.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig, spec.rope_base,
+            spec.rope_freq_scale, hp.rope_ext_factor, hp.rope_attn_factor, 32.0f, 1.0f);
 }
 
 }  // namespace
@@ -75,7 +77,7 @@ Family::Qkv PreNormDecoder::attention_inputs(ggml_context* ctx, const HParams& h
   };
   auto rotated = [&](ggml_tensor* y, ggml_tensor* norm) {
     if (norm != nullptr) y = rms_norm(ctx, hp, y, norm);
-    return rope(ctx, hp, w, y, pos);
+    return rope(ctx, hp, weights, layer, y, pos);
   };
   Qkv out;
   if (parts & kQ) out.q = rotated(heads(w.wq, w.bq, hp.n_head), w.q_norm);
@@ -88,7 +90,7 @@ Family::Qkv PreNormDecoder::attention_inputs(ggml_context* ctx, const HParams& h
 
 ggml_tensor* PreNormDecoder::rotate(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
                                     ggml_tensor* x, ggml_tensor* pos, Rotation rotation) const {
-  return rope(ctx, hp, weights.layers[static_cast<size_t>(layer)], x, pos, rotation);
+  return rope(ctx, hp, weights, layer, x, pos, rotation);
 }
 
 ggml_tensor* PreNormDecoder::finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights,

@@ -15,6 +15,7 @@ void add_classify(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_longbench(CLI::App& app);
 void add_niah(CLI::App& app);
+void add_perplexity(CLI::App& app);
 void add_prefix(CLI::App& app);
 void add_ruler(CLI::App& app);
 void add_turns(CLI::App& app);

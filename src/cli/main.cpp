@@ -45,9 +45,9 @@ int main(int argc, char** argv) {
       "--version prints the version.");
   app.set_help_flag();
   app.require_subcommand(1);
-  for (auto add :
-       {add_run, add_chat, add_serve, add_inspect, add_bench, add_calibrate, add_classify, add_compare,
-        add_longbench, add_niah, add_prefix, add_ruler, add_turns, add_rpc_server, add_oracle_check})
+  for (auto add : {add_run, add_chat, add_serve, add_inspect, add_bench, add_calibrate, add_classify,
+                   add_compare, add_longbench, add_niah, add_perplexity, add_prefix, add_ruler, add_turns,
+                   add_rpc_server, add_oracle_check})
     add(app);
 
   auto fail = [](std::string_view what) { tell(fmt::format("windowkv: {}\n", what)); };

@@ -68,6 +68,11 @@ std::span<const Token> fed(std::span<const Token> tokens) {
 
 }  // namespace
 
+double log_probability(std::span<const float> logits, Token token) {
+  const auto softmax = softmax_of(logits);
+  return static_cast<double>(logits[static_cast<size_t>(token)] - softmax.top) - softmax.log_sum;
+}
+
 ReferenceAnswer reference_along(Engine& engine, Sequence& sequence, std::vector<Token> answer) {
   ReferenceAnswer reference{std::move(answer), {}};
   reference.steps.reserve(fed(reference.tokens).size());

@@ -32,6 +32,9 @@ struct Fidelity {
   bool same_answer() const { return steps == 0 || top1_agreement == 1.0; }
 };
 
+/// log p of the token under softmax of the logits, nats.
+double log_probability(std::span<const float> logits, Token token);
+
 /// What a sequence prefilled under the full policy says along its answer, which is known; one pass. The
 /// sequence is rewound to the prompt afterwards.
 ReferenceAnswer reference_along(Engine& engine, Sequence& sequence, std::vector<Token> answer);

@@ -18,7 +18,8 @@ class Gemma3 final : public PreNormDecoder {
   void read(const GgufFile& file, HParams& hp) const override {
     hp.rope_mode = GGML_ROPE_TYPE_NEOX;
     // The 27B model alone scales by the width a head would have had.
-    if (hp.n_layer == 62) hp.attention_scale = 1.0f / std::sqrt(static_cast<float>(hp.n_embd / hp.n_head));
+    if (hp.n_layer == 62)
+      hp.attention_scale = std::sqrt(static_cast<float>(hp.n_head) / static_cast<float>(hp.n_embd));
     const int window = read_window(file, hp);
     const int period = file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(6);
     const float base = file.find_float(hp.family + ".rope.freq_base_swa").value_or(10000.0f);

@@ -202,10 +202,55 @@ TEST(Hostile, SizesThatDisagree) {
   expect_edit_refused(number("llama.block_count", 1'000'000), "block_count");
 }
 
+TEST(Hostile, Experts) {
+  RandomModel m;
+  m.family = "qwen3moe";
+  m.n_expert = 4;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, m); };
+  auto number = [](const char* key, uint32_t value) {
+    return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, key, value); };
+  };
+  constexpr auto kCount = "qwen3moe.expert_count";
+  constexpr auto kUsed = "qwen3moe.expert_used_count";
+  constexpr auto kWidth = "qwen3moe.expert_feed_forward_length";
+  refused(number(kCount, 0), "expert_count is missing or 0");
+  refused([](GgufEdit& e) { gguf_remove_key(e.meta, kCount); }, "expert_count is missing or 0");
+  refused(number(kCount, 1), "expert_used_count is 2; it must be 1 to 1");
+  refused(number(kCount, 3), "ffn_gate_inp");
+  refused(number(kCount, 1u << 31), "expert_count is out of range");
+  refused(number(kCount, INT32_MAX), "expert_count is 2147483647");
+  refused([](GgufEdit& e) { gguf_remove_key(e.meta, kUsed); }, "expert_used_count is missing");
+  refused(number(kUsed, 0), "expert_used_count is 0");
+  refused(number(kUsed, 5), "expert_used_count is 5; it must be 1 to 4");
+  refused(number(kUsed, 1u << 31), "expert_used_count is out of range");
+  refused(number(kWidth, 0), "expert_feed_forward_length is 0");
+  refused(number(kWidth, 65), "blk.0.ffn_gate_exps.weight has the shape [64, 64, 4]");
+  refused(number("qwen3moe.expert_shared_feed_forward_length", 64), "blk.0.ffn_gate_shexp.weight is missing");
+  refused(number("qwen3moe.leading_dense_block_count", 1), "blk.0.ffn_gate.weight is missing");
+  refused(number("qwen3moe.leading_dense_block_count", 3), "leading_dense_block_count is 3");
+  refused(number("qwen3moe.expert_group_count", 2), "groups");
+  refused([](GgufEdit& e) { gguf_set_val_f32(e.meta, "qwen3moe.expert_weights_scale", NAN); },
+          "expert_weights_scale");
+  for (const char* name : {"blk.0.ffn_gate_inp.weight", "blk.1.ffn_gate_exps.weight",
+                           "blk.0.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"}) {
+    refused([&](GgufEdit& e) { e.remove_tensor(name); }, fmt::format("{} is missing", name));
+    for (const std::vector<int64_t>& shape : {std::vector<int64_t>{64, 64}, {64, 64, 3}, {64, 64, 4, 2}})
+      refused([&](GgufEdit& e) { e.replace_tensor(name, shape); }, fmt::format("{} has the shape", name));
+  }
+  refused([](GgufEdit& e) { e.replace_tensor("blk.0.exp_probs_b.bias", {4}); }, "exp_probs_b");
+}
+
 TEST(Hostile, ModelsTheEngineDoesNotCompute) {
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "general.architecture", "mamba"); },
                       "\"mamba\"");
-  expect_edit_refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "llama.expert_count", 8); }, "mixture");
+  RandomModel qwen2;
+  qwen2.family = "qwen2";
+  expect_edit_refused(
+      [](GgufEdit& e) {
+        gguf_set_val_u32(e.meta, "qwen2.expert_count", 8);
+        gguf_set_val_u32(e.meta, "qwen2.expert_used_count", 2);
+      },
+      "mixture", qwen2);
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "llama.attention.sliding_window", 512); },
                       "sliding");
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "llama.rope.scaling.type", "longrope"); },

@@ -95,7 +95,8 @@ void expect_parity(const std::string& what, const std::string& path, std::span<c
   report(what + " libllama's", flash);
   EXPECT_LE(decode.mean, 1.5 * flash.mean + 1e-4);
   EXPECT_GE(decode.top1, std::min(top1, flash.top1) - 0.05);
-  EXPECT_LT(decode.worst, bound.device);
+  // A rounding may choose other experts, libllama's too.
+  EXPECT_LT(decode.worst, std::max(bound.device, flash.worst));
 }
 
 TEST_P(MiniLongParity, RealTextGivesTheSameTopTokens) {
@@ -215,6 +216,35 @@ std::vector<Case> cases() {
     m.family = "qwen3";
     m.rope_scaling = RopeScaling::kLinear;
     m.rope_factor = 2;
+  });
+  add("llama_experts", kF32, [](auto& m) {
+    m.n_expert = 4;
+    m.n_ff_expert = m.n_ff;
+  });
+  auto experts = [](RandomModel& m) {
+    m.family = "qwen3moe";
+    m.n_expert = 8;
+  };
+  add("qwen3moe", kF32, experts);
+  add("qwen3moe_one", kF32, [&](auto& m) {
+    experts(m);
+    m.n_expert = m.n_expert_used = 1;
+  });
+  add("qwen3moe_sixteen", kF32, [&](auto& m) {
+    experts(m);
+    m.n_expert = 20;
+    m.n_expert_used = 16;
+    m.n_ff_expert = 32;
+  });
+  add("qwen3moe_q8_0", kQuantized, [&](auto& m) {
+    experts(m);
+    m.type = GGML_TYPE_Q8_0;
+  });
+  add("qwen3moe_q4_K", kQuantized, [&](auto& m) {
+    wide(m);
+    experts(m);
+    m.n_ff_expert = 256;
+    m.type = GGML_TYPE_Q4_K;
   });
   for (auto [type, bound] : {std::pair{GGML_TYPE_F16, kF16},
                              {GGML_TYPE_BF16, kF16},

@@ -14,6 +14,7 @@
 #include <numbers>
 #include <thread>
 
+#include "random_family.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -49,10 +50,11 @@ class Writer {
  public:
   Writer(const RandomModel& model, int threads)
       : m_(model),
+        family_(random_family(model.family)),
         threads_(threads > 0 ? threads
                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     check();
-    const size_t tensors = 4 + 16 * static_cast<size_t>(m_.n_layer);
+    const size_t tensors = 8 + 24 * static_cast<size_t>(m_.n_layer);
     ctx_.reset(ggml_init({ggml_tensor_overhead() * tensors, nullptr, /*no_alloc=*/true}));
     gguf_.reset(gguf_init_empty());
     metadata();
@@ -82,14 +84,21 @@ class Writer {
       if (value < low || value > high)
         throw Error(fmt::format("{} is {}; it must be {} to {}", what, value, low, high));
     };
-    if (m_.family != "llama" && m_.family != "qwen2" && m_.family != "qwen3")
-      throw Error(fmt::format("unknown family \"{}\"; use one of: llama, qwen2, qwen3", m_.family));
     in_range("the number of layers", m_.n_layer, 1, 1024);
     in_range("the width", m_.n_embd, 1, 1 << 20);
     in_range("the number of query heads", m_.n_head, 1, 4096);
     in_range("the number of KV heads", m_.n_head_kv, 1, m_.n_head);
     in_range("the head size", m_.d_head, 2, 1024);
     in_range("the feed-forward width", m_.n_ff, 1, 1 << 22);
+    if (has_experts()) {
+      in_range("the number of experts", m_.n_expert, 1, 4096);
+      in_range("the number of experts in use", m_.n_expert_used, 1, m_.n_expert);
+      in_range("the width of an expert", m_.n_ff_expert, 1, 1 << 22);
+      in_range("the width of the shared expert", m_.n_ff_shared, 0, 1 << 22);
+      in_range("the number of dense layers", m_.dense_layers, 0, m_.n_layer);
+    } else if (m_.n_expert != 0) {
+      throw Error(fmt::format("the family {} has no experts", m_.family));
+    }
     in_range("the vocabulary", m_.n_vocab, 1, 16'000'000);
     in_range("the context", m_.n_ctx, 1, 1 << 30);
     if (m_.n_head % m_.n_head_kv != 0)
@@ -100,10 +109,17 @@ class Writer {
     const int64_t block = ggml_blck_size(m_.type);
     for (auto [what, size] : {std::pair{"the width", m_.n_embd},
                               {"the feed-forward width", m_.n_ff},
+                              {"the width of an expert", has_experts() ? m_.n_ff_expert : 0},
+                              {"the width of the shared expert", m_.n_ff_shared},
                               {"query heads times head size", m_.n_head * m_.d_head}})
       if (size % block != 0)
         throw Error(
             fmt::format("{} is {}; {} needs a multiple of {}", what, size, ggml_type_name(m_.type), block));
+  }
+
+  bool has_experts() const {
+    using enum RandomFamily::Experts;
+    return family_.experts == kAlways || (family_.experts == kSome && m_.n_expert > 0);
   }
 
   void metadata() {
@@ -112,6 +128,7 @@ class Writer {
     auto number = [&](const char* name, int value) {
       gguf_set_val_u32(g, key(name).c_str(), static_cast<uint32_t>(value));
     };
+    auto real = [&](const char* name, float value) { gguf_set_val_f32(g, key(name).c_str(), value); };
     gguf_set_val_str(g, "general.architecture", m_.family.c_str());
     gguf_set_val_str(g, "general.name", fmt::format("random {}", m_.seed).c_str());
     number("block_count", m_.n_layer);
@@ -124,68 +141,111 @@ class Writer {
     number("attention.value_length", m_.d_head);
     number("rope.dimension_count", m_.d_head);
     number("vocab_size", m_.n_vocab);
-    gguf_set_val_f32(g, key("attention.layer_norm_rms_epsilon").c_str(), m_.rms_eps);
-    gguf_set_val_f32(g, key("rope.freq_base").c_str(), m_.rope_base);
+    real("attention.layer_norm_rms_epsilon", m_.rms_eps);
+    real("rope.freq_base", m_.rope_base);
     if (m_.rope_scaling != RopeScaling::kNone) {
       gguf_set_val_str(g, key("rope.scaling.type").c_str(),
                        m_.rope_scaling == RopeScaling::kLinear ? "linear" : "yarn");
-      gguf_set_val_f32(g, key("rope.scaling.factor").c_str(), m_.rope_factor);
+      real("rope.scaling.factor", m_.rope_factor);
     }
+    if (m_.rope_attn_factor != 1) real("rope.scaling.attn_factor", m_.rope_attn_factor);
     if (m_.rope_n_ctx_orig > 0) number("rope.scaling.original_context_length", m_.rope_n_ctx_orig);
+    if (has_experts()) {
+      number("expert_count", m_.n_expert);
+      number("expert_used_count", m_.n_expert_used);
+      number("expert_feed_forward_length", m_.n_ff_expert);
+      if (m_.n_ff_shared > 0) number("expert_shared_feed_forward_length", m_.n_ff_shared);
+    }
     gguf_set_val_str(g, "tokenizer.ggml.model", "no_vocab");
   }
 
   Entry& add(const std::string& name, ggml_type type, float mean, float deviation, int64_t ne0,
-             int64_t ne1 = 0) {
-    auto* tensor =
-        ne1 > 0 ? ggml_new_tensor_2d(ctx_.get(), type, ne0, ne1) : ggml_new_tensor_1d(ctx_.get(), type, ne0);
+             int64_t ne1 = 1, int64_t ne2 = 1) {
+    auto* tensor = ggml_new_tensor_3d(ctx_.get(), type, ne0, ne1, ne2);
     ggml_set_name(tensor, name.c_str());
     gguf_add_tensor(gguf_.get(), tensor);
     entries_.push_back({tensor, mean, deviation, mix(m_.seed * 0x9e3779b97f4a7c15u + entries_.size()), {}});
     return entries_.back();
   }
 
-  void declare() {
-    // Deviations keep activations near 1 at any width; Q and K are a little larger, so that attention is not
-    // uniform, and the logits, so that the most probable token stands out.
-    auto matrix = [&](const std::string& name, float gain, int64_t in, int64_t out) {
-      add(name, m_.type, 0.0f, gain / std::sqrt(static_cast<float>(in)), in, out);
-    };
-    auto norm = [&](const std::string& name, float mean, int64_t size) {
-      add(name, GGML_TYPE_F32, mean, 0.15f, size);
-    };
-    auto bias = [&](const std::string& name, int64_t size) { add(name, GGML_TYPE_F32, 0.0f, 0.3f, size); };
+  // Deviations keep activations near 1 at any width; Q and K are a little larger, so that attention is not
+  // uniform, and the logits, so that the most probable token stands out.
+  void matrix(const std::string& name, float gain, int64_t in, int64_t out, int64_t experts = 1) {
+    add(name, m_.type, 0.0f, gain / std::sqrt(static_cast<float>(in)), in, out, experts);
+  }
+  void norm(const std::string& name, float mean, int64_t size) {
+    add(name, GGML_TYPE_F32, mean, 0.15f, size);
+  }
+  void bias(const std::string& name, int64_t size) { add(name, GGML_TYPE_F32, 0.0f, 0.3f, size); }
 
-    const int64_t q_row = static_cast<int64_t>(m_.n_head) * m_.d_head;
-    const int64_t kv_row = static_cast<int64_t>(m_.n_head_kv) * m_.d_head;
+  void declare() {
     matrix("token_embd.weight", 3.0f, m_.n_embd, m_.n_vocab);
     norm("output_norm.weight", 1.0f, m_.n_embd);
     if (!m_.tied) matrix("output.weight", 3.0f, m_.n_embd, m_.n_vocab);
     if (m_.llama3_rope_freqs)
       add("rope_freqs.weight", GGML_TYPE_F32, 0, 0, m_.d_head / 2).values = llama3_factors();
-    const bool qkv_bias = m_.family == "qwen2" || (m_.family == "llama" && m_.qkv_bias);
     for (int i = 0; i < m_.n_layer; ++i) {
       const std::string prefix = fmt::format("blk.{}.", i);
-      norm(prefix + "attn_norm.weight", 1.0f, m_.n_embd);
+      const bool before = family_.norms == RandomFamily::Norms::kBefore;
+      if (before) norm(prefix + "attn_norm.weight", 1.0f, m_.n_embd);
+      declare_attention(prefix);
+      norm(prefix + (before ? std::string(family_.ffn_norm) : "post_attention_norm") + ".weight", 1.0f,
+           m_.n_embd);
+      if (has_experts() && i >= m_.dense_layers)
+        declare_experts(prefix);
+      else
+        declare_feed_forward(prefix);
+      if (!before) norm(prefix + "post_ffw_norm.weight", 1.0f, m_.n_embd);
+    }
+  }
+
+  void declare_attention(const std::string& prefix) {
+    using enum RandomFamily::Qkv;
+    const int64_t q_row = static_cast<int64_t>(m_.n_head) * m_.d_head;
+    const int64_t kv_row = static_cast<int64_t>(m_.n_head_kv) * m_.d_head;
+    if (family_.qkv == kStacked) {
+      matrix(prefix + "attn_qkv.weight", 1.4f, m_.n_embd, q_row + 2 * kv_row);
+    } else {
       matrix(prefix + "attn_q.weight", 1.4f, m_.n_embd, q_row);
       matrix(prefix + "attn_k.weight", 1.4f, m_.n_embd, kv_row);
       matrix(prefix + "attn_v.weight", 1.0f, m_.n_embd, kv_row);
-      matrix(prefix + "attn_output.weight", 1.0f, q_row, m_.n_embd);
-      if (qkv_bias) {
-        bias(prefix + "attn_q.bias", q_row);
-        bias(prefix + "attn_k.bias", kv_row);
-        bias(prefix + "attn_v.bias", kv_row);
-      }
-      if (m_.family == "llama" && m_.output_bias) bias(prefix + "attn_output.bias", m_.n_embd);
-      if (m_.family == "qwen3") {
-        norm(prefix + "attn_q_norm.weight", 1.4f, m_.d_head);
-        norm(prefix + "attn_k_norm.weight", 1.4f, m_.d_head);
-      }
-      norm(prefix + "ffn_norm.weight", 1.0f, m_.n_embd);
+    }
+    matrix(prefix + "attn_output.weight", 1.0f, q_row, m_.n_embd);
+    if (family_.qkv == kBias || (family_.qkv == kOptionalBias && m_.qkv_bias)) {
+      bias(prefix + "attn_q.bias", q_row);
+      bias(prefix + "attn_k.bias", kv_row);
+      bias(prefix + "attn_v.bias", kv_row);
+    }
+    if (family_.qkv == kOptionalBias && m_.output_bias) bias(prefix + "attn_output.bias", m_.n_embd);
+    if (family_.qk_norm != RandomFamily::QkNorm::kNone) {
+      const bool all = family_.qk_norm == RandomFamily::QkNorm::kAllHeads;
+      norm(prefix + "attn_q_norm.weight", 1.4f, all ? q_row : m_.d_head);
+      norm(prefix + "attn_k_norm.weight", 1.4f, all ? kv_row : m_.d_head);
+    }
+  }
+
+  void declare_feed_forward(const std::string& prefix) {
+    if (family_.qkv == RandomFamily::Qkv::kStacked) {
+      matrix(prefix + "ffn_up.weight", 1.0f, m_.n_embd, int64_t{2} * m_.n_ff);
+    } else {
       matrix(prefix + "ffn_gate.weight", 1.0f, m_.n_embd, m_.n_ff);
       matrix(prefix + "ffn_up.weight", 1.0f, m_.n_embd, m_.n_ff);
-      matrix(prefix + "ffn_down.weight", 1.0f, m_.n_ff, m_.n_embd);
     }
+    matrix(prefix + "ffn_down.weight", 1.0f, m_.n_ff, m_.n_embd);
+  }
+
+  void declare_experts(const std::string& prefix) {
+    // Converters leave the router as it is. Wide apart, so that roundings choose no other experts.
+    add(prefix + "ffn_gate_inp.weight", GGML_TYPE_F32, 0.0f, 2.0f / std::sqrt(static_cast<float>(m_.n_embd)),
+        m_.n_embd, m_.n_expert);
+    if (family_.router_bias) bias(prefix + "exp_probs_b.bias", m_.n_expert);
+    matrix(prefix + "ffn_gate_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);
+    matrix(prefix + "ffn_up_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);
+    matrix(prefix + "ffn_down_exps.weight", 1.0f, m_.n_ff_expert, m_.n_embd, m_.n_expert);
+    if (m_.n_ff_shared == 0) return;
+    matrix(prefix + "ffn_gate_shexp.weight", 1.0f, m_.n_embd, m_.n_ff_shared);
+    matrix(prefix + "ffn_up_shexp.weight", 1.0f, m_.n_embd, m_.n_ff_shared);
+    matrix(prefix + "ffn_down_shexp.weight", 1.0f, m_.n_ff_shared, m_.n_embd);
   }
 
   /// Divisors of the RoPE frequencies as Llama 3.1 has them: factor 8 for wavelengths past 8192 tokens, none
@@ -243,6 +303,7 @@ class Writer {
   }
 
   const RandomModel& m_;
+  const RandomFamily& family_;
   int threads_;
   ggml_context_ptr ctx_;
   gguf_context_ptr gguf_;

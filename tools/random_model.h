@@ -13,7 +13,7 @@ namespace windowkv {
 enum class RopeScaling { kNone, kLinear, kYarn };
 
 struct RandomModel {
-  std::string family = "llama";  ///< llama, qwen2 or qwen3
+  std::string family = "llama";  ///< one of random_family_names()
   int n_layer = 2;
   int n_embd = 64;
   int n_head = 4;
@@ -29,9 +29,16 @@ struct RandomModel {
   bool llama3_rope_freqs = false;  ///< rope_freqs.weight as Llama 3.1 has it
   RopeScaling rope_scaling = RopeScaling::kNone;
   float rope_factor = 1.0f;
-  int rope_n_ctx_orig = 0;   ///< 0: not in the file
-  bool qkv_bias = false;     ///< for llama; qwen2 has them always, qwen3 never
+  int rope_n_ctx_orig = 0;  ///< 0: not in the file
+  float rope_attn_factor = 1.0f;
+  bool long_rope = false;    ///< rope_factors_long.weight and rope_factors_short.weight
+  bool qkv_bias = false;     ///< for llama; qwen2 has them always
   bool output_bias = false;  ///< bias of the attention's output projection, for llama
+  int n_expert = 0;          ///< 0: none, in families that can do without
+  int n_expert_used = 2;
+  int n_ff_expert = 64;
+  int n_ff_shared = 0;  ///< of the expert that every token passes; 0: there is none
+  int dense_layers = 0;
   uint64_t seed = 1;
 };
 

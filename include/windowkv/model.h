@@ -11,6 +11,18 @@ namespace windowkv {
 class Vocab;
 struct LoadedModel;
 
+/// A mixture of experts in the place of one feed-forward.
+struct Mixture {
+  int experts = 0;         ///< 0: there is none, the feed-forward is dense
+  int used = 0;            ///< by each token
+  int n_ff = 0;            ///< of one expert
+  int n_ff_shared = 0;     ///< of the expert that every token passes; 0: there is none
+  int dense_layers = 0;    ///< so many layers come first whose feed-forward is dense
+  bool sigmoid = false;    ///< experts are rated each by itself, not by a softmax over all
+  bool normalized = true;  ///< the weights of the experts that are used add up to 1
+  float scale = 1.0f;      ///< of their sum
+};
+
 /// Hyperparameters of a decoder model, from the GGUF's metadata.
 struct HParams {
   std::string family;  ///< general.architecture
@@ -27,6 +39,10 @@ struct HParams {
   int n_ctx_train = 0;
   float rms_eps = 1e-5f;
   float attention_scale = 0.0f;
+  float embedding_scale = 1.0f;  ///< of the embedding's rows
+  float residual_scale = 1.0f;   ///< of what attention and feed-forward add to the hidden states
+  float logit_scale = 1.0f;
+  Mixture mixture;
   // RoPE
   int n_rot = 0;
   int rope_mode = 0;  ///< GGML_ROPE_TYPE_NORMAL or GGML_ROPE_TYPE_NEOX
@@ -35,10 +51,12 @@ struct HParams {
   float rope_ext_factor = 0.0f;
   float rope_attn_factor = 1.0f;
   int rope_n_ctx_orig = 0;
+  int no_rope_step = 0;  ///< every so many-th layer does without RoPE; 0: none does
   /// How much of the cache each layer needs relative to the others, measured by a calibration (mean 1);
   /// empty: unknown.
   std::vector<double> layer_shares;
 
+  bool has_rope(int layer) const { return no_rope_step == 0 || (layer + 1) % no_rope_step != 0; }
   /// Elements of one token's K (or V) row in one layer.
   int64_t kv_row() const { return static_cast<int64_t>(d_head) * n_head_kv; }
   /// Bytes of one token's K and V in one layer, F16.

@@ -7,7 +7,8 @@
 namespace windowkv {
 
 const std::vector<const Family*>& families() {
-  static const std::vector<const Family*> list = {llama_family(), qwen2_family(), qwen3_family()};
+  static const std::vector<const Family*> list = {llama_family(), qwen2_family(), qwen3_family(),
+                                                  qwen3moe_family()};
   return list;
 }
 

@@ -59,7 +59,7 @@ class Family {
                               ggml_tensor* x) const = 0;
 };
 
-/// The metadata every family shares; refuses MoE, sliding windows and sizes that disagree.
+/// The metadata every family shares; refuses sliding windows and sizes that disagree.
 HParams read_common(const GgufFile& file);
 
 const std::vector<const Family*>& families();

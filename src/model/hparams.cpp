@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "model/families/feed_forward.h"
 #include "model/family.h"
 
 namespace windowkv {
@@ -53,7 +54,7 @@ HParams read_common(const GgufFile& file) {
   positive("attention.key_length", hp.d_head, 1024);
   if (file.find_int(key("attention.value_length")).value_or(hp.d_head) != hp.d_head)
     refuse("K and V heads of different sizes");
-  if (file.find_int(key("expert_count")).value_or(0) > 0) refuse("mixture-of-experts models");
+  hp.mixture = read_mixture(file, hp);
   if (const int window = file.find_int(key("attention.sliding_window")).value_or(0);
       window > 0 && window < hp.n_ctx_train)
     refuse("sliding-window attention (" + std::to_string(window) + " tokens)");

@@ -159,6 +159,11 @@ TEST(Hostile, MetadataOfAnotherType) {
         gguf_set_arr_data(e.meta, "llama.attention.head_count", GGUF_TYPE_UINT32, heads.data(), heads.size());
       },
       "differs by layer");
+  const std::vector<uint32_t> equal(3, 2);
+  for (const char* key : {"llama.attention.head_count_kv", "llama.feed_forward_length"})
+    expect_edit_refused(
+        [&](GgufEdit& e) { gguf_set_arr_data(e.meta, key, GGUF_TYPE_UINT32, equal.data(), equal.size()); },
+        "has 3 numbers for 2 layers");
 }
 
 // As some converters write them.
@@ -229,8 +234,6 @@ TEST(Hostile, Experts) {
   refused(number("qwen3moe.leading_dense_block_count", 1), "blk.0.ffn_gate.weight is missing");
   refused(number("qwen3moe.leading_dense_block_count", 3), "leading_dense_block_count is 3");
   refused(number("qwen3moe.expert_group_count", 2), "groups");
-  refused([](GgufEdit& e) { gguf_set_val_f32(e.meta, "qwen3moe.expert_weights_scale", NAN); },
-          "expert_weights_scale");
   for (const char* name : {"blk.0.ffn_gate_inp.weight", "blk.1.ffn_gate_exps.weight",
                            "blk.0.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"}) {
     refused([&](GgufEdit& e) { e.remove_tensor(name); }, fmt::format("{} is missing", name));
@@ -238,6 +241,48 @@ TEST(Hostile, Experts) {
       refused([&](GgufEdit& e) { e.replace_tensor(name, shape); }, fmt::format("{} has the shape", name));
   }
   refused([](GgufEdit& e) { e.replace_tensor("blk.0.exp_probs_b.bias", {4}); }, "exp_probs_b");
+}
+
+TEST(Hostile, MetadataOfOneFamily) {
+  auto real = [](const char* key, float value) {
+    return [=](GgufEdit& e) { gguf_set_val_f32(e.meta, key, value); };
+  };
+  auto number = [](const char* key, uint32_t value) {
+    return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, key, value); };
+  };
+  RandomModel granite;
+  granite.family = "granite";
+  expect_edit_refused(real("granite.logit_scale", 0), "logit_scale is 0", granite);
+  expect_edit_refused([](GgufEdit& e) { gguf_remove_key(e.meta, "granite.logit_scale"); }, "logit_scale",
+                      granite);
+  expect_edit_refused(real("granite.residual_scale", NAN), "residual_scale", granite);
+  RandomModel glm;
+  glm.family = "glm4moe";
+  glm.n_expert = 4;
+  glm.extra_layers = 1;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, glm); };
+  refused(number("glm4moe.nextn_predict_layers", 0), "blk.2.");
+  refused(number("glm4moe.nextn_predict_layers", 3), "nextn_predict_layers is 3");
+  refused(number("glm4moe.nextn_predict_layers", 1u << 31), "nextn_predict_layers is out of range");
+  refused(number("glm4moe.expert_shared_count", 1), "blk.0.ffn_gate_shexp.weight is missing");
+  refused(number("glm4moe.expert_shared_count", INT32_MAX), "expert_shared_count is 2147483647");
+  refused(number("glm4moe.expert_gating_func", 3), "expert_gating_func 3");
+  refused(real("glm4moe.expert_weights_scale", NAN), "expert_weights_scale");
+  refused([](GgufEdit& e) { e.remove_tensor("blk.1.exp_probs_b.bias"); }, "exp_probs_b");
+  RandomModel phi3;
+  phi3.family = "phi3";
+  expect_edit_refused(
+      [](GgufEdit& e) {
+        e.replace_tensor("blk.0.attn_qkv.weight", {64, 127});
+      },
+      "attn_qkv", phi3);
+  expect_edit_refused(
+      [](GgufEdit& e) {
+        e.replace_tensor("blk.1.ffn_up.weight", {64, 255});
+      },
+      "blk.1.ffn_gate.weight is missing", phi3);
+  expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "phi3.rope.scaling.type", "longrope"); },
+                      "rope_factors_short.weight is missing", phi3);
 }
 
 TEST(Hostile, ModelsTheEngineDoesNotCompute) {
@@ -254,7 +299,9 @@ TEST(Hostile, ModelsTheEngineDoesNotCompute) {
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "llama.attention.sliding_window", 512); },
                       "sliding");
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "llama.rope.scaling.type", "longrope"); },
-                      "longrope");
+                      "rope_factors_short.weight is missing");
+  expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "llama.rope.scaling.type", "dynamic"); },
+                      "dynamic");
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_f32(e.meta, "llama.rope.freq_base", -1); }, "freq_base");
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_f32(e.meta, "llama.rope.freq_base", NAN); },
                       "freq_base");

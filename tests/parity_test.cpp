@@ -58,6 +58,11 @@ class MiniLongParity : public testing::TestWithParam<const char*> {};
 struct Bound {
   double cpu;
   double device;
+  /// Tokens choose experts, and a rounding may choose others, in libllama too: a tenth of the positions may
+  /// be further apart.
+  bool routed = false;
+  double largest(const Difference& d) const { return routed ? d.most : d.worst; }
+  double typical(const Difference& d) const { return routed ? d.most : d.mean; }
   double here() const { return test_device() == "cpu" ? cpu : device; }
 };
 
@@ -70,7 +75,7 @@ void expect_parity(const std::string& what, const std::string& path, std::span<c
       compare(prefill_logits(*model, tokens, kChunk), reference.all_logits(tokens, kChunk, tokens.size()));
   report(what + " prefill", prefill);
   EXPECT_GE(prefill.top1, top1);
-  EXPECT_LT(prefill.worst, bound.here());
+  EXPECT_LT(bound.largest(prefill), bound.here());
 
   const size_t known = tokens.size() * 2 / 3;
   auto answers = [&](bool flash) {
@@ -83,7 +88,7 @@ void expect_parity(const std::string& what, const std::string& path, std::span<c
     const auto decode = compare(ours, theirs);
     report(what + " decode", decode);
     EXPECT_GE(decode.top1, top1);
-    EXPECT_LT(decode.worst, bound.device);
+    EXPECT_LT(bound.largest(decode), bound.device);
     return;
   }
   // On the CPU decode attends by kernels of its own, which round less than libllama's flash attention: what
@@ -93,10 +98,9 @@ void expect_parity(const std::string& what, const std::string& path, std::span<c
   const auto flash = compare(theirs, exact);
   report(what + " decode", decode);
   report(what + " libllama's", flash);
-  EXPECT_LE(decode.mean, 1.5 * flash.mean + 1e-4);
+  EXPECT_LE(bound.typical(decode), 1.5 * bound.typical(flash) + 1e-4);
   EXPECT_GE(decode.top1, std::min(top1, flash.top1) - 0.05);
-  // A rounding may choose other experts, libllama's too.
-  EXPECT_LT(decode.worst, std::max(bound.device, flash.worst));
+  EXPECT_LT(bound.largest(decode), bound.device);
 }
 
 TEST_P(MiniLongParity, RealTextGivesTheSameTopTokens) {
@@ -152,6 +156,7 @@ std::vector<Case> cases() {
   constexpr Bound kF32 = {1e-3, 1e-2};
   constexpr Bound kF16 = {5e-3, 5e-2};
   constexpr Bound kQuantized = {2e-2, 1e-1};
+  constexpr Bound kRouted = {1e-3, 1e-2, true};
   std::vector<Case> out;
   auto add = [&](const std::string& name, Bound bound, auto&& change) {
     RandomModel m;
@@ -217,7 +222,7 @@ std::vector<Case> cases() {
     m.rope_scaling = RopeScaling::kLinear;
     m.rope_factor = 2;
   });
-  add("llama_experts", kF32, [](auto& m) {
+  add("llama_experts", kRouted, [](auto& m) {
     m.n_expert = 4;
     m.n_ff_expert = m.n_ff;
   });
@@ -225,26 +230,74 @@ std::vector<Case> cases() {
     m.family = "qwen3moe";
     m.n_expert = 8;
   };
-  add("qwen3moe", kF32, experts);
+  add("qwen3moe", kRouted, experts);
   add("qwen3moe_one", kF32, [&](auto& m) {
     experts(m);
     m.n_expert = m.n_expert_used = 1;
   });
-  add("qwen3moe_sixteen", kF32, [&](auto& m) {
+  add("qwen3moe_sixteen", kRouted, [&](auto& m) {
     experts(m);
     m.n_expert = 20;
     m.n_expert_used = 16;
     m.n_ff_expert = 32;
   });
+  // All experts are used, so that roundings choose none.
   add("qwen3moe_q8_0", kQuantized, [&](auto& m) {
     experts(m);
+    m.n_expert = m.n_expert_used = 3;
     m.type = GGML_TYPE_Q8_0;
   });
   add("qwen3moe_q4_K", kQuantized, [&](auto& m) {
     wide(m);
     experts(m);
+    m.n_expert = m.n_expert_used = 3;
     m.n_ff_expert = 256;
     m.type = GGML_TYPE_Q4_K;
+  });
+  auto of = [](const char* family) { return [=](RandomModel& m) { m.family = family; }; };
+  add("olmo2", kF32, of("olmo2"));
+  add("granite", kF32, of("granite"));
+  add("granitemoe", kRouted, [](auto& m) {
+    m.family = "granitemoe";
+    m.n_expert = 8;
+    m.n_ff_expert = m.n_ff;
+    m.n_ff_shared = 96;
+  });
+  add("smollm3", kF32, [](auto& m) {
+    m.family = "smollm3";
+    m.n_layer = 5;
+  });
+  add("phi3", kF32, of("phi3"));
+  for (const bool is_long : {false, true})
+    add(is_long ? "phi3_long_factors" : "phi3_short_factors", kF32, [&](auto& m) {
+      m.family = "phi3";
+      m.rope_scaling = RopeScaling::kLong;
+      m.n_rot = 12;
+      m.rope_attn_factor = 1.2f;
+      m.rope_n_ctx_orig = is_long ? 64 : m.n_ctx;
+    });
+  add("phi3_q4_K", kQuantized, [&](auto& m) {
+    wide(m);
+    m.family = "phi3";
+    m.type = GGML_TYPE_Q4_K;
+  });
+  add("mistral3", kF32, [](auto& m) {
+    m.family = "mistral3";
+    m.rope_scaling = RopeScaling::kYarn;
+    m.rope_factor = 4;
+    m.rope_n_ctx_orig = 48;
+    m.query_growth = 0.5f;
+  });
+  add("hunyuan_dense", kF32, of("hunyuan-dense"));
+  add("glm4moe", kRouted, [](auto& m) {
+    m.family = "glm4moe";
+    m.n_layer = 3;
+    m.n_rot = 8;
+    m.n_expert = 8;
+    m.n_ff_shared = m.n_ff_expert;
+    m.dense_layers = 1;
+    m.expert_scale = 1.5f;
+    m.extra_layers = 1;
   });
   for (auto [type, bound] : {std::pair{GGML_TYPE_F16, kF16},
                              {GGML_TYPE_BF16, kF16},

@@ -21,6 +21,20 @@ constexpr std::array kFamilies = {
     RandomFamily{.name = "qwen2", .qkv = Qkv::kBias},
     RandomFamily{.name = "qwen3", .qk_norm = QkNorm::kHead},
     RandomFamily{.name = "qwen3moe", .qk_norm = QkNorm::kHead, .experts = Experts::kAlways},
+    RandomFamily{.name = "olmo2", .qk_norm = QkNorm::kAllHeads, .norms = Norms::kAfter},
+    RandomFamily{.name = "granite", .scales = true},
+    RandomFamily{.name = "granitemoe", .experts = Experts::kAlways, .scales = true},
+    RandomFamily{.name = "smollm3"},
+    RandomFamily{.name = "phi3", .qkv = Qkv::kStacked},
+    RandomFamily{.name = "mistral3", .experts = Experts::kSome},
+    RandomFamily{.name = "hunyuan-dense", .qk_norm = QkNorm::kHead},
+    RandomFamily{.name = "glm4moe",
+                 .qkv = Qkv::kBias,
+                 .qk_norm = QkNorm::kHead,
+                 .ffn_norm = "post_attention_norm",
+                 .experts = Experts::kAlways,
+                 .router_bias = true,
+                 .shared_count = true},
 };
 
 }  // namespace

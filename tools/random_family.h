@@ -15,7 +15,8 @@ struct RandomFamily {
   std::string_view ffn_norm = "ffn_norm";
   enum class Experts { kNone, kSome, kAlways } experts = Experts::kNone;
   bool router_bias = false;
-  bool scales = false;  ///< Granite's
+  bool scales = false;        ///< Granite's
+  bool shared_count = false;  ///< the shared expert's width is given as a number of experts
 };
 
 /// Throws Error for an unknown name.

@@ -54,7 +54,7 @@ class Writer {
         threads_(threads > 0 ? threads
                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     check();
-    const size_t tensors = 8 + 24 * static_cast<size_t>(m_.n_layer);
+    const size_t tensors = 8 + 24 * static_cast<size_t>(m_.n_layer + m_.extra_layers);
     ctx_.reset(ggml_init({ggml_tensor_overhead() * tensors, nullptr, /*no_alloc=*/true}));
     gguf_.reset(gguf_init_empty());
     metadata();
@@ -103,8 +103,8 @@ class Writer {
     in_range("the context", m_.n_ctx, 1, 1 << 30);
     if (m_.n_head % m_.n_head_kv != 0)
       throw Error(fmt::format("{} query heads cannot share {} KV heads", m_.n_head, m_.n_head_kv));
-    if (m_.d_head % 2 != 0)
-      throw Error(fmt::format("the head size is {}; RoPE needs an even one", m_.d_head));
+    if (n_rot() % 2 != 0 || n_rot() > m_.d_head)
+      throw Error(fmt::format("RoPE cannot rotate {} of a head's {} dimensions", n_rot(), m_.d_head));
     if (!(m_.rope_factor > 0)) throw Error("the RoPE scaling factor must be above 0");
     const int64_t block = ggml_blck_size(m_.type);
     for (auto [what, size] : {std::pair{"the width", m_.n_embd},
@@ -122,6 +122,8 @@ class Writer {
     return family_.experts == kAlways || (family_.experts == kSome && m_.n_expert > 0);
   }
 
+  int n_rot() const { return m_.n_rot > 0 ? m_.n_rot : m_.d_head; }
+
   void metadata() {
     auto* g = gguf_.get();
     auto key = [&](const char* name) { return m_.family + "." + name; };
@@ -131,7 +133,7 @@ class Writer {
     auto real = [&](const char* name, float value) { gguf_set_val_f32(g, key(name).c_str(), value); };
     gguf_set_val_str(g, "general.architecture", m_.family.c_str());
     gguf_set_val_str(g, "general.name", fmt::format("random {}", m_.seed).c_str());
-    number("block_count", m_.n_layer);
+    number("block_count", m_.n_layer + m_.extra_layers);
     number("context_length", m_.n_ctx);
     number("embedding_length", m_.n_embd);
     number("feed_forward_length", m_.n_ff);
@@ -139,14 +141,17 @@ class Writer {
     number("attention.head_count_kv", m_.n_head_kv);
     number("attention.key_length", m_.d_head);
     number("attention.value_length", m_.d_head);
-    number("rope.dimension_count", m_.d_head);
+    number("rope.dimension_count", n_rot());
     number("vocab_size", m_.n_vocab);
     real("attention.layer_norm_rms_epsilon", m_.rms_eps);
     real("rope.freq_base", m_.rope_base);
     if (m_.rope_scaling != RopeScaling::kNone) {
+      const bool is_long = m_.rope_scaling == RopeScaling::kLong;
       gguf_set_val_str(g, key("rope.scaling.type").c_str(),
-                       m_.rope_scaling == RopeScaling::kLinear ? "linear" : "yarn");
-      real("rope.scaling.factor", m_.rope_factor);
+                       is_long                                   ? "longrope"
+                       : m_.rope_scaling == RopeScaling::kLinear ? "linear"
+                                                                 : "yarn");
+      if (!is_long) real("rope.scaling.factor", m_.rope_factor);
     }
     if (m_.rope_attn_factor != 1) real("rope.scaling.attn_factor", m_.rope_attn_factor);
     if (m_.rope_n_ctx_orig > 0) number("rope.scaling.original_context_length", m_.rope_n_ctx_orig);
@@ -154,7 +159,24 @@ class Writer {
       number("expert_count", m_.n_expert);
       number("expert_used_count", m_.n_expert_used);
       number("expert_feed_forward_length", m_.n_ff_expert);
-      if (m_.n_ff_shared > 0) number("expert_shared_feed_forward_length", m_.n_ff_shared);
+      if (family_.shared_count)
+        number("expert_shared_count", m_.n_ff_shared / m_.n_ff_expert);
+      else if (m_.n_ff_shared > 0)
+        number("expert_shared_feed_forward_length", m_.n_ff_shared);
+      if (m_.dense_layers > 0) number("leading_dense_block_count", m_.dense_layers);
+      if (family_.router_bias) gguf_set_val_bool(g, key("expert_weights_norm").c_str(), true);
+      if (m_.expert_scale != 1) real("expert_weights_scale", m_.expert_scale);
+    }
+    if (m_.extra_layers > 0) number("nextn_predict_layers", m_.extra_layers);
+    if (family_.scales) {
+      real("embedding_scale", 1.5f);
+      real("residual_scale", 0.7f);
+      real("attention.scale", 0.3f);
+      real("logit_scale", 2.5f);
+    }
+    if (m_.query_growth != 0) {
+      real("attention.temperature_scale", m_.query_growth);
+      real("rope.scaling.yarn_log_multiplier", 1.0f);
     }
     gguf_set_val_str(g, "tokenizer.ggml.model", "no_vocab");
   }
@@ -184,7 +206,14 @@ class Writer {
     if (!m_.tied) matrix("output.weight", 3.0f, m_.n_embd, m_.n_vocab);
     if (m_.llama3_rope_freqs)
       add("rope_freqs.weight", GGML_TYPE_F32, 0, 0, m_.d_head / 2).values = llama3_factors();
-    for (int i = 0; i < m_.n_layer; ++i) {
+    if (m_.rope_scaling == RopeScaling::kLong)
+      for (const bool is_long : {true, false}) {
+        auto& factors = add(is_long ? "rope_factors_long.weight" : "rope_factors_short.weight", GGML_TYPE_F32,
+                            0, 0, n_rot() / 2);
+        for (int k = 0; k < n_rot() / 2; ++k)
+          factors.values.push_back(1.0f + static_cast<float>(k) * (is_long ? 1.0f : 0.05f));
+      }
+    for (int i = 0; i < m_.n_layer + m_.extra_layers; ++i) {
       const std::string prefix = fmt::format("blk.{}.", i);
       const bool before = family_.norms == RandomFamily::Norms::kBefore;
       if (before) norm(prefix + "attn_norm.weight", 1.0f, m_.n_embd);
@@ -196,6 +225,10 @@ class Writer {
       else
         declare_feed_forward(prefix);
       if (!before) norm(prefix + "post_ffw_norm.weight", 1.0f, m_.n_embd);
+      if (i < m_.n_layer) continue;
+      matrix(prefix + "nextn.eh_proj.weight", 1.0f, int64_t{2} * m_.n_embd, m_.n_embd);
+      norm(prefix + "nextn.enorm.weight", 1.0f, m_.n_embd);
+      norm(prefix + "nextn.hnorm.weight", 1.0f, m_.n_embd);
     }
   }
 

@@ -10,7 +10,7 @@
 /// GGUF models with random weights: real shapes for benchmarks, odd ones for tests.
 namespace windowkv {
 
-enum class RopeScaling { kNone, kLinear, kYarn };
+enum class RopeScaling { kNone, kLinear, kYarn, kLong };
 
 struct RandomModel {
   std::string family = "llama";  ///< one of random_family_names()
@@ -19,6 +19,7 @@ struct RandomModel {
   int n_head = 4;
   int n_head_kv = 2;
   int d_head = 16;
+  int n_rot = 0;  ///< of a head's dimensions so many are rotated; 0: all
   int n_ff = 128;
   int n_vocab = 256;
   int n_ctx = 4096;
@@ -31,7 +32,6 @@ struct RandomModel {
   float rope_factor = 1.0f;
   int rope_n_ctx_orig = 0;  ///< 0: not in the file
   float rope_attn_factor = 1.0f;
-  bool long_rope = false;    ///< rope_factors_long.weight and rope_factors_short.weight
   bool qkv_bias = false;     ///< for llama; qwen2 has them always
   bool output_bias = false;  ///< bias of the attention's output projection, for llama
   int n_expert = 0;          ///< 0: none, in families that can do without
@@ -39,6 +39,9 @@ struct RandomModel {
   int n_ff_expert = 64;
   int n_ff_shared = 0;  ///< of the expert that every token passes; 0: there is none
   int dense_layers = 0;
+  float expert_scale = 1.0f;
+  int extra_layers = 0;       ///< that predict further tokens, for glm4moe
+  float query_growth = 0.0f;  ///< for mistral3
   uint64_t seed = 1;
 };
 

@@ -42,6 +42,7 @@ struct HParams {
   float embedding_scale = 1.0f;  ///< of the embedding's rows
   float residual_scale = 1.0f;   ///< of what attention and feed-forward add to the hidden states
   float logit_scale = 1.0f;
+  float query_growth = 0.0f;  ///< by which queries grow past rope_n_ctx_orig; 0: not at all
   Mixture mixture;
   // RoPE
   int n_rot = 0;

@@ -39,6 +39,10 @@ HParams read_common(const GgufFile& file) {
     if (value < 1 || value > most) file.fail(key(name) + " is " + std::to_string(value));
   };
   positive("block_count", hp.n_layer, 1024);
+  for (const char* name : {"attention.head_count", "attention.head_count_kv", "feed_forward_length"})
+    if (const auto size = file.find_array_size(key(name)); size && *size != hp.n_layer)
+      file.fail(key(name) + " has " + std::to_string(*size) + " numbers for " + std::to_string(hp.n_layer) +
+                " layers");
   positive("embedding_length", hp.n_embd, 1 << 20);
   positive("feed_forward_length", hp.n_ff, 1 << 22);
   positive("attention.head_count", hp.n_head, 1 << 12);
@@ -58,8 +62,8 @@ HParams read_common(const GgufFile& file) {
   if (const int window = file.find_int(key("attention.sliding_window")).value_or(0);
       window > 0 && window < hp.n_ctx_train)
     refuse("sliding-window attention (" + std::to_string(window) + " tokens)");
-  hp.attention_scale =
-      file.find_float(key("attention.scale")).value_or(1.0f / std::sqrt(static_cast<float>(hp.d_head)));
+  hp.attention_scale = file.find_float(key("attention.scale")).value_or(0.0f);
+  if (hp.attention_scale == 0) hp.attention_scale = 1.0f / std::sqrt(static_cast<float>(hp.d_head));
 
   hp.n_rot = file.find_int(key("rope.dimension_count")).value_or(hp.d_head);
   if (hp.n_rot < 2 || hp.n_rot > hp.d_head || hp.n_rot % 2 != 0)
@@ -72,7 +76,7 @@ HParams read_common(const GgufFile& file) {
 
   // As in llama.cpp, a factor without a type is linear scaling.
   auto scaling = file.find_string(key("rope.scaling.type")).value_or("linear");
-  if (scaling == "linear" || scaling == "yarn") {
+  if (scaling == "linear" || scaling == "yarn" || scaling == "longrope") {
     // llama.cpp reads the older key where the new one is missing.
     float factor = file.find_float(key("rope.scaling.factor"))
                        .value_or(file.find_float(key("rope.scale_linear")).value_or(1.0f));

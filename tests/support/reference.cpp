@@ -73,14 +73,19 @@ double relative_error(std::span<const float> ours, std::span<const float> theirs
 
 Difference compare(const Logits& ours, const Logits& theirs) {
   Difference d;
-  if (ours.size() != theirs.size() || ours.empty()) return {std::numeric_limits<double>::infinity(), 0, 0};
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
+  if (ours.size() != theirs.size() || ours.empty()) return {kInfinite, kInfinite, 0, 0};
   auto top = [](const std::vector<float>& v) { return std::max_element(v.begin(), v.end()) - v.begin(); };
+  std::vector<double> errors;
   for (size_t i = 0; i < ours.size(); ++i) {
     const double error = relative_error(ours[i], theirs[i]);
+    errors.push_back(error);
     d.worst = std::max(d.worst, error);
     d.mean += error / static_cast<double>(ours.size());
     d.top1 += (top(ours[i]) == top(theirs[i]) ? 1.0 : 0.0) / static_cast<double>(ours.size());
   }
+  std::ranges::sort(errors);
+  d.most = errors[(errors.size() - 1) * 9 / 10];
   return d;
 }
 

@@ -30,6 +30,7 @@ class Reference {
 /// How far `ours` is from `theirs`.
 struct Difference {
   double worst = 0;  ///< largest over positions of max |a − b| / max |b|
+  double most = 0;   ///< of the same, what nine in ten positions stay within
   double mean = 0;   ///< of the same, averaged over positions
   double top1 = 0;   ///< share of positions whose most probable token is the same
 };

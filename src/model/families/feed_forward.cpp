@@ -27,9 +27,6 @@ Mixture read_mixture(const GgufFile& file, const HParams& hp) {
   m.dense_layers = in_range("leading_dense_block_count",
                             file.find_int(key("leading_dense_block_count")).value_or(0), 0, hp.n_layer);
   if (file.find_int(key("expert_group_count")).value_or(0) > 1) file.fail("not supported: experts in groups");
-  // 0 leaves the weights as they are.
-  if (const float scale = file.find_float(key("expert_weights_scale")).value_or(0.0f); scale != 0)
-    m.scale = scale;
   return m;
 }
 
@@ -54,8 +51,14 @@ void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, La
     add(w.shared_down, "ffn_down_shexp.weight", {m.n_ff_shared, hp.n_embd}, kMatMul);
     return;
   }
-  add(w.gate, "ffn_gate.weight", {hp.n_embd, hp.n_ff}, kMatMul);
-  add(w.up, "ffn_up.weight", {hp.n_embd, hp.n_ff}, kMatMul);
+  // Phi-3's have both in one.
+  const auto up = loader.file().find_tensor(prefix + "ffn_up.weight");
+  if (up && up->ne[1] == int64_t{2} * hp.n_ff && !loader.file().find_tensor(prefix + "ffn_gate.weight")) {
+    loader.add_stacked({{&w.gate, hp.n_ff}, {&w.up, hp.n_ff}}, prefix + "ffn_up.weight", hp.n_embd, layer);
+  } else {
+    add(w.gate, "ffn_gate.weight", {hp.n_embd, hp.n_ff}, kMatMul);
+    add(w.up, "ffn_up.weight", {hp.n_embd, hp.n_ff}, kMatMul);
+  }
   add(w.down, "ffn_down.weight", {hp.n_ff, hp.n_embd}, kMatMul);
 }
 

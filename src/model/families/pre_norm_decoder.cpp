@@ -4,6 +4,25 @@
 
 namespace windowkv {
 
+namespace {
+
+/// Llama 3.1's divisors of RoPE's frequencies, or those of models with two sets, for short contexts and for
+/// long ones. Keys keep their rotation, so one set has to serve a model: what libllama takes for the whole
+/// context.
+void declare_rope_factors(WeightLoader& loader, const HParams& hp, int layer, LayerWeights& w) {
+  const bool is_long = hp.n_ctx_train > hp.rope_n_ctx_orig;
+  loader.leave_out(is_long ? "rope_factors_short.weight" : "rope_factors_long.weight");
+  const bool required = loader.file().find_string(hp.family + ".rope.scaling.type") == "longrope";
+  auto add = [&](const char* name, Presence presence) {
+    return loader.add(w.rope_freqs, name, {hp.n_rot / 2}, WeightUse::kElementwise, layer, presence);
+  };
+  if (!add(is_long ? "rope_factors_long.weight" : "rope_factors_short.weight",
+           required ? Presence::kRequired : Presence::kOptional))
+    add("rope_freqs.weight", Presence::kOptional);
+}
+
+}  // namespace
+
 void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& weights) const {
   const int64_t q_row = static_cast<int64_t>(hp.n_head) * hp.d_head;
   const int64_t kv_row = hp.kv_row();
@@ -29,11 +48,15 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
   for (layer = 0; layer < hp.n_layer; ++layer) {
     auto& w = weights.layers[static_cast<size_t>(layer)];
     const std::string prefix = "blk." + std::to_string(layer) + ".";
-    add(w.rope_freqs, "rope_freqs.weight", {hp.n_rot / 2}, kElementwise, Presence::kOptional);
+    declare_rope_factors(loader, hp, layer, w);
     add(w.attn_norm, prefix + "attn_norm.weight", {hp.n_embd}, kElementwise, pre_norms());
-    add(w.wq, prefix + "attn_q.weight", {hp.n_embd, q_row}, kMatMul);
-    add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
-    add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul);
+    if (const auto stacked = prefix + "attn_qkv.weight"; loader.file().find_tensor(stacked)) {
+      loader.add_stacked({{&w.wq, q_row}, {&w.wk, kv_row}, {&w.wv, kv_row}}, stacked, hp.n_embd, layer);
+    } else {
+      add(w.wq, prefix + "attn_q.weight", {hp.n_embd, q_row}, kMatMul);
+      add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
+      add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul);
+    }
     add(w.wo, prefix + "attn_output.weight", {q_row, hp.n_embd}, kMatMul);
     add(w.bq, prefix + "attn_q.bias", {q_row}, kElementwise, qkv_bias());
     add(w.bk, prefix + "attn_k.bias", {kv_row}, kElementwise, qkv_bias());

@@ -285,6 +285,70 @@ TEST(Hostile, MetadataOfOneFamily) {
                       "rope_factors_short.weight is missing", phi3);
 }
 
+TEST(Parts, OfAModelLoadByAnyOfThem) {
+  RandomModel m;
+  m.family = "qwen3moe";
+  m.n_expert = 4;
+  const auto whole = random_model_path("whole", m);
+  const auto parts = split_gguf(whole, "parts", 3);
+  const auto tokens = random_tokens(40, m.n_vocab);
+  auto logits = [&](const std::string& path) {
+    const auto model = load(path);
+    EXPECT_EQ(model->path(), path == whole ? whole : parts[0]);
+    Engine engine(*model, {.chunk = 16});
+    Sequence sequence;
+    const auto last = engine.prefill(sequence, tokens, *full_policy());
+    return std::vector<float>(last.begin(), last.end());
+  };
+  const auto expected = logits(whole);
+  for (const auto& path : parts) EXPECT_EQ(logits(path), expected) << path;
+  // A vocabulary is read from them too.
+  const auto text = split_gguf(minilong_path("q8_0"), "text", 2);
+  EXPECT_EQ(load(text[1])->vocab().tokenize("Some text."),
+            load(minilong_path("q8_0"))->vocab().tokenize("Some text."));
+}
+
+TEST(Parts, ThatAreMissingOrDoNotBelongTogetherAreRefused) {
+  const auto parts = split_gguf(tiny(), "split", 3);
+  const auto others = split_gguf(random_model_path("other", {.n_layer = 4}), "others", 3);
+  const auto renamed = temp_path("renamed.gguf");
+  std::filesystem::copy_file(parts[1], renamed);
+  expect_refused(renamed, "one of 3 parts of a model, whose names must end in -00001-of-00003.gguf");
+  auto with = [&](int number, const std::string& file, std::string_view reason) {
+    const auto& path = parts[static_cast<size_t>(number) - 1];
+    const auto kept = read_bytes(path);
+    std::filesystem::remove(path);
+    if (!file.empty()) std::filesystem::copy_file(file, path);
+    for (size_t given = 0; given < parts.size(); ++given)
+      if (parts[given] != path) {
+        const auto error = load_error(parts[given]);
+        EXPECT_NE(error.find(reason), std::string::npos) << error;
+        EXPECT_NE(error.find("-of-00003.gguf: "), std::string::npos) << "does not name a part: " << error;
+      }
+    write_bytes(std::filesystem::path(path).filename().string(), kept);
+    EXPECT_EQ(load_error(parts[0]), "");
+  };
+  with(1, "", "part 1 of 3 is missing");
+  with(3, "", "part 3 of 3 is missing");
+  with(2, others[1], "is in another part too; the parts are not of one model");
+  with(2, parts[2], "split.no is 2, expected 1");
+  with(2, tiny(), "split.no is missing");
+  const auto edited = [&](const char* key, uint16_t value) {
+    return edit_gguf(parts[1], "part.gguf", [=](GgufEdit& e) { gguf_set_val_u16(e.meta, key, value); });
+  };
+  with(2, edited("split.no", 3), "split.no is 3, expected 1");
+  const auto second = read_bytes(parts[1]);
+  with(2, write_bytes("cut.gguf", std::span(second).first(second.size() / 2)), "truncated");
+  const auto text =
+      edit_gguf(parts[1], "part.gguf", [](GgufEdit& e) { gguf_set_val_str(e.meta, "split.no", "1"); });
+  with(2, text, "split.no has the type");
+  for (const int32_t count : {-1, 5, INT32_MAX})
+    with(1,
+         edit_gguf(parts[0], "part.gguf",
+                   [&](GgufEdit& e) { gguf_set_val_i32(e.meta, "split.tensors.count", count); }),
+         "split.tensors.count");
+}
+
 TEST(Hostile, ModelsTheEngineDoesNotCompute) {
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "general.architecture", "mamba"); },
                       "\"mamba\"");

@@ -110,8 +110,7 @@ ggml_backend_buffer_type_t WeightLoader::choose(const Backends& backends, const 
 }
 
 void WeightLoader::check_all_known() const {
-  for (int64_t i = 0; i < file_.tensor_count(); ++i) {
-    const std::string name = file_.tensor_name(i);
+  for (const auto& name : file_.tensor_names()) {
     // Precomputed rotations of old files; RoPE does not read them.
     const bool left_out = name.find("attn_rot_embd") != std::string::npos ||
                           std::ranges::any_of(left_out_, [&](const auto& p) { return name.starts_with(p); });
@@ -126,15 +125,15 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
   std::map<std::string, int64_t> by_type;
   std::set<const uint8_t*> counted;
   auto* cpu_buft = ggml_backend_cpu_buffer_type();
-  // Tensors by buffer type; a null key stands for "where it lies in the mapped file".
-  std::map<ggml_backend_buffer_type_t, std::vector<Request*>> places;
+  // Tensors by buffer type; a null one stands for "where it lies in the mapped file", with the part of it.
+  std::map<std::pair<ggml_backend_buffer_type_t, size_t>, std::vector<Request*>> places;
   std::set<std::pair<ggml_backend_buffer_type_t, const uint8_t*>> copies;
   int64_t to_copy = 0;
   for (auto& request : requests_) {
     auto* buft = choose(backends, request, repack);
     auto address = reinterpret_cast<uintptr_t>(request.tensor.data);
     if (use_mmap && buft == cpu_buft && address % ggml_backend_buft_get_alignment(buft) == 0) buft = nullptr;
-    places[buft].push_back(&request);
+    places[{buft, buft == nullptr ? request.tensor.part : 0}].push_back(&request);
     if (buft != nullptr && copies.insert({buft, request.tensor.data}).second)
       to_copy += static_cast<int64_t>(request.tensor.bytes);
     if (!counted.insert(request.tensor.data).second) continue;  // a tied output counts once
@@ -146,7 +145,9 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
     if (bytes > most) most = bytes, loaded.main_type = name;
 
   int64_t copied = 0;
-  for (auto& [buft, list] : places) {
+  for (auto& [place, list] : places) {
+    auto* const buft = place.first;
+    const auto& part = file_.part(place.second);
     ggml_context_ptr ctx(ggml_init({ggml_tensor_overhead() * list.size(), nullptr, true}));
     std::map<const uint8_t*, ggml_tensor*> made;
     std::vector<const Request*> distinct;
@@ -160,7 +161,7 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
       *request->slot = tensor;
     }
     ggml_backend_buffer_ptr buffer(buft == nullptr
-                                       ? ggml_backend_cpu_buffer_from_ptr(file_.bytes(), file_.size())
+                                       ? ggml_backend_cpu_buffer_from_ptr(part.bytes(), part.size())
                                        : ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft));
     if (!buffer)
       file_.fail(std::string("not enough memory for the weights on ") + ggml_backend_buft_name(buft));

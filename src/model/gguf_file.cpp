@@ -7,11 +7,11 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <string_view>
 #include <system_error>
 #include <unordered_set>
 #include <utility>
 
+#include "support/part_name.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -79,26 +79,6 @@ std::optional<T> find_number(const GgufPart& part, const std::string& key,
   return value;
 }
 
-/// What the name of a part says; nullopt for the name of a file that is no part.
-struct PartName {
-  std::string stem;  ///< with folders
-  int number;        ///< from 1
-  int count;
-
-  std::string path(int of) const { return fmt::format("{}-{:05}-of-{:05}.gguf", stem, of, count); }
-};
-
-std::optional<PartName> parse_part_name(const std::string& path) {
-  constexpr std::string_view kForm = "-00000-of-00000.gguf";
-  if (path.size() < kForm.size()) return std::nullopt;
-  const size_t stem = path.size() - kForm.size();
-  for (size_t i = 0; i < kForm.size(); ++i)
-    if (const char c = path[stem + i]; kForm[i] == '0' ? c < '0' || c > '9' : c != kForm[i])
-      return std::nullopt;
-  return PartName{path.substr(0, stem), std::stoi(path.substr(stem + 1, 5)),
-                  std::stoi(path.substr(stem + 10, 5))};
-}
-
 }  // namespace
 
 GgufFile::GgufFile(const std::string& path) {
@@ -112,8 +92,8 @@ GgufFile::GgufFile(const std::string& path) {
 
 void GgufFile::add_parts(const std::string& path) {
   const int count = find_int("split.count").value_or(1);
-  const auto name = parse_part_name(path);
-  if (!name || name->count != count || name->number < 1 || name->number > count)
+  const auto name = PartName::parse(path);
+  if (!name || name->count != count)
     fail(fmt::format("one of {} parts of a model, whose names must end in -00001-of-{:05}.gguf and so on",
                      count, count));
   std::vector<std::unique_ptr<GgufPart>> all;

@@ -2,9 +2,12 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "support/files.h"
 #include "support/gguf_edit.h"
 #include "support/models.h"
+#include "support/recorded.h"
 #include "support/reference.h"
 #include "windowkv/engine.h"
 
@@ -325,6 +328,61 @@ TEST_P(RandomModelParity, LogitsAgree) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, RandomModelParity, testing::ValuesIn(cases()),
+                         [](const auto& test) { return test.param.name; });
+
+std::vector<Case> cases_of(std::initializer_list<std::string_view> names) {
+  auto all = cases();
+  std::erase_if(all, [&](const Case& c) { return std::ranges::find(names, c.name) == names.end(); });
+  return all;
+}
+
+class SelectionParity : public testing::TestWithParam<Case> {};
+
+// All layers together choose what they keep, so that libllama can be without the other tokens.
+TEST_P(SelectionParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
+  const auto& c = GetParam();
+  const auto path = random_model_path(c.name, c.model);
+  const auto tokens = random_tokens(230, c.model.n_vocab, c.model.seed);
+  constexpr size_t kKnown = 200;
+  SelectionConfig config;
+  config.gamma = c.model.n_layer;
+  config.pyramid = Pyramid::kFlat;
+  const auto policy = windowkv_policy(Budget::percent(12), config);
+  const auto model = load_plain(path);
+  Engine engine(*model, {.chunk = kChunk});
+  Sequence sequence;
+  const auto first = engine.prefill(sequence, std::span(tokens).first(kKnown), *policy);
+  Logits ours = {{first.begin(), first.end()}};
+  const auto kept = kept_by_layer(sequence);
+  for (const auto& layer : kept) {
+    ASSERT_EQ(layer.size(), 1u);
+    EXPECT_EQ(layer[0], kept[0][0]);
+    EXPECT_EQ(layer[0].size(), kKnown * 12 / 100);
+  }
+  for (auto token : std::span(tokens).subspan(kKnown)) {
+    const auto logits = engine.decode(sequence, token);
+    ours.emplace_back(logits.begin(), logits.end());
+  }
+  Reference reference(path);
+  auto answers = [&](bool flash) {
+    const auto all = reference.all_logits(tokens, kChunk, kKnown, flash, kept[0][0]);
+    return Logits{all.begin() + kKnown - 1, all.end()};
+  };
+  const auto exact = answers(false);
+  const auto d = compare(ours, exact);
+  const auto flash = compare(answers(true), exact);
+  report(c.name + " at 12 %", d);
+  report(c.name + " libllama's", flash);
+  EXPECT_LE(c.bound.typical(d), 1.5 * c.bound.typical(flash) + 1e-4);
+  if (!c.bound.routed) {
+    EXPECT_LT(d.worst, c.bound.device);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, SelectionParity,
+                         testing::ValuesIn(cases_of({"llama_gqa", "qwen2_gqa", "qwen3_gqa", "qwen3moe",
+                                                     "olmo2", "granitemoe", "smollm3", "phi3_long_factors",
+                                                     "mistral3", "hunyuan_dense", "glm4moe"})),
                          [](const auto& test) { return test.param.name; });
 
 // Files from before rope.scaling.type carry the factor alone; llama.cpp takes that as linear scaling.

@@ -41,6 +41,7 @@ constexpr std::array kFamilies = {
 
 std::vector<std::string_view> random_family_names() {
   std::vector<std::string_view> names;
+  names.reserve(kFamilies.size());
   for (const auto& family : kFamilies) names.push_back(family.name);
   return names;
 }

@@ -22,7 +22,8 @@ Reference::Reference(const std::string& path) {
   if (!model_) throw std::runtime_error("libllama does not load " + path + errors.in_brackets());
 }
 
-Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash) {
+Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash,
+                             std::span<const int32_t> kept) {
   auto params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(tokens.size());
   params.n_batch = params.n_ubatch = static_cast<uint32_t>(batch_size);
@@ -36,6 +37,10 @@ Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, s
   Logits out;
   llama_batch batch = llama_batch_init(static_cast<int32_t>(batch_size), 0, 1);
   for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(batch.n_tokens)) {
+    if (first == known && !kept.empty())
+      for (llama_pos p = 0; p < static_cast<llama_pos>(known); ++p)
+        if (std::ranges::find(kept, p) == kept.end())
+          llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, p, p + 1);
     batch.n_tokens = first < known ? static_cast<int32_t>(std::min(batch_size, known - first)) : 1;
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
       batch.token[i] = tokens[first + static_cast<size_t>(i)];

@@ -20,8 +20,10 @@ class Reference {
 
   /// Logits after every token of a new sequence. The first `known` tokens go through the model `batch_size`
   /// at once, the rest one by one: ggml's kernels round differently for different numbers of tokens. Without
-  /// `flash` attention takes matrix products, which round less.
-  Logits all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash = true);
+  /// `flash` attention takes matrix products, which round less. Of the first `known` tokens the rest sees
+  /// those at the positions `kept`; all of them where there are none.
+  Logits all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash = true,
+                    std::span<const int32_t> kept = {});
 
  private:
   llama_model_ptr model_;

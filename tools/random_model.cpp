@@ -346,7 +346,7 @@ class Writer {
 }  // namespace
 
 std::vector<std::string> random_model_shapes() {
-  return {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "llama3-8b"};
+  return {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "llama3-8b", "qwen3moe-4x"};
 }
 
 RandomModel random_model_shape(std::string_view name) {
@@ -378,6 +378,23 @@ RandomModel random_model_shape(std::string_view name) {
     m.n_vocab = 128256;
     m.n_ctx = 8192;
     m.rope_base = 500000.0f;
+    return m;
+  }
+  if (name == "qwen3moe-4x") {
+    m.family = "qwen3moe";
+    m.n_layer = 12;
+    m.n_embd = 1024;
+    m.n_head = 16;
+    m.n_head_kv = 4;
+    m.d_head = 128;
+    m.n_ff = 6144;
+    m.n_vocab = 32000;
+    m.n_ctx = 32768;
+    m.rms_eps = 1e-6f;
+    m.rope_base = 1e6f;
+    m.n_expert = 4;
+    m.n_expert_used = 2;
+    m.n_ff_expert = 3072;
     return m;
   }
   throw Error(

@@ -45,7 +45,7 @@ struct RandomModel {
   uint64_t seed = 1;
 };
 
-/// tiny, and the sizes of real models by name.
+/// tiny, the sizes of real models by name, and qwen3moe-4x, a mixture of 0.6B parameters.
 std::vector<std::string> random_model_shapes();
 /// Throws Error for an unknown name.
 RandomModel random_model_shape(std::string_view name);

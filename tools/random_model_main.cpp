@@ -36,7 +36,7 @@ int run(int argc, char** argv) {
 
   app.add_option("-o,--output", output, "file to write")->required()->type_name("FILE");
   app.add_option("--shape", shape,
-                 "tiny, qwen2.5-0.5b, qwen2.5-1.5b or llama3-8b; the options below change it")
+                 fmt::format("{}; the options below change it", fmt::join(random_model_shapes(), ", ")))
       ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--type", type, "type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_K, q6_K ...")

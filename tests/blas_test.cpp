@@ -90,6 +90,23 @@ TEST(Blas, HeadLayoutsAndWeightTypes) {
     }
 }
 
+// Experts multiply by ggml's kernels, beside products by BLAS. All are used, so that roundings choose none.
+TEST(Blas, Experts) {
+  SKIP_WITHOUT_BLAS();
+  for (auto type : {GGML_TYPE_F32, GGML_TYPE_Q4_K}) {
+    RandomModel m;
+    m.family = "qwen3moe";
+    m.type = type;
+    m.n_embd = 256;
+    m.d_head = 64;
+    m.n_ff = m.n_ff_expert = 256;
+    m.n_expert = m.n_expert_used = 3;
+    const auto path = random_model_path(fmt::format("blas-experts-{}", ggml_type_name(type)), m);
+    const bool exact = type == GGML_TYPE_F32;
+    expect_close(path, random_tokens(300, m.n_vocab), 128, exact ? 0.99 : 0.92, exact ? 1e-2 : 1e-1);
+  }
+}
+
 TEST(Blas, ChunksMakeNoDifferenceBeyondRounding) {
   SKIP_WITHOUT_BLAS();
   const auto model = load(minilong_path("f16"));

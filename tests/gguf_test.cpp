@@ -159,6 +159,11 @@ TEST(Hostile, MetadataOfAnotherType) {
         gguf_set_arr_data(e.meta, "llama.attention.head_count", GGUF_TYPE_UINT32, heads.data(), heads.size());
       },
       "differs by layer");
+  const std::vector<uint32_t> equal(3, 2);
+  for (const char* key : {"llama.attention.head_count_kv", "llama.feed_forward_length"})
+    expect_edit_refused(
+        [&](GgufEdit& e) { gguf_set_arr_data(e.meta, key, GGUF_TYPE_UINT32, equal.data(), equal.size()); },
+        "has 3 numbers for 2 layers");
 }
 
 // As some converters write them.
@@ -202,14 +207,165 @@ TEST(Hostile, SizesThatDisagree) {
   expect_edit_refused(number("llama.block_count", 1'000'000), "block_count");
 }
 
+TEST(Hostile, Experts) {
+  RandomModel m;
+  m.family = "qwen3moe";
+  m.n_expert = 4;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, m); };
+  auto number = [](const char* key, uint32_t value) {
+    return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, key, value); };
+  };
+  constexpr auto kCount = "qwen3moe.expert_count";
+  constexpr auto kUsed = "qwen3moe.expert_used_count";
+  constexpr auto kWidth = "qwen3moe.expert_feed_forward_length";
+  refused(number(kCount, 0), "expert_count is missing or 0");
+  refused([](GgufEdit& e) { gguf_remove_key(e.meta, kCount); }, "expert_count is missing or 0");
+  refused(number(kCount, 1), "expert_used_count is 2; it must be 1 to 1");
+  refused(number(kCount, 3), "ffn_gate_inp");
+  refused(number(kCount, 1u << 31), "expert_count is out of range");
+  refused(number(kCount, INT32_MAX), "expert_count is 2147483647");
+  refused([](GgufEdit& e) { gguf_remove_key(e.meta, kUsed); }, "expert_used_count is missing");
+  refused(number(kUsed, 0), "expert_used_count is 0");
+  refused(number(kUsed, 5), "expert_used_count is 5; it must be 1 to 4");
+  refused(number(kUsed, 1u << 31), "expert_used_count is out of range");
+  refused(number(kWidth, 0), "expert_feed_forward_length is 0");
+  refused(number(kWidth, 65), "blk.0.ffn_gate_exps.weight has the shape [64, 64, 4]");
+  refused(number("qwen3moe.expert_shared_feed_forward_length", 64), "blk.0.ffn_gate_shexp.weight is missing");
+  refused(number("qwen3moe.leading_dense_block_count", 1), "blk.0.ffn_gate.weight is missing");
+  refused(number("qwen3moe.leading_dense_block_count", 3), "leading_dense_block_count is 3");
+  refused(number("qwen3moe.expert_group_count", 2), "groups");
+  for (const char* name : {"blk.0.ffn_gate_inp.weight", "blk.1.ffn_gate_exps.weight",
+                           "blk.0.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"}) {
+    refused([&](GgufEdit& e) { e.remove_tensor(name); }, fmt::format("{} is missing", name));
+    for (const std::vector<int64_t>& shape : {std::vector<int64_t>{64, 64}, {64, 64, 3}, {64, 64, 4, 2}})
+      refused([&](GgufEdit& e) { e.replace_tensor(name, shape); }, fmt::format("{} has the shape", name));
+  }
+  refused([](GgufEdit& e) { e.replace_tensor("blk.0.exp_probs_b.bias", {4}); }, "exp_probs_b");
+}
+
+TEST(Hostile, MetadataOfOneFamily) {
+  auto real = [](const char* key, float value) {
+    return [=](GgufEdit& e) { gguf_set_val_f32(e.meta, key, value); };
+  };
+  auto number = [](const char* key, uint32_t value) {
+    return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, key, value); };
+  };
+  RandomModel granite;
+  granite.family = "granite";
+  expect_edit_refused(real("granite.logit_scale", 0), "logit_scale is 0", granite);
+  expect_edit_refused([](GgufEdit& e) { gguf_remove_key(e.meta, "granite.logit_scale"); }, "logit_scale",
+                      granite);
+  expect_edit_refused(real("granite.residual_scale", NAN), "residual_scale", granite);
+  RandomModel glm;
+  glm.family = "glm4moe";
+  glm.n_expert = 4;
+  glm.extra_layers = 1;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, glm); };
+  refused(number("glm4moe.nextn_predict_layers", 0), "blk.2.");
+  refused(number("glm4moe.nextn_predict_layers", 3), "nextn_predict_layers is 3");
+  refused(number("glm4moe.nextn_predict_layers", 1u << 31), "nextn_predict_layers is out of range");
+  refused(number("glm4moe.expert_shared_count", 1), "blk.0.ffn_gate_shexp.weight is missing");
+  refused(number("glm4moe.expert_shared_count", INT32_MAX), "expert_shared_count is 2147483647");
+  refused(number("glm4moe.expert_gating_func", 3), "expert_gating_func 3");
+  refused(real("glm4moe.expert_weights_scale", NAN), "expert_weights_scale");
+  refused([](GgufEdit& e) { e.remove_tensor("blk.1.exp_probs_b.bias"); }, "exp_probs_b");
+  RandomModel phi3;
+  phi3.family = "phi3";
+  expect_edit_refused(
+      [](GgufEdit& e) {
+        e.replace_tensor("blk.0.attn_qkv.weight", {64, 127});
+      },
+      "attn_qkv", phi3);
+  expect_edit_refused(
+      [](GgufEdit& e) {
+        e.replace_tensor("blk.1.ffn_up.weight", {64, 255});
+      },
+      "blk.1.ffn_gate.weight is missing", phi3);
+  expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "phi3.rope.scaling.type", "longrope"); },
+                      "rope_factors_short.weight is missing", phi3);
+}
+
+TEST(Parts, OfAModelLoadByAnyOfThem) {
+  RandomModel m;
+  m.family = "qwen3moe";
+  m.n_expert = 4;
+  const auto whole = random_model_path("whole", m);
+  const auto parts = split_gguf(whole, "parts", 3);
+  const auto tokens = random_tokens(40, m.n_vocab);
+  auto logits = [&](const std::string& path) {
+    const auto model = load(path);
+    EXPECT_EQ(model->path(), path == whole ? whole : parts[0]);
+    Engine engine(*model, {.chunk = 16});
+    Sequence sequence;
+    const auto last = engine.prefill(sequence, tokens, *full_policy());
+    return std::vector<float>(last.begin(), last.end());
+  };
+  const auto expected = logits(whole);
+  for (const auto& path : parts) EXPECT_EQ(logits(path), expected) << path;
+  // A vocabulary is read from them too.
+  const auto text = split_gguf(minilong_path("q8_0"), "text", 2);
+  EXPECT_EQ(load(text[1])->vocab().tokenize("Some text."),
+            load(minilong_path("q8_0"))->vocab().tokenize("Some text."));
+}
+
+TEST(Parts, ThatAreMissingOrDoNotBelongTogetherAreRefused) {
+  const auto parts = split_gguf(tiny(), "split", 3);
+  const auto others = split_gguf(random_model_path("other", {.n_layer = 4}), "others", 3);
+  const auto renamed = temp_path("renamed.gguf");
+  std::filesystem::copy_file(parts[1], renamed);
+  expect_refused(renamed, "one of 3 parts of a model, whose names must end in -00001-of-00003.gguf");
+  auto with = [&](int number, const std::string& file, std::string_view reason) {
+    const auto& path = parts[static_cast<size_t>(number) - 1];
+    const auto kept = read_bytes(path);
+    std::filesystem::remove(path);
+    if (!file.empty()) std::filesystem::copy_file(file, path);
+    for (size_t given = 0; given < parts.size(); ++given)
+      if (parts[given] != path) {
+        const auto error = load_error(parts[given]);
+        EXPECT_NE(error.find(reason), std::string::npos) << error;
+        EXPECT_NE(error.find("-of-00003.gguf: "), std::string::npos) << "does not name a part: " << error;
+      }
+    write_bytes(std::filesystem::path(path).filename().string(), kept);
+    EXPECT_EQ(load_error(parts[0]), "");
+  };
+  with(1, "", "part 1 of 3 is missing");
+  with(3, "", "part 3 of 3 is missing");
+  with(2, others[1], "is in another part too; the parts are not of one model");
+  with(2, parts[2], "split.no is 2, expected 1");
+  with(2, tiny(), "split.no is missing");
+  const auto edited = [&](const char* key, uint16_t value) {
+    return edit_gguf(parts[1], "part.gguf", [=](GgufEdit& e) { gguf_set_val_u16(e.meta, key, value); });
+  };
+  with(2, edited("split.no", 3), "split.no is 3, expected 1");
+  const auto second = read_bytes(parts[1]);
+  with(2, write_bytes("cut.gguf", std::span(second).first(second.size() / 2)), "truncated");
+  const auto text =
+      edit_gguf(parts[1], "part.gguf", [](GgufEdit& e) { gguf_set_val_str(e.meta, "split.no", "1"); });
+  with(2, text, "split.no has the type");
+  for (const int32_t count : {-1, 5, INT32_MAX})
+    with(1,
+         edit_gguf(parts[0], "part.gguf",
+                   [&](GgufEdit& e) { gguf_set_val_i32(e.meta, "split.tensors.count", count); }),
+         "split.tensors.count");
+}
+
 TEST(Hostile, ModelsTheEngineDoesNotCompute) {
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "general.architecture", "mamba"); },
                       "\"mamba\"");
-  expect_edit_refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "llama.expert_count", 8); }, "mixture");
+  RandomModel qwen2;
+  qwen2.family = "qwen2";
+  expect_edit_refused(
+      [](GgufEdit& e) {
+        gguf_set_val_u32(e.meta, "qwen2.expert_count", 8);
+        gguf_set_val_u32(e.meta, "qwen2.expert_used_count", 2);
+      },
+      "mixture", qwen2);
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "llama.attention.sliding_window", 512); },
                       "sliding");
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "llama.rope.scaling.type", "longrope"); },
-                      "longrope");
+                      "rope_factors_short.weight is missing");
+  expect_edit_refused([](GgufEdit& e) { gguf_set_val_str(e.meta, "llama.rope.scaling.type", "dynamic"); },
+                      "dynamic");
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_f32(e.meta, "llama.rope.freq_base", -1); }, "freq_base");
   expect_edit_refused([](GgufEdit& e) { gguf_set_val_f32(e.meta, "llama.rope.freq_base", NAN); },
                       "freq_base");

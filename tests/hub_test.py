@@ -340,6 +340,21 @@ class HubTest(unittest.TestCase):
         self.assertEqual(theirs().returncode, 0)
         self.assertEqual(self.hub.downloads(), [])
 
+    def test_all_parts_of_a_model_in_several_files(self):
+        # The first is a whole model here, for the command to have one.
+        names = [f"Q4_K_M/tiny-Q4_K_M-0000{i}-of-00002.gguf" for i in (1, 2)]
+        self.hub.files = {names[0]: MODEL, names[1]: MODEL + bytes(32)}
+        err = self.run_it()
+        for name in names:
+            self.assertIn(f"downloading {name}", err)
+            self.assertEqual((self.repo / "snapshots" / COMMIT / name).read_bytes(), self.hub.files[name])
+        self.hub.log.clear()
+        self.run_it("me/tiny-GGUF", "-hff", names[1])
+        self.run_it("me/tiny-GGUF", "--offline")
+        self.assertEqual(self.hub.downloads(), [])
+        (self.repo / "snapshots" / COMMIT / names[1]).unlink()
+        self.refuses(f"lacks {names[1]}, part 2 of 2", "me/tiny-GGUF", "--offline")
+
     # What does not
 
     def test_wrong_contents_are_deleted(self):
@@ -355,8 +370,8 @@ class HubTest(unittest.TestCase):
         self.refuses("has no GGUF file")
         for repo in "tiny", "a/b/c", "../x", "me/tiny:", "me/..", "me//tiny", "/tiny", "https://huggingface.co/me/tiny":
             self.refuses("is not a Hugging Face repository", repo)
-        self.hub.files = {f"tiny-Q4_K_M-0000{i}-of-00002.gguf": MODEL for i in (1, 2)}
-        self.refuses(["split into 2 files", "llama-gguf-split"])
+        self.hub.files = {"tiny-Q4_K_M-00002-of-00002.gguf": MODEL}
+        self.refuses("lacks tiny-Q4_K_M-00001-of-00002.gguf, part 1 of 2")
 
     def test_no_access(self):
         self.hub.token = TOKEN

@@ -14,6 +14,7 @@
 #include <numbers>
 #include <thread>
 
+#include "random_family.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -49,10 +50,11 @@ class Writer {
  public:
   Writer(const RandomModel& model, int threads)
       : m_(model),
+        family_(random_family(model.family)),
         threads_(threads > 0 ? threads
                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     check();
-    const size_t tensors = 4 + 18 * static_cast<size_t>(m_.n_layer);
+    const size_t tensors = 8 + 24 * static_cast<size_t>(m_.n_layer + m_.extra_layers);
     ctx_.reset(ggml_init({ggml_tensor_overhead() * tensors, nullptr, /*no_alloc=*/true}));
     gguf_.reset(gguf_init_empty());
     metadata();
@@ -82,29 +84,45 @@ class Writer {
       if (value < low || value > high)
         throw Error(fmt::format("{} is {}; it must be {} to {}", what, value, low, high));
     };
-    if (m_.family != "llama" && m_.family != "qwen2" && m_.family != "qwen3" && m_.family != "gemma3")
-      throw Error(fmt::format("unknown family \"{}\"; use one of: llama, qwen2, qwen3, gemma3", m_.family));
     in_range("the number of layers", m_.n_layer, 1, 1024);
     in_range("the width", m_.n_embd, 1, 1 << 20);
     in_range("the number of query heads", m_.n_head, 1, 4096);
     in_range("the number of KV heads", m_.n_head_kv, 1, m_.n_head);
     in_range("the head size", m_.d_head, 2, 1024);
     in_range("the feed-forward width", m_.n_ff, 1, 1 << 22);
+    if (has_experts()) {
+      in_range("the number of experts", m_.n_expert, 1, 4096);
+      in_range("the number of experts in use", m_.n_expert_used, 1, m_.n_expert);
+      in_range("the width of an expert", m_.n_ff_expert, 1, 1 << 22);
+      in_range("the width of the shared expert", m_.n_ff_shared, 0, 1 << 22);
+      in_range("the number of dense layers", m_.dense_layers, 0, m_.n_layer);
+    } else if (m_.n_expert != 0) {
+      throw Error(fmt::format("the family {} has no experts", m_.family));
+    }
     in_range("the vocabulary", m_.n_vocab, 1, 16'000'000);
     in_range("the context", m_.n_ctx, 1, 1 << 30);
     if (m_.n_head % m_.n_head_kv != 0)
       throw Error(fmt::format("{} query heads cannot share {} KV heads", m_.n_head, m_.n_head_kv));
-    if (m_.d_head % 2 != 0)
-      throw Error(fmt::format("the head size is {}; RoPE needs an even one", m_.d_head));
+    if (n_rot() % 2 != 0 || n_rot() > m_.d_head)
+      throw Error(fmt::format("RoPE cannot rotate {} of a head's {} dimensions", n_rot(), m_.d_head));
     if (!(m_.rope_factor > 0)) throw Error("the RoPE scaling factor must be above 0");
     const int64_t block = ggml_blck_size(m_.type);
     for (auto [what, size] : {std::pair{"the width", m_.n_embd},
                               {"the feed-forward width", m_.n_ff},
+                              {"the width of an expert", has_experts() ? m_.n_ff_expert : 0},
+                              {"the width of the shared expert", m_.n_ff_shared},
                               {"query heads times head size", m_.n_head * m_.d_head}})
       if (size % block != 0)
         throw Error(
             fmt::format("{} is {}; {} needs a multiple of {}", what, size, ggml_type_name(m_.type), block));
   }
+
+  bool has_experts() const {
+    using enum RandomFamily::Experts;
+    return family_.experts == kAlways || (family_.experts == kSome && m_.n_expert > 0);
+  }
+
+  int n_rot() const { return m_.n_rot > 0 ? m_.n_rot : m_.d_head; }
 
   void metadata() {
     auto* g = gguf_.get();
@@ -112,9 +130,10 @@ class Writer {
     auto number = [&](const char* name, int value) {
       gguf_set_val_u32(g, key(name).c_str(), static_cast<uint32_t>(value));
     };
+    auto real = [&](const char* name, float value) { gguf_set_val_f32(g, key(name).c_str(), value); };
     gguf_set_val_str(g, "general.architecture", m_.family.c_str());
     gguf_set_val_str(g, "general.name", fmt::format("random {}", m_.seed).c_str());
-    number("block_count", m_.n_layer);
+    number("block_count", m_.n_layer + m_.extra_layers);
     number("context_length", m_.n_ctx);
     number("embedding_length", m_.n_embd);
     number("feed_forward_length", m_.n_ff);
@@ -122,75 +141,146 @@ class Writer {
     number("attention.head_count_kv", m_.n_head_kv);
     number("attention.key_length", m_.d_head);
     number("attention.value_length", m_.d_head);
-    number("rope.dimension_count", m_.d_head);
+    number("rope.dimension_count", n_rot());
     number("vocab_size", m_.n_vocab);
-    gguf_set_val_f32(g, key("attention.layer_norm_rms_epsilon").c_str(), m_.rms_eps);
-    gguf_set_val_f32(g, key("rope.freq_base").c_str(), m_.rope_base);
+    real("attention.layer_norm_rms_epsilon", m_.rms_eps);
+    real("rope.freq_base", m_.rope_base);
     if (m_.rope_scaling != RopeScaling::kNone) {
+      const bool is_long = m_.rope_scaling == RopeScaling::kLong;
       gguf_set_val_str(g, key("rope.scaling.type").c_str(),
-                       m_.rope_scaling == RopeScaling::kLinear ? "linear" : "yarn");
-      gguf_set_val_f32(g, key("rope.scaling.factor").c_str(), m_.rope_factor);
+                       is_long                                   ? "longrope"
+                       : m_.rope_scaling == RopeScaling::kLinear ? "linear"
+                                                                 : "yarn");
+      if (!is_long) real("rope.scaling.factor", m_.rope_factor);
     }
     if (m_.window > 0) number("attention.sliding_window", m_.window);
+    if (m_.rope_attn_factor != 1) real("rope.scaling.attn_factor", m_.rope_attn_factor);
     if (m_.rope_n_ctx_orig > 0) number("rope.scaling.original_context_length", m_.rope_n_ctx_orig);
+    if (has_experts()) {
+      number("expert_count", m_.n_expert);
+      number("expert_used_count", m_.n_expert_used);
+      number("expert_feed_forward_length", m_.n_ff_expert);
+      if (family_.shared_count)
+        number("expert_shared_count", m_.n_ff_shared / m_.n_ff_expert);
+      else if (m_.n_ff_shared > 0)
+        number("expert_shared_feed_forward_length", m_.n_ff_shared);
+      if (m_.dense_layers > 0) number("leading_dense_block_count", m_.dense_layers);
+      if (family_.router_bias) gguf_set_val_bool(g, key("expert_weights_norm").c_str(), true);
+      if (m_.expert_scale != 1) real("expert_weights_scale", m_.expert_scale);
+    }
+    if (m_.extra_layers > 0) number("nextn_predict_layers", m_.extra_layers);
+    if (family_.scales) {
+      real("embedding_scale", 1.5f);
+      real("residual_scale", 0.7f);
+      real("attention.scale", 0.3f);
+      real("logit_scale", 2.5f);
+    }
+    if (m_.query_growth != 0) {
+      real("attention.temperature_scale", m_.query_growth);
+      real("rope.scaling.yarn_log_multiplier", 1.0f);
+    }
     gguf_set_val_str(g, "tokenizer.ggml.model", "no_vocab");
   }
 
   Entry& add(const std::string& name, ggml_type type, float mean, float deviation, int64_t ne0,
-             int64_t ne1 = 0) {
-    auto* tensor =
-        ne1 > 0 ? ggml_new_tensor_2d(ctx_.get(), type, ne0, ne1) : ggml_new_tensor_1d(ctx_.get(), type, ne0);
+             int64_t ne1 = 1, int64_t ne2 = 1) {
+    auto* tensor = ggml_new_tensor_3d(ctx_.get(), type, ne0, ne1, ne2);
     ggml_set_name(tensor, name.c_str());
     gguf_add_tensor(gguf_.get(), tensor);
     entries_.push_back({tensor, mean, deviation, mix(m_.seed * 0x9e3779b97f4a7c15u + entries_.size()), {}});
     return entries_.back();
   }
 
-  void declare() {
-    // Deviations keep activations near 1 at any width; Q and K are a little larger, so that attention is not
-    // uniform, and the logits, so that the most probable token stands out.
-    auto matrix = [&](const std::string& name, float gain, int64_t in, int64_t out) {
-      add(name, m_.type, 0.0f, gain / std::sqrt(static_cast<float>(in)), in, out);
-    };
-    auto norm = [&](const std::string& name, float mean, int64_t size) {
-      add(name, GGML_TYPE_F32, mean, 0.15f, size);
-    };
-    auto bias = [&](const std::string& name, int64_t size) { add(name, GGML_TYPE_F32, 0.0f, 0.3f, size); };
+  // Deviations keep activations near 1 at any width; Q and K are a little larger, so that attention is not
+  // uniform, and the logits, so that the most probable token stands out.
+  void matrix(const std::string& name, float gain, int64_t in, int64_t out, int64_t experts = 1) {
+    add(name, m_.type, 0.0f, gain / std::sqrt(static_cast<float>(in)), in, out, experts);
+  }
+  void norm(const std::string& name, float mean, int64_t size) {
+    add(name, GGML_TYPE_F32, mean, 0.15f, size);
+  }
+  void bias(const std::string& name, int64_t size) { add(name, GGML_TYPE_F32, 0.0f, 0.3f, size); }
 
-    const int64_t q_row = static_cast<int64_t>(m_.n_head) * m_.d_head;
-    const int64_t kv_row = static_cast<int64_t>(m_.n_head_kv) * m_.d_head;
+  void declare() {
     matrix("token_embd.weight", 3.0f, m_.n_embd, m_.n_vocab);
     norm("output_norm.weight", 1.0f, m_.n_embd);
     if (!m_.tied) matrix("output.weight", 3.0f, m_.n_embd, m_.n_vocab);
     if (m_.llama3_rope_freqs)
       add("rope_freqs.weight", GGML_TYPE_F32, 0, 0, m_.d_head / 2).values = llama3_factors();
-    const bool qkv_bias = m_.family == "qwen2" || (m_.family == "llama" && m_.qkv_bias);
-    for (int i = 0; i < m_.n_layer; ++i) {
+    if (m_.rope_scaling == RopeScaling::kLong)
+      for (const bool is_long : {true, false}) {
+        auto& factors = add(is_long ? "rope_factors_long.weight" : "rope_factors_short.weight", GGML_TYPE_F32,
+                            0, 0, n_rot() / 2);
+        for (int k = 0; k < n_rot() / 2; ++k)
+          factors.values.push_back(1.0f + static_cast<float>(k) * (is_long ? 1.0f : 0.05f));
+      }
+    for (int i = 0; i < m_.n_layer + m_.extra_layers; ++i) {
       const std::string prefix = fmt::format("blk.{}.", i);
-      norm(prefix + "attn_norm.weight", 1.0f, m_.n_embd);
+      const bool before = family_.norms != RandomFamily::Norms::kAfter;
+      const bool behind = family_.norms != RandomFamily::Norms::kBefore;
+      if (before) norm(prefix + "attn_norm.weight", 1.0f, m_.n_embd);
+      declare_attention(prefix);
+      if (behind) norm(prefix + "post_attention_norm.weight", 1.0f, m_.n_embd);
+      if (before) norm(fmt::format("{}{}.weight", prefix, family_.ffn_norm), 1.0f, m_.n_embd);
+      if (has_experts() && i >= m_.dense_layers)
+        declare_experts(prefix);
+      else
+        declare_feed_forward(prefix);
+      if (behind) norm(prefix + "post_ffw_norm.weight", 1.0f, m_.n_embd);
+      if (i < m_.n_layer) continue;
+      matrix(prefix + "nextn.eh_proj.weight", 1.0f, int64_t{2} * m_.n_embd, m_.n_embd);
+      norm(prefix + "nextn.enorm.weight", 1.0f, m_.n_embd);
+      norm(prefix + "nextn.hnorm.weight", 1.0f, m_.n_embd);
+    }
+  }
+
+  void declare_attention(const std::string& prefix) {
+    using enum RandomFamily::Qkv;
+    const int64_t q_row = static_cast<int64_t>(m_.n_head) * m_.d_head;
+    const int64_t kv_row = static_cast<int64_t>(m_.n_head_kv) * m_.d_head;
+    if (family_.qkv == kStacked) {
+      matrix(prefix + "attn_qkv.weight", 1.4f, m_.n_embd, q_row + 2 * kv_row);
+    } else {
       matrix(prefix + "attn_q.weight", 1.4f, m_.n_embd, q_row);
       matrix(prefix + "attn_k.weight", 1.4f, m_.n_embd, kv_row);
       matrix(prefix + "attn_v.weight", 1.0f, m_.n_embd, kv_row);
-      matrix(prefix + "attn_output.weight", 1.0f, q_row, m_.n_embd);
-      if (qkv_bias) {
-        bias(prefix + "attn_q.bias", q_row);
-        bias(prefix + "attn_k.bias", kv_row);
-        bias(prefix + "attn_v.bias", kv_row);
-      }
-      if (m_.family == "llama" && m_.output_bias) bias(prefix + "attn_output.bias", m_.n_embd);
-      if (m_.family == "gemma3") {
-        norm(prefix + "post_attention_norm.weight", 1.0f, m_.n_embd);
-        norm(prefix + "post_ffw_norm.weight", 1.0f, m_.n_embd);
-      }
-      if (m_.family == "qwen3" || m_.family == "gemma3") {
-        norm(prefix + "attn_q_norm.weight", 1.4f, m_.d_head);
-        norm(prefix + "attn_k_norm.weight", 1.4f, m_.d_head);
-      }
-      norm(prefix + "ffn_norm.weight", 1.0f, m_.n_embd);
+    }
+    matrix(prefix + "attn_output.weight", 1.0f, q_row, m_.n_embd);
+    if (family_.qkv == kBias || (family_.qkv == kOptionalBias && m_.qkv_bias)) {
+      bias(prefix + "attn_q.bias", q_row);
+      bias(prefix + "attn_k.bias", kv_row);
+      bias(prefix + "attn_v.bias", kv_row);
+    }
+    if (family_.qkv == kOptionalBias && m_.output_bias) bias(prefix + "attn_output.bias", m_.n_embd);
+    if (family_.qk_norm != RandomFamily::QkNorm::kNone) {
+      const bool all = family_.qk_norm == RandomFamily::QkNorm::kAllHeads;
+      norm(prefix + "attn_q_norm.weight", 1.4f, all ? q_row : m_.d_head);
+      norm(prefix + "attn_k_norm.weight", 1.4f, all ? kv_row : m_.d_head);
+    }
+  }
+
+  void declare_feed_forward(const std::string& prefix) {
+    if (family_.qkv == RandomFamily::Qkv::kStacked) {
+      matrix(prefix + "ffn_up.weight", 1.0f, m_.n_embd, int64_t{2} * m_.n_ff);
+    } else {
       matrix(prefix + "ffn_gate.weight", 1.0f, m_.n_embd, m_.n_ff);
       matrix(prefix + "ffn_up.weight", 1.0f, m_.n_embd, m_.n_ff);
-      matrix(prefix + "ffn_down.weight", 1.0f, m_.n_ff, m_.n_embd);
     }
+    matrix(prefix + "ffn_down.weight", 1.0f, m_.n_ff, m_.n_embd);
+  }
+
+  void declare_experts(const std::string& prefix) {
+    // Converters leave the router as it is. Wide apart, so that roundings choose no other experts.
+    add(prefix + "ffn_gate_inp.weight", GGML_TYPE_F32, 0.0f, 2.0f / std::sqrt(static_cast<float>(m_.n_embd)),
+        m_.n_embd, m_.n_expert);
+    if (family_.router_bias) bias(prefix + "exp_probs_b.bias", m_.n_expert);
+    matrix(prefix + "ffn_gate_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);
+    matrix(prefix + "ffn_up_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);
+    matrix(prefix + "ffn_down_exps.weight", 1.0f, m_.n_ff_expert, m_.n_embd, m_.n_expert);
+    if (m_.n_ff_shared == 0) return;
+    matrix(prefix + "ffn_gate_shexp.weight", 1.0f, m_.n_embd, m_.n_ff_shared);
+    matrix(prefix + "ffn_up_shexp.weight", 1.0f, m_.n_embd, m_.n_ff_shared);
+    matrix(prefix + "ffn_down_shexp.weight", 1.0f, m_.n_ff_shared, m_.n_embd);
   }
 
   /// Divisors of the RoPE frequencies as Llama 3.1 has them: factor 8 for wavelengths past 8192 tokens, none
@@ -248,6 +338,7 @@ class Writer {
   }
 
   const RandomModel& m_;
+  const RandomFamily& family_;
   int threads_;
   ggml_context_ptr ctx_;
   gguf_context_ptr gguf_;
@@ -257,7 +348,7 @@ class Writer {
 }  // namespace
 
 std::vector<std::string> random_model_shapes() {
-  return {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "llama3-8b"};
+  return {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "llama3-8b", "qwen3moe-4x"};
 }
 
 RandomModel random_model_shape(std::string_view name) {
@@ -289,6 +380,23 @@ RandomModel random_model_shape(std::string_view name) {
     m.n_vocab = 128256;
     m.n_ctx = 8192;
     m.rope_base = 500000.0f;
+    return m;
+  }
+  if (name == "qwen3moe-4x") {
+    m.family = "qwen3moe";
+    m.n_layer = 12;
+    m.n_embd = 1024;
+    m.n_head = 16;
+    m.n_head_kv = 4;
+    m.d_head = 128;
+    m.n_ff = 6144;
+    m.n_vocab = 32000;
+    m.n_ctx = 32768;
+    m.rms_eps = 1e-6f;
+    m.rope_base = 1e6f;
+    m.n_expert = 4;
+    m.n_expert_used = 2;
+    m.n_ff_expert = 3072;
     return m;
   }
   throw Error(

@@ -10,15 +10,16 @@
 /// GGUF models with random weights: real shapes for benchmarks, odd ones for tests.
 namespace windowkv {
 
-enum class RopeScaling { kNone, kLinear, kYarn };
+enum class RopeScaling { kNone, kLinear, kYarn, kLong };
 
 struct RandomModel {
-  std::string family = "llama";  ///< llama, qwen2, qwen3 or gemma3
+  std::string family = "llama";  ///< one of random_family_names()
   int n_layer = 2;
   int n_embd = 64;
   int n_head = 4;
   int n_head_kv = 2;
   int d_head = 16;
+  int n_rot = 0;  ///< of a head's dimensions so many are rotated; 0: all
   int n_ff = 128;
   int n_vocab = 256;
   int n_ctx = 4096;
@@ -29,14 +30,23 @@ struct RandomModel {
   bool llama3_rope_freqs = false;  ///< rope_freqs.weight as Llama 3.1 has it
   RopeScaling rope_scaling = RopeScaling::kNone;
   float rope_factor = 1.0f;
-  int rope_n_ctx_orig = 0;   ///< 0: not in the file
-  bool qkv_bias = false;     ///< for llama; qwen2 has them always, qwen3 never
+  int rope_n_ctx_orig = 0;  ///< 0: not in the file
+  float rope_attn_factor = 1.0f;
+  bool qkv_bias = false;     ///< for llama; qwen2 has them always
   bool output_bias = false;  ///< bias of the attention's output projection, for llama
-  int window = 0;            ///< of sliding layers, for gemma3; 0: not in the file
+  int window = 0;            ///< of sliding layers, for families that have some; 0: not in the file
+  int n_expert = 0;          ///< 0: none, in families that can do without
+  int n_expert_used = 2;
+  int n_ff_expert = 64;
+  int n_ff_shared = 0;  ///< of the expert that every token passes; 0: there is none
+  int dense_layers = 0;
+  float expert_scale = 1.0f;
+  int extra_layers = 0;       ///< that predict further tokens, for glm4moe
+  float query_growth = 0.0f;  ///< for mistral3
   uint64_t seed = 1;
 };
 
-/// tiny, and the sizes of real models by name.
+/// tiny, the sizes of real models by name, and qwen3moe-4x, a mixture of 0.6B parameters.
 std::vector<std::string> random_model_shapes();
 /// Throws Error for an unknown name.
 RandomModel random_model_shape(std::string_view name);

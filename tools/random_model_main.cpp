@@ -1,5 +1,6 @@
 // windowkv-random-model: GGUF models with random weights, for benchmarks of speed and memory.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -8,6 +9,7 @@
 #include <memory>
 #include <optional>
 
+#include "random_family.h"
 #include "random_model.h"
 #include "windowkv/error.h"
 
@@ -34,7 +36,7 @@ int run(int argc, char** argv) {
 
   app.add_option("-o,--output", output, "file to write")->required()->type_name("FILE");
   app.add_option("--shape", shape,
-                 "tiny, qwen2.5-0.5b, qwen2.5-1.5b or llama3-8b; the options below change it")
+                 fmt::format("{}; the options below change it", fmt::join(random_model_shapes(), ", ")))
       ->type_name("NAME")
       ->capture_default_str();
   app.add_option("--type", type, "type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_K, q6_K ...")
@@ -46,19 +48,26 @@ int run(int argc, char** argv) {
   // The shape gives the defaults, so an option's value is put over it after parsing.
   const std::string sizes = "Sizes (default: the shape's)";
   std::map<CLI::Option*, std::function<void(RandomModel&)>> overrides;
-  auto field = [&](const char* flag, auto RandomModel::*member, const char* help) {
+  auto field = [&](const char* flag, auto RandomModel::*member, const std::string& help) {
     auto value = std::make_shared<std::remove_reference_t<decltype(m.*member)>>();
     auto* option = app.add_option(flag, *value, help)->group(sizes);
     overrides[option] = [=](RandomModel& to) { to.*member = *value; };
     return option;
   };
-  field("--family", &RandomModel::family, "llama, qwen2 or qwen3")->type_name("NAME");
+  field("--family", &RandomModel::family, fmt::format("{}", fmt::join(random_family_names(), ", ")))
+      ->type_name("NAME");
   field("--layers", &RandomModel::n_layer, "layers")->type_name("N");
   field("--embd", &RandomModel::n_embd, "width")->type_name("N");
   field("--heads", &RandomModel::n_head, "query heads")->type_name("N");
   field("--kv-heads", &RandomModel::n_head_kv, "KV heads")->type_name("N");
   field("--head-size", &RandomModel::d_head, "head size")->type_name("N");
   field("--ff", &RandomModel::n_ff, "feed-forward width")->type_name("N");
+  field("--experts", &RandomModel::n_expert, "experts; 0: none")->type_name("N");
+  field("--experts-used", &RandomModel::n_expert_used, "experts that a token uses")->type_name("N");
+  field("--expert-ff", &RandomModel::n_ff_expert, "width of an expert")->type_name("N");
+  field("--shared-ff", &RandomModel::n_ff_shared, "width of the expert that every token uses; 0: none")
+      ->type_name("N");
+  field("--dense-layers", &RandomModel::dense_layers, "first layers without experts")->type_name("N");
   field("--vocab", &RandomModel::n_vocab, "vocabulary")->type_name("N");
   field("--context", &RandomModel::n_ctx, "context the model claims")->type_name("N");
   field("--rms-eps", &RandomModel::rms_eps, "epsilon of the norms")->type_name("X");

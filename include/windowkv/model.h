@@ -16,7 +16,20 @@ struct AttentionSpec {
   int window = 0;  ///< tokens that a query sees, its own the last of them (a sliding window); 0: all so far
   float rope_base = 10000.0f;
   float rope_freq_scale = 1.0f;
+  bool rope = true;  ///< false: positions are not rotated in
   bool operator==(const AttentionSpec&) const = default;
+};
+
+/// A mixture of experts in the place of one feed-forward.
+struct Mixture {
+  int experts = 0;         ///< 0: there is none, the feed-forward is dense
+  int used = 0;            ///< by each token
+  int n_ff = 0;            ///< of one expert
+  int n_ff_shared = 0;     ///< of the expert that every token passes; 0: there is none
+  int dense_layers = 0;    ///< so many layers come first whose feed-forward is dense
+  bool sigmoid = false;    ///< experts are rated each by itself, not by a softmax over all
+  bool normalized = true;  ///< the weights of the experts that are used add up to 1
+  float scale = 1.0f;      ///< of their sum
 };
 
 /// Hyperparameters of a decoder model, from the GGUF's metadata.
@@ -37,6 +50,12 @@ struct HParams {
   float attention_scale = 0.0f;
   /// By layer; empty where all see all tokens, and RoPE is as below.
   std::vector<AttentionSpec> attention;
+  float embedding_scale = 1.0f;  ///< of the embedding's rows
+  float residual_scale = 1.0f;   ///< of what attention and feed-forward add to the hidden states
+  float logit_scale = 1.0f;
+  float query_growth = 0.0f;  ///< by which queries grow past rope_n_ctx_orig; 0: not at all
+  enum class Activation { kSilu, kGelu } activation = Activation::kSilu;  ///< of the feed-forward's gate
+  Mixture mixture;
   // RoPE
   int n_rot = 0;
   int rope_mode = 0;  ///< GGML_ROPE_TYPE_NORMAL or GGML_ROPE_TYPE_NEOX

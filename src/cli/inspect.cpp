@@ -76,6 +76,8 @@ void show_model(const Model& model) {
   line("layers", fmt::format("{}", hp.n_layer));
   line("heads", fmt::format("{} query heads, {} KV heads, head size {}", hp.n_head, hp.n_head_kv, hp.d_head));
   line("embedding", fmt::format("{}, feed-forward {}", hp.n_embd, hp.n_ff));
+  if (const auto& m = hp.mixture; m.experts > 0)
+    line("experts", fmt::format("{} of width {}, {} used by each token", m.experts, m.n_ff, m.used));
   line("vocabulary", fmt::format("{} tokens", hp.n_vocab));
   line("trained context", fmt::format("{} tokens", hp.n_ctx_train));
   line("fingerprint", hp.fingerprint);

@@ -121,26 +121,29 @@ fs::path find_online(const Repo& repo, const ModelRequest& request, const RepoCa
   Remote remote(repo, request, listener);
   try {
     const auto commit = remote.commit();
-    const auto files = remote.files(commit);
-    const auto& file = choose_model(repo, files, request.file);
-    const auto content = cache.content_path(commit, file);
-    if (!fs::exists(content)) {
-      make_folders(content.parent_path());
-      if (listener.note)
-        listener.note(fmt::format("downloading {} ({}) from {}/{} to {}", file.path, size_text(file.bytes),
-                                  remote.host(), repo.id, cache.folder().string()));
-      download(remote.http(),
-               {remote.url(commit, file), content, file.path, file.sha256(), file.bytes, remote.no_access()},
-               listener);
+    std::vector<fs::path> paths;
+    for (const auto& file : choose_model(repo, remote.files(commit), request.file)) {
+      const auto content = cache.content_path(commit, file);
+      if (!fs::exists(content)) {
+        make_folders(content.parent_path());
+        if (listener.note)
+          listener.note(fmt::format("downloading {} ({}) from {}/{} to {}", file.path, size_text(file.bytes),
+                                    remote.host(), repo.id, cache.folder().string()));
+        download(
+            remote.http(),
+            {remote.url(commit, file), content, file.path, file.sha256(), file.bytes, remote.no_access()},
+            listener);
+      }
+      paths.push_back(cache.place(commit, file));
     }
-    return cache.place(commit, file);
+    return paths.front();
   } catch (const nlohmann::json::exception&) {
     throw Unavailable(remote.host() + " does not answer like a Hugging Face hub");
   }
 }
 
 fs::path find_cached(const Repo& repo, const ModelRequest& request, const RepoCache& cache) {
-  return cache.path_of(choose_model(repo, cache.files(), request.file));
+  return cache.path_of(choose_model(repo, cache.files(), request.file).front());
 }
 
 fs::path find_offline(const Repo& repo, const ModelRequest& request, const RepoCache& cache) {

@@ -7,9 +7,9 @@
 #include <cctype>
 #include <filesystem>
 #include <initializer_list>
-#include <regex>
 #include <string_view>
 
+#include "support/part_name.h"
 #include "windowkv/error.h"
 
 namespace windowkv::hub {
@@ -75,14 +75,19 @@ std::string list_of(const std::vector<const RepoFile*>& models) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-void refuse_parts(const std::string& path) {
-  static const std::regex part("-[0-9]{5}-of-([0-9]{5})\\.gguf$", std::regex::icase);
-  std::smatch match;
-  if (std::regex_search(path, match, part))
-    throw Error(fmt::format(
-        "{}: the model is split into {} files, which is not supported; choose another quantization, or "
-        "join them with llama-gguf-split --merge and give the result with -m",
-        path, std::stoi(match[1])));
+/// All parts of the model that the file is a part of, the first one first; the file alone where it is whole.
+std::vector<RepoFile> parts_of(const RepoFile& file, const std::vector<RepoFile>& files,
+                               const std::string& id) {
+  const auto name = PartName::parse(file.path);
+  if (!name) return {file};
+  std::vector<RepoFile> parts;
+  for (int i = 1; i <= name->count; ++i) {
+    const auto found = std::ranges::find(files, name->path(i), &RepoFile::path);
+    if (found == files.end())
+      throw Error(fmt::format("{} lacks {}, part {} of {}", id, name->path(i), i, name->count));
+    parts.push_back(*found);
+  }
+  return parts;
 }
 
 }  // namespace
@@ -98,7 +103,8 @@ Repo Repo::parse(const std::string& text) {
   return repo;
 }
 
-const RepoFile& choose_model(const Repo& repo, const std::vector<RepoFile>& files, const std::string& name) {
+std::vector<RepoFile> choose_model(const Repo& repo, const std::vector<RepoFile>& files,
+                                   const std::string& name) {
   std::vector<const RepoFile*> models;
   models.reserve(files.size());
   for (const auto& file : files)
@@ -122,8 +128,7 @@ const RepoFile& choose_model(const Repo& repo, const std::vector<RepoFile>& file
       if (chosen == nullptr) chosen = first_of(models, quant);
     if (chosen == nullptr) chosen = models.front();
   }
-  refuse_parts(chosen->path);
-  return *chosen;
+  return parts_of(*chosen, files, repo.id);
 }
 
 bool is_plain_path(const std::string& path) {

@@ -25,10 +25,12 @@ struct RepoFile {
   std::string sha256() const { return oid.size() == 64 ? oid : ""; }
 };
 
-/// The model file that is meant: `name`, or with an empty one the first of repo.quant, without a quantization
-/// Q4_K_M, Q8_0 or the first there is, as llama.cpp chooses. Throws Error, with the names of what there is,
-/// where the repository has no such file or it is one of several parts.
-const RepoFile& choose_model(const Repo& repo, const std::vector<RepoFile>& files, const std::string& name);
+/// The model that is meant: `name`, or with an empty one the first of repo.quant, without a quantization
+/// Q4_K_M, Q8_0 or the first there is, as llama.cpp chooses; of a model in several files all of them, the
+/// first one first. Throws Error, with the names of what there is, where the repository has no such file or
+/// lacks a part.
+std::vector<RepoFile> choose_model(const Repo& repo, const std::vector<RepoFile>& files,
+                                   const std::string& name);
 
 /// A path that stays within the folder it is appended to.
 bool is_plain_path(const std::string& path);

@@ -59,7 +59,7 @@ class Family {
                               ggml_tensor* x) const = 0;
 };
 
-/// The metadata every family shares; refuses MoE and sizes that disagree. All layers see all tokens.
+/// The metadata every family shares; refuses sizes that disagree. All layers see all tokens.
 HParams read_common(const GgufFile& file);
 /// Tokens of the file's sliding window, 0 where there is none or the trained context fits in it.
 int read_window(const GgufFile& file, const HParams& hp);

@@ -1,27 +1,27 @@
 #pragma once
 
-#include <ggml-cpp.h>
 #include <gguf.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "model/gguf_part.h"
+
 namespace windowkv {
 
-/// A GGUF file: its metadata, checked, and its bytes, mapped. Nothing in it is trusted before it was compared
-/// with the file's size.
+/// A GGUF model: its metadata, checked, and its tensors, in one file or in several whose names end in
+/// "-00001-of-00003.gguf" and so on.
 class GgufFile {
  public:
-  /// Throws Error for a file that cannot be read, is not GGUF, is truncated, or whose tensors overlap its
-  /// end.
+  /// `path`: the file, or any part. Throws Error where GgufPart does, for a part that is missing, and for
+  /// parts that do not belong together.
   explicit GgufFile(const std::string& path);
-  ~GgufFile();
-  GgufFile(const GgufFile&) = delete;
-  GgufFile& operator=(const GgufFile&) = delete;
 
-  const std::string& path() const { return path_; }
+  /// Of the first part.
+  const std::string& path() const { return parts_.front()->path(); }
 
   /// Values by key; nullopt where the key is missing. A list of equal numbers is that number: converters
   /// write one a layer. Throws Error where the value has another type, is out of range, or differs by layer.
@@ -38,29 +38,26 @@ class GgufFile {
     ggml_type type;
     int64_t ne[4];
     size_t bytes;
-    const uint8_t* data;  ///< in the mapped file
+    const uint8_t* data;  ///< in the mapped part
+    size_t part;
   };
   std::optional<Tensor> find_tensor(const std::string& name) const;
-  int64_t tensor_count() const { return gguf_get_n_tensors(gguf_.get()); }
-  Tensor tensor(int64_t index) const;
-  std::string tensor_name(int64_t index) const { return gguf_get_tensor_name(gguf_.get(), index); }
+  /// Of all parts.
+  std::vector<std::string> tensor_names() const;
 
-  uint8_t* bytes() const { return map_; }
-  size_t size() const { return size_; }
+  size_t part_count() const { return parts_.size(); }
+  const GgufPart& part(size_t index) const { return *parts_[index]; }
 
   /// An Error about this file.
-  [[noreturn]] void fail(const std::string& what) const;
+  [[noreturn]] void fail(const std::string& what) const { parts_.front()->fail(what); }
 
  private:
+  void add_parts(const std::string& path);
+  void check_parts() const;
   void check_vocabulary() const;
-  template <typename T>
-  std::optional<T> find_number(const std::string& key,
-                               std::optional<T> (*read)(gguf_type, const void*, size_t)) const;
+  const gguf_context* metadata() const { return parts_.front()->gguf(); }
 
-  std::string path_;
-  uint8_t* map_ = nullptr;
-  size_t size_ = 0;
-  gguf_context_ptr gguf_;
+  std::vector<std::unique_ptr<GgufPart>> parts_;
 };
 
 }  // namespace windowkv

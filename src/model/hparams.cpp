@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/families/feed_forward.h"
 #include "model/family.h"
 
 namespace windowkv {
@@ -39,6 +40,10 @@ HParams read_common(const GgufFile& file) {
     if (value < 1 || value > most) file.fail(key(name) + " is " + std::to_string(value));
   };
   positive("block_count", hp.n_layer, 1024);
+  for (const char* name : {"attention.head_count", "attention.head_count_kv", "feed_forward_length"})
+    if (const auto size = file.find_array_size(key(name)); size && *size != hp.n_layer)
+      file.fail(key(name) + " has " + std::to_string(*size) + " numbers for " + std::to_string(hp.n_layer) +
+                " layers");
   positive("embedding_length", hp.n_embd, 1 << 20);
   positive("feed_forward_length", hp.n_ff, 1 << 22);
   positive("attention.head_count", hp.n_head, 1 << 12);
@@ -54,9 +59,9 @@ HParams read_common(const GgufFile& file) {
   positive("attention.key_length", hp.d_head, 1024);
   if (file.find_int(key("attention.value_length")).value_or(hp.d_head) != hp.d_head)
     refuse("K and V heads of different sizes");
-  if (file.find_int(key("expert_count")).value_or(0) > 0) refuse("mixture-of-experts models");
-  hp.attention_scale =
-      file.find_float(key("attention.scale")).value_or(1.0f / std::sqrt(static_cast<float>(hp.d_head)));
+  hp.mixture = read_mixture(file, hp);
+  hp.attention_scale = file.find_float(key("attention.scale")).value_or(0.0f);
+  if (hp.attention_scale == 0) hp.attention_scale = 1.0f / std::sqrt(static_cast<float>(hp.d_head));
 
   hp.n_rot = file.find_int(key("rope.dimension_count")).value_or(hp.d_head);
   if (hp.n_rot < 2 || hp.n_rot > hp.d_head || hp.n_rot % 2 != 0)
@@ -69,7 +74,7 @@ HParams read_common(const GgufFile& file) {
 
   // As in llama.cpp, a factor without a type is linear scaling.
   auto scaling = file.find_string(key("rope.scaling.type")).value_or("linear");
-  if (scaling == "linear" || scaling == "yarn") {
+  if (scaling == "linear" || scaling == "yarn" || scaling == "longrope") {
     // llama.cpp reads the older key where the new one is missing.
     float factor = file.find_float(key("rope.scaling.factor"))
                        .value_or(file.find_float(key("rope.scale_linear")).value_or(1.0f));

@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -26,6 +27,10 @@ bool supported(ggml_backend_dev_t device, ggml_backend_buffer_type_t buft, const
     case WeightUse::kMatMul:
       op = ggml_mul_mat(ctx.get(), w, ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, w->ne[0], 512));
       break;
+    case WeightUse::kExperts:
+      op = ggml_mul_mat_id(ctx.get(), w, ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, w->ne[0], 1, 512),
+                           ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 1, 512));
+      break;
     case WeightUse::kElementwise:
       op = ggml_mul(ctx.get(), ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, w->ne[0], 512), w);
       break;
@@ -42,14 +47,10 @@ bool supported(ggml_backend_dev_t device, ggml_backend_buffer_type_t buft, const
 
 }  // namespace
 
-bool WeightLoader::add(ggml_tensor*& slot, const std::string& name, std::initializer_list<int64_t> shape,
-                       WeightUse use, int layer, bool required) {
-  known_.insert(name);
+GgufFile::Tensor WeightLoader::checked(const std::string& name, std::initializer_list<int64_t> shape,
+                                       WeightUse use) const {
   auto tensor = file_.find_tensor(name);
-  if (!tensor) {
-    if (required) file_.fail("tensor " + name + " is missing");
-    return false;
-  }
+  if (!tensor) file_.fail("tensor " + name + " is missing");
   size_t i = 0;
   bool same = true;
   for (auto size : shape) same = same && tensor->ne[i++] == size;
@@ -66,8 +67,31 @@ bool WeightLoader::add(ggml_tensor*& slot, const std::string& name, std::initial
       (!ggml_is_quantized(tensor->type) || tensor->type == GGML_TYPE_Q8_1 || tensor->type == GGML_TYPE_Q8_K))
     file_.fail("tensor " + name + " has the type " + ggml_type_name(tensor->type) +
                ", which holds no weights");
-  requests_.push_back({&slot, name, *tensor, use, layer});
+  return *tensor;
+}
+
+bool WeightLoader::add(ggml_tensor*& slot, const std::string& name, std::initializer_list<int64_t> shape,
+                       WeightUse use, int layer, Presence presence) {
+  if (presence == Presence::kNone) return false;
+  known_.insert(name);
+  if (presence == Presence::kOptional && !file_.find_tensor(name)) return false;
+  requests_.push_back({&slot, name, checked(name, shape, use), use, layer});
   return true;
+}
+
+void WeightLoader::add_stacked(std::initializer_list<Stacked> parts, const std::string& name, int64_t width,
+                               int layer) {
+  int64_t rows = 0;
+  for (const auto& part : parts) rows += part.rows;
+  auto tensor = checked(name, {width, rows}, WeightUse::kMatMul);
+  known_.insert(name);
+  const size_t row = ggml_row_size(tensor.type, width);
+  for (const auto& part : parts) {
+    tensor.ne[1] = part.rows;
+    tensor.bytes = row * static_cast<size_t>(part.rows);
+    requests_.push_back({part.slot, name, tensor, WeightUse::kMatMul, layer});
+    tensor.data += tensor.bytes;
+  }
 }
 
 ggml_backend_buffer_type_t WeightLoader::choose(const Backends& backends, const Request& request,
@@ -86,10 +110,11 @@ ggml_backend_buffer_type_t WeightLoader::choose(const Backends& backends, const 
 }
 
 void WeightLoader::check_all_known() const {
-  for (int64_t i = 0; i < file_.tensor_count(); ++i) {
-    const std::string name = file_.tensor_name(i);
+  for (const auto& name : file_.tensor_names()) {
     // Precomputed rotations of old files; RoPE does not read them.
-    if (name.find("attn_rot_embd") == std::string::npos && !known_.contains(name))
+    const bool left_out = name.find("attn_rot_embd") != std::string::npos ||
+                          std::ranges::any_of(left_out_, [&](const auto& p) { return name.starts_with(p); });
+    if (!left_out && !known_.contains(name))
       file_.fail("tensor " + name + " is unknown in this model family; answers would be wrong");
   }
 }
@@ -100,15 +125,15 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
   std::map<std::string, int64_t> by_type;
   std::set<const uint8_t*> counted;
   auto* cpu_buft = ggml_backend_cpu_buffer_type();
-  // Tensors by buffer type; a null key stands for "where it lies in the mapped file".
-  std::map<ggml_backend_buffer_type_t, std::vector<Request*>> places;
+  // Tensors by buffer type; a null one stands for "where it lies in the mapped file", with the part of it.
+  std::map<std::pair<ggml_backend_buffer_type_t, size_t>, std::vector<Request*>> places;
   std::set<std::pair<ggml_backend_buffer_type_t, const uint8_t*>> copies;
   int64_t to_copy = 0;
   for (auto& request : requests_) {
     auto* buft = choose(backends, request, repack);
     auto address = reinterpret_cast<uintptr_t>(request.tensor.data);
     if (use_mmap && buft == cpu_buft && address % ggml_backend_buft_get_alignment(buft) == 0) buft = nullptr;
-    places[buft].push_back(&request);
+    places[{buft, buft == nullptr ? request.tensor.part : 0}].push_back(&request);
     if (buft != nullptr && copies.insert({buft, request.tensor.data}).second)
       to_copy += static_cast<int64_t>(request.tensor.bytes);
     if (!counted.insert(request.tensor.data).second) continue;  // a tied output counts once
@@ -120,7 +145,9 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
     if (bytes > most) most = bytes, loaded.main_type = name;
 
   int64_t copied = 0;
-  for (auto& [buft, list] : places) {
+  for (auto& [place, list] : places) {
+    auto* const buft = place.first;
+    const auto& part = file_.part(place.second);
     ggml_context_ptr ctx(ggml_init({ggml_tensor_overhead() * list.size(), nullptr, true}));
     std::map<const uint8_t*, ggml_tensor*> made;
     std::vector<const Request*> distinct;
@@ -134,7 +161,7 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
       *request->slot = tensor;
     }
     ggml_backend_buffer_ptr buffer(buft == nullptr
-                                       ? ggml_backend_cpu_buffer_from_ptr(file_.bytes(), file_.size())
+                                       ? ggml_backend_cpu_buffer_from_ptr(part.bytes(), part.size())
                                        : ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft));
     if (!buffer)
       file_.fail(std::string("not enough memory for the weights on ") + ggml_backend_buft_name(buft));

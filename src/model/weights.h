@@ -15,7 +15,7 @@ namespace windowkv {
 
 /// One layer's tensors; optional ones are null where the model has none. Shapes are in ggml's order.
 struct LayerWeights {
-  ggml_tensor* attn_norm = nullptr;  ///< [n_embd]
+  ggml_tensor* attn_norm = nullptr;  ///< [n_embd]; null where a family has no norm here
   ggml_tensor* wq = nullptr;         ///< [n_embd, n_head·d_head]
   ggml_tensor* wk = nullptr;         ///< [n_embd, n_head_kv·d_head]
   ggml_tensor* wv = nullptr;         ///< [n_embd, n_head_kv·d_head]
@@ -24,16 +24,21 @@ struct LayerWeights {
   ggml_tensor* bk = nullptr;
   ggml_tensor* bv = nullptr;
   ggml_tensor* bo = nullptr;
-  ggml_tensor* q_norm = nullptr;          ///< [d_head]
-  ggml_tensor* k_norm = nullptr;          ///< [d_head]
-  ggml_tensor* attn_post_norm = nullptr;  ///< these two [n_embd], on what attention and feed-forward add
-  ggml_tensor* ffn_post_norm = nullptr;
+  ggml_tensor* q_norm = nullptr;          ///< [d_head], or of all heads at once
+  ggml_tensor* k_norm = nullptr;          ///< likewise
+  ggml_tensor* attn_post_norm = nullptr;  ///< [n_embd]
   ggml_tensor* ffn_norm = nullptr;
-  ggml_tensor* gate = nullptr;        ///< [n_embd, n_ff]
-  ggml_tensor* up = nullptr;          ///< [n_embd, n_ff]
-  ggml_tensor* down = nullptr;        ///< [n_ff, n_embd]
-  ggml_tensor* sinks = nullptr;       ///< [n_head] logits that every query also attends to
-  ggml_tensor* rope_freqs = nullptr;  ///< [n_rot/2], null where RoPE is unscaled; one a device
+  ggml_tensor* gate = nullptr;           ///< [n_embd, n_ff]; of a mixture [n_embd, n_ff, experts]
+  ggml_tensor* up = nullptr;             ///< likewise
+  ggml_tensor* down = nullptr;           ///< [n_ff, n_embd]; of a mixture [n_ff, n_embd, experts]
+  ggml_tensor* router = nullptr;         ///< [n_embd, experts], null in a dense layer
+  ggml_tensor* router_bias = nullptr;    ///< [experts], on choosing experts, not on their weights
+  ggml_tensor* shared_gate = nullptr;    ///< [n_embd, n_ff_shared], of the expert that every token passes
+  ggml_tensor* shared_up = nullptr;      ///< likewise
+  ggml_tensor* shared_down = nullptr;    ///< [n_ff_shared, n_embd]
+  ggml_tensor* ffn_post_norm = nullptr;  ///< [n_embd]
+  ggml_tensor* sinks = nullptr;          ///< [n_head], logits that every query also attends to
+  ggml_tensor* rope_freqs = nullptr;     ///< [n_rot/2], null where RoPE is unscaled; one a device
 };
 
 struct Weights {
@@ -44,18 +49,34 @@ struct Weights {
 };
 
 /// How a weight is used, which decides where it may lie.
-enum class WeightUse { kMatMul, kElementwise, kRows };
+enum class WeightUse { kMatMul, kExperts, kElementwise, kRows };
+
+/// Whether a family's files have a tensor.
+enum class Presence { kNone, kOptional, kRequired };
 
 /// Collects the tensors a family asks for, then puts each where its fastest kernels are.
 class WeightLoader {
  public:
   explicit WeightLoader(const GgufFile& file) : file_(file) {}
 
+  const GgufFile& file() const { return file_; }
+
   /// Asks for a tensor; `slot` is filled by load(). Throws Error for a wrong shape, and for a missing tensor
-  /// unless it is optional. It lies on the device of `layer`, rows to look up on the CPU. Layers of one
-  /// device that ask for the same tensor share it. Returns whether the file has it.
+  /// that is required. It lies on the device of `layer`, rows to look up on the CPU. Layers of one device
+  /// that ask for the same tensor share it. Returns whether the file has it; kNone does not look.
   bool add(ggml_tensor*& slot, const std::string& name, std::initializer_list<int64_t> shape, WeightUse use,
-           int layer, bool required = true);
+           int layer, Presence presence = Presence::kRequired);
+
+  /// Matrices [width, rows] that the file has as one, the rows of each behind those of the one before: each
+  /// becomes a tensor of its own. Throws Error for a missing tensor and a wrong shape.
+  struct Stacked {
+    ggml_tensor** slot;
+    int64_t rows;
+  };
+  void add_stacked(std::initializer_list<Stacked> parts, const std::string& name, int64_t width, int layer);
+
+  /// Tensors whose names begin so are no part of the graph.
+  void leave_out(const std::string& prefix) { left_out_.push_back(prefix); }
 
   /// Throws Error where the file has a tensor that nothing asked for: the graph would leave it out.
   void check_all_known() const;
@@ -80,11 +101,14 @@ class WeightLoader {
     WeightUse use;
     int layer;
   };
+  GgufFile::Tensor checked(const std::string& name, std::initializer_list<int64_t> shape,
+                           WeightUse use) const;
   ggml_backend_buffer_type_t choose(const Backends& backends, const Request& request, bool repack) const;
 
   const GgufFile& file_;
   std::vector<Request> requests_;
   std::set<std::string> known_;
+  std::vector<std::string> left_out_;
 };
 
 }  // namespace windowkv

@@ -1,5 +1,6 @@
 #include "support/gguf_edit.h"
 
+#include <fmt/format.h>
 #include <ggml-cpp.h>
 #include <ggml.h>
 
@@ -48,6 +49,28 @@ std::string edit_gguf(const std::string& source, std::string_view name,
   if (!gguf_write_to_file(to.get(), path.c_str(), /*only_meta=*/false))
     throw std::runtime_error("cannot write " + path);
   return path;
+}
+
+std::vector<std::string> split_gguf(const std::string& source, std::string_view name, int count) {
+  ggml_context* tensors = nullptr;
+  const gguf_context_ptr from(gguf_init_from_file(source.c_str(), {/*no_alloc=*/false, &tensors}));
+  const ggml_context_ptr data(tensors);
+  if (!from) throw std::runtime_error("cannot read " + source);
+  const int64_t all = gguf_get_n_tensors(from.get());
+  std::vector<std::string> paths;
+  for (int part = 0; part < count; ++part) {
+    const gguf_context_ptr to(gguf_init_empty());
+    if (part == 0) gguf_set_kv(to.get(), from.get());
+    gguf_set_val_u16(to.get(), "split.no", static_cast<uint16_t>(part));
+    gguf_set_val_u16(to.get(), "split.count", static_cast<uint16_t>(count));
+    gguf_set_val_i32(to.get(), "split.tensors.count", static_cast<int32_t>(all));
+    for (int64_t i = all * part / count; i < all * (part + 1) / count; ++i)
+      gguf_add_tensor(to.get(), ggml_get_tensor(data.get(), gguf_get_tensor_name(from.get(), i)));
+    paths.push_back(temp_path(fmt::format("{}-{:05}-of-{:05}.gguf", name, part + 1, count)));
+    if (!gguf_write_to_file(to.get(), paths.back().c_str(), /*only_meta=*/false))
+      throw std::runtime_error("cannot write " + paths.back());
+  }
+  return paths;
 }
 
 }  // namespace windowkv::test

@@ -28,4 +28,8 @@ struct GgufEdit {
 std::string edit_gguf(const std::string& source, std::string_view name,
                       const std::function<void(GgufEdit&)>& edit);
 
+/// Writes a GGUF's tensors into `count` files of the temporary folder, NAME-00001-of-00003.gguf and so on, as
+/// llama-gguf-split does, and returns their paths.
+std::vector<std::string> split_gguf(const std::string& source, std::string_view name, int count);
+
 }  // namespace windowkv::test

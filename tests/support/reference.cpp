@@ -23,7 +23,7 @@ Reference::Reference(const std::string& path) {
 }
 
 Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash,
-                             std::span<const TokenRange> dropped) {
+                             std::span<const int32_t> kept) {
   auto params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(tokens.size());
   params.n_batch = params.n_ubatch = static_cast<uint32_t>(batch_size);
@@ -37,10 +37,10 @@ Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, s
   Logits out;
   llama_batch batch = llama_batch_init(static_cast<int32_t>(batch_size), 0, 1);
   for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(batch.n_tokens)) {
-    if (first == known)
-      for (auto [begin, end] : dropped)
-        llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, static_cast<llama_pos>(begin),
-                            static_cast<llama_pos>(end));
+    if (first == known && !kept.empty())
+      for (llama_pos p = 0; p < static_cast<llama_pos>(known); ++p)
+        if (std::ranges::find(kept, p) == kept.end())
+          llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, p, p + 1);
     batch.n_tokens = first < known ? static_cast<int32_t>(std::min(batch_size, known - first)) : 1;
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
       batch.token[i] = tokens[first + static_cast<size_t>(i)];
@@ -78,14 +78,19 @@ double relative_error(std::span<const float> ours, std::span<const float> theirs
 
 Difference compare(const Logits& ours, const Logits& theirs) {
   Difference d;
-  if (ours.size() != theirs.size() || ours.empty()) return {std::numeric_limits<double>::infinity(), 0, 0};
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
+  if (ours.size() != theirs.size() || ours.empty()) return {kInfinite, kInfinite, 0, 0};
   auto top = [](const std::vector<float>& v) { return std::max_element(v.begin(), v.end()) - v.begin(); };
+  std::vector<double> errors;
   for (size_t i = 0; i < ours.size(); ++i) {
     const double error = relative_error(ours[i], theirs[i]);
+    errors.push_back(error);
     d.worst = std::max(d.worst, error);
     d.mean += error / static_cast<double>(ours.size());
     d.top1 += (top(ours[i]) == top(theirs[i]) ? 1.0 : 0.0) / static_cast<double>(ours.size());
   }
+  std::ranges::sort(errors);
+  d.most = errors[(errors.size() - 1) * 9 / 10];
   return d;
 }
 

@@ -1,4 +1,4 @@
-// Llama 2/3.x, Mistral, SmolLM and their kin. Q and K rows are permuted in the GGUF, so RoPE turns
+// Llama 2/3.x, Mistral, Mixtral, SmolLM and their kin. Q and K rows are permuted in the GGUF, so RoPE turns
 // neighbouring pairs.
 #include <ggml.h>
 
@@ -17,6 +17,7 @@ class Llama final : public PreNormDecoder {
  protected:
   Presence qkv_bias() const override { return Presence::kOptional; }
   Presence output_bias() const override { return Presence::kOptional; }
+  Presence mixture() const override { return Presence::kOptional; }
 };
 
 }  // namespace

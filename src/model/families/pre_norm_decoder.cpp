@@ -1,17 +1,39 @@
 #include "model/families/pre_norm_decoder.h"
 
-#include <algorithm>
+#include "model/families/feed_forward.h"
 
 namespace windowkv {
+
+namespace {
+
+/// Llama 3.1's divisors of RoPE's frequencies, or those of models with two sets, for short contexts and for
+/// long ones. Keys keep their rotation, so one set has to serve a model: what libllama takes for the whole
+/// context.
+void declare_rope_factors(WeightLoader& loader, const HParams& hp, int layer, LayerWeights& w) {
+  const bool is_long = hp.n_ctx_train > hp.rope_n_ctx_orig;
+  loader.leave_out(is_long ? "rope_factors_short.weight" : "rope_factors_long.weight");
+  const bool required = loader.file().find_string(hp.family + ".rope.scaling.type") == "longrope";
+  auto add = [&](const char* name, Presence presence) {
+    return loader.add(w.rope_freqs, name, {hp.n_rot / 2}, WeightUse::kElementwise, layer, presence);
+  };
+  if (!add(is_long ? "rope_factors_long.weight" : "rope_factors_short.weight",
+           required ? Presence::kRequired : Presence::kOptional))
+    add("rope_freqs.weight", Presence::kOptional);
+}
+
+}  // namespace
 
 void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& weights) const {
   const int64_t q_row = static_cast<int64_t>(hp.n_head) * hp.d_head;
   const int64_t kv_row = hp.kv_row();
+  if (hp.mixture.experts > 0 && mixture() == Presence::kNone)
+    loader.file().fail("not supported: mixture-of-experts models of family " + hp.family);
+  if (hp.mixture.experts == 0 && mixture() == Presence::kRequired)
+    loader.file().fail(hp.family + ".expert_count is missing or 0");
   int layer = 0;
   auto add = [&](ggml_tensor*& slot, const std::string& name, std::initializer_list<int64_t> shape,
                  WeightUse use, Presence presence = Presence::kRequired) {
-    if (presence == Presence::kNone) return false;
-    return loader.add(slot, name, shape, use, layer, presence == Presence::kRequired);
+    return loader.add(slot, name, shape, use, layer, presence);
   };
   using enum WeightUse;
 
@@ -21,33 +43,43 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
   if (!add(weights.output, "output.weight", {hp.n_embd, hp.n_vocab}, kMatMul, Presence::kOptional))
     add(weights.output, "token_embd.weight", {hp.n_embd, hp.n_vocab}, kMatMul);
 
+  const bool all_heads = qk_norm_kind() == QkNorm::kAllHeads;
   weights.layers.resize(static_cast<size_t>(hp.n_layer));
   for (layer = 0; layer < hp.n_layer; ++layer) {
     auto& w = weights.layers[static_cast<size_t>(layer)];
     const std::string prefix = "blk." + std::to_string(layer) + ".";
-    add(w.rope_freqs, "rope_freqs.weight", {hp.n_rot / 2}, kElementwise, Presence::kOptional);
-    add(w.attn_norm, prefix + "attn_norm.weight", {hp.n_embd}, kElementwise);
-    add(w.wq, prefix + "attn_q.weight", {hp.n_embd, q_row}, kMatMul);
-    add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
-    add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul);
+    declare_rope_factors(loader, hp, layer, w);
+    add(w.attn_norm, prefix + "attn_norm.weight", {hp.n_embd}, kElementwise, pre_norms());
+    if (const auto stacked = prefix + "attn_qkv.weight"; loader.file().find_tensor(stacked)) {
+      loader.add_stacked({{&w.wq, q_row}, {&w.wk, kv_row}, {&w.wv, kv_row}}, stacked, hp.n_embd, layer);
+    } else {
+      add(w.wq, prefix + "attn_q.weight", {hp.n_embd, q_row}, kMatMul);
+      add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
+      add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul);
+    }
     add(w.wo, prefix + "attn_output.weight", {q_row, hp.n_embd}, kMatMul);
     add(w.bq, prefix + "attn_q.bias", {q_row}, kElementwise, qkv_bias());
     add(w.bk, prefix + "attn_k.bias", {kv_row}, kElementwise, qkv_bias());
     add(w.bv, prefix + "attn_v.bias", {kv_row}, kElementwise, qkv_bias());
     add(w.bo, prefix + "attn_output.bias", {hp.n_embd}, kElementwise, output_bias());
-    add(w.q_norm, prefix + "attn_q_norm.weight", {hp.d_head}, kElementwise, qk_norm());
-    add(w.k_norm, prefix + "attn_k_norm.weight", {hp.d_head}, kElementwise, qk_norm());
-    add(w.ffn_norm, prefix + "ffn_norm.weight", {hp.n_embd}, kElementwise);
-    add(w.gate, prefix + "ffn_gate.weight", {hp.n_embd, hp.n_ff}, kMatMul);
-    add(w.up, prefix + "ffn_up.weight", {hp.n_embd, hp.n_ff}, kMatMul);
-    add(w.down, prefix + "ffn_down.weight", {hp.n_ff, hp.n_embd}, kMatMul);
+    add(w.q_norm, prefix + "attn_q_norm.weight", {all_heads ? q_row : hp.d_head}, kElementwise, qk_norm());
+    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : hp.d_head}, kElementwise, qk_norm());
+    add(w.attn_post_norm, prefix + "post_attention_norm.weight", {hp.n_embd}, kElementwise, post_norms());
+    add(w.ffn_norm, prefix + ffn_norm_name(), {hp.n_embd}, kElementwise, pre_norms());
+    declare_feed_forward(loader, hp, layer, w, router_bias());
+    add(w.ffn_post_norm, prefix + "post_ffw_norm.weight", {hp.n_embd}, kElementwise, post_norms());
   }
 }
 
 namespace {
 
+/// x itself where there is no weight.
 ggml_tensor* rms_norm(ggml_context* ctx, const HParams& hp, ggml_tensor* x, ggml_tensor* weight) {
-  return ggml_mul(ctx, ggml_rms_norm(ctx, x, hp.rms_eps), weight);
+  return weight != nullptr ? ggml_mul(ctx, ggml_rms_norm(ctx, x, hp.rms_eps), weight) : x;
+}
+
+ggml_tensor* scaled(ggml_context* ctx, ggml_tensor* x, float scale) {
+  return scale != 1 ? ggml_scale(ctx, x, scale) : x;
 }
 
 ggml_tensor* linear(ggml_context* ctx, ggml_tensor* weight, ggml_tensor* bias, ggml_tensor* x) {
@@ -59,6 +91,7 @@ ggml_tensor* rope(ggml_context* ctx, const HParams& hp, const Weights& weights, 
                   ggml_tensor* pos, Family::Rotation rotation = Family::Rotation::kApply) {
   const auto& w = weights.layers[static_cast<size_t>(layer)];
   const auto spec = hp.attention_of(layer);
+  if (!spec.rope) return x;
   const auto op = rotation == Family::Rotation::kApply ? ggml_rope_ext : ggml_rope_ext_back;
   // beta_fast and beta_slow are YaRN's published constants.
   return op(ctx, x, pos, w.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig, spec.rope_base,
@@ -71,19 +104,21 @@ Family::Qkv PreNormDecoder::attention_inputs(ggml_context* ctx, const HParams& h
                                              int layer, ggml_tensor* x, ggml_tensor* pos, Parts parts) const {
   const auto& w = weights.layers[static_cast<size_t>(layer)];
   const int64_t t = x->ne[1];
+  const auto kind = qk_norm_kind();
   auto* h = rms_norm(ctx, hp, x, w.attn_norm);
-  auto heads = [&](ggml_tensor* weight, ggml_tensor* bias, int64_t count) {
-    return ggml_reshape_3d(ctx, linear(ctx, weight, bias, h), hp.d_head, count, t);
-  };
-  auto rotated = [&](ggml_tensor* y, ggml_tensor* norm) {
-    if (norm != nullptr) y = rms_norm(ctx, hp, y, norm);
-    return rope(ctx, hp, weights, layer, y, pos);
+  auto heads = [&](ggml_tensor* y, int64_t count) { return ggml_reshape_3d(ctx, y, hp.d_head, count, t); };
+  auto rotated = [&](ggml_tensor* y, ggml_tensor* norm, int64_t count) {
+    if (kind == QkNorm::kAllHeads) y = rms_norm(ctx, hp, y, norm);
+    y = heads(y, count);
+    if (kind == QkNorm::kHead) y = rms_norm(ctx, hp, y, norm);
+    y = rope(ctx, hp, weights, layer, y, pos);
+    return kind == QkNorm::kRotatedHead ? rms_norm(ctx, hp, y, norm) : y;
   };
   Qkv out;
-  if (parts & kQ) out.q = rotated(heads(w.wq, w.bq, hp.n_head), w.q_norm);
+  if (parts & kQ) out.q = rotated(linear(ctx, w.wq, w.bq, h), w.q_norm, hp.n_head);
   if (parts & kKv) {
-    out.k = rotated(heads(w.wk, w.bk, hp.n_head_kv), w.k_norm);
-    out.v = heads(w.wv, w.bv, hp.n_head_kv);
+    out.k = rotated(linear(ctx, w.wk, w.bk, h), w.k_norm, hp.n_head_kv);
+    out.v = heads(linear(ctx, w.wv, w.bv, h), hp.n_head_kv);
   }
   return out;
 }
@@ -96,20 +131,23 @@ ggml_tensor* PreNormDecoder::rotate(ggml_context* ctx, const HParams& hp, const 
 ggml_tensor* PreNormDecoder::finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights,
                                           int layer, ggml_tensor* x, ggml_tensor* attention) const {
   const auto& w = weights.layers[static_cast<size_t>(layer)];
-  auto* mid = ggml_add(ctx, linear(ctx, w.wo, w.bo, attention), x);
+  auto added = [&](ggml_tensor* y, ggml_tensor* norm, ggml_tensor* to) {
+    return ggml_add(ctx, scaled(ctx, rms_norm(ctx, hp, y, norm), hp.residual_scale), to);
+  };
+  auto* mid = added(linear(ctx, w.wo, w.bo, attention), w.attn_post_norm, x);
   auto* h = rms_norm(ctx, hp, mid, w.ffn_norm);
-  auto* gated = ggml_swiglu_split(ctx, ggml_mul_mat(ctx, w.gate, h), ggml_mul_mat(ctx, w.up, h));
-  return ggml_add(ctx, ggml_mul_mat(ctx, w.down, gated), mid);
+  return added(feed_forward(ctx, hp, w, h), w.ffn_post_norm, mid);
 }
 
-ggml_tensor* PreNormDecoder::embed(ggml_context* ctx, const HParams&, const Weights& weights,
+ggml_tensor* PreNormDecoder::embed(ggml_context* ctx, const HParams& hp, const Weights& weights,
                                    ggml_tensor* tokens) const {
-  return ggml_get_rows(ctx, weights.token_embd, tokens);
+  return scaled(ctx, ggml_get_rows(ctx, weights.token_embd, tokens), hp.embedding_scale);
 }
 
 ggml_tensor* PreNormDecoder::logits(ggml_context* ctx, const HParams& hp, const Weights& weights,
                                     ggml_tensor* x) const {
-  return ggml_mul_mat(ctx, weights.output, rms_norm(ctx, hp, x, weights.output_norm));
+  auto* y = ggml_mul_mat(ctx, weights.output, rms_norm(ctx, hp, x, weights.output_norm));
+  return scaled(ctx, y, hp.logit_scale);
 }
 
 }  // namespace windowkv

@@ -4,8 +4,9 @@
 
 namespace windowkv {
 
-/// The common shape of today's decoders: RMS norm before attention and before a SwiGLU feed-forward, RoPE on
-/// Q and K, grouped-query attention. Biases and per-head Q/K norms are applied where the weights are there.
+/// The common shape of today's decoders: RMS norms around attention and a SwiGLU feed-forward or a mixture of
+/// them, RoPE on Q and K, grouped-query attention. Biases and norms are applied where the weights are there,
+/// the scales where HParams has them.
 class PreNormDecoder : public Family {
  public:
   void declare(WeightLoader& loader, const HParams& hp, Weights& weights) const override;
@@ -21,10 +22,21 @@ class PreNormDecoder : public Family {
                       ggml_tensor* x) const override;
 
  protected:
-  enum class Presence { kNone, kOptional, kRequired };
   virtual Presence qkv_bias() const { return Presence::kNone; }
-  virtual Presence qk_norm() const { return Presence::kNone; }
   virtual Presence output_bias() const { return Presence::kNone; }
+
+  virtual Presence qk_norm() const { return Presence::kNone; }
+  /// What a norm of Q and K takes together, and when.
+  enum class QkNorm { kHead, kRotatedHead, kAllHeads };
+  virtual QkNorm qk_norm_kind() const { return QkNorm::kHead; }
+
+  /// Norms of what attention and feed-forward read, and of what they add.
+  virtual Presence pre_norms() const { return Presence::kRequired; }
+  virtual Presence post_norms() const { return Presence::kNone; }
+  virtual const char* ffn_norm_name() const { return "ffn_norm.weight"; }
+
+  virtual Presence mixture() const { return Presence::kNone; }
+  virtual Presence router_bias() const { return Presence::kNone; }
 };
 
 }  // namespace windowkv

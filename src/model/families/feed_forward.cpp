@@ -1,0 +1,120 @@
+#include "model/families/feed_forward.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace windowkv {
+
+Mixture read_mixture(const GgufFile& file, const HParams& hp) {
+  auto key = [&](const char* name) { return hp.family + "." + name; };
+  auto in_range = [&](const char* name, int value, int least, int most) {
+    if (value < least || value > most)
+      file.fail(key(name) + " is " + std::to_string(value) + "; it must be " + std::to_string(least) +
+                " to " + std::to_string(most));
+    return value;
+  };
+  Mixture m;
+  m.experts = in_range("expert_count", file.find_int(key("expert_count")).value_or(0), 0, 4096);
+  if (m.experts == 0) return m;
+  // Each takes two nodes of a graph, whose size is bounded.
+  constexpr int kMostUsed = 16;
+  m.used = in_range("expert_used_count", file.get_int(key("expert_used_count")), 1,
+                    std::min(m.experts, kMostUsed));
+  m.n_ff = file.find_int(key("expert_feed_forward_length")).value_or(hp.n_ff);
+  in_range("expert_feed_forward_length", m.n_ff, 1, 1 << 22);
+  m.n_ff_shared = in_range("expert_shared_feed_forward_length",
+                           file.find_int(key("expert_shared_feed_forward_length")).value_or(0), 0, 1 << 22);
+  m.dense_layers = in_range("leading_dense_block_count",
+                            file.find_int(key("leading_dense_block_count")).value_or(0), 0, hp.n_layer);
+  if (file.find_int(key("expert_group_count")).value_or(0) > 1) file.fail("not supported: experts in groups");
+  return m;
+}
+
+void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, LayerWeights& w,
+                          Presence router_bias) {
+  using enum WeightUse;
+  const auto& m = hp.mixture;
+  const std::string prefix = "blk." + std::to_string(layer) + ".";
+  auto add = [&](ggml_tensor*& slot, const char* name, std::initializer_list<int64_t> shape, WeightUse use,
+                 Presence presence = Presence::kRequired) {
+    loader.add(slot, prefix + name, shape, use, layer, presence);
+  };
+  if (m.experts > 0 && layer >= m.dense_layers) {
+    add(w.router, "ffn_gate_inp.weight", {hp.n_embd, m.experts}, kMatMul);
+    add(w.router_bias, "exp_probs_b.bias", {m.experts}, kElementwise, router_bias);
+    add(w.gate, "ffn_gate_exps.weight", {hp.n_embd, m.n_ff, m.experts}, kExperts);
+    add(w.up, "ffn_up_exps.weight", {hp.n_embd, m.n_ff, m.experts}, kExperts);
+    add(w.down, "ffn_down_exps.weight", {m.n_ff, hp.n_embd, m.experts}, kExperts);
+    if (m.n_ff_shared == 0) return;
+    add(w.shared_gate, "ffn_gate_shexp.weight", {hp.n_embd, m.n_ff_shared}, kMatMul);
+    add(w.shared_up, "ffn_up_shexp.weight", {hp.n_embd, m.n_ff_shared}, kMatMul);
+    add(w.shared_down, "ffn_down_shexp.weight", {m.n_ff_shared, hp.n_embd}, kMatMul);
+    return;
+  }
+  // Phi-3's have both in one.
+  const auto up = loader.file().find_tensor(prefix + "ffn_up.weight");
+  if (up && up->ne[1] == int64_t{2} * hp.n_ff && !loader.file().find_tensor(prefix + "ffn_gate.weight")) {
+    loader.add_stacked({{&w.gate, hp.n_ff}, {&w.up, hp.n_ff}}, prefix + "ffn_up.weight", hp.n_embd, layer);
+  } else {
+    add(w.gate, "ffn_gate.weight", {hp.n_embd, hp.n_ff}, kMatMul);
+    add(w.up, "ffn_up.weight", {hp.n_embd, hp.n_ff}, kMatMul);
+  }
+  add(w.down, "ffn_down.weight", {hp.n_ff, hp.n_embd}, kMatMul);
+}
+
+namespace {
+
+ggml_tensor* gated(ggml_context* ctx, const HParams& hp, ggml_tensor* gate, ggml_tensor* up) {
+  return hp.activation == HParams::Activation::kGelu ? ggml_geglu_split(ctx, gate, up)
+                                                     : ggml_swiglu_split(ctx, gate, up);
+}
+
+ggml_tensor* dense(ggml_context* ctx, const HParams& hp, ggml_tensor* gate, ggml_tensor* up,
+                   ggml_tensor* down, ggml_tensor* h) {
+  return ggml_mul_mat(ctx, down, gated(ctx, hp, ggml_mul_mat(ctx, gate, h), ggml_mul_mat(ctx, up, h)));
+}
+
+struct Routes {
+  ggml_tensor* experts;  ///< [used, t] I32
+  ggml_tensor* weights;  ///< [1, used, t]
+};
+
+Routes route(ggml_context* ctx, const Mixture& m, const LayerWeights& w, ggml_tensor* h) {
+  const int64_t t = h->ne[1];
+  auto* rated = ggml_mul_mat(ctx, w.router, h);  // [experts, t]
+  rated = m.sigmoid ? ggml_sigmoid(ctx, rated) : ggml_soft_max(ctx, rated);
+  auto* chosen_by = w.router_bias != nullptr ? ggml_add(ctx, rated, w.router_bias) : rated;
+  auto* experts = ggml_argsort_top_k(ctx, chosen_by, m.used);
+  auto* weights = ggml_get_rows(ctx, ggml_reshape_3d(ctx, rated, 1, m.experts, t), experts);
+  if (m.normalized) {
+    weights = ggml_reshape_2d(ctx, weights, m.used, t);
+    // The smallest normal number of F16, as libllama has it.
+    auto* sum = ggml_clamp(ctx, ggml_sum_rows(ctx, weights), 6.103515625e-5f, INFINITY);
+    weights = ggml_reshape_3d(ctx, ggml_div(ctx, weights, sum), 1, m.used, t);
+  }
+  if (m.scale != 1) weights = ggml_scale(ctx, weights, m.scale);
+  return {experts, weights};
+}
+
+}  // namespace
+
+ggml_tensor* feed_forward(ggml_context* ctx, const HParams& hp, const LayerWeights& w, ggml_tensor* h) {
+  if (w.router == nullptr) return dense(ctx, hp, w.gate, w.up, w.down, h);
+  const int64_t t = h->ne[1];
+  const auto [experts, weights] = route(ctx, hp.mixture, w, h);
+  auto* each = ggml_reshape_3d(ctx, h, hp.n_embd, 1, t);
+  auto* inner =
+      gated(ctx, hp, ggml_mul_mat_id(ctx, w.gate, each, experts), ggml_mul_mat_id(ctx, w.up, each, experts));
+  auto* results = ggml_mul(ctx, ggml_mul_mat_id(ctx, w.down, inner, experts), weights);  // [n_embd, used, t]
+  ggml_tensor* sum = nullptr;
+  for (int64_t i = 0; i < results->ne[1]; ++i) {
+    auto* one =
+        ggml_view_2d(ctx, results, hp.n_embd, t, results->nb[2], static_cast<size_t>(i) * results->nb[1]);
+    sum = sum != nullptr ? ggml_add(ctx, sum, one) : one;
+  }
+  if (w.shared_gate != nullptr)
+    sum = ggml_add(ctx, sum, dense(ctx, hp, w.shared_gate, w.shared_up, w.shared_down, h));
+  return sum;
+}
+
+}  // namespace windowkv

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace windowkv {
+
+/// Which tensors the files of a family have beside those that all have.
+struct RandomFamily {
+  std::string_view name;
+  enum class Qkv { kPlain, kOptionalBias, kBias, kStacked } qkv = Qkv::kPlain;
+  enum class QkNorm { kNone, kHead, kAllHeads } qk_norm = QkNorm::kNone;
+  enum class Norms { kBefore, kAfter, kBoth } norms = Norms::kBefore;
+  std::string_view ffn_norm = "ffn_norm";
+  enum class Experts { kNone, kSome, kAlways } experts = Experts::kNone;
+  bool router_bias = false;
+  bool scales = false;        ///< Granite's
+  bool shared_count = false;  ///< the shared expert's width is given as a number of experts
+};
+
+/// Throws Error for an unknown name.
+const RandomFamily& random_family(std::string_view name);
+std::vector<std::string_view> random_family_names();
+
+}  // namespace windowkv

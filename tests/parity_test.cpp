@@ -294,10 +294,10 @@ std::vector<Case> cases() {
     experts(m);
     m.n_expert = m.n_expert_used = 1;
   });
-  add("qwen3moe_sixteen", kRouted, [&](auto& m) {
+  add("qwen3moe_eight_of_twenty", kRouted, [&](auto& m) {
     experts(m);
     m.n_expert = 20;
-    m.n_expert_used = 16;
+    m.n_expert_used = 8;
     m.n_ff_expert = 32;
   });
   // All experts are used, so that roundings choose none.

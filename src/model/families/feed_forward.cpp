@@ -16,8 +16,8 @@ Mixture read_mixture(const GgufFile& file, const HParams& hp) {
   Mixture m;
   m.experts = in_range("expert_count", file.find_int(key("expert_count")).value_or(0), 0, 4096);
   if (m.experts == 0) return m;
-  // Each takes two nodes of a graph, whose size is bounded.
-  constexpr int kMostUsed = 16;
+  // Each takes two nodes of a decode graph, which has room for about twice as many (DecodeGraph::node_limit).
+  constexpr int kMostUsed = 8;
   m.used = in_range("expert_used_count", file.get_int(key("expert_used_count")), 1,
                     std::min(m.experts, kMostUsed));
   m.n_ff = file.find_int(key("expert_feed_forward_length")).value_or(hp.n_ff);

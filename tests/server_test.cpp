@@ -135,7 +135,7 @@ TEST(CompletionRequests, TellWhichFieldIsWrong) {
   EXPECT_EQ(with("kv", {{"buget", "12%"}}), "kv.buget");
   EXPECT_EQ(with("kv", {{"budget", 512}, {"recall", "2"}}), "accepted");
   EXPECT_EQ(with("tools", Json::array()), "accepted");
-  EXPECT_EQ(with("tools", {Json::object()}), "tools");
+  EXPECT_EQ(with("tools", {Json::object()}), "tools");  // of a chat alone
   EXPECT_EQ(with("something_new", 1), "accepted");
   EXPECT_EQ(param_of({{"messages", Json::array()}}, true), "messages");
   EXPECT_EQ(param_of({{"messages", {{{"role", "boss"}, {"content", "x"}}}}}, true), "messages");

@@ -7,9 +7,10 @@
 #include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
-#include <random>
 
+#include "server/random_id.h"
 #include "server/responses_format.h"
+#include "server/responses_request.h"
 #include "server/stream.h"
 #include "server/web_page.h"
 #include "support/clock.h"
@@ -26,11 +27,6 @@ constexpr const char* kBodyTooLarge = "the body is larger than the server takes"
 constexpr const char* kRequestId = "X-Request-Id";
 /// A request is handled by one thread from its headers to the end of its response.
 thread_local Clock::time_point arrived;
-
-std::string random_id() {
-  thread_local std::mt19937_64 numbers(std::random_device{}());
-  return hash_text(numbers()) + hash_text(numbers());
-}
 
 /// For a line of the log, whatever the client sent.
 std::string printable(std::string text) {
@@ -146,8 +142,8 @@ void detokenize(Service& service, const httplib::Request& request, httplib::Resp
 }
 
 void apply_template(Service& service, const httplib::Request& request, httplib::Response& response) {
-  const auto messages = parse_messages(parse_body(request.body));
-  answer(response, Json{{"prompt", service.chat_text(messages).text}});
+  const auto body = parse_body(request.body);
+  answer(response, Json{{"prompt", service.chat_text(parse_messages(body), parse_tools(body)).text}});
 }
 
 void props(Service& service, const httplib::Request&, httplib::Response& response) {
@@ -290,7 +286,7 @@ void HttpServer::post(const std::string& path, Handler handler) {
 void HttpServer::complete(Service& service, const httplib::Request& request, httplib::Response& response,
                           bool chat) {
   Completion completion;
-  completion.request = parse_completion(parse_body(request.body), chat, service.options().generate);
+  completion.request = service.parse(parse_body(request.body), chat);
   completion.format =
       std::make_unique<CompletionFormat>(ResponseHead{.chat = chat,
                                                       .id = (chat ? "chatcmpl-" : "cmpl-") + random_id(),
@@ -304,7 +300,7 @@ void HttpServer::create_response(Service& service, const httplib::Request& reque
                                  httplib::Response& response) {
   const auto body = parse_body(request.body);
   Completion completion;
-  completion.request = parse_completion(chat_body_of(body), /*chat=*/true, service.options().generate);
+  completion.request = service.parse(chat_body_of(body), /*chat=*/true);
   completion.format = std::make_unique<ResponsesFormat>(
       ResponseHead{.chat = true, .id = random_id(), .model = model_id(service), .created = seconds_now()},
       body);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,6 +23,7 @@ struct ResponseHead {
 /// An answer to a request, put together from its deltas.
 struct ChoiceText {
   std::string text;
+  std::vector<ToolCall> calls = {};
   std::vector<TokenLogprob> logprobs;
   bool prompt_unscored = false;  ///< the first token of `logprobs` has none: nothing stands before it
   std::optional<StopReason> finished;
@@ -54,11 +56,13 @@ class CompletionFormat final : public ResponseFormat {
   std::string end(const Usage& usage) override;
 
  private:
-  Json chunk(int choice, const Delta& delta, bool first) const;
+  Json chunk(int choice, const Json& said, const Delta& delta) const;
+  std::string chat_events(int choice, const Delta& delta, bool first);
 
   ResponseHead head_;
   bool logprobs_;
   bool include_usage_;
+  std::map<int, int> calls_;  ///< how many of each choice were streamed
   const Vocab& vocab_;
 };
 

@@ -1,0 +1,11 @@
+#pragma once
+
+#include "server/json.h"
+
+namespace windowkv::server {
+
+/// The body of a chat completion that asks for what a body of /v1/responses asks for. Throws ApiError for
+/// what is not supported: earlier responses by their id, tools that are no functions, input that is no text.
+Json chat_body_of(const Json& body);
+
+}  // namespace windowkv::server

@@ -120,6 +120,7 @@ TEST(CompletionRequests, TellWhichFieldIsWrong) {
   EXPECT_EQ(with("temperature", "hot"), "temperature");
   EXPECT_EQ(with("temperature", -1), "temperature");
   EXPECT_EQ(with("temperature", nullptr), "accepted");
+  EXPECT_EQ(with("repeat_penalty", 0.01), "accepted");
   EXPECT_EQ(with("max_tokens", 1.5), "max_tokens");
   EXPECT_EQ(with("max_tokens", -2), "max_tokens");
   EXPECT_EQ(with("n", 0), "n");
@@ -533,6 +534,29 @@ TEST_F(HttpServers, RefusesWhatItCannotServe) {
   EXPECT_EQ(http.client().Get("/v1/prefixes/..%2f..%2fetc", key)->status, 404);
   Http loading({}, /*loaded=*/false);
   EXPECT_EQ(loading.client().Get("/health")->status, 503);
+}
+
+TEST_F(HttpServers, DescribesAllThatItServes) {
+  Http http({}, /*loaded=*/false);
+  const auto description = Json::parse(http.client().Get("/openapi.json")->body);
+  std::set<std::string> described, served;
+  for (const auto& [path, item] : description["paths"].items()) {
+    const auto& methods = item.contains("$ref")
+                              ? description.at(Json::json_pointer(item["$ref"].get<std::string>().substr(1)))
+                              : item;
+    for (const auto& [method, operation] : methods.items()) described.insert(method + " " + path);
+  }
+  const HttpServer server{HttpOptions{}};
+  for (const auto& route : server.routes()) {
+    auto method = route.method;
+    for (auto& c : method) c = static_cast<char>(std::tolower(c));
+    served.insert(method + " " + route.path);
+  }
+  EXPECT_EQ(described, served);
+  const auto wrong = http.client().Get("/v1/completions");
+  EXPECT_EQ(wrong->status, 405);
+  EXPECT_EQ(wrong->get_header_value("Allow"), "POST");
+  EXPECT_EQ(http.client().Put("/v1/models", "", "text/plain")->status, 405);
 }
 
 TEST_F(HttpServers, KeepsTextOfUsersText) {

@@ -1,13 +1,17 @@
 #include "server/http_server.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <httplib.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
 
+#include "server/openapi.h"
 #include "server/random_id.h"
 #include "server/responses_format.h"
 #include "server/responses_request.h"
@@ -69,6 +73,23 @@ void answer(httplib::Response& response, const ApiError& error) {
   response.status = error.status;
   if (error.retry_after > 0) response.set_header("Retry-After", std::to_string(error.retry_after));
   answer(response, error_json(error));
+}
+
+/// {NAME} as what it may be: ids of prefixes are digits, so that no path comes from outside; names of models
+/// may have anything.
+std::string pattern_of(const std::string& path) {
+  std::string pattern;
+  for (size_t i = 0; i < path.size(); ++i) {
+    if (path[i] == '.') pattern += '\\';
+    if (path[i] != '{') {
+      pattern += path[i];
+      continue;
+    }
+    const auto end = path.find('}', i);
+    pattern += path.substr(i, end + 1 - i) == "{id}" ? "([0-9a-f]{16})" : "(.+)";
+    i = end;
+  }
+  return pattern;
 }
 
 int64_t seconds_now() {
@@ -195,8 +216,14 @@ HttpServer::HttpServer(HttpOptions options)
     return authorized(request, response) ? httplib::Server::HandlerResponse::Unhandled
                                          : httplib::Server::HandlerResponse::Handled;
   });
-  s.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
+  s.set_error_handler([this](const httplib::Request& request, httplib::Response& response) {
     if (!response.body.empty()) return httplib::Server::HandlerResponse::Handled;
+    if (const auto methods = allowed(request.path);
+        !methods.empty() && methods.find(request.method) == std::string::npos) {
+      response.set_header("Allow", methods);
+      answer(response, ApiError(405, fmt::format("{} is for {} alone", request.path, methods)));
+      return httplib::Server::HandlerResponse::Handled;
+    }
     const auto what = response.status == 404   ? fmt::format("{} {} is not an endpoint of this server",
                                                              request.method, request.path)
                       : response.status == 413 ? std::string(kBodyTooLarge)
@@ -212,6 +239,7 @@ HttpServer::HttpServer(HttpOptions options)
   });
   add_routes();
   add_prefix_routes();
+  add_pages();
 }
 
 HttpServer::~HttpServer() = default;
@@ -223,7 +251,7 @@ void HttpServer::report(const std::string& id, const std::string& method, const 
 }
 
 bool HttpServer::authorized(const httplib::Request& request, httplib::Response& response) const {
-  constexpr std::array kPublic = {"/health", "/v1/health", "/", "/index.html"};
+  constexpr std::array kPublic = {"/health", "/v1/health", "/", "/index.html", "/openapi.json"};
   if (options_.api_keys.empty() || std::ranges::find(kPublic, request.path) != kPublic.end()) return true;
   const auto given = key_of(request);
   bool found = false;
@@ -257,30 +285,50 @@ void HttpServer::guard(const Handler& handler, const httplib::Request& request, 
   }
 }
 
+std::string HttpServer::add(const std::string& method, const std::string& path) {
+  routes_.push_back({method, path});
+  return pattern_of(path);
+}
+
+std::string HttpServer::allowed(const std::string& path) const {
+  std::set<std::string> methods;
+  for (const auto& route : routes_)
+    if (std::regex_match(path, std::regex(pattern_of(route.path)))) methods.insert(route.method);
+  if (methods.contains("GET")) methods.insert("HEAD");
+  return fmt::format("{}", fmt::join(methods, ", "));
+}
+
 void HttpServer::get(const std::string& path, Handler handler) {
-  server_->Get(path, [this, handler = std::move(handler)](const auto& request, auto& response) {
+  server_->Get(add("GET", path), [this, handler = std::move(handler)](const auto& request, auto& response) {
     guard(handler, request, response);
   });
 }
 
+void HttpServer::remove(const std::string& path, Handler handler) {
+  server_->Delete(add("DELETE", path),
+                  [this, handler = std::move(handler)](const auto& request, auto& response) {
+                    guard(handler, request, response);
+                  });
+}
+
 void HttpServer::post(const std::string& path, Handler handler) {
   // The body is read here, as httplib itself takes 8 KiB at most of what curl -d sends as a form.
-  server_->Post(
-      path, [this, handler = std::move(handler)](const httplib::Request& request, httplib::Response& response,
-                                                 const httplib::ContentReader& read) {
-        auto whole = request;
-        const bool got = read([&](const char* data, size_t size) {
-          whole.body.append(data, size);
-          return true;
-        });
-        const auto body_then = [&](Service& service, const httplib::Request&, httplib::Response& out) {
-          if (!got)
-            throw ApiError(response.status == 413 ? 413 : 400,
-                           response.status == 413 ? kBodyTooLarge : "the body did not arrive");
-          handler(service, whole, out);
-        };
-        guard(body_then, request, response);
-      });
+  server_->Post(add("POST", path), [this, handler = std::move(handler)](const httplib::Request& request,
+                                                                        httplib::Response& response,
+                                                                        const httplib::ContentReader& read) {
+    auto whole = request;
+    const bool got = read([&](const char* data, size_t size) {
+      whole.body.append(data, size);
+      return true;
+    });
+    const auto body_then = [&](Service& service, const httplib::Request&, httplib::Response& out) {
+      if (!got)
+        throw ApiError(response.status == 413 ? 413 : 400,
+                       response.status == 413 ? kBodyTooLarge : "the body did not arrive");
+      handler(service, whole, out);
+    };
+    guard(body_then, request, response);
+  });
 }
 
 void HttpServer::complete(Service& service, const httplib::Request& request, httplib::Response& response,
@@ -332,7 +380,7 @@ void HttpServer::add_routes() {
     get(path, [](Service& service, const httplib::Request&, httplib::Response& response) {
       answer(response, Json{{"object", "list"}, {"data", Json::array({model_json(service)})}});
     });
-  get(R"(/v1/models/(.+))",
+  get("/v1/models/{model}",
       [](Service& service, const httplib::Request& request, httplib::Response& response) {
         check_model(service, request.matches[1].str());
         answer(response, model_json(service));
@@ -356,16 +404,6 @@ void HttpServer::add_routes() {
     post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
       complete(service, request, response, /*chat=*/true);
     });
-  if (options_.web_page)
-    for (const char* path : {"/", "/index.html"})
-      server_->Get(path, [this](const httplib::Request&, httplib::Response& response) {
-        response.set_header("Content-Security-Policy",
-                            "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-                            "img-src data:; frame-ancestors 'none'");
-        const auto page =
-            options_.page_file.empty() ? std::string(builtin_web_page()) : read_text_file(options_.page_file);
-        response.set_content(page, "text/html; charset=utf-8");
-      });
   post("/tokenize", tokenize);
   post("/detokenize", detokenize);
   post("/apply-template", apply_template);
@@ -389,31 +427,50 @@ void HttpServer::add_prefix_routes() {
   const auto known = [](bool found, const std::string& id) {
     if (!found) throw ApiError(404, fmt::format("there is no prefix \"{}\"", id), "id", "prefix_not_found");
   };
-  // Ids are digits: no path comes from outside.
-  post("/v1/prefixes/([0-9a-f]{16})/(pin|unpin|save)",
-       [this, known](Service& service, const httplib::Request& request, httplib::Response& response) {
-         const auto id = request.matches[1].str(), what = request.matches[2].str();
-         auto& prefixes = service.prefixes();
-         try {
-           known(what == "save" ? prefixes.save(owner_of(request), id)
-                                : prefixes.pin(owner_of(request), id, what == "pin"),
-                 id);
-         } catch (const Error& e) {
-           throw ApiError(service.options().prefixes.folder.empty() ? 400 : 500, e.what());
-         }
-         answer(
-             response,
-             Json{{"id", id}, {"object", "prefix"}, {what == "save" ? "saved" : "pinned", what != "unpin"}});
-       });
-  server_->Delete("/v1/prefixes/([0-9a-f]{16})", [this, known](const auto& request, auto& response) {
-    guard(
-        [this, known](Service& service, const httplib::Request& r, httplib::Response& out) {
-          const auto id = r.matches[1].str();
-          known(service.prefixes().remove(owner_of(r), id), id);
-          answer(out, Json{{"id", id}, {"object", "prefix"}, {"deleted", true}});
-        },
-        request, response);
+  const auto change = [this, known](const std::string& what, const auto& work, const char* told, bool value) {
+    post("/v1/prefixes/{id}/" + what,
+         [this, known, work, told, value](Service& service, const httplib::Request& request,
+                                          httplib::Response& response) {
+           const auto id = request.matches[1].str();
+           try {
+             known(work(service.prefixes(), owner_of(request), id), id);
+           } catch (const Error& e) {
+             throw ApiError(service.options().prefixes.folder.empty() ? 400 : 500, e.what());
+           }
+           answer(response, Json{{"id", id}, {"object", "prefix"}, {told, value}});
+         });
+  };
+  using Owner = const std::string&;
+  change(
+      "pin", [](PrefixCache& p, Owner owner, Owner id) { return p.pin(owner, id, true); }, "pinned", true);
+  change(
+      "unpin", [](PrefixCache& p, Owner owner, Owner id) { return p.pin(owner, id, false); }, "pinned",
+      false);
+  change(
+      "save", [](PrefixCache& p, Owner owner, Owner id) { return p.save(owner, id); }, "saved", true);
+  remove("/v1/prefixes/{id}",
+         [this, known](Service& service, const httplib::Request& request, httplib::Response& response) {
+           const auto id = request.matches[1].str();
+           known(service.prefixes().remove(owner_of(request), id), id);
+           answer(response, Json{{"id", id}, {"object", "prefix"}, {"deleted", true}});
+         });
+}
+
+/// What is there before the model is.
+void HttpServer::add_pages() {
+  server_->Get(add("GET", "/openapi.json"), [](const httplib::Request&, httplib::Response& response) {
+    response.set_content(std::string(builtin_openapi()), kJson);
   });
+  if (options_.web_page)
+    for (const char* path : {"/", "/index.html"})
+      server_->Get(add("GET", path), [this](const httplib::Request&, httplib::Response& response) {
+        response.set_header("Content-Security-Policy",
+                            "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                            "img-src data:; frame-ancestors 'none'");
+        const auto page =
+            options_.page_file.empty() ? std::string(builtin_web_page()) : read_text_file(options_.page_file);
+        response.set_content(page, "text/html; charset=utf-8");
+      });
 }
 
 int HttpServer::bind() {

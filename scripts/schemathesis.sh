@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 folder=$PWD/build/schemathesis
-windowkv=${WINDOWKV:-build/release/windowkv}
+windowkv=$(realpath "${WINDOWKV:-build/release/windowkv}")
 [[ -x $folder/bin/schemathesis ]] || {
   mkdir -p build
   python3 -m pip install -q --disable-pip-version-check --target "$folder" schemathesis
@@ -20,7 +20,8 @@ for _ in $(seq 100); do grep -q 'ready after' "$log" && break; sleep 0.1; done
 url=$(sed -n 's/.*listening on \(http:.*\)/\1/p' "$log")
 # What a schema cannot say is refused too: prompts that are longer than the context, a call without tools. Methods that
 # httplib does not know get 400, before there is a path. Other names of the same endpoints are left out.
-PYTHONPATH=$folder "$folder/bin/schemathesis" run "$url/openapi.json" --max-time "$seconds" --phases examples,coverage,fuzzing \
+cd "$folder"  # where it leaves files of its own
+PYTHONPATH=$folder bin/schemathesis run "$url/openapi.json" --max-time "$seconds" --phases examples,coverage,fuzzing \
   --exclude-checks positive_data_acceptance,unsupported_method --exclude-path-regex '^/(chat/completions|completions|responses|models|v1/health|index.html)$' \
   --request-timeout 30 --continue-on-failure --warnings off --no-color
 kill -0 $server || { echo "schemathesis: the server has ended" >&2; exit 1; }

@@ -231,7 +231,7 @@ TEST(Batches, GoOnWhileALongPromptIsRead) {
   Service service(mini(), o);
   const auto first = service.submit(completion(document(40), 400), "", "a").front();
   ASSERT_TRUE(first->answer->next(milliseconds(20000)));
-  const auto second = service.submit(completion(document(3000), 1), "", "b").front();
+  const auto second = service.submit(completion(document(1000), 1), "", "b").front();
   int meanwhile = 0;
   while (!second->answer->finished()) {
     if (first->answer->next(milliseconds(1))) ++meanwhile;
@@ -557,6 +557,50 @@ TEST_F(HttpServers, DescribesAllThatItServes) {
   EXPECT_EQ(wrong->status, 405);
   EXPECT_EQ(wrong->get_header_value("Allow"), "POST");
   EXPECT_EQ(http.client().Put("/v1/models", "", "text/plain")->status, 405);
+}
+
+TEST_F(HttpServers, SendsWholeAnswersWhateverRangeIsAskedFor) {
+  Http http;
+  const auto body = Json{{"prompt", "x"}, {"max_tokens", 1}}.dump();
+  const auto response =
+      http.client().Post("/v1/completions", {{"Range", "bytes=0-9"}}, body, "application/json");
+  ASSERT_TRUE(response);
+  EXPECT_EQ(response->status, 200);
+  EXPECT_EQ(Json::parse(response->body)["object"], "text_completion");
+}
+
+TEST_F(HttpServers, NamesTheFieldsOfItsEndpoint) {
+  Http http;
+  const auto param = [&](const Json& more) {
+    Json body{{"input", "x"}};
+    body.update(more);
+    const auto error = post(http.client(), "/v1/responses", body, 400)["error"];
+    EXPECT_NE(error["message"].get<std::string>().find(error["param"].get<std::string>()), std::string::npos)
+        << error;
+    return error["param"];
+  };
+  EXPECT_EQ(param({{"max_output_tokens", "x"}}), "max_output_tokens");
+  EXPECT_EQ(param({{"input", {{{"role", "boss"}}}}}), "input");
+  EXPECT_EQ(param({{"text", {{"format", {{"type", "x"}}}}}}), "text.format");
+  EXPECT_EQ(param({{"n", 2}}), "n");
+}
+
+TEST_F(HttpServers, ShowsKeysTheirOwnSlots) {
+  HttpOptions o;
+  o.api_keys = {"ann", "bob"};
+  o.isolate_keys = true;
+  Http http(o);
+  const auto slots = [&](const char* key) {
+    return Json::parse(http.client().Get("/slots", {{"X-Api-Key", key}})->body).size();
+  };
+  std::thread asking([&] {
+    post(http.client(), "/v1/completions", {{"prompt", "x"}, {"max_tokens", 500}, {"ignore_eos", true}}, 200,
+         {{"X-Api-Key", "ann"}});
+  });
+  while (http.service().batcher().slots().empty()) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_EQ(slots("bob"), 0U);
+  EXPECT_EQ(slots("ann"), 1U);
+  asking.join();
 }
 
 TEST_F(HttpServers, KeepsTextOfUsersText) {

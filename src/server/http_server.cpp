@@ -180,17 +180,6 @@ void props(Service& service, const httplib::Request&, httplib::Response& respons
               {"device", service.model().device_name()}});
 }
 
-void slots(Service& service, const httplib::Request&, httplib::Response& response) {
-  auto list = Json::array();
-  for (const auto& slot : service.batcher().slots())
-    list.push_back({{"id", slot.id},
-                    {"choice", slot.choice},
-                    {"prompt_tokens", slot.prompt_tokens},
-                    {"n_decoded", slot.generated},
-                    {"n_predict", slot.most_tokens}});
-  answer(response, list);
-}
-
 }  // namespace
 
 HttpServer::HttpServer(HttpOptions options)
@@ -213,6 +202,8 @@ HttpServer::HttpServer(HttpOptions options)
     if (!is_plain(id)) id = random_id();
     response.set_header(kRequestId, id);
     arrived = Clock::now();
+    // Answers are no files. httplib would send parts of them, and offers no other way to leave that.
+    const_cast<httplib::Request&>(request).ranges.clear();
     return authorized(request, response) ? httplib::Server::HandlerResponse::Unhandled
                                          : httplib::Server::HandlerResponse::Handled;
   });
@@ -348,7 +339,11 @@ void HttpServer::create_response(Service& service, const httplib::Request& reque
                                  httplib::Response& response) {
   const auto body = parse_body(request.body);
   Completion completion;
-  completion.request = service.parse(chat_body_of(body), /*chat=*/true);
+  try {
+    completion.request = service.parse(chat_body_of(body), /*chat=*/true);
+  } catch (const ApiError& e) {
+    throw in_words_of_responses(e);  // there is no format yet
+  }
   completion.format = std::make_unique<ResponsesFormat>(
       ResponseHead{.chat = true, .id = random_id(), .model = model_id(service), .created = seconds_now()},
       body);
@@ -358,8 +353,12 @@ void HttpServer::create_response(Service& service, const httplib::Request& reque
 void HttpServer::respond(Service& service, const httplib::Request& request, httplib::Response& response,
                          Completion completion) {
   check_model(service, completion.request.model);
-  completion.jobs =
-      service.submit(completion.request, owner_of(request), response.get_header_value(kRequestId));
+  try {
+    completion.jobs =
+        service.submit(completion.request, owner_of(request), response.get_header_value(kRequestId));
+  } catch (const ApiError& e) {
+    throw completion.format->in_its_words(e);
+  }
   if (completion.request.stream)
     respond_as_stream(std::move(completion), service, response,
                       [this, id = response.get_header_value(kRequestId), method = request.method,
@@ -391,7 +390,17 @@ void HttpServer::add_routes() {
         "text/plain; version=0.0.4");
   });
   get("/props", props);
-  get("/slots", slots);
+  get("/slots", [this](Service& service, const httplib::Request& request, httplib::Response& response) {
+    auto list = Json::array();
+    for (const auto& slot : service.batcher().slots())
+      if (!options_.isolate_keys || slot.owner == owner_of(request))
+        list.push_back({{"id", slot.id},
+                        {"choice", slot.choice},
+                        {"prompt_tokens", slot.prompt_tokens},
+                        {"n_decoded", slot.generated},
+                        {"n_predict", slot.most_tokens}});
+    answer(response, list);
+  });
   for (const char* path : {"/v1/responses", "/responses"})
     post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
       create_response(service, request, response);

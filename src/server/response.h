@@ -39,6 +39,8 @@ class ResponseFormat {
   virtual ~ResponseFormat() = default;
   /// The body of a response that is not streamed.
   virtual Json whole(std::span<const ChoiceText> choices, const Usage& usage) const = 0;
+  /// The error with the names that the endpoint has for fields of a chat.
+  virtual ApiError in_its_words(const ApiError& error) const { return error; }
   // Of a stream, server-sent events:
   virtual std::string begin() { return ""; }
   /// `first`: nothing was said of the choice before.

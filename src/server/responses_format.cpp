@@ -1,5 +1,7 @@
 #include "server/responses_format.h"
 
+#include "server/responses_request.h"
+
 namespace windowkv::server {
 
 namespace {
@@ -73,6 +75,10 @@ std::string ResponsesFormat::numbered(const std::string& type, const Json& field
   Json event{{"type", type}, {"sequence_number", number_++}};
   event.update(fields);
   return sse(event, type);
+}
+
+ApiError ResponsesFormat::in_its_words(const ApiError& error) const {
+  return in_words_of_responses(error);
 }
 
 Json ResponsesFormat::place(const std::string& item) const {

@@ -12,6 +12,7 @@ class ResponsesFormat final : public ResponseFormat {
   /// `body`: of the request, some of whose fields are repeated.
   ResponsesFormat(ResponseHead head, const Json& body);
   Json whole(std::span<const ChoiceText> choices, const Usage& usage) const override;
+  ApiError in_its_words(const ApiError& error) const override;
   std::string begin() override;
   std::string event(int choice, const Delta& delta, bool first) override;
   std::string end(const Usage& usage) override;

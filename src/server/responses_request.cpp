@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
 
-#include "server/api_error.h"
 #include "server/fields.h"
 
 namespace windowkv::server {
@@ -102,7 +102,25 @@ Json chat_body_of(const Json& body) {
     if (const auto* format = Fields(*text, "text.").find("format")) chat["response_format"] = *format;
   }
   add_tools(fields, chat);
+  int answers = 1;
+  fields.read("n", answers, 1, 1);
   return chat;
+}
+
+ApiError in_words_of_responses(const ApiError& error) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kNames = {
+      {{"messages", "input"}, {"max_tokens", "max_output_tokens"}, {"response_format", "text.format"}}};
+  for (const auto& [chats, ours] : kNames) {
+    if (!error.param.starts_with(chats)) continue;
+    // Without the number of a message: the input has others.
+    std::string message = error.what();
+    if (const auto at = message.find(error.param); at != std::string::npos)
+      message.replace(at, error.param.size(), ours);
+    ApiError out(error.status, message, std::string(ours), error.code);
+    out.retry_after = error.retry_after;
+    return out;
+  }
+  return error;
 }
 
 }  // namespace windowkv::server

@@ -62,7 +62,7 @@ constexpr std::array kFormats = {
 
 /// Parameters as a schema that can be made a grammar.
 Json arguments_schema(const Tool& tool) {
-  const Json any{{"type", "object"}};
+  Json any{{"type", "object"}};
   if (tool.parameters.is_null()) return any;
   Json schema = tool.parameters;
   if (!schema.contains("$ref") && !schema.contains("anyOf") && !schema.contains("oneOf"))

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <numeric>
 
@@ -103,6 +104,41 @@ TEST(Chunks, SizeDoesNotChangeWhatIsKept) {
     // ggml's attention keeps its sums in F16 for few queries and in F32 for many.
     EXPECT_LT(relative_error(got.logits, expected.logits), 1e-2);
   }
+}
+
+TEST(Chunks, MayBeOfAnySizeFromStepToStep) {
+  const auto model = load(five_layers_path());
+  Engine engine(*model, {.chunk = 64});
+  const auto prompt = random_tokens(300, model->hparams().n_vocab);
+  const auto policy = windowkv_policy(Budget::percent(30), small_windows());
+  const auto expected = prefill(engine, prompt, *policy);
+  PrefillOptions options;
+  int64_t asked = 0, last = 0;
+  options.step_tokens = [&](int64_t most) {
+    EXPECT_LE(most, 64);
+    return std::array<int64_t, 5>{1, 23, 64, 1000, 0}[static_cast<size_t>(asked++) % 5];
+  };
+  options.progress = [&](int64_t done, int64_t total) {
+    EXPECT_EQ(total, 5 * 5);
+    EXPECT_GE(done, last);
+    last = done;
+  };
+  Sequence sequence;
+  const auto logits = engine.prefill(sequence, prompt, *policy, options);
+  EXPECT_EQ(windows(sequence), expected.windows);
+  EXPECT_EQ(sequence.kept, expected.kept);
+  EXPECT_LT(relative_error({logits.begin(), logits.end()}, expected.logits), 1e-2);
+  EXPECT_GT(asked, 25);
+  EXPECT_EQ(last, 25);
+  // Several prompts in the same chunks.
+  std::vector<Sequence> together(2);
+  const std::vector<PrefillRequest> requests = {{&together[0], std::span(prompt).first(20), policy.get()},
+                                                {&together[1], std::span(prompt).last(40), policy.get()}};
+  const auto both = engine.prefill(requests, {.step_tokens = [](int64_t) { return 7; }});
+  const std::vector<float> last_logits(both.begin() + std::ssize(both) / 2, both.end());
+  const auto alone = prefill(engine, std::span(prompt).last(40), *policy);
+  EXPECT_EQ(together[1].kept, alone.kept);
+  EXPECT_LT(relative_error(last_logits, alone.logits), 1e-2);
 }
 
 TEST(Chunks, ImpossibleSizesAreRefused) {

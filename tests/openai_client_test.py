@@ -108,6 +108,52 @@ def test_json(client, model):
     expect(parsed["town"] in ("Oslo", "Rome") and isinstance(parsed["number"], int), "what the schema allows")
 
 
+WEATHER = {"name": "get_weather", "description": "The weather of a city",
+           "parameters": {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"], "additionalProperties": False}}
+
+
+def test_tools(client, model):
+    """A model of 6 million parameters calls what it must, and what it writes by itself is whatever it is."""
+    tools = [{"type": "function", "function": WEATHER}]
+    messages = [{"role": "user", "content": "How is the weather in Oslo? " + "The number of Oslo is 4711. " * 40}]
+    ask = lambda **more: client.chat.completions.create(model=model, messages=messages, tools=tools, max_tokens=60, temperature=0, **more)
+    first = ask(tool_choice="required", parallel_tool_calls=False)
+    choice = first.choices[0]
+    expect(choice.finish_reason == "tool_calls" and choice.message.content is None, "a call alone")
+    call = choice.message.tool_calls[0]
+    expect(call.function.name == "get_weather" and json.loads(call.function.arguments)["city"] in ("Oslo", "Rome"), "a call")
+
+    name, arguments, reasons = "", "", set()
+    for chunk in ask(tool_choice={"type": "function", "function": {"name": "get_weather"}}, parallel_tool_calls=False, stream=True):
+        for part in chunk.choices[0].delta.tool_calls or ():
+            name += part.function.name or ""
+            arguments += part.function.arguments or ""
+        reasons.add(chunk.choices[0].finish_reason)
+    expect((name, arguments) == (call.function.name, call.function.arguments), f"the same streamed: {name} {arguments}")
+    expect(reasons == {None, "tool_calls"}, "a reason to finish")
+    with client.chat.completions.stream(model=model, messages=messages, tools=tools, tool_choice="required", parallel_tool_calls=False,
+                                        max_tokens=60, temperature=0) as stream:
+        expect(stream.get_final_completion().choices[0].message.tool_calls[0].function.arguments == arguments, "the client's own sum")
+
+    messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "4 degrees, rain"}]
+    second = ask()
+    cached = second.usage.prompt_tokens_details.cached_tokens
+    expect(0.9 * first.usage.prompt_tokens < cached < second.usage.prompt_tokens, f"a turn goes on from the last: {cached} tokens")
+    expect(ask(tool_choice="none").choices[0].message.tool_calls is None, "no calls where none are wanted")
+    error = refused(openai.BadRequestError, lambda: ask(tool_choice={"type": "function", "function": {"name": "other"}}))
+    expect(error.param == "tool_choice", "a tool that is not there")
+
+    items = [{"role": "user", "content": "How is the weather in Oslo?"}]
+    respond = lambda **more: client.responses.create(model=model, input=items, tools=[{"type": "function", **WEATHER, "strict": True}],
+                                                     max_output_tokens=60, temperature=0, **more)
+    answer = respond(tool_choice="required", parallel_tool_calls=False)
+    expect([item.type for item in answer.output] == ["function_call"] and answer.output[0].name == "get_weather", "a call as an item")
+    events = list(respond(tool_choice={"type": "function", "name": "get_weather"}, parallel_tool_calls=False, stream=True))
+    expect([e.arguments for e in events if e.type == "response.function_call_arguments.done"] == [answer.output[0].arguments], "the same streamed")
+    items += answer.output + [{"type": "function_call_output", "call_id": answer.output[0].call_id, "output": "4 degrees, rain"}]
+    expect(respond().usage.input_tokens_details.cached_tokens > 0, "a turn goes on from the last")
+
+
 def test_errors(client, model):
     expect(refused(openai.NotFoundError, lambda: client.models.retrieve("gpt-9")).code == "model_not_found", "a code")
     error = refused(openai.BadRequestError, lambda: client.completions.create(model=model, prompt="x", temperature=-1))
@@ -123,7 +169,7 @@ def main():
         client = openai.OpenAI(base_url=server.url + "/v1", api_key="secret", max_retries=0)
         model = client.models.list().data[0].id
         expect(model == "mini", "the alias")
-        for test in (test_chat, test_completions, test_responses, test_json, test_errors):
+        for test in (test_chat, test_completions, test_responses, test_json, test_tools, test_errors):
             test(client, model)
     print("ok")
 

@@ -120,6 +120,7 @@ TEST(CompletionRequests, TellWhichFieldIsWrong) {
   EXPECT_EQ(with("temperature", "hot"), "temperature");
   EXPECT_EQ(with("temperature", -1), "temperature");
   EXPECT_EQ(with("temperature", nullptr), "accepted");
+  EXPECT_EQ(with("repeat_penalty", 0.01), "accepted");
   EXPECT_EQ(with("max_tokens", 1.5), "max_tokens");
   EXPECT_EQ(with("max_tokens", -2), "max_tokens");
   EXPECT_EQ(with("n", 0), "n");
@@ -135,7 +136,7 @@ TEST(CompletionRequests, TellWhichFieldIsWrong) {
   EXPECT_EQ(with("kv", {{"buget", "12%"}}), "kv.buget");
   EXPECT_EQ(with("kv", {{"budget", 512}, {"recall", "2"}}), "accepted");
   EXPECT_EQ(with("tools", Json::array()), "accepted");
-  EXPECT_EQ(with("tools", {Json::object()}), "tools");
+  EXPECT_EQ(with("tools", {Json::object()}), "tools");  // of a chat alone
   EXPECT_EQ(with("something_new", 1), "accepted");
   EXPECT_EQ(param_of({{"messages", Json::array()}}, true), "messages");
   EXPECT_EQ(param_of({{"messages", {{{"role", "boss"}, {"content", "x"}}}}}, true), "messages");
@@ -230,7 +231,7 @@ TEST(Batches, GoOnWhileALongPromptIsRead) {
   Service service(mini(), o);
   const auto first = service.submit(completion(document(40), 400), "", "a").front();
   ASSERT_TRUE(first->answer->next(milliseconds(20000)));
-  const auto second = service.submit(completion(document(3000), 1), "", "b").front();
+  const auto second = service.submit(completion(document(1000), 1), "", "b").front();
   int meanwhile = 0;
   while (!second->answer->finished()) {
     if (first->answer->next(milliseconds(1))) ++meanwhile;
@@ -533,6 +534,73 @@ TEST_F(HttpServers, RefusesWhatItCannotServe) {
   EXPECT_EQ(http.client().Get("/v1/prefixes/..%2f..%2fetc", key)->status, 404);
   Http loading({}, /*loaded=*/false);
   EXPECT_EQ(loading.client().Get("/health")->status, 503);
+}
+
+TEST_F(HttpServers, DescribesAllThatItServes) {
+  Http http({}, /*loaded=*/false);
+  const auto description = Json::parse(http.client().Get("/openapi.json")->body);
+  std::set<std::string> described, served;
+  for (const auto& [path, item] : description["paths"].items()) {
+    const auto& methods = item.contains("$ref")
+                              ? description.at(Json::json_pointer(item["$ref"].get<std::string>().substr(1)))
+                              : item;
+    for (const auto& [method, operation] : methods.items()) described.insert(method + " " + path);
+  }
+  const HttpServer server{HttpOptions{}};
+  for (const auto& route : server.routes()) {
+    auto method = route.method;
+    for (auto& c : method) c = static_cast<char>(std::tolower(c));
+    served.insert(method + " " + route.path);
+  }
+  EXPECT_EQ(described, served);
+  const auto wrong = http.client().Get("/v1/completions");
+  EXPECT_EQ(wrong->status, 405);
+  EXPECT_EQ(wrong->get_header_value("Allow"), "POST");
+  EXPECT_EQ(http.client().Put("/v1/models", "", "text/plain")->status, 405);
+}
+
+TEST_F(HttpServers, SendsWholeAnswersWhateverRangeIsAskedFor) {
+  Http http;
+  const auto body = Json{{"prompt", "x"}, {"max_tokens", 1}}.dump();
+  const auto response =
+      http.client().Post("/v1/completions", {{"Range", "bytes=0-9"}}, body, "application/json");
+  ASSERT_TRUE(response);
+  EXPECT_EQ(response->status, 200);
+  EXPECT_EQ(Json::parse(response->body)["object"], "text_completion");
+}
+
+TEST_F(HttpServers, NamesTheFieldsOfItsEndpoint) {
+  Http http;
+  const auto param = [&](const Json& more) {
+    Json body{{"input", "x"}};
+    body.update(more);
+    const auto error = post(http.client(), "/v1/responses", body, 400)["error"];
+    EXPECT_NE(error["message"].get<std::string>().find(error["param"].get<std::string>()), std::string::npos)
+        << error;
+    return error["param"];
+  };
+  EXPECT_EQ(param({{"max_output_tokens", "x"}}), "max_output_tokens");
+  EXPECT_EQ(param({{"input", {{{"role", "boss"}}}}}), "input");
+  EXPECT_EQ(param({{"text", {{"format", {{"type", "x"}}}}}}), "text.format");
+  EXPECT_EQ(param({{"n", 2}}), "n");
+}
+
+TEST_F(HttpServers, ShowsKeysTheirOwnSlots) {
+  HttpOptions o;
+  o.api_keys = {"ann", "bob"};
+  o.isolate_keys = true;
+  Http http(o);
+  const auto slots = [&](const char* key) {
+    return Json::parse(http.client().Get("/slots", {{"X-Api-Key", key}})->body).size();
+  };
+  std::thread asking([&] {
+    post(http.client(), "/v1/completions", {{"prompt", "x"}, {"max_tokens", 500}, {"ignore_eos", true}}, 200,
+         {{"X-Api-Key", "ann"}});
+  });
+  while (http.service().batcher().slots().empty()) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_EQ(slots("bob"), 0U);
+  EXPECT_EQ(slots("ann"), 1U);
+  asking.join();
 }
 
 TEST_F(HttpServers, KeepsTextOfUsersText) {

@@ -359,7 +359,7 @@ TEST_F(MiniLongVocab, HostileChatTemplatesAreRefused) {
   const std::vector<ChatMessage> messages = {{"user", "What?"}};
   auto refusal = [&](const std::string& source) -> std::string {
     try {
-      apply({source, "", ""}, messages, nullptr, {.seconds = 2, .memory = size_t{256} << 20});
+      apply({source, "", ""}, messages, "", nullptr, {.seconds = 2, .memory = size_t{256} << 20});
       return "";
     } catch (const Error& e) {
       EXPECT_EQ(std::string_view(e.what()).find('\n'), std::string_view::npos) << e.what();

@@ -93,6 +93,10 @@ struct PrefillOptions {
   /// Called as chunks pass; done and total count (layer, chunk) steps. May decode other sequences, so that
   /// they need not wait for the whole prompt.
   std::function<void(int64_t done, int64_t total)> progress;
+  /// If set, asked before each of these steps how many of the next `most` tokens pass at once, 1 to `most`,
+  /// where less must be computed between two calls of `progress`, which then tells the same `done` more than
+  /// once. Changes results by rounding alone.
+  std::function<int64_t(int64_t most)> step_tokens;
   /// Called between chunks; returning true makes prefill throw Cancelled.
   std::function<bool()> cancelled;
   /// For a single prompt only. If set, the last layer computes every position that is not read from a store

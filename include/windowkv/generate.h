@@ -17,6 +17,7 @@ struct GenerateOptions {
   int64_t max_tokens = 256;       ///< maximum number of tokens to generate
   bool ignore_end = false;        ///< continue past end-of-generation tokens
   std::vector<Token> end_tokens;  ///< end generation like the model's own; not part of the text
+  std::vector<Token> spelled;     ///< control tokens whose names are part of the text; others are not
   int64_t min_tokens = 0;         ///< no token that would end generation is sampled before this many
   std::vector<std::string> stop;  ///< the text ends before the first of these
   SamplingOptions sampling;

@@ -17,9 +17,18 @@ class SpecialNames;
 
 using Token = int32_t;
 
+/// A call of a function that a model asked for.
+struct ToolCall {
+  std::string id;
+  std::string name;
+  std::string arguments;  ///< JSON text, an object; of a client it may be anything
+};
+
 struct ChatMessage {
   std::string role;
   std::string content;
+  std::vector<ToolCall> tool_calls = {};  ///< of the assistant
+  std::string tool_call_id = {};          ///< of role "tool": which call this is the result of
 };
 
 /// Text in which the name of a special token, such as <|im_start|>, stands for that token, except where it
@@ -54,12 +63,16 @@ class Vocab {
   bool is_end(Token token) const;  ///< end of generation: EOS, EOT and the like
 
   bool has_chat_template() const { return !template_.empty(); }
+  /// Jinja text of the GGUF's; "" without one.
+  const std::string& chat_template() const { return template_; }
   /// The messages in the model's chat format, ending where the assistant's reply begins. Special tokens
   /// spelled out in a message are plain text there, so a message cannot end its own turn or start another.
   /// The template's own BOS is left to tokenize(). `chat_template`: Jinja text or one of
-  /// chat_template_names(), used instead of the GGUF's. Throws Error where there is no template or it fails.
+  /// chat_template_names(), used instead of the GGUF's. `tools`: functions that the model may call, a JSON
+  /// array as OpenAI's chat completions have it; a template that knows nothing of tools gets them in the
+  /// system message. Throws Error where there is no template or it fails.
   PromptText apply_chat_template(const std::vector<ChatMessage>& messages,
-                                 const std::string& chat_template = "") const;
+                                 const std::string& chat_template = "", const std::string& tools = "") const;
   /// llama.cpp's built-in chat templates.
   static std::vector<std::string> chat_template_names();
 

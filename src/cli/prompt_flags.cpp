@@ -80,6 +80,20 @@ std::string unescape(const std::string& text) {
   return out;
 }
 
+std::vector<CLI::Option*> PromptFlags::add_template_to(CLI::App& group) {
+  auto* named = group
+                    .add_option("--chat-template", chat_template,
+                                "chat template to use instead of the model's: Jinja text, or the name of one "
+                                "of llama.cpp's (chatml, llama3, gemma, ...)")
+                    ->type_name("NAME|TEXT");
+  auto* from_file =
+      group
+          .add_option("--chat-template-file", chat_template_file, "read the chat template from a Jinja file")
+          ->type_name("FILE")
+          ->excludes(named);
+  return {named, from_file};
+}
+
 void PromptFlags::add_to(CLI::App& app, Takes takes) {
   auto* group = app.add_option_group("Prompt");
   if (takes != Takes::kConversation)
@@ -110,18 +124,8 @@ void PromptFlags::add_to(CLI::App& app, Takes takes) {
   CLI::Option* bare = nullptr;
   if (takes != Takes::kConversation)
     bare = group->add_flag("--no-chat", no_chat, "do not apply a chat template to the prompt");
-  auto* named =
-      group
-          ->add_option("--chat-template", chat_template,
-                       "chat template to use instead of the model's: Jinja text, or the name of one "
-                       "of llama.cpp's (chatml, llama3, gemma, ...)")
-          ->type_name("NAME|TEXT");
-  auto* from_file =
-      group
-          ->add_option("--chat-template-file", chat_template_file, "read the chat template from a Jinja file")
-          ->type_name("FILE")
-          ->excludes(named);
-  if (bare != nullptr) bare->excludes(named, from_file);
+  for (auto* option : add_template_to(*group))
+    if (bare != nullptr) bare->excludes(option);
   auto* replaced =
       group->add_flag("-e,--escape", escape, "replace \\n, \\t and other escapes in -p, --system and --stop");
   group->add_flag("--no-escape", no_escape, "take -p, --system and --stop literally (the default)")

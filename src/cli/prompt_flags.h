@@ -47,6 +47,8 @@ struct PromptFlags {
     kConversation,    ///< a document, and questions as they come
   };
   void add_to(CLI::App& app, Takes takes = Takes::kOnePrompt);
+  /// --chat-template and its file alone. Returns both.
+  std::vector<CLI::Option*> add_template_to(CLI::App& group);
   bool given() const { return !texts.empty() || !file.empty() || !tokens_file.empty(); }
   /// Reads the files, or what is piped into the command where no file is named: a prompt for each -p, all
   /// with the same document before it. Throws Error for no prompt, files that cannot be read, text that is

@@ -224,7 +224,8 @@ void add_serve(CLI::App& app) {
   flags->generate.plain.max_tokens = kAnswerTokens;
   auto* command = app.add_subcommand("serve", "Serve many conversations over HTTP, for OpenAI's clients");
   command->footer(
-      "Endpoints: /v1/chat/completions, /v1/completions, /v1/models, /v1/prefixes, /health, /metrics and "
+      "Endpoints: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /v1/prefixes, /health "
+      "and "
       "more\n"
       "(docs/server.md). A request's \"kv\" object chooses policy, budget, task and recall for itself. Each\n"
       "option can also be set by an environment variable: WINDOWKV_PORT for --port.\n"
@@ -305,11 +306,7 @@ void add_serve(CLI::App& app) {
 
   flags->policy.add_to(*command);
   flags->generate.add_to(*command);
-  auto* chat = command->add_option_group("Chats");
-  chat->add_option("--chat-template", flags->prompt.chat_template,
-                   "a built-in chat template by name, or Jinja text, in place of the model's");
-  chat->add_option("--chat-template-file", flags->prompt.chat_template_file, "the same, from a file")
-      ->type_name("FILE");
+  flags->prompt.add_template_to(*command->add_option_group("Chats"));
   add_environment(*command);
   command->callback([flags] { serve(*flags); });
 }

@@ -58,7 +58,7 @@ class Prefill {
       pack_.forget_sums(layer);
       if (past_ > 0) restore_rows(scheduler_, *stored_.parts, layer, 0, past_, rows_for(layer, 0));
       const ChunkParts parts{.queries = decides, .output = layer < last || options_.all_logits};
-      for_chunks([&](int64_t first, int64_t count) { run_chunk(layer, first, count, parts); });
+      for_steps([&](int64_t first, int64_t count) { run_chunk(layer, first, count, parts); });
       if (stored_.added)
         store_rows(scheduler_, m_.hp, rows_for(layer, 0), stored_.common, layer, *stored_.added);
       if (layer == last) logits = options_.all_logits ? report_all() : finish();
@@ -131,10 +131,11 @@ class Prefill {
   /// Rows of a prompt in a layer: one for each of its tokens.
   int64_t rows_of(size_t prompt) const { return past_ + pack_.lengths()[prompt]; }
 
-  /// ChunkPass's: chunks do not begin at multiples of their size behind what a store has, and in repetitions.
+  /// ChunkPass's: chunks do not begin at multiples of their size behind what a store has, in repetitions, and
+  /// where the caller chooses their size.
   int64_t mask_rows() const {
     return std::max(past_ + std::ranges::max(pack_.lengths()), replay_rows_) +
-           (past_ > 0 || replay_rows_ > 0 ? chunk_ : 0);
+           (past_ > 0 || replay_rows_ > 0 || options_.step_tokens ? chunk_ : 0);
   }
 
   /// The target whose cache keeps all of a prompt in that layer as it is, if any.
@@ -208,6 +209,18 @@ class Prefill {
     }
   }
 
+  /// The same with chunks as small as the caller wants them.
+  template <typename F>
+  void for_steps(F&& f) {
+    for (int64_t first = 0; first < pack_.tokens();) {
+      if (options_.cancelled && options_.cancelled()) throw Cancelled();
+      int64_t count = std::min(chunk_, pack_.tokens() - first);
+      if (options_.step_tokens) count = std::clamp<int64_t>(options_.step_tokens(count), 1, count);
+      f(first, count);
+      first += count;
+    }
+  }
+
   /// What is wanted of a layer's chunks beside K and V.
   struct ChunkParts {
     bool queries;  ///< those of the observation windows
@@ -243,12 +256,18 @@ class Prefill {
       auto* out = join_columns(ctx, std::move(attention));
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
-    run_step(graph);
+    run_step(graph, chunks_before(first + count) - chunks_before(first));
   }
 
-  void run_step(const Graph& graph) {
+  /// Whole chunks among the first `tokens`.
+  int64_t chunks_before(int64_t tokens) const {
+    return tokens == pack_.tokens() ? chunks_of(tokens, chunk_) : tokens / chunk_;
+  }
+
+  void run_step(const Graph& graph, int64_t chunks = 1) {
     scheduler_.run(graph);
-    if (options_.progress) options_.progress(++done_, steps_);
+    done_ += chunks;
+    if (options_.progress) options_.progress(done_, steps_);
   }
 
   /// Calls f(part, row) for all that is repeated of the prompt; `row`: of the pack, where its tokens begin.

@@ -60,7 +60,8 @@ void Continuation::draw(std::span<const float> logits) {
 void Continuation::take(Token token) {
   out_.tokens.push_back(token);
   if (is_end(token)) return end(StopReason::kEnd);
-  if (vocab_ != nullptr && stream_.push(vocab_->piece(token))) return end(StopReason::kStopString);
+  const bool spelled = std::ranges::find(options_.spelled, token) != options_.spelled.end();
+  if (vocab_ != nullptr && stream_.push(vocab_->piece(token, spelled))) return end(StopReason::kStopString);
   if (std::ssize(out_.tokens) >= options_.max_tokens) end(StopReason::kLength);
 }
 

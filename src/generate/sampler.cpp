@@ -12,16 +12,17 @@
 namespace windowkv {
 
 void SamplingOptions::validate() const {
-  auto check = [](const char* name, double value, double low, double high) {
+  // As wide as the values: 0.01f is less than 0.01.
+  auto check = [](const char* name, float value, float low, float high) {
     if (!(value >= low && value <= high))
       throw Error(fmt::format("{} is {:g}; it must be {} to {}", name, value, low, high));
   };
   check("temperature", temperature, 0, 100);
-  check("top-k", top_k, 0, 1e9);
+  check("top-k", static_cast<float>(top_k), 0, 1e9f);
   check("top-p", top_p, 0, 1);
   check("min-p", min_p, 0, 1);
-  check("the length of the penalties' window", penalty_last_n, 0, 1e9);
-  check("the repeat penalty", repeat_penalty, 0.01, 100);
+  check("the length of the penalties' window", static_cast<float>(penalty_last_n), 0, 1e9f);
+  check("the repeat penalty", repeat_penalty, 0.01f, 100);
   check("the frequency penalty", frequency_penalty, -100, 100);
   check("the presence penalty", presence_penalty, -100, 100);
 }

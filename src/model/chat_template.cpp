@@ -11,6 +11,8 @@
 #include <optional>
 #include <sstream>
 
+#include "model/tool_text.h"
+#include "support/bounded_json.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -81,6 +83,43 @@ minja::Value strftime_now() {
   });
 }
 
+/// What templates differ in.
+struct Style {
+  bool typed = false;           ///< contents are lists of parts
+  bool text_arguments = false;  ///< arguments of calls are JSON text; else objects
+  bool text_content = false;    ///< a message of calls alone has the content ""; else null
+};
+
+ordered_json arguments_json(const ToolCall& call, const Style& style) {
+  if (style.text_arguments) return call.arguments;
+  try {
+    return parse_bounded_json(call.arguments);
+  } catch (const Error&) {
+    return call.arguments;
+  }
+}
+
+ordered_json message_json(const std::vector<ChatMessage>& messages, const ChatMessage& message,
+                          const Style& style) {
+  ordered_json out{{"role", message.role}};
+  if (message.content.empty() && !message.tool_calls.empty())
+    out["content"] = style.text_content ? ordered_json("") : ordered_json();
+  else if (style.typed)
+    out["content"] = ordered_json::array({{{"type", "text"}, {"text", message.content}}});
+  else
+    out["content"] = message.content;
+  for (const auto& call : message.tool_calls)
+    out["tool_calls"].push_back(
+        {{"id", call.id},
+         {"type", "function"},
+         {"function", {{"name", call.name}, {"arguments", arguments_json(call, style)}}}});
+  if (message.role == "tool") {
+    out["tool_call_id"] = message.tool_call_id;
+    out["name"] = called_name(messages, message);
+  }
+  return out;
+}
+
 /// minja's chat_template would do, but tries tool calls on every template and prints where one does not take
 /// them.
 class Jinja {
@@ -91,32 +130,62 @@ class Jinja {
             chat_template.source,
             {.trim_blocks = true, .lstrip_blocks = true, .keep_trailing_newline = false})) {}
 
-  /// `typed`: contents as lists of parts, which some templates want.
-  std::string render(const std::vector<ChatMessage>& messages, bool typed) const {
+  std::string render(const std::vector<ChatMessage>& messages, const std::string& tools,
+                     const Style& style) const {
     auto list = ordered_json::array();
-    for (const auto& m : messages) {
-      const ordered_json content =
-          typed ? ordered_json::array({{{"type", "text"}, {"text", m.content}}}) : ordered_json(m.content);
-      list.push_back({{"role", m.role}, {"content", content}});
-    }
+    for (const auto& m : messages) list.push_back(message_json(messages, m, style));
     auto context =
         minja::Context::make(ordered_json{{"messages", std::move(list)}, {"add_generation_prompt", true}});
     context->set("bos_token", template_.bos);
     context->set("eos_token", template_.eos);
     context->set("strftime_now", strftime_now());
+    if (!tools.empty()) context->set("tools", minja::Value(ordered_json::parse(tools)));
     return root_->render(context);
   }
 
-  /// Whether what such a message says comes through.
-  bool takes(const std::string& role, bool typed) const {
-    constexpr const char* kMark = "<Needle>";
-    std::vector<ChatMessage> messages = {{role, kMark}};
-    if (role != "user") messages.push_back({"user", "Hello"});
+  /// Whether all of the marks come through.
+  bool shows(const std::vector<std::string>& marks, const std::vector<ChatMessage>& messages,
+             const std::string& tools, const Style& style) const {
     try {
-      return render(messages, typed).find(kMark) != std::string::npos;
+      const auto text = render(messages, tools, style);
+      return std::ranges::all_of(
+          marks, [&](const std::string& mark) { return text.find(mark) != std::string::npos; });
     } catch (const std::exception&) {
       return false;
     }
+  }
+
+  /// Whether what such a message says comes through.
+  bool takes(const std::string& role, const Style& style) const {
+    constexpr const char* kMark = "<Needle>";
+    std::vector<ChatMessage> messages = {{role, kMark}};
+    if (role != "user") messages.push_back({"user", "Hello"});
+    return shows({kMark}, messages, "", style);
+  }
+
+  bool takes_tools(const Style& style) const {
+    constexpr const char* kTool =
+        R"([{"type": "function", "function": {"name": "needle_tool", "description": "A tool.", "parameters":
+           {"type": "object", "properties": {"x": {"type": "string", "description": "x."}}, "required": ["x"]}}}])";
+    return shows({"needle_tool"}, {{"user", "Hello"}}, kTool, style);
+  }
+
+  /// The style in which calls and their results come through; nullopt where none does.
+  std::optional<Style> call_style(Style style) const {
+    constexpr const char* kId = "call00001";  // of nine letters: Mistral's templates insist
+    const std::vector<ChatMessage> messages = {
+        {"user", "Hello"},
+        {"assistant", "", {{kId, "needle_tool", R"({"needle_argument": "x"})"}}},
+        {"tool", "<Needle>", {}, kId}};
+    // Arguments may be written in many ways, and best as JSON that is not quoted.
+    for (const auto& argument : {R"("needle_argument":)", "needle_argument"})
+      for (const bool text_arguments : {false, true})
+        for (const bool text_content : {false, true}) {
+          style.text_arguments = text_arguments;
+          style.text_content = text_content;
+          if (shows({"needle_tool", argument, "<Needle>"}, messages, "", style)) return style;
+        }
+    return std::nullopt;
   }
 
  private:
@@ -132,29 +201,49 @@ std::vector<std::string> known_template_names() {
   return {names.begin(), names.end()};
 }
 
-std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages) {
+std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
+                        const std::string& tools) {
   const Jinja jinja(chat_template);
-  const bool typed = !jinja.takes("user", false) && jinja.takes("user", true);
-  const bool system = std::ranges::any_of(messages, [](const ChatMessage& m) { return m.role == "system"; });
-  return jinja.render(system && !jinja.takes("system", typed) ? without_system(messages) : messages, typed);
+  Style style;
+  style.typed = !jinja.takes("user", {}) && jinja.takes("user", {.typed = true});
+  bool knows_tools = tools.empty() || jinja.takes_tools(style);
+  if (knows_tools && has_calls(messages)) {
+    const auto found = jinja.call_style(style);
+    knows_tools = found.has_value();
+    style = found.value_or(style);
+  }
+  auto all = knows_tools ? messages : without_tools(messages, tools);
+  const bool system = std::ranges::any_of(all, [](const ChatMessage& m) { return m.role == "system"; });
+  if (system && !jinja.takes("system", style)) all = without_system(all);
+  return jinja.render(all, knows_tools ? tools : "", style);
 }
 
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
-                  const std::function<void(const std::string& line)>& warning, ChildLimits limits) {
+                  const std::string& tools, const std::function<void(const std::string& line)>& warning,
+                  ChildLimits limits) {
   const auto& source = chat_template.source;
   const auto names = known_template_names();
+  const auto known = [&] {
+    return apply_known(source,
+                       tools.empty() && !has_calls(messages) ? messages : without_tools(messages, tools));
+  };
   if (std::ranges::find(names, source) != names.end()) {
-    if (auto text = apply_known(source, messages)) return *text;
+    if (auto text = known()) return *text;
     throw Error("llama.cpp's chat template " + source + " does not take these messages");
   }
   constexpr size_t kCopies = 32;  // of a message that minja may make, and more than it does
-  for (const auto& m : messages) limits.memory += kCopies * (m.role.size() + m.content.size());
+  limits.memory += kCopies * tools.size();
+  for (const auto& m : messages) {
+    limits.memory += kCopies * (m.role.size() + m.content.size());
+    for (const auto& call : m.tool_calls)
+      limits.memory += kCopies * (call.name.size() + call.arguments.size());
+  }
   try {
     return run_in_child(
-        "the chat template", [&] { return apply_jinja(chat_template, messages); }, limits);
+        "the chat template", [&] { return apply_jinja(chat_template, messages, tools); }, limits);
   } catch (const Error& e) {
     const auto why = first_line_of(e);
-    auto text = apply_known(source, messages);
+    auto text = known();
     if (!text) throw Error(why + "; use another one, or none");
     if (warning) warning(why + "; llama.cpp's built-in form of it is used");
     return *text;

@@ -22,12 +22,14 @@ std::vector<std::string> known_template_names();
 /// message, that becomes the beginning of the first user message. A template comes from wherever the model
 /// does, and minja crashes on some: it runs in a child process, to whose limits the messages' sizes are
 /// added. If it fails there and llama.cpp has a built-in form of the template, that is used, and `warning` is
-/// told. Throws Error where neither works.
+/// told. Throws Error where neither works. `tools`: as Vocab::apply_chat_template takes them.
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
-                  const std::function<void(const std::string& line)>& warning, ChildLimits limits = {});
+                  const std::string& tools, const std::function<void(const std::string& line)>& warning,
+                  ChildLimits limits = {});
 
 /// minja alone, in this process and without limits, for templates that are known. Throws std::exception where
 /// it fails.
-std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages);
+std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
+                        const std::string& tools = "");
 
 }  // namespace windowkv

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <climits>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "backend/backend.h"
 #include "model/chat_template.h"
 #include "model/gguf_file.h"
 #include "model/special_names.h"
+#include "support/bounded_json.h"
 #include "support/deep_stack.h"
 #include "windowkv/error.h"
 
@@ -174,12 +176,67 @@ std::vector<std::string> Vocab::chat_template_names() {
 
 namespace {
 
+using Json = nlohmann::ordered_json;
+using OnText = std::function<void(std::string& text)>;
+
+/// The JSON with each of its texts, keys too, changed.
+Json with_texts(const Json& json, const OnText& change) {
+  if (json.is_string()) {
+    auto text = json.get<std::string>();
+    change(text);
+    return text;
+  }
+  if (json.is_array()) {
+    auto out = Json::array();
+    for (const auto& element : json) out.push_back(with_texts(element, change));
+    return out;
+  }
+  if (!json.is_object()) return json;
+  auto out = Json::object();
+  for (const auto& [key, value] : json.items()) {
+    auto name = key;
+    change(name);
+    out[name] = with_texts(value, change);
+  }
+  return out;
+}
+
+/// Changes JSON by its texts, which escapes may hide, and what is no JSON as a whole.
+void change_json(std::string& text, const OnText& change) {
+  try {
+    text = with_texts(parse_bounded_json(text), change).dump();
+  } catch (const Error&) {
+    change(text);
+  }
+}
+
+/// A conversation and the tools that it may use.
+struct Chat {
+  std::vector<ChatMessage> messages;
+  std::string tools;
+
+  /// Calls `f` on all that somebody wrote.
+  void for_texts(const OnText& f) {
+    for (auto& message : messages) {
+      f(message.content);
+      f(message.tool_call_id);
+      for (auto& call : message.tool_calls) {
+        f(call.id);
+        f(call.name);
+        change_json(call.arguments, f);
+      }
+    }
+    if (!tools.empty()) change_json(tools, f);
+  }
+};
+
 /// One of Unicode's noncharacters that is in none of the texts.
-std::string unused_mark(const std::vector<ChatMessage>& messages, const std::string& source) {
+std::string unused_mark(Chat& chat, const std::string& source) {
   for (char last = '\x90'; last <= '\xAF'; ++last) {  // U+FDD0 to U+FDEF
     std::string mark = std::string("\xEF\xB7") + last;
-    const auto holds = [&](const ChatMessage& m) { return m.content.find(mark) != std::string::npos; };
-    if (source.find(mark) == std::string::npos && std::ranges::none_of(messages, holds)) return mark;
+    bool used = source.find(mark) != std::string::npos;
+    chat.for_texts([&](const std::string& text) { used = used || text.find(mark) != std::string::npos; });
+    if (!used) return mark;
   }
   throw Error("the messages hold all of Unicode's noncharacters U+FDD0 to U+FDEF");
 }
@@ -198,19 +255,20 @@ PromptText without_marks(const std::string& text, const std::string& mark) {
 }  // namespace
 
 PromptText Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
-                                      const std::string& chat_template) const {
+                                      const std::string& chat_template, const std::string& tools) const {
   const auto& source = chat_template.empty() ? template_ : chat_template;
   if (source.empty()) throw Error("the model has no chat template; give one, or use the text as it is");
   // A mark before each name in the messages lasts through the template, which may trim, split or move them.
-  const auto mark = unused_mark(messages, source);
-  auto marked = messages;
-  for (auto& message : marked) {
-    const auto found = special_names(message.content);
-    for (auto at = found.rbegin(); at != found.rend(); ++at) message.content.insert(*at, mark);
-  }
+  Chat chat{messages, tools};
+  const auto mark = unused_mark(chat, source);
+  chat.for_texts([&](std::string& text) {
+    const auto found = special_names(text);
+    for (auto at = found.rbegin(); at != found.rend(); ++at) text.insert(*at, mark);
+  });
   auto special_text = [&](Token token) { return token < 0 ? std::string() : piece(token, true); };
   const auto bos = special_text(llama_vocab_bos(vocab_));
-  auto text = apply({source, bos, special_text(llama_vocab_eos(vocab_))}, marked, warning_);
+  auto text =
+      apply({source, bos, special_text(llama_vocab_eos(vocab_))}, chat.messages, chat.tools, warning_);
   // tokenize() adds BOS where the model wants it; a template that writes it too would double it.
   if (!bos.empty() && llama_vocab_get_add_bos(vocab_) && text.starts_with(bos)) text.erase(0, bos.size());
   return without_marks(text, mark);

@@ -24,7 +24,8 @@ struct TokenLogprob {
 /// Something new in one of a job's choices.
 struct Delta {
   int choice = 0;
-  std::string text;  ///< whole UTF-8 characters
+  std::string text;                  ///< whole UTF-8 characters
+  std::vector<ToolCall> calls = {};  ///< found in its text, of which they are then no part
   std::vector<TokenLogprob> logprobs;
   std::optional<StopReason> finished;  ///< the choice is complete
 };

@@ -18,6 +18,10 @@ namespace {
 
 /// Tokens that may be read while a longer prompt waits, half-read: they take no longer than one of its steps.
 constexpr int64_t kShortPrompt = 512;
+/// The least that is read at once: each step reads a layer's weights.
+constexpr int64_t kLeastStep = 32;
+/// Of the time that a step of reading may take, what is planned: its speed varies.
+constexpr double kPlannedShare = 0.85;
 /// To draw a token takes milliseconds, but for grammars with many ways to go on.
 constexpr double kSlowestDrawMs = 2000;
 /// Prompts that are read together, as many as the engine packs.
@@ -259,11 +263,24 @@ void Batcher::commit(int64_t bytes) {
   metrics_.kv_resident = committed_;
 }
 
+int64_t Batcher::step_tokens(int64_t most) {
+  step_begin_ = Clock::now();
+  step_tokens_ = most;
+  if (running_.empty() || token_ms_ == 0) return most;
+  const double time = kPlannedShare * std::max(options_.max_stall_ms - ms_since(last_step_), 0.0);
+  const double fit = std::max(time / token_ms_, static_cast<double>(kLeastStep));
+  // As equal as can be: a short step at the end would read the weights for little.
+  const auto steps = static_cast<int64_t>(std::ceil(static_cast<double>(most) / fit));
+  return step_tokens_ = (most + steps - 1) / steps;
+}
+
 void Batcher::between(int64_t prompt_tokens) {
-  const double ms = ms_since(last_between_);
-  step_ms_ = std::max(0.8 * step_ms_, ms);
-  if (depth_ == 1) ahead_ms_ += ms;
-  if (!running_.empty() && ms_since(last_step_) + step_ms_ >= options_.max_stall_ms) step();
+  if (depth_ == 1) ahead_ms_ += ms_since(last_between_);
+  // Those of few tokens say little of longer ones.
+  if (step_tokens_ >= 2 * kLeastStep || token_ms_ == 0)
+    token_ms_ = ms_since(step_begin_) / static_cast<double>(std::max<int64_t>(1, step_tokens_));
+  // A step is as long as there is time for it: with less than half of that left, another one would be short.
+  if (!running_.empty() && ms_since(last_step_) >= options_.max_stall_ms / 2) step();
   // Short prompts get as much of the time as the long one, which else might never be done.
   if (depth_ == 1 && prompt_tokens > kShortPrompt && ahead_ms_ > 0) {
     const auto begin = Clock::now();
@@ -336,6 +353,7 @@ void Batcher::start(Engine& engine, const std::shared_ptr<Started>& started) {
     prefill.reserve = job.generate.max_tokens;
     prefill.store = store ? &*store : nullptr;
     prefill.cancelled = [&] { return job.answer->given_up() || stopping_; };
+    prefill.step_tokens = [this](int64_t most) { return step_tokens(most); };
     prefill.progress = [&](int64_t, int64_t) { between(std::ssize(job.prompt)); };
     Delta prompt_delta;
     if (job.prompt_logprobs)
@@ -363,6 +381,7 @@ void Batcher::start(std::span<const std::shared_ptr<Started>> together) {
     PrefillOptions prefill;
     prefill.reserve = together.front()->job->generate.max_tokens;
     prefill.cancelled = [&] { return stopping_.load(); };
+    prefill.step_tokens = [this](int64_t most) { return step_tokens(most); };
     prefill.progress = [&](int64_t, int64_t) { between(0); };
     const auto all = engine_.prefill(requests, prefill);
     const std::vector<float> logits(all.begin(), all.end());
@@ -492,7 +511,7 @@ void Batcher::finish(std::list<Running>::iterator running) {
 void Batcher::tell_slots() {
   std::vector<Slot> slots;
   for (auto& running : running_)
-    slots.push_back({running.job().id, running.choice, running.sequence.prompt_tokens,
+    slots.push_back({running.job().id, running.job().owner, running.choice, running.sequence.prompt_tokens,
                      std::ssize(running.continuation->generation().tokens), running.job().generate.max_tokens,
                      false});
   metrics_.processing = std::ssize(running_) + depth_;

@@ -48,6 +48,7 @@ class Batcher {
   /// An answer under way, for /slots.
   struct Slot {
     std::string id;
+    std::string owner;
     int choice = 0;
     int64_t prompt_tokens = 0;
     int64_t generated = 0;
@@ -87,6 +88,9 @@ class Batcher {
                    std::span<const float> logits);
   /// Sets memory aside, or gives it back.
   void commit(int64_t bytes);
+  /// How many of the next `most` tokens of a prompt are read at once, so that answers under way have their
+  /// next token in time.
+  int64_t step_tokens(int64_t most);
   /// Between two steps of reading a prompt.
   void between(int64_t prompt_tokens);
   /// One token of every answer under way.
@@ -108,7 +112,9 @@ class Batcher {
   std::list<Running> running_;
   int64_t committed_ = 0;  ///< bytes of kv_memory
   std::chrono::steady_clock::time_point last_step_;
-  double step_ms_ = 0;   ///< that reading takes between two calls of between(), at most, of late
+  std::chrono::steady_clock::time_point step_begin_;  ///< of the step of reading under way
+  int64_t step_tokens_ = 0;                           ///< that it takes
+  double token_ms_ = 0;  ///< that a token of such a step took of late; 0: none did
   double ahead_ms_ = 0;  ///< time that the long prompt under way had, less that of prompts between
   std::chrono::steady_clock::time_point last_between_;
 

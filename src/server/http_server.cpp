@@ -1,15 +1,20 @@
 #include "server/http_server.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <httplib.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
-#include <random>
+#include <regex>
+#include <set>
 
+#include "server/openapi.h"
+#include "server/random_id.h"
 #include "server/responses_format.h"
+#include "server/responses_request.h"
 #include "server/stream.h"
 #include "server/web_page.h"
 #include "support/clock.h"
@@ -26,11 +31,6 @@ constexpr const char* kBodyTooLarge = "the body is larger than the server takes"
 constexpr const char* kRequestId = "X-Request-Id";
 /// A request is handled by one thread from its headers to the end of its response.
 thread_local Clock::time_point arrived;
-
-std::string random_id() {
-  thread_local std::mt19937_64 numbers(std::random_device{}());
-  return hash_text(numbers()) + hash_text(numbers());
-}
 
 /// For a line of the log, whatever the client sent.
 std::string printable(std::string text) {
@@ -73,6 +73,23 @@ void answer(httplib::Response& response, const ApiError& error) {
   response.status = error.status;
   if (error.retry_after > 0) response.set_header("Retry-After", std::to_string(error.retry_after));
   answer(response, error_json(error));
+}
+
+/// {NAME} as what it may be: ids of prefixes are digits, so that no path comes from outside; names of models
+/// may have anything.
+std::string pattern_of(const std::string& path) {
+  std::string pattern;
+  for (size_t i = 0; i < path.size(); ++i) {
+    if (path[i] == '.') pattern += '\\';
+    if (path[i] != '{') {
+      pattern += path[i];
+      continue;
+    }
+    const auto end = path.find('}', i);
+    pattern += path.substr(i, end + 1 - i) == "{id}" ? "([0-9a-f]{16})" : "(.+)";
+    i = end;
+  }
+  return pattern;
 }
 
 int64_t seconds_now() {
@@ -146,8 +163,8 @@ void detokenize(Service& service, const httplib::Request& request, httplib::Resp
 }
 
 void apply_template(Service& service, const httplib::Request& request, httplib::Response& response) {
-  const auto messages = parse_messages(parse_body(request.body));
-  answer(response, Json{{"prompt", service.chat_text(messages).text}});
+  const auto body = parse_body(request.body);
+  answer(response, Json{{"prompt", service.chat_text(parse_messages(body), parse_tools(body)).text}});
 }
 
 void props(Service& service, const httplib::Request&, httplib::Response& response) {
@@ -161,17 +178,6 @@ void props(Service& service, const httplib::Request&, httplib::Response& respons
               {"store_memory", options.prefixes.memory},
               {"store_dir", options.prefixes.folder.empty() ? Json() : Json(options.prefixes.folder)},
               {"device", service.model().device_name()}});
-}
-
-void slots(Service& service, const httplib::Request&, httplib::Response& response) {
-  auto list = Json::array();
-  for (const auto& slot : service.batcher().slots())
-    list.push_back({{"id", slot.id},
-                    {"choice", slot.choice},
-                    {"prompt_tokens", slot.prompt_tokens},
-                    {"n_decoded", slot.generated},
-                    {"n_predict", slot.most_tokens}});
-  answer(response, list);
 }
 
 }  // namespace
@@ -196,11 +202,19 @@ HttpServer::HttpServer(HttpOptions options)
     if (!is_plain(id)) id = random_id();
     response.set_header(kRequestId, id);
     arrived = Clock::now();
+    // Answers are no files. httplib would send parts of them, and offers no other way to leave that.
+    const_cast<httplib::Request&>(request).ranges.clear();
     return authorized(request, response) ? httplib::Server::HandlerResponse::Unhandled
                                          : httplib::Server::HandlerResponse::Handled;
   });
-  s.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
+  s.set_error_handler([this](const httplib::Request& request, httplib::Response& response) {
     if (!response.body.empty()) return httplib::Server::HandlerResponse::Handled;
+    if (const auto methods = allowed(request.path);
+        !methods.empty() && methods.find(request.method) == std::string::npos) {
+      response.set_header("Allow", methods);
+      answer(response, ApiError(405, fmt::format("{} is for {} alone", request.path, methods)));
+      return httplib::Server::HandlerResponse::Handled;
+    }
     const auto what = response.status == 404   ? fmt::format("{} {} is not an endpoint of this server",
                                                              request.method, request.path)
                       : response.status == 413 ? std::string(kBodyTooLarge)
@@ -216,6 +230,7 @@ HttpServer::HttpServer(HttpOptions options)
   });
   add_routes();
   add_prefix_routes();
+  add_pages();
 }
 
 HttpServer::~HttpServer() = default;
@@ -227,7 +242,7 @@ void HttpServer::report(const std::string& id, const std::string& method, const 
 }
 
 bool HttpServer::authorized(const httplib::Request& request, httplib::Response& response) const {
-  constexpr std::array kPublic = {"/health", "/v1/health", "/", "/index.html"};
+  constexpr std::array kPublic = {"/health", "/v1/health", "/", "/index.html", "/openapi.json"};
   if (options_.api_keys.empty() || std::ranges::find(kPublic, request.path) != kPublic.end()) return true;
   const auto given = key_of(request);
   bool found = false;
@@ -261,36 +276,56 @@ void HttpServer::guard(const Handler& handler, const httplib::Request& request, 
   }
 }
 
+std::string HttpServer::add(const std::string& method, const std::string& path) {
+  routes_.push_back({method, path});
+  return pattern_of(path);
+}
+
+std::string HttpServer::allowed(const std::string& path) const {
+  std::set<std::string> methods;
+  for (const auto& route : routes_)
+    if (std::regex_match(path, std::regex(pattern_of(route.path)))) methods.insert(route.method);
+  if (methods.contains("GET")) methods.insert("HEAD");
+  return fmt::format("{}", fmt::join(methods, ", "));
+}
+
 void HttpServer::get(const std::string& path, Handler handler) {
-  server_->Get(path, [this, handler = std::move(handler)](const auto& request, auto& response) {
+  server_->Get(add("GET", path), [this, handler = std::move(handler)](const auto& request, auto& response) {
     guard(handler, request, response);
   });
 }
 
+void HttpServer::remove(const std::string& path, Handler handler) {
+  server_->Delete(add("DELETE", path),
+                  [this, handler = std::move(handler)](const auto& request, auto& response) {
+                    guard(handler, request, response);
+                  });
+}
+
 void HttpServer::post(const std::string& path, Handler handler) {
   // The body is read here, as httplib itself takes 8 KiB at most of what curl -d sends as a form.
-  server_->Post(
-      path, [this, handler = std::move(handler)](const httplib::Request& request, httplib::Response& response,
-                                                 const httplib::ContentReader& read) {
-        auto whole = request;
-        const bool got = read([&](const char* data, size_t size) {
-          whole.body.append(data, size);
-          return true;
-        });
-        const auto body_then = [&](Service& service, const httplib::Request&, httplib::Response& out) {
-          if (!got)
-            throw ApiError(response.status == 413 ? 413 : 400,
-                           response.status == 413 ? kBodyTooLarge : "the body did not arrive");
-          handler(service, whole, out);
-        };
-        guard(body_then, request, response);
-      });
+  server_->Post(add("POST", path), [this, handler = std::move(handler)](const httplib::Request& request,
+                                                                        httplib::Response& response,
+                                                                        const httplib::ContentReader& read) {
+    auto whole = request;
+    const bool got = read([&](const char* data, size_t size) {
+      whole.body.append(data, size);
+      return true;
+    });
+    const auto body_then = [&](Service& service, const httplib::Request&, httplib::Response& out) {
+      if (!got)
+        throw ApiError(response.status == 413 ? 413 : 400,
+                       response.status == 413 ? kBodyTooLarge : "the body did not arrive");
+      handler(service, whole, out);
+    };
+    guard(body_then, request, response);
+  });
 }
 
 void HttpServer::complete(Service& service, const httplib::Request& request, httplib::Response& response,
                           bool chat) {
   Completion completion;
-  completion.request = parse_completion(parse_body(request.body), chat, service.options().generate);
+  completion.request = service.parse(parse_body(request.body), chat);
   completion.format =
       std::make_unique<CompletionFormat>(ResponseHead{.chat = chat,
                                                       .id = (chat ? "chatcmpl-" : "cmpl-") + random_id(),
@@ -304,7 +339,11 @@ void HttpServer::create_response(Service& service, const httplib::Request& reque
                                  httplib::Response& response) {
   const auto body = parse_body(request.body);
   Completion completion;
-  completion.request = parse_completion(chat_body_of(body), /*chat=*/true, service.options().generate);
+  try {
+    completion.request = service.parse(chat_body_of(body), /*chat=*/true);
+  } catch (const ApiError& e) {
+    throw in_words_of_responses(e);  // there is no format yet
+  }
   completion.format = std::make_unique<ResponsesFormat>(
       ResponseHead{.chat = true, .id = random_id(), .model = model_id(service), .created = seconds_now()},
       body);
@@ -314,8 +353,12 @@ void HttpServer::create_response(Service& service, const httplib::Request& reque
 void HttpServer::respond(Service& service, const httplib::Request& request, httplib::Response& response,
                          Completion completion) {
   check_model(service, completion.request.model);
-  completion.jobs =
-      service.submit(completion.request, owner_of(request), response.get_header_value(kRequestId));
+  try {
+    completion.jobs =
+        service.submit(completion.request, owner_of(request), response.get_header_value(kRequestId));
+  } catch (const ApiError& e) {
+    throw completion.format->in_its_words(e);
+  }
   if (completion.request.stream)
     respond_as_stream(std::move(completion), service, response,
                       [this, id = response.get_header_value(kRequestId), method = request.method,
@@ -336,7 +379,7 @@ void HttpServer::add_routes() {
     get(path, [](Service& service, const httplib::Request&, httplib::Response& response) {
       answer(response, Json{{"object", "list"}, {"data", Json::array({model_json(service)})}});
     });
-  get(R"(/v1/models/(.+))",
+  get("/v1/models/{model}",
       [](Service& service, const httplib::Request& request, httplib::Response& response) {
         check_model(service, request.matches[1].str());
         answer(response, model_json(service));
@@ -347,7 +390,17 @@ void HttpServer::add_routes() {
         "text/plain; version=0.0.4");
   });
   get("/props", props);
-  get("/slots", slots);
+  get("/slots", [this](Service& service, const httplib::Request& request, httplib::Response& response) {
+    auto list = Json::array();
+    for (const auto& slot : service.batcher().slots())
+      if (!options_.isolate_keys || slot.owner == owner_of(request))
+        list.push_back({{"id", slot.id},
+                        {"choice", slot.choice},
+                        {"prompt_tokens", slot.prompt_tokens},
+                        {"n_decoded", slot.generated},
+                        {"n_predict", slot.most_tokens}});
+    answer(response, list);
+  });
   for (const char* path : {"/v1/responses", "/responses"})
     post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
       create_response(service, request, response);
@@ -360,16 +413,6 @@ void HttpServer::add_routes() {
     post(path, [this](Service& service, const httplib::Request& request, httplib::Response& response) {
       complete(service, request, response, /*chat=*/true);
     });
-  if (options_.web_page)
-    for (const char* path : {"/", "/index.html"})
-      server_->Get(path, [this](const httplib::Request&, httplib::Response& response) {
-        response.set_header("Content-Security-Policy",
-                            "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-                            "img-src data:; frame-ancestors 'none'");
-        const auto page =
-            options_.page_file.empty() ? std::string(builtin_web_page()) : read_text_file(options_.page_file);
-        response.set_content(page, "text/html; charset=utf-8");
-      });
   post("/tokenize", tokenize);
   post("/detokenize", detokenize);
   post("/apply-template", apply_template);
@@ -393,31 +436,50 @@ void HttpServer::add_prefix_routes() {
   const auto known = [](bool found, const std::string& id) {
     if (!found) throw ApiError(404, fmt::format("there is no prefix \"{}\"", id), "id", "prefix_not_found");
   };
-  // Ids are digits: no path comes from outside.
-  post("/v1/prefixes/([0-9a-f]{16})/(pin|unpin|save)",
-       [this, known](Service& service, const httplib::Request& request, httplib::Response& response) {
-         const auto id = request.matches[1].str(), what = request.matches[2].str();
-         auto& prefixes = service.prefixes();
-         try {
-           known(what == "save" ? prefixes.save(owner_of(request), id)
-                                : prefixes.pin(owner_of(request), id, what == "pin"),
-                 id);
-         } catch (const Error& e) {
-           throw ApiError(service.options().prefixes.folder.empty() ? 400 : 500, e.what());
-         }
-         answer(
-             response,
-             Json{{"id", id}, {"object", "prefix"}, {what == "save" ? "saved" : "pinned", what != "unpin"}});
-       });
-  server_->Delete("/v1/prefixes/([0-9a-f]{16})", [this, known](const auto& request, auto& response) {
-    guard(
-        [this, known](Service& service, const httplib::Request& r, httplib::Response& out) {
-          const auto id = r.matches[1].str();
-          known(service.prefixes().remove(owner_of(r), id), id);
-          answer(out, Json{{"id", id}, {"object", "prefix"}, {"deleted", true}});
-        },
-        request, response);
+  const auto change = [this, known](const std::string& what, const auto& work, const char* told, bool value) {
+    post("/v1/prefixes/{id}/" + what,
+         [this, known, work, told, value](Service& service, const httplib::Request& request,
+                                          httplib::Response& response) {
+           const auto id = request.matches[1].str();
+           try {
+             known(work(service.prefixes(), owner_of(request), id), id);
+           } catch (const Error& e) {
+             throw ApiError(service.options().prefixes.folder.empty() ? 400 : 500, e.what());
+           }
+           answer(response, Json{{"id", id}, {"object", "prefix"}, {told, value}});
+         });
+  };
+  using Owner = const std::string&;
+  change(
+      "pin", [](PrefixCache& p, Owner owner, Owner id) { return p.pin(owner, id, true); }, "pinned", true);
+  change(
+      "unpin", [](PrefixCache& p, Owner owner, Owner id) { return p.pin(owner, id, false); }, "pinned",
+      false);
+  change(
+      "save", [](PrefixCache& p, Owner owner, Owner id) { return p.save(owner, id); }, "saved", true);
+  remove("/v1/prefixes/{id}",
+         [this, known](Service& service, const httplib::Request& request, httplib::Response& response) {
+           const auto id = request.matches[1].str();
+           known(service.prefixes().remove(owner_of(request), id), id);
+           answer(response, Json{{"id", id}, {"object", "prefix"}, {"deleted", true}});
+         });
+}
+
+/// What is there before the model is.
+void HttpServer::add_pages() {
+  server_->Get(add("GET", "/openapi.json"), [](const httplib::Request&, httplib::Response& response) {
+    response.set_content(std::string(builtin_openapi()), kJson);
   });
+  if (options_.web_page)
+    for (const char* path : {"/", "/index.html"})
+      server_->Get(add("GET", path), [this](const httplib::Request&, httplib::Response& response) {
+        response.set_header("Content-Security-Policy",
+                            "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                            "img-src data:; frame-ancestors 'none'");
+        const auto page =
+            options_.page_file.empty() ? std::string(builtin_web_page()) : read_text_file(options_.page_file);
+        response.set_content(page, "text/html; charset=utf-8");
+      });
 }
 
 int HttpServer::bind() {

@@ -50,14 +50,26 @@ class HttpServer {
   /// From any thread. Responses under way are finished.
   void stop();
 
+  /// A method and a path, in which {NAME} stands for a part of it, as in openapi.json.
+  struct Route {
+    std::string method, path;
+  };
+  const std::vector<Route>& routes() const { return routes_; }
+
  private:
   using Handler = std::function<void(Service&, const httplib::Request&, httplib::Response&)>;
 
   void add_routes();
   void add_prefix_routes();
+  void add_pages();
+  /// Notes the route; returns the regular expression of its path.
+  std::string add(const std::string& method, const std::string& path);
   /// Has failures answered as OpenAI does; 503 until there is a service.
   void get(const std::string& path, Handler handler);
   void post(const std::string& path, Handler handler);
+  void remove(const std::string& path, Handler handler);
+  /// Methods that the path of a request would take, as Allow has them.
+  std::string allowed(const std::string& path) const;
   void guard(const Handler& handler, const httplib::Request& request, httplib::Response& response);
   void report(const std::string& id, const std::string& method, const std::string& path, int status,
               double ms) const;
@@ -69,6 +81,7 @@ class HttpServer {
                Completion completion);
 
   HttpOptions options_;
+  std::vector<Route> routes_;
   std::unique_ptr<httplib::Server> server_;
   std::atomic<Service*> service_ = nullptr;
 };

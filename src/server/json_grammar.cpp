@@ -34,29 +34,19 @@ value ::= object | array | string | number | boolean | null
 constexpr int kMostRules = 2000;
 constexpr int64_t kMostRepeats = 1000;
 
-/// As a literal of the grammar.
-std::string literal(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '\n')
-      out += "\\n";
-    else if (c == '"' || c == '\\')
-      out += std::string("\\") + c;
-    else
-      out += c;
-  }
-  return out + '"';
-}
-
 class Converter {
  public:
-  explicit Converter(const Json& root) : root_(root) {}
+  /// Adds a rule of that name for the schema.
+  void convert(const std::string& name, const Json& schema) {
+    root_ = &schema;
+    references_.clear();
+    put(name, rule_of(schema));
+  }
 
-  std::string convert() {
-    const auto top = rule_of(root_);
-    std::string out = fmt::format("root ::= space {} space\n", top);
+  std::string rules() const {
+    std::string out;
     for (const auto& [name, body] : rules_) out += fmt::format("{} ::= {}\n", name, body);
-    return out + kBasics;
+    return out;
   }
 
  private:
@@ -66,7 +56,7 @@ class Converter {
     if (!schema.is_object()) throw Error("a schema must be an object");
     check_keywords(schema);
     if (const auto it = schema.find("$ref"); it != schema.end()) return reference(*it);
-    if (const auto it = schema.find("const"); it != schema.end()) return literal(it->dump());
+    if (const auto it = schema.find("const"); it != schema.end()) return grammar_literal(it->dump());
     if (const auto it = schema.find("enum"); it != schema.end()) return one_of_values(*it);
     for (const char* name : {"anyOf", "oneOf"})
       if (const auto it = schema.find(name); it != schema.end()) return one_of_schemas(*it);
@@ -123,7 +113,7 @@ class Converter {
   std::string one_of_values(const Json& values) {
     if (!values.is_array()) throw Error("enum must be an array");
     std::vector<std::string> options;
-    for (const auto& value : values) options.push_back(literal(value.dump()));
+    for (const auto& value : values) options.push_back(grammar_literal(value.dump()));
     return add(alternatives(options));
   }
 
@@ -139,11 +129,11 @@ class Converter {
     const auto place = ref.is_string() ? ref.get<std::string>() : "";
     if (!place.starts_with('#')) throw Error("$ref must lead to a place in the schema");
     if (const auto it = references_.find(place); it != references_.end()) return it->second;
-    auto name = fmt::format("ref{}", references_.size());
+    auto name = fmt::format("ref{}", ++referred_);
     references_[place] = name;
     const Json* target = nullptr;
     try {
-      target = &root_.at(Json::json_pointer(place.substr(1)));
+      target = &root_->at(Json::json_pointer(place.substr(1)));
     } catch (const Json::exception&) {
       throw Error(fmt::format("$ref {} leads nowhere", place));
     }
@@ -199,8 +189,8 @@ class Converter {
     if (properties != schema.end()) {
       if (!properties->is_object()) throw Error("properties must be an object");
       for (const auto& [name, property] : properties->items()) {
-        const auto one =
-            fmt::format(R"({} space ":" space {} space)", literal(Json(name).dump()), rule_of(property));
+        const auto one = fmt::format(R"({} space ":" space {} space)", grammar_literal(Json(name).dump()),
+                                     rule_of(property));
         (required.erase(name) > 0 ? needed : optional).push_back(add(one));
       }
     }
@@ -232,19 +222,39 @@ class Converter {
     return starts.empty() ? "" : fmt::format("({})?", fmt::join(starts, " | "));
   }
 
-  const Json& root_;
+  const Json* root_ = nullptr;  ///< to which references lead
   std::map<std::string, std::string> rules_;
   std::map<std::string, std::string> references_;
+  int referred_ = 0;
 };
 
 }  // namespace
 
+std::string grammar_with(const std::string& root, std::span<const Json> schemas) {
+  Converter converter;
+  for (size_t i = 0; i < schemas.size(); ++i) converter.convert(fmt::format("schema{}", i), schemas[i]);
+  return fmt::format("root ::= {}\n", root) + converter.rules() + kBasics;
+}
+
 std::string json_grammar() {
-  return std::string("root ::= space object space\n") + kBasics;
+  return grammar_with("space object space", {});
 }
 
 std::string schema_grammar(const Json& schema) {
-  return Converter(schema).convert();
+  return grammar_with("space schema0 space", std::span(&schema, 1));
+}
+
+std::string grammar_literal(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '\n')
+      out += "\\n";
+    else if (c == '"' || c == '\\')
+      out += std::string("\\") + c;
+    else
+      out += c;
+  }
+  return out + '"';
 }
 
 }  // namespace windowkv::server

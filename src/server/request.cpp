@@ -8,7 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "server/api_error.h"
+#include "server/fields.h"
 #include "server/json_grammar.h"
+#include "support/bounded_json.h"
 #include "support/utf8.h"
 #include "windowkv/error.h"
 
@@ -20,63 +22,6 @@ constexpr int kMostChoices = 128;
 constexpr int kMostTopLogprobs = 20;
 constexpr size_t kMostPrompts = 2048;
 constexpr size_t kMostStops = 64;
-
-/// The fields of an object, each checked as it is read; null counts as missing.
-class Fields {
- public:
-  explicit Fields(const Json& object, std::string prefix = "") : object_(object), prefix_(std::move(prefix)) {
-    if (!object.is_object()) throw ApiError(400, "the body must be a JSON object");
-  }
-
-  const Json* find(const char* name) const {
-    const auto it = object_.find(name);
-    return it != object_.end() && !it->is_null() ? &*it : nullptr;
-  }
-
-  [[noreturn]] void refuse(const char* name, const std::string& why) const {
-    throw ApiError(400, fmt::format("{}{} {}", prefix_, name, why), prefix_ + name);
-  }
-
-  void read(const char* name, bool& value) const {
-    const auto* field = find(name);
-    if (field == nullptr) return;
-    if (!field->is_boolean()) refuse(name, "must be true or false");
-    value = field->get<bool>();
-  }
-
-  void read(const char* name, std::string& value) const {
-    const auto* field = find(name);
-    if (field == nullptr) return;
-    if (!field->is_string()) refuse(name, "must be a string");
-    value = field->get<std::string>();
-  }
-
-  void read(const char* name, std::optional<std::string>& value) const {
-    const auto* field = find(name);
-    if (field == nullptr) return;
-    // A budget or how often to choose again may come as a number.
-    if (field->is_number())
-      value = field->dump();
-    else
-      read(name, value.emplace());
-  }
-
-  template <typename T>
-  void read(const char* name, T& value, double low, double high) const {
-    const auto* field = find(name);
-    if (field == nullptr) return;
-    if (std::is_integral_v<T> ? !field->is_number_integer() : !field->is_number())
-      refuse(name, std::is_integral_v<T> ? "must be an integer" : "must be a number");
-    const auto number = field->get<double>();
-    if (!(number >= low && number <= high))
-      refuse(name, fmt::format("is {}; it must be {} to {}", field->dump(), low, high));
-    value = static_cast<T>(number);
-  }
-
- private:
-  const Json& object_;
-  std::string prefix_;
-};
 
 void read_sampling(const Fields& fields, GenerateOptions& options) {
   auto& s = options.sampling;
@@ -138,40 +83,49 @@ void read_logprobs(const Fields& fields, CompletionRequest& request) {
   }
 }
 
-/// response_format, as a grammar.
-void read_format(const Fields& fields, GenerateOptions& options) {
+/// What response_format asks for, as a JSON schema; nullopt for any text.
+std::optional<Json> format_schema(const Fields& fields) {
   const auto* format = fields.find("response_format");
-  if (format == nullptr) return;
+  if (format == nullptr) return std::nullopt;
   const auto type = format->is_object() ? format->value("type", Json()) : Json();
-  if (type == "text") return;
-  if (!options.sampling.grammar.empty())
-    fields.refuse("response_format", "cannot be had together with grammar");
-  if (type == "json_object") {
-    options.sampling.grammar = json_grammar();
-    return;
-  }
+  if (type == "text") return std::nullopt;
+  if (type == "json_object") return Json{{"type", "object"}};
   if (type != "json_schema")
     fields.refuse("response_format", "has a type that is not text, json_object or json_schema");
   // OpenAI's clients wrap the schema once more; llama-server takes both.
   const auto wrapped = format->value("json_schema", Json::object());
   const auto schema =
       wrapped.is_object() && wrapped.contains("schema") ? wrapped["schema"] : format->value("schema", Json());
+  return schema;
+}
+
+/// Constrains the answer to what response_format and tool_choice ask for.
+void read_constraints(const Fields& fields, const CallFormat& calls, CompletionRequest& request) {
+  auto& grammar = request.generate.sampling.grammar;
+  const bool required = request.tools.choice == ToolRequest::Choice::kRequired;
+  const auto schema = format_schema(fields);
+  if (!schema && !required) return;
+  if (!grammar.empty())
+    fields.refuse(required ? "tool_choice" : "response_format", "cannot be had together with grammar");
   try {
-    options.sampling.grammar = schema_grammar(schema);
+    if (schema) grammar = schema_grammar(*schema);
   } catch (const Error& e) {
     fields.refuse("response_format", fmt::format("has a schema that is not supported: {}", e.what()));
   }
+  if (request.tools.active())
+    grammar = calls_grammar(calls, request.tools, required || !schema ? nullptr : &*schema);
 }
 
 /// Fields that would change the answer in ways that are not there.
-void refuse_unsupported(const Fields& fields) {
+void refuse_unsupported(const Fields& fields, bool chat) {
   auto given = [&](const char* name) {
     const auto* field = fields.find(name);
     if (field == nullptr || (field->is_array() && field->empty())) return false;
     return !(field->is_string() && field->get<std::string>().empty());
   };
-  for (const char* name : {"tools", "functions", "suffix", "audio"})
+  for (const char* name : {"functions", "suffix", "audio"})
     if (given(name)) fields.refuse(name, "is not supported");
+  if (!chat && given("tools")) fields.refuse("tools", "needs a chat: /v1/chat/completions");
   int best_of = 1;
   fields.read("best_of", best_of, 1, 1);
 }
@@ -246,23 +200,10 @@ std::string content_of(const Json& message, const std::string& where) {
 Json parse_body(const std::string& body) {
   if (const auto error = utf8_first_error(body); error != std::string::npos)
     throw ApiError(400, fmt::format("the body is not UTF-8 (byte {})", error));
-  // Deep nesting would overflow the stack of whatever walks it, and each key is looked for among those
-  // before.
-  constexpr int kMostDepth = 64;
-  constexpr int kMostKeys = 4096;
-  std::vector<int> keys;
-  const auto modest = [&](int depth, Json::parse_event_t event, Json&) {
-    if (depth > kMostDepth) throw ApiError(400, "the body is nested too deeply");
-    if (event == Json::parse_event_t::object_start) keys.push_back(0);
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key && ++keys.back() > kMostKeys)
-      throw ApiError(400, fmt::format("the body has an object of more than {} fields", kMostKeys));
-    return true;
-  };
   try {
-    return Json::parse(body, modest);
-  } catch (const Json::exception& e) {
-    throw ApiError(400, fmt::format("the body is not JSON: {}", e.what()));
+    return parse_bounded_json(body);
+  } catch (const Error& e) {
+    throw ApiError(400, fmt::format("the body {}", e.what()));
   }
 }
 
@@ -291,23 +232,34 @@ std::vector<ChatMessage> parse_messages(const Json& body) {
     if (!role.is_string()) throw ApiError(400, where + ".role must be a string", "messages");
     const auto name = role.get<std::string>();
     if (name != "system" && name != "developer" && name != "user" && name != "assistant" && name != "tool")
-      throw ApiError(400, fmt::format("{}.role is \"{}\"; it must be system, user or assistant", where, name),
-                     "messages");
+      throw ApiError(
+          400, fmt::format("{}.role is \"{}\"; it must be system, user, assistant or tool", where, name),
+          "messages");
     out.push_back({name == "developer" ? "system" : name, content_of(message, where)});
+    auto& said = out.back();
+    if (name == "assistant") said.tool_calls = tool_calls_of(message, where);
+    if (name == "tool") Fields(message, where + ".").read("tool_call_id", said.tool_call_id);
   }
   return out;
 }
 
-CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOptions& defaults) {
+ToolRequest parse_tools(const Json& body) {
+  return tools_of(Fields(body));
+}
+
+CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOptions& defaults,
+                                   const CallFormat& calls) {
   const Fields fields(body);
   CompletionRequest request;
   request.chat = chat;
   request.generate = defaults;
   fields.read("model", request.model);
-  if (chat)
+  if (chat) {
     request.messages = parse_messages(body);
-  else
+    request.tools = tools_of(fields);
+  } else {
     read_prompts(fields, request);
+  }
   fields.read("n", request.choices, 1, kMostChoices);
   fields.read("stream", request.stream);
   if (const auto* options = fields.find("stream_options"))
@@ -318,8 +270,8 @@ CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOp
   read_stop(fields, request.generate);
   read_logprobs(fields, request);
   request.own_grammar = fields.find("grammar") != nullptr;
-  read_format(fields, request.generate);
-  refuse_unsupported(fields);
+  read_constraints(fields, calls, request);
+  refuse_unsupported(fields, chat);
   request.kv = kv_of(fields);
   try {
     request.generate.sampling.validate();

@@ -5,7 +5,9 @@
 #include <variant>
 #include <vector>
 
+#include "server/call_formats.h"
 #include "server/json.h"
+#include "server/tools.h"
 #include "windowkv/generate.h"
 
 namespace windowkv::server {
@@ -21,6 +23,7 @@ struct CompletionRequest {
   bool chat = false;
   std::string model;                                                   ///< empty: not named
   std::vector<ChatMessage> messages;                                   ///< of a chat
+  ToolRequest tools;                                                   ///< of a chat
   std::vector<std::variant<std::string, std::vector<Token>>> prompts;  ///< of completions
   GenerateOptions generate;  ///< max_tokens −1: what the context leaves
   int choices = 1;
@@ -37,11 +40,14 @@ Json parse_body(const std::string& body);
 
 /// What a body asks for; fields it lacks are those of `defaults`. Fields that are not known are ignored, as
 /// OpenAI's clients send many. Throws ApiError, which names the field, for a wrong type, a value out of
-/// range, and what is not supported but would change the answer.
-CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOptions& defaults);
+/// range, and what is not supported but would change the answer. `calls`: how the model writes calls of
+/// tools.
+CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOptions& defaults,
+                                   const CallFormat& calls = call_format(""));
 
-/// Messages as in a chat's body. Throws ApiError.
+/// Messages and tools as in a chat's body. Throws ApiError.
 std::vector<ChatMessage> parse_messages(const Json& body);
+ToolRequest parse_tools(const Json& body);
 
 /// A field that is true or false; `otherwise` where it is missing. Throws ApiError for something else.
 bool optional_flag(const Json& body, const char* name, bool otherwise);

@@ -12,8 +12,21 @@ const char* finish_reason(StopReason reason) {
   return reason == StopReason::kLength ? "length" : "stop";
 }
 
-Json finish_json(const std::optional<StopReason>& reason) {
-  return reason ? Json(finish_reason(*reason)) : Json();
+Json finish_json(const std::optional<StopReason>& reason, bool calls) {
+  if (!reason) return {};
+  return calls && *reason != StopReason::kLength ? "tool_calls" : finish_reason(*reason);
+}
+
+Json call_json(const ToolCall& call, const std::string& arguments) {
+  return {
+      {"id", call.id}, {"type", "function"}, {"function", {{"name", call.name}, {"arguments", arguments}}}};
+}
+
+Json message_json(const ChoiceText& choice) {
+  const bool calls_alone = choice.text.empty() && !choice.calls.empty();
+  Json message{{"role", "assistant"}, {"content", calls_alone ? Json() : Json(choice.text)}};
+  for (const auto& call : choice.calls) message["tool_calls"].push_back(call_json(call, call.arguments));
+  return message;
 }
 
 Json token_json(const Vocab& vocab, Token token, float logprob) {
@@ -106,40 +119,57 @@ Json CompletionFormat::whole(std::span<const ChoiceText> choices, const Usage& u
   for (const auto& choice : choices) {
     Json one{{"index", list.size()}};
     if (head_.chat)
-      one["message"] = {{"role", "assistant"}, {"content", choice.text}};
+      one["message"] = message_json(choice);
     else
       one["text"] = choice.text;
     one["logprobs"] = !logprobs_   ? Json()
                       : head_.chat ? chat_logprobs(vocab_, choice.logprobs)
                                    : text_logprobs(vocab_, choice);
-    one["finish_reason"] = finish_json(choice.finished);
+    one["finish_reason"] = finish_json(choice.finished, !choice.calls.empty());
     list.push_back(std::move(one));
   }
   out["usage"] = usage_json(usage);
   return out;
 }
 
-Json CompletionFormat::chunk(int choice, const Delta& delta, bool first) const {
+/// `said`: the choice's "delta" or "text".
+Json CompletionFormat::chunk(int choice, const Json& said, const Delta& delta) const {
   auto out = head_json(head_, head_.chat ? "chat.completion.chunk" : "text_completion");
-  Json one{{"index", choice}};
-  if (head_.chat) {
-    Json message = Json::object();
-    if (first) message["role"] = "assistant";
-    if (first || !delta.text.empty()) message["content"] = delta.text;
-    one["delta"] = std::move(message);
-  } else {
-    one["text"] = delta.text;
-  }
+  Json one{{"index", choice}, {head_.chat ? "delta" : "text", said}};
   one["logprobs"] = !logprobs_ || delta.logprobs.empty() ? Json()
                     : head_.chat                         ? chat_logprobs(vocab_, delta.logprobs)
-                                 : text_logprobs(vocab_, {.logprobs = delta.logprobs});
-  one["finish_reason"] = finish_json(delta.finished);
+                                 : text_logprobs(vocab_, {.text = {}, .logprobs = delta.logprobs});
+  const auto calls = calls_.find(choice);
+  one["finish_reason"] = finish_json(delta.finished, calls != calls_.end());
   out["choices"] = Json::array({std::move(one)});
   return out;
 }
 
+/// Calls as OpenAI streams them: their names, then their arguments, in a part each; the end comes last.
+std::string CompletionFormat::chat_events(int choice, const Delta& delta, bool first) {
+  std::string events;
+  Json said = Json::object();
+  if (first) said["role"] = "assistant";
+  if (first || !delta.text.empty())
+    said["content"] = delta.text.empty() && !delta.calls.empty() ? Json() : Json(delta.text);
+  if (delta.calls.empty()) return sse(chunk(choice, said, delta));
+  auto part = delta;
+  part.finished = std::nullopt;
+  if (!said.empty()) events += sse(chunk(choice, said, part));
+  part.logprobs.clear();
+  for (const auto& call : delta.calls) {
+    const int index = calls_[choice]++;
+    Json name{{"index", index}}, arguments{{"index", index}, {"function", {{"arguments", call.arguments}}}};
+    name.update(call_json(call, ""));
+    for (const auto& one : {name, arguments})
+      events += sse(chunk(choice, {{"tool_calls", Json::array({one})}}, part));
+  }
+  part.finished = delta.finished;
+  return delta.finished ? events + sse(chunk(choice, Json::object(), part)) : events;
+}
+
 std::string CompletionFormat::event(int choice, const Delta& delta, bool first) {
-  return sse(chunk(choice, delta, first));
+  return head_.chat ? chat_events(choice, delta, first) : sse(chunk(choice, delta.text, delta));
 }
 
 std::string CompletionFormat::end(const Usage& usage) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,6 +23,7 @@ struct ResponseHead {
 /// An answer to a request, put together from its deltas.
 struct ChoiceText {
   std::string text;
+  std::vector<ToolCall> calls = {};
   std::vector<TokenLogprob> logprobs;
   bool prompt_unscored = false;  ///< the first token of `logprobs` has none: nothing stands before it
   std::optional<StopReason> finished;
@@ -37,6 +39,8 @@ class ResponseFormat {
   virtual ~ResponseFormat() = default;
   /// The body of a response that is not streamed.
   virtual Json whole(std::span<const ChoiceText> choices, const Usage& usage) const = 0;
+  /// The error with the names that the endpoint has for fields of a chat.
+  virtual ApiError in_its_words(const ApiError& error) const { return error; }
   // Of a stream, server-sent events:
   virtual std::string begin() { return ""; }
   /// `first`: nothing was said of the choice before.
@@ -54,11 +58,13 @@ class CompletionFormat final : public ResponseFormat {
   std::string end(const Usage& usage) override;
 
  private:
-  Json chunk(int choice, const Delta& delta, bool first) const;
+  Json chunk(int choice, const Json& said, const Delta& delta) const;
+  std::string chat_events(int choice, const Delta& delta, bool first);
 
   ResponseHead head_;
   bool logprobs_;
   bool include_usage_;
+  std::map<int, int> calls_;  ///< how many of each choice were streamed
   const Vocab& vocab_;
 };
 

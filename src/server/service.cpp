@@ -34,10 +34,24 @@ void check_grammar(const std::string& grammar) {
 Service::Service(const Model& model, ServiceOptions options)
     : model_(model),
       options_(std::move(options)),
+      calls_(call_format(options_.chat_template.empty() && model.vocab().has_chat_template()
+                             ? model.vocab().chat_template()
+                             : options_.chat_template)),
       prefixes_(model, options_.prefixes),
       batcher_(model, options_.batcher, prefixes_, metrics_) {
   for (Token token = 0; token < model.hparams().n_vocab; ++token)
     longest_piece_ = std::max(longest_piece_, vocab().piece(token, /*special=*/true).size());
+  for (const auto& mark : call_marks()) {
+    const auto tokens = vocab().tokenize(mark);
+    if (!tokens.empty() && vocab().piece(tokens.back()).empty() && vocab().piece(tokens.back(), true) == mark)
+      call_tokens_.push_back(tokens.back());
+  }
+}
+
+CompletionRequest Service::parse(const Json& body, bool chat) const {
+  auto request = parse_completion(body, chat, options_.generate, calls_);
+  if (request.tools.active()) request.generate.spelled = call_tokens_;
+  return request;
 }
 
 std::vector<Token> Service::tokenize(const PromptText& text) const {
@@ -52,11 +66,11 @@ std::vector<Token> Service::tokenize(const PromptText& text) const {
   return vocab().tokenize(text);
 }
 
-PromptText Service::chat_text(const std::vector<ChatMessage>& messages) const {
+PromptText Service::chat_text(const std::vector<ChatMessage>& messages, const ToolRequest& tools) const {
   if (!vocab().has_chat_template() && options_.chat_template.empty())
     throw ApiError(400, "the model has no chat template; use /v1/completions, or start with --chat-template");
   try {
-    return vocab().apply_chat_template(messages, options_.chat_template);
+    return vocab().apply_chat_template(messages, options_.chat_template, tools.json);
   } catch (const Error& e) {
     throw ApiError(400, e.what(), "messages");
   }
@@ -89,8 +103,8 @@ std::vector<Service::Prompt> Service::prompts_of(const CompletionRequest& reques
     if (request.chat) {
       const auto last =
           std::ranges::find(request.messages.rbegin(), request.messages.rend(), "user", &ChatMessage::role);
-      prompts.push_back(
-          {tokenize(chat_text(request.messages)), last != request.messages.rend() ? last->content : ""});
+      prompts.push_back({tokenize(chat_text(request.messages, request.tools)),
+                         last != request.messages.rend() ? last->content : ""});
     }
     for (const auto& prompt : request.prompts) {
       if (const auto* text = std::get_if<std::string>(&prompt)) {

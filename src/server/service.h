@@ -33,6 +33,8 @@ class Service {
   /// The model must outlive it.
   Service(const Model& model, ServiceOptions options);
 
+  /// What a body of /v1/completions or /v1/chat/completions asks for. Throws ApiError.
+  CompletionRequest parse(const Json& body, bool chat) const;
   /// The jobs of a request, one for each prompt, submitted. `owner`: whose stored prefixes they use; `id`:
   /// the request's. Throws ApiError.
   std::vector<std::shared_ptr<Job>> submit(const CompletionRequest& request, const std::string& owner,
@@ -40,7 +42,7 @@ class Service {
   /// Ids of a text. Throws ApiError for one that cannot fit in the context, whatever its tokens.
   std::vector<Token> tokenize(const PromptText& text) const;
   /// The text of a chat, ready to be tokenized. Throws ApiError where the template does not take it.
-  PromptText chat_text(const std::vector<ChatMessage>& messages) const;
+  PromptText chat_text(const std::vector<ChatMessage>& messages, const ToolRequest& tools = {}) const;
 
   const Model& model() const { return model_; }
   const Vocab& vocab() const { return model_.vocab(); }
@@ -59,8 +61,10 @@ class Service {
 
   const Model& model_;
   ServiceOptions options_;
-  size_t longest_piece_ = 1;       ///< bytes of a token at most
-  mutable std::mutex tokenizing_;  ///< a long text takes many times its size
+  const CallFormat& calls_;         ///< the chat template's
+  std::vector<Token> call_tokens_;  ///< control tokens that calls begin with
+  size_t longest_piece_ = 1;        ///< bytes of a token at most
+  mutable std::mutex tokenizing_;   ///< a long text takes many times its size
   Metrics metrics_;
   PrefixCache prefixes_;
   Batcher batcher_;

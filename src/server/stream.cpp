@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "server/call_parser.h"
 #include "support/clock.h"
 
 namespace windowkv::server {
@@ -27,6 +28,25 @@ std::string echoed(const Completion& completion, size_t job, const Vocab& vocab)
   return vocab.text(std::get<std::vector<Token>>(prompt));
 }
 
+/// For each choice of all jobs of a request that has tools; null otherwise.
+using Parsers = std::vector<std::optional<CallParser>>;
+
+Parsers parsers_of(const CompletionRequest& request, size_t count) {
+  Parsers parsers(count);
+  if (request.tools.active())
+    for (auto& parser : parsers) parser.emplace(request.tools.names(), request.tools.parallel);
+  return parsers;
+}
+
+/// Parts calls from the text.
+void find_calls(std::optional<CallParser>& parser, Delta& delta) {
+  if (!parser) return;
+  auto found = parser->push(delta.text);
+  if (delta.finished) found.text += parser->finish().text;
+  delta.text = std::move(found.text);
+  delta.calls = std::move(found.calls);
+}
+
 /// The prompt's logprobs lack that of its first token.
 void add_first_token(const Job& job, std::vector<TokenLogprob>& logprobs) {
   logprobs.insert(logprobs.begin(), TokenLogprob{job.prompt.front(), 0, {}});
@@ -41,6 +61,7 @@ class Events {
       for (int choice = 0; choice < completion_.request.choices; ++choice)
         echoes_.push_back(echoed(completion_, job, service.vocab()));
     told_.resize(echoes_.size(), false);
+    parsers_ = parsers_of(completion_.request, echoes_.size());
   }
 
   ~Events() {
@@ -54,20 +75,17 @@ class Events {
     if (!std::exchange(begun_, true))
       if (const auto begin = completion_.format->begin(); !begin.empty() && !write(sink, begin)) return false;
     bool finished = true;
-    bool sent = false;
     // A single job may be waited for; of several, what there is is taken.
     const auto patience = completion_.jobs.size() == 1 ? kPatience : kPatience / 10;
     for (size_t i = 0; i < completion_.jobs.size(); ++i) {
       auto& answer = *completion_.jobs[i]->answer;
       if (answer.finished()) continue;
-      if (auto delta = answer.next(patience)) {
+      if (auto delta = answer.next(patience))
         if (!send(sink, i, std::move(*delta))) return false;
-        sent = true;
-      }
       finished = finished && answer.finished();
     }
     if (finished) return end(sink);
-    if (!sent && ms_since(last_) > kKeepAliveMs) return write(sink, ": keep-alive\n\n");
+    if (ms_since(last_) > kKeepAliveMs) return write(sink, ": keep-alive\n\n");
     return true;
   } catch (const ApiError& e) {
     write(sink, sse(error_json(e)));
@@ -84,6 +102,8 @@ class Events {
   bool send(httplib::DataSink& sink, size_t job, Delta delta) {
     const int choice = static_cast<int>(job) * completion_.request.choices + delta.choice;
     const auto place = static_cast<size_t>(choice);
+    find_calls(parsers_[place], delta);
+    if (delta.text.empty() && delta.calls.empty() && delta.logprobs.empty() && !delta.finished) return true;
     const bool first = !told_[place];
     if (first) delta.text = std::exchange(echoes_[place], "") + delta.text;
     told_[place] = true;
@@ -103,6 +123,7 @@ class Events {
   std::function<void(bool whole)> ended_;
   std::vector<std::string> echoes_;  ///< by choice of all jobs, as told_
   std::vector<bool> told_;           ///< whether something was sent of it
+  Parsers parsers_;
   bool begun_ = false;
   bool whole_ = false;  ///< all of it was sent
   Clock::time_point last_ = Clock::now();
@@ -118,6 +139,7 @@ void respond_at_once(const Completion& completion, const Service& service, const
     for (size_t i = 0; i < completion.jobs.size(); ++i) {
       const auto& job = *completion.jobs[i];
       std::vector<ChoiceText> own(static_cast<size_t>(job.choices));
+      auto parsers = parsers_of(completion.request, own.size());
       while (!job.answer->finished()) {
         auto delta = job.answer->next(kPatience);
         if (!delta) {
@@ -126,8 +148,11 @@ void respond_at_once(const Completion& completion, const Service& service, const
           response.status = kClientLeft;
           return;
         }
-        auto& choice = own[static_cast<size_t>(delta->choice)];
+        const auto place = static_cast<size_t>(delta->choice);
+        find_calls(parsers[place], *delta);
+        auto& choice = own[place];
         choice.text += delta->text;
+        choice.calls.insert(choice.calls.end(), delta->calls.begin(), delta->calls.end());
         choice.logprobs.insert(choice.logprobs.end(), delta->logprobs.begin(), delta->logprobs.end());
         if (delta->finished) choice.finished = delta->finished;
       }

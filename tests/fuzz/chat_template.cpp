@@ -34,9 +34,12 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const std::vector<ChatMessage> messages = {{"system", "Be brief."},
-                                                    {"user", "Who sent the letter?"}};
+                                                    {"user", "Who sent the letter?"},
+                                                    {"assistant", "", {{"call00001", "find", "{\"x\": 1}"}}},
+                                                    {"tool", "Ann", {}, "call00001"}};
+  const std::string tools = R"([{"type": "function", "function": {"name": "find"}}])";
   fuzz::refuse_or([&] {
-    apply({std::string(fuzz::text_of(data, size)), "<s>", "</s>"}, messages, nullptr,
+    apply({std::string(fuzz::text_of(data, size)), "<s>", "</s>"}, messages, tools, nullptr,
           {.seconds = 0.5, .memory = size_t{256} << 20});
   });
   return 0;

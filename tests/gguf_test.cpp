@@ -376,6 +376,32 @@ TEST(Hostile, ModelsTheEngineDoesNotCompute) {
       [](GgufEdit& e) { gguf_set_val_f32(e.meta, "llama.attention.layer_norm_rms_epsilon", 0); }, "epsilon");
 }
 
+TEST(SlidingWindow, IsCheckedAndMayBeMissing) {
+  RandomModel m;
+  m.family = "gemma3";
+  m.window = 100;
+  m.n_layer = 3;
+  auto refused = [&](const char* key, int64_t value, std::string_view reason) {
+    expect_edit_refused([=](GgufEdit& e) { gguf_set_val_i64(e.meta, key, value); }, reason, m);
+  };
+  refused("gemma3.attention.sliding_window", -1, "sliding_window is out of range");
+  refused("gemma3.attention.sliding_window", int64_t{1} << 31, "sliding_window");
+  refused("gemma3.attention.sliding_window_pattern", -2, "sliding_window_pattern is out of range");
+  refused("gemma3.attention.sliding_window_pattern", int64_t{1} << 31, "sliding_window_pattern");
+  const auto path = random_model_path("source_gemma3", m);
+  auto full_layers = [&](const char* key, uint32_t value) {
+    const auto edited =
+        edit_gguf(path, "windows.gguf", [&](GgufEdit& e) { gguf_set_val_u32(e.meta, key, value); });
+    return load(edited)->hparams().full_layers();
+  };
+  EXPECT_EQ(full_layers("gemma3.attention.sliding_window", 0), (std::vector<int>{0, 1, 2}));
+  EXPECT_EQ(full_layers("gemma3.attention.sliding_window", 4096),
+            (std::vector<int>{0, 1, 2}));  // the context
+  EXPECT_EQ(full_layers("gemma3.attention.sliding_window_pattern", 2), (std::vector<int>{1}));
+  EXPECT_EQ(full_layers("gemma3.attention.sliding_window_pattern", 1), (std::vector<int>{0, 1, 2}));
+  EXPECT_EQ(full_layers("gemma3.attention.sliding_window_pattern", 0), (std::vector<int>{}));
+}
+
 // Tensors the graph would leave out would change what the model says without a word.
 TEST(Hostile, TensorsTheGraphDoesNotUse) {
   for (const char* name :

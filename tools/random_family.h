@@ -15,8 +15,10 @@ struct RandomFamily {
   std::string_view ffn_norm = "ffn_norm";
   enum class Experts { kNone, kSome, kAlways } experts = Experts::kNone;
   bool router_bias = false;
-  bool scales = false;        ///< Granite's
-  bool shared_count = false;  ///< the shared expert's width is given as a number of experts
+  bool sinks = false;
+  bool expert_biases = false;  ///< and of the attention's output
+  bool scales = false;         ///< Granite's
+  bool shared_count = false;   ///< the shared expert's width is given as a number of experts
 };
 
 /// Throws Error for an unknown name.

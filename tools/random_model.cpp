@@ -54,7 +54,7 @@ class Writer {
         threads_(threads > 0 ? threads
                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     check();
-    const size_t tensors = 8 + 24 * static_cast<size_t>(m_.n_layer + m_.extra_layers);
+    const size_t tensors = 8 + 28 * static_cast<size_t>(m_.n_layer + m_.extra_layers);
     ctx_.reset(ggml_init({ggml_tensor_overhead() * tensors, nullptr, /*no_alloc=*/true}));
     gguf_.reset(gguf_init_empty());
     metadata();
@@ -251,7 +251,9 @@ class Writer {
       bias(prefix + "attn_k.bias", kv_row);
       bias(prefix + "attn_v.bias", kv_row);
     }
-    if (family_.qkv == kOptionalBias && m_.output_bias) bias(prefix + "attn_output.bias", m_.n_embd);
+    if (family_.sinks) bias(prefix + "attn_sinks.weight", m_.n_head);
+    if (family_.expert_biases || (family_.qkv == kOptionalBias && m_.output_bias))
+      bias(prefix + "attn_output.bias", m_.n_embd);
     if (family_.qk_norm != RandomFamily::QkNorm::kNone) {
       const bool all = family_.qk_norm == RandomFamily::QkNorm::kAllHeads;
       norm(prefix + "attn_q_norm.weight", 1.4f, all ? q_row : m_.d_head);
@@ -277,6 +279,13 @@ class Writer {
     matrix(prefix + "ffn_gate_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);
     matrix(prefix + "ffn_up_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);
     matrix(prefix + "ffn_down_exps.weight", 1.0f, m_.n_ff_expert, m_.n_embd, m_.n_expert);
+    if (family_.expert_biases) {
+      bias(prefix + "ffn_gate_inp.bias", m_.n_expert);
+      for (const char* name : {"gate", "up"})
+        add(fmt::format("{}ffn_{}_exps.bias", prefix, name), GGML_TYPE_F32, 0.0f, 0.3f, m_.n_ff_expert,
+            m_.n_expert);
+      add(prefix + "ffn_down_exps.bias", GGML_TYPE_F32, 0.0f, 0.3f, m_.n_embd, m_.n_expert);
+    }
     if (m_.n_ff_shared == 0) return;
     matrix(prefix + "ffn_gate_shexp.weight", 1.0f, m_.n_embd, m_.n_ff_shared);
     matrix(prefix + "ffn_up_shexp.weight", 1.0f, m_.n_embd, m_.n_ff_shared);

@@ -22,12 +22,16 @@ struct AttentionSpec {
 
 /// A mixture of experts in the place of one feed-forward.
 struct Mixture {
-  int experts = 0;         ///< 0: there is none, the feed-forward is dense
-  int used = 0;            ///< by each token
-  int n_ff = 0;            ///< of one expert
-  int n_ff_shared = 0;     ///< of the expert that every token passes; 0: there is none
-  int dense_layers = 0;    ///< so many layers come first whose feed-forward is dense
-  bool sigmoid = false;    ///< experts are rated each by itself, not by a softmax over all
+  int experts = 0;       ///< 0: there is none, the feed-forward is dense
+  int used = 0;          ///< by each token
+  int n_ff = 0;          ///< of one expert
+  int n_ff_shared = 0;   ///< of the expert that every token passes; 0: there is none
+  int dense_layers = 0;  ///< so many layers come first whose feed-forward is dense
+  enum class Rating {
+    kSoftmax,        ///< over all experts
+    kSigmoid,        ///< each by itself
+    kSoftmaxOfUsed,  ///< by what the router says, and weighted by a softmax over those that are used
+  } rating = Rating::kSoftmax;
   bool normalized = true;  ///< the weights of the experts that are used add up to 1
   float scale = 1.0f;      ///< of their sum
 };
@@ -54,7 +58,11 @@ struct HParams {
   float residual_scale = 1.0f;   ///< of what attention and feed-forward add to the hidden states
   float logit_scale = 1.0f;
   float query_growth = 0.0f;  ///< by which queries grow past rope_n_ctx_orig; 0: not at all
-  enum class Activation { kSilu, kGelu } activation = Activation::kSilu;  ///< of the feed-forward's gate
+  enum class Activation {
+    kSilu,
+    kGelu,
+    kClampedSilu
+  } activation = Activation::kSilu;  ///< of the feed-forward's gate
   Mixture mixture;
   // RoPE
   int n_rot = 0;

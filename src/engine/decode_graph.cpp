@@ -43,7 +43,8 @@ bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
 }
 
 size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
-  return 128 + static_cast<size_t>(hp.n_layer) * (64 + 32 * caches);
+  const auto experts = static_cast<size_t>(hp.mixture.used);
+  return 128 + static_cast<size_t>(hp.n_layer) * (64 + 32 * caches + (experts > 0 ? 32 + 2 * experts : 0));
 }
 
 DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)

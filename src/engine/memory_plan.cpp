@@ -39,8 +39,10 @@ void check_scored(const Selector& selector, int64_t n, int n_layer) {
 int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun& run, int64_t width,
                     int64_t longest, int64_t scoring, int64_t logit_columns) {
   const bool blas = backends.blas() != nullptr;
-  int64_t activations =
-      width * (6 * static_cast<int64_t>(hp.n_embd) + 2 * static_cast<int64_t>(hp.n_ff) + 2 * hp.kv_row()) * 4;
+  const auto& m = hp.mixture;
+  const int64_t inner =
+      std::max(2 * int64_t{hp.n_ff}, m.used * (2 * int64_t{m.n_ff} + hp.n_embd) + 2 * int64_t{m.n_ff_shared});
+  int64_t activations = width * (6 * int64_t{hp.n_embd} + inner + 2 * hp.kv_row()) * 4;
   if (blas) activations += ProductAttention::bytes(hp, longest, width);
   // On the device and once more on the host.
   const int64_t copies = backends.is_cpu(backends.device_of(run.first)) ? 2 : 1;

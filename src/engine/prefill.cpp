@@ -416,7 +416,7 @@ class Prefill {
   /// The last layer's attention and feed-forward for each prompt's last position only.
   std::vector<float> finish() {
     const auto ends = pack_.ends();
-    Graph graph(256 + 32 * ends.size());
+    Graph graph(chunk_nodes(m_, chunk_, ends.size()));
     auto* ctx = graph.ctx();
     const int layer = m_.hp.n_layer - 1;
     std::vector<ggml_tensor*> last, attention;
@@ -425,10 +425,11 @@ class Prefill {
       const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, last.back(),
                                                    pack_.positions_at(ctx, end.row, 1), Family::kQ);
       const auto how = m_.attention(layer);
+      const auto& rows = rows_for(layer, end.prompt);
       const int64_t row = past_ + end.first;
-      attention.push_back(attend(ctx, m_.hp, how, qkv.q, rows_for(layer, end.prompt),
-                                 how.window > 0 ? std::max<int64_t>(0, row + 1 - how.window) : 0, row + 1,
-                                 nullptr));
+      const auto column = static_cast<int64_t>(attention.size());
+      attention.push_back(how.window > 0 ? pass_.attend(graph, layer, qkv.q, rows, row, column)
+                                         : attend(ctx, m_.hp, how, qkv.q, rows, 0, row + 1, nullptr));
     }
     return pass_.logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
                                                        join_columns(ctx, attention)));

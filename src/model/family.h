@@ -25,6 +25,10 @@ class Family {
   /// graph does not cover.
   virtual void read(const GgufFile& file, HParams& hp) const = 0;
 
+  /// Whether its files may name a sliding window: read() gives it to layers, or leaves it out as libllama
+  /// does.
+  virtual bool may_slide() const { return false; }
+
   /// Asks the loader for every tensor.
   virtual void declare(WeightLoader& loader, const HParams& hp, Weights& weights) const = 0;
 
@@ -63,11 +67,10 @@ class Family {
 HParams read_common(const GgufFile& file);
 /// Tokens of the file's sliding window, 0 where there is none or the trained context fits in it.
 int read_window(const GgufFile& file, const HParams& hp);
-/// Gives every layer but the last of each `period` that way to attend, where it has a window. Throws Error
-/// for a period that cannot be.
-void slide(const GgufFile& file, HParams& hp, const AttentionSpec& sliding, int period);
-/// Throws Error where the file has a sliding window and its family gave no layer one.
-void check_windows(const GgufFile& file, const HParams& hp);
+/// Gives every layer but the last of each `period` that way to attend, where it has a window.
+void slide(HParams& hp, const AttentionSpec& sliding, int period);
+/// Throws Error where the file has a sliding window and its family does not know any.
+void check_window(const GgufFile& file, const Family& family, const HParams& hp);
 
 const std::vector<const Family*>& families();
 /// The family of general.architecture; throws Error naming those there are.

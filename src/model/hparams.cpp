@@ -92,23 +92,20 @@ HParams read_common(const GgufFile& file) {
 }
 
 int read_window(const GgufFile& file, const HParams& hp) {
-  const std::string key = hp.family + ".attention.sliding_window";
-  const int window = file.find_int(key).value_or(0);
-  if (window < 0) file.fail(key + " is " + std::to_string(window));
+  const int window = file.find_int(hp.family + ".attention.sliding_window").value_or(0);
   return window < hp.n_ctx_train ? window : 0;
 }
 
-void slide(const GgufFile& file, HParams& hp, const AttentionSpec& sliding, int period) {
-  if (period < 0) file.fail(hp.family + ".attention.sliding_window_pattern is " + std::to_string(period));
+void slide(HParams& hp, const AttentionSpec& sliding, int period) {
   if (sliding.window == 0) return;
   for (int layer = 0; layer < hp.n_layer; ++layer)
     // As libllama: of a period of 0 all layers slide.
     if (period == 0 || layer % period < period - 1) hp.attention[static_cast<size_t>(layer)] = sliding;
 }
 
-void check_windows(const GgufFile& file, const HParams& hp) {
+void check_window(const GgufFile& file, const Family& family, const HParams& hp) {
   const int window = read_window(file, hp);
-  if (window > 0 && hp.n_full_layers() == hp.n_layer)
+  if (window > 0 && !family.may_slide())
     file.fail("not supported: sliding-window attention (" + std::to_string(window) +
               " tokens) in models of family \"" + hp.family + "\"");
 }

@@ -19,7 +19,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
   m->family = &find_family(*m->file);
   m->hp = read_common(*m->file);
   m->family->read(*m->file, m->hp);
-  check_windows(*m->file, m->hp);
+  check_window(*m->file, *m->family, m->hp);
   m->backends->place_layers(m->hp.n_layer, options.tensor_split);
 
   WeightLoader loader(*m->file);

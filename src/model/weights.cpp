@@ -31,6 +31,10 @@ bool supported(ggml_backend_dev_t device, ggml_backend_buffer_type_t buft, const
       op = ggml_mul_mat_id(ctx.get(), w, ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, w->ne[0], 1, 512),
                            ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 1, 512));
       break;
+    case WeightUse::kExpertBias:
+      op = ggml_add_id(ctx.get(), ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, w->ne[0], 1, 512), w,
+                       ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 1, 512));
+      break;
     case WeightUse::kElementwise:
       op = ggml_mul(ctx.get(), ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, w->ne[0], 512), w);
       break;
@@ -58,7 +62,7 @@ GgufFile::Tensor WeightLoader::checked(const std::string& name, std::initializer
   if (!same)
     file_.fail("tensor " + name + " has the shape " + shape_text(tensor->ne, shape.size()) + ", expected " +
                shape_text(shape.begin(), shape.size()));
-  if (use == WeightUse::kElementwise && tensor->type != GGML_TYPE_F32)
+  if ((use == WeightUse::kElementwise || use == WeightUse::kExpertBias) && tensor->type != GGML_TYPE_F32)
     file_.fail("tensor " + name + " has the type " + ggml_type_name(tensor->type) + ", expected f32");
   // q8_1 and q8_K hold activations: ggml says it multiplies by them, and calls a null function.
   const bool plain =

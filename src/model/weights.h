@@ -28,11 +28,15 @@ struct LayerWeights {
   ggml_tensor* k_norm = nullptr;          ///< likewise
   ggml_tensor* attn_post_norm = nullptr;  ///< [n_embd]
   ggml_tensor* ffn_norm = nullptr;
-  ggml_tensor* gate = nullptr;           ///< [n_embd, n_ff]; of a mixture [n_embd, n_ff, experts]
-  ggml_tensor* up = nullptr;             ///< likewise
-  ggml_tensor* down = nullptr;           ///< [n_ff, n_embd]; of a mixture [n_ff, n_embd, experts]
-  ggml_tensor* router = nullptr;         ///< [n_embd, experts], null in a dense layer
-  ggml_tensor* router_bias = nullptr;    ///< [experts], on choosing experts, not on their weights
+  ggml_tensor* gate = nullptr;         ///< [n_embd, n_ff]; of a mixture [n_embd, n_ff, experts]
+  ggml_tensor* up = nullptr;           ///< likewise
+  ggml_tensor* down = nullptr;         ///< [n_ff, n_embd]; of a mixture [n_ff, n_embd, experts]
+  ggml_tensor* router = nullptr;       ///< [n_embd, experts], null in a dense layer
+  ggml_tensor* router_bias = nullptr;  ///< [experts], on choosing experts, not on their weights
+  ggml_tensor* rating_bias = nullptr;  ///< [experts], on what the router says
+  ggml_tensor* gate_bias = nullptr;    ///< these two of a mixture, [n_ff, experts]
+  ggml_tensor* up_bias = nullptr;
+  ggml_tensor* down_bias = nullptr;      ///< of a mixture, [n_embd, experts]
   ggml_tensor* shared_gate = nullptr;    ///< [n_embd, n_ff_shared], of the expert that every token passes
   ggml_tensor* shared_up = nullptr;      ///< likewise
   ggml_tensor* shared_down = nullptr;    ///< [n_ff_shared, n_embd]
@@ -49,7 +53,7 @@ struct Weights {
 };
 
 /// How a weight is used, which decides where it may lie.
-enum class WeightUse { kMatMul, kExperts, kElementwise, kRows };
+enum class WeightUse { kMatMul, kExperts, kExpertBias, kElementwise, kRows };
 
 /// Whether a family's files have a tensor.
 enum class Presence { kNone, kOptional, kRequired };

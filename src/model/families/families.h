@@ -4,8 +4,10 @@ namespace windowkv {
 
 class Family;
 
+const Family* exaone4_family();
 const Family* gemma3_family();
 const Family* glm4moe_family();
+const Family* gpt_oss_family();
 const Family* granite_family();
 const Family* granitemoe_family();
 const Family* hunyuan_dense_family();

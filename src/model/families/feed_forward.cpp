@@ -16,8 +16,8 @@ Mixture read_mixture(const GgufFile& file, const HParams& hp) {
   Mixture m;
   m.experts = in_range("expert_count", file.find_int(key("expert_count")).value_or(0), 0, 4096);
   if (m.experts == 0) return m;
-  // Each takes two nodes of a decode graph, which has room for about twice as many (DecodeGraph::node_limit).
-  constexpr int kMostUsed = 8;
+  // Each takes two nodes of a graph, whose size is bounded.
+  constexpr int kMostUsed = 16;
   m.used = in_range("expert_used_count", file.get_int(key("expert_used_count")), 1,
                     std::min(m.experts, kMostUsed));
   m.n_ff = file.find_int(key("expert_feed_forward_length")).value_or(hp.n_ff);
@@ -31,7 +31,7 @@ Mixture read_mixture(const GgufFile& file, const HParams& hp) {
 }
 
 void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, LayerWeights& w,
-                          Presence router_bias) {
+                          Presence router_bias, Presence expert_biases) {
   using enum WeightUse;
   const auto& m = hp.mixture;
   const std::string prefix = "blk." + std::to_string(layer) + ".";
@@ -45,6 +45,10 @@ void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, La
     add(w.gate, "ffn_gate_exps.weight", {hp.n_embd, m.n_ff, m.experts}, kExperts);
     add(w.up, "ffn_up_exps.weight", {hp.n_embd, m.n_ff, m.experts}, kExperts);
     add(w.down, "ffn_down_exps.weight", {m.n_ff, hp.n_embd, m.experts}, kExperts);
+    add(w.rating_bias, "ffn_gate_inp.bias", {m.experts}, kElementwise, expert_biases);
+    add(w.gate_bias, "ffn_gate_exps.bias", {m.n_ff, m.experts}, kExpertBias, expert_biases);
+    add(w.up_bias, "ffn_up_exps.bias", {m.n_ff, m.experts}, kExpertBias, expert_biases);
+    add(w.down_bias, "ffn_down_exps.bias", {hp.n_embd, m.experts}, kExpertBias, expert_biases);
     if (m.n_ff_shared == 0) return;
     add(w.shared_gate, "ffn_gate_shexp.weight", {hp.n_embd, m.n_ff_shared}, kMatMul);
     add(w.shared_up, "ffn_up_shexp.weight", {hp.n_embd, m.n_ff_shared}, kMatMul);
@@ -65,8 +69,15 @@ void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, La
 namespace {
 
 ggml_tensor* gated(ggml_context* ctx, const HParams& hp, ggml_tensor* gate, ggml_tensor* up) {
-  return hp.activation == HParams::Activation::kGelu ? ggml_geglu_split(ctx, gate, up)
-                                                     : ggml_swiglu_split(ctx, gate, up);
+  switch (hp.activation) {
+    case HParams::Activation::kGelu:
+      return ggml_geglu_split(ctx, gate, up);
+    case HParams::Activation::kClampedSilu:
+      return ggml_swiglu_oai(ctx, gate, up, 1.702f, 7.0f);  // gpt-oss's published constants
+    case HParams::Activation::kSilu:
+      break;
+  }
+  return ggml_swiglu_split(ctx, gate, up);
 }
 
 ggml_tensor* dense(ggml_context* ctx, const HParams& hp, ggml_tensor* gate, ggml_tensor* up,
@@ -80,12 +91,18 @@ struct Routes {
 };
 
 Routes route(ggml_context* ctx, const Mixture& m, const LayerWeights& w, ggml_tensor* h) {
+  using enum Mixture::Rating;
   const int64_t t = h->ne[1];
   auto* rated = ggml_mul_mat(ctx, w.router, h);  // [experts, t]
-  rated = m.sigmoid ? ggml_sigmoid(ctx, rated) : ggml_soft_max(ctx, rated);
+  if (w.rating_bias != nullptr) rated = ggml_add(ctx, rated, w.rating_bias);
+  if (m.rating == kSigmoid) rated = ggml_sigmoid(ctx, rated);
+  if (m.rating == kSoftmax) rated = ggml_soft_max(ctx, rated);
   auto* chosen_by = w.router_bias != nullptr ? ggml_add(ctx, rated, w.router_bias) : rated;
   auto* experts = ggml_argsort_top_k(ctx, chosen_by, m.used);
   auto* weights = ggml_get_rows(ctx, ggml_reshape_3d(ctx, rated, 1, m.experts, t), experts);
+  if (m.rating == kSoftmaxOfUsed)
+    weights =
+        ggml_reshape_3d(ctx, ggml_soft_max(ctx, ggml_reshape_2d(ctx, weights, m.used, t)), 1, m.used, t);
   if (m.normalized) {
     weights = ggml_reshape_2d(ctx, weights, m.used, t);
     // The smallest normal number of F16, as libllama has it.
@@ -103,9 +120,12 @@ ggml_tensor* feed_forward(ggml_context* ctx, const HParams& hp, const LayerWeigh
   const int64_t t = h->ne[1];
   const auto [experts, weights] = route(ctx, hp.mixture, w, h);
   auto* each = ggml_reshape_3d(ctx, h, hp.n_embd, 1, t);
-  auto* inner =
-      gated(ctx, hp, ggml_mul_mat_id(ctx, w.gate, each, experts), ggml_mul_mat_id(ctx, w.up, each, experts));
-  auto* results = ggml_mul(ctx, ggml_mul_mat_id(ctx, w.down, inner, experts), weights);  // [n_embd, used, t]
+  auto by_experts = [ctx, ids = experts](ggml_tensor* weight, ggml_tensor* bias, ggml_tensor* x) {
+    auto* y = ggml_mul_mat_id(ctx, weight, x, ids);
+    return bias != nullptr ? ggml_add_id(ctx, y, bias, ids) : y;
+  };
+  auto* inner = gated(ctx, hp, by_experts(w.gate, w.gate_bias, each), by_experts(w.up, w.up_bias, each));
+  auto* results = ggml_mul(ctx, by_experts(w.down, w.down_bias, inner), weights);  // [n_embd, used, t]
   ggml_tensor* sum = nullptr;
   for (int64_t i = 0; i < results->ne[1]; ++i) {
     auto* one =

@@ -11,7 +11,7 @@ Mixture read_mixture(const GgufFile& file, const HParams& hp);
 /// Asks for a layer's gate, up and down, of a mixture those of its experts, the router and the shared expert.
 /// `router_bias`: whether there is one.
 void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, LayerWeights& w,
-                          Presence router_bias);
+                          Presence router_bias, Presence expert_biases);
 
 /// SwiGLU, or in a mixture what the best experts of each token give by their weights: hidden states h
 /// [n_embd, t] F32 behind their norm → [n_embd, t] F32.

@@ -14,6 +14,7 @@ namespace {
 class Gemma3 final : public PreNormDecoder {
  public:
   std::string_view arch() const override { return "gemma3"; }
+  bool may_slide() const override { return true; }
   void read(const GgufFile& file, HParams& hp) const override {
     hp.rope_mode = GGML_ROPE_TYPE_NEOX;
     hp.embedding_scale = std::sqrt(static_cast<float>(hp.n_embd));
@@ -22,7 +23,7 @@ class Gemma3 final : public PreNormDecoder {
     if (hp.n_layer == 62)
       hp.attention_scale = std::sqrt(static_cast<float>(hp.n_head) / static_cast<float>(hp.n_embd));
     const float base = file.find_float(hp.family + ".rope.freq_base_swa").value_or(10000.0f);
-    slide(file, hp, {.window = read_window(file, hp), .rope_base = base},
+    slide(hp, {.window = read_window(file, hp), .rope_base = base},
           file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(6));
   }
 

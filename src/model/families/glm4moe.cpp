@@ -28,7 +28,7 @@ class Glm4Moe final : public PreNormDecoder {
     m.normalized = file.find_int(key("expert_weights_norm")).value_or(0) != 0;
     const int gating = file.find_int(key("expert_gating_func")).value_or(0);
     if (gating > 2) file.fail("not supported: expert_gating_func " + std::to_string(gating));
-    m.sigmoid = gating != 1;
+    m.rating = gating == 1 ? Mixture::Rating::kSoftmax : Mixture::Rating::kSigmoid;
   }
 
   void declare(WeightLoader& loader, const HParams& hp, Weights& weights) const override {

@@ -13,6 +13,7 @@ class Phi3 final : public PreNormDecoder {
  public:
   std::string_view arch() const override { return "phi3"; }
   void read(const GgufFile&, HParams& hp) const override { hp.rope_mode = GGML_ROPE_TYPE_NEOX; }
+  bool may_slide() const override { return true; }
 };
 
 }  // namespace

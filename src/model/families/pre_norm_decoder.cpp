@@ -62,11 +62,12 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     add(w.bk, prefix + "attn_k.bias", {kv_row}, kElementwise, qkv_bias());
     add(w.bv, prefix + "attn_v.bias", {kv_row}, kElementwise, qkv_bias());
     add(w.bo, prefix + "attn_output.bias", {hp.n_embd}, kElementwise, output_bias());
+    add(w.sinks, prefix + "attn_sinks.weight", {hp.n_head}, kElementwise, sinks());
     add(w.q_norm, prefix + "attn_q_norm.weight", {all_heads ? q_row : hp.d_head}, kElementwise, qk_norm());
     add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : hp.d_head}, kElementwise, qk_norm());
     add(w.attn_post_norm, prefix + "post_attention_norm.weight", {hp.n_embd}, kElementwise, post_norms());
     add(w.ffn_norm, prefix + ffn_norm_name(), {hp.n_embd}, kElementwise, pre_norms());
-    declare_feed_forward(loader, hp, layer, w, router_bias());
+    declare_feed_forward(loader, hp, layer, w, router_bias(), expert_biases());
     add(w.ffn_post_norm, prefix + "post_ffw_norm.weight", {hp.n_embd}, kElementwise, post_norms());
   }
 }

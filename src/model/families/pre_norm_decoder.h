@@ -24,6 +24,7 @@ class PreNormDecoder : public Family {
  protected:
   virtual Presence qkv_bias() const { return Presence::kNone; }
   virtual Presence output_bias() const { return Presence::kNone; }
+  virtual Presence sinks() const { return Presence::kNone; }
 
   virtual Presence qk_norm() const { return Presence::kNone; }
   /// What a norm of Q and K takes together, and when.
@@ -37,6 +38,8 @@ class PreNormDecoder : public Family {
 
   virtual Presence mixture() const { return Presence::kNone; }
   virtual Presence router_bias() const { return Presence::kNone; }
+  /// Of the router and of what each expert multiplies.
+  virtual Presence expert_biases() const { return Presence::kNone; }
 };
 
 }  // namespace windowkv

@@ -1,0 +1,38 @@
+// EXAONE 4: norms behind attention and feed-forward instead of before them; the large model has a sliding
+// window in three of four layers, and no RoPE in the others.
+#include <ggml.h>
+
+#include "model/families/families.h"
+#include "model/families/pre_norm_decoder.h"
+
+namespace windowkv {
+
+namespace {
+
+class Exaone4 final : public PreNormDecoder {
+ public:
+  std::string_view arch() const override { return "exaone4"; }
+  bool may_slide() const override { return true; }
+  void read(const GgufFile& file, HParams& hp) const override {
+    hp.rope_mode = GGML_ROPE_TYPE_NEOX;
+    auto sliding = hp.attention.front();
+    sliding.window = read_window(file, hp);
+    slide(hp, sliding, file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(4));
+    if (sliding.window == 0) return;
+    for (int layer : hp.full_layers()) hp.attention[static_cast<size_t>(layer)].rope = false;
+  }
+
+ protected:
+  Presence pre_norms() const override { return Presence::kNone; }
+  Presence post_norms() const override { return Presence::kRequired; }
+  Presence qk_norm() const override { return Presence::kRequired; }
+};
+
+}  // namespace
+
+const Family* exaone4_family() {
+  static const Exaone4 family;
+  return &family;
+}
+
+}  // namespace windowkv

@@ -229,8 +229,8 @@ TEST(Hostile, Experts) {
   refused(number(kUsed, 5), "expert_used_count is 5; it must be 1 to 4");
   refused(number(kUsed, 1u << 31), "expert_used_count is out of range");
   RandomModel many = m;
-  many.n_expert = many.n_expert_used = 9;
-  expect_refused(random_model_path("nine", many), "expert_used_count is 9; it must be 1 to 8");
+  many.n_expert = many.n_expert_used = 17;
+  expect_refused(random_model_path("seventeen", many), "expert_used_count is 17; it must be 1 to 16");
   refused(number(kWidth, 0), "expert_feed_forward_length is 0");
   refused(number(kWidth, 65), "blk.0.ffn_gate_exps.weight has the shape [64, 64, 4]");
   refused(number("qwen3moe.expert_shared_feed_forward_length", 64), "blk.0.ffn_gate_shexp.weight is missing");

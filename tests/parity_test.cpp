@@ -321,10 +321,10 @@ std::vector<Case> cases() {
     experts(m);
     m.n_expert = m.n_expert_used = 1;
   });
-  add("qwen3moe_eight_of_twenty", kRouted, [&](auto& m) {
+  add("qwen3moe_sixteen_of_twenty", kRouted, [&](auto& m) {
     experts(m);
     m.n_expert = 20;
-    m.n_expert_used = 8;
+    m.n_expert_used = 16;
     m.n_ff_expert = 32;
   });
   // All experts are used, so that roundings choose none.
@@ -379,7 +379,8 @@ std::vector<Case> cases() {
     m.family = "glm4moe";
     m.n_layer = 3;
     m.n_rot = 8;
-    m.n_expert = 8;
+    m.n_expert = 20;
+    m.n_expert_used = 16;
     m.n_ff_shared = m.n_ff_expert;
     m.dense_layers = 1;
     m.expert_scale = 1.5f;

@@ -26,9 +26,8 @@ inline int64_t chunks_of(int64_t tokens, int64_t chunk) {
 /// rows and leave it as logits.
 class ChunkPass {
  public:
-  /// `chunk`: most tokens of a graph, no more than there are. `rows`: most that one of them attends to, and a
-  /// chunk more where chunks do not begin at multiples of `chunk`. Throws Error where the memory is not to be
-  /// had.
+  /// `chunk`: most tokens of a graph, no more than there are. `rows`: most that one of them attends to.
+  /// Throws Error where the memory is not to be had.
   ChunkPass(LoadedModel& m, Scheduler& scheduler, Pack& pack, int64_t chunk, int64_t rows);
 
   int64_t chunk() const { return chunk_; }

@@ -53,7 +53,7 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
 
   Pack pack(*m.backends, m.hp, {count}, 0, 1, {}, false, sequence.position);
   const int64_t chunk = std::min<int64_t>(state_->options.chunk, count);
-  ChunkPass pass(m, state_->prefill_scheduler, pack, chunk, longest + count + chunk);
+  ChunkPass pass(m, state_->prefill_scheduler, pack, chunk, longest + count);
   for (int64_t first = 0; first < count; first += chunk)
     pass.embed(first, tokens.subspan(static_cast<size_t>(first),
                                      static_cast<size_t>(std::min(chunk, count - first))));

@@ -172,11 +172,8 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   plan.hidden = ((tokens + replayed) * hp.n_embd + (tokens + stored.past) * received +
                  moments * static_cast<int64_t>(lengths.size())) *
                 4;
-  plan.mask =
-      backends.blas() != nullptr
-          ? ProductAttention::result_bytes(hp, width)
-          : windows_of(hp, run) *
-                CausalMask::bytes(backends, longest + (stored.past > 0 || replayed > 0 ? width : 0), width);
+  plan.mask = backends.blas() != nullptr ? ProductAttention::result_bytes(hp, width)
+                                         : windows_of(hp, run) * CausalMask::bytes(backends, longest, width);
   const int64_t logit_columns =
       prefill.all_logits ? std::min(tokens, kLogitColumns) : static_cast<int64_t>(lengths.size());
   if (backends.blas() == nullptr) scoring = std::max(scoring, raise_bytes(hp, replays, width));

@@ -22,7 +22,7 @@ class CausalMask {
  public:
   CausalMask(const Backends& backends, int64_t n, int64_t chunk, size_t device, int64_t window)
       : in_place_(in_place(backends)),
-        prefix_((n - 1) / chunk * chunk),
+        prefix_(prefix(n, chunk)),
         width_(prefix_ + chunk),
         storage_(backends, "the causal mask", 1, device) {
     // One row more than there are queries: views start inside the first row and end inside the last.
@@ -53,12 +53,14 @@ class CausalMask {
 
   /// Bytes of it and of the copy that is made of a chunk's part, for `n` tokens.
   static int64_t bytes(const Backends& backends, int64_t n, int64_t chunk) {
-    const int64_t width = (n - 1) / chunk * chunk + chunk;
+    const int64_t width = prefix(n, chunk) + chunk;
     return (width * (chunk + 1) + (in_place(backends) ? 0 : n * chunk)) *
            static_cast<int64_t>(sizeof(ggml_fp16_t));
   }
 
  private:
+  /// No fewer columns than the last of n tokens has before it, which may begin a chunk as well as any.
+  static int64_t prefix(int64_t n, int64_t chunk) { return (n + chunk - 1) / chunk * chunk; }
   /// Vulkan's flash attention takes a mask for one as wide as there are keys, at an aligned address; and
   /// large products of the CPU's layers are done on another device, the attention between them too.
   static bool in_place(const Backends& backends) { return backends.cpu_alone(); }

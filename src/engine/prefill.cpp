@@ -37,7 +37,7 @@ class Prefill {
               strides_of(targets), wants_moments(targets), past_, positions_behind(prompts, replays)),
         replay_rows_(replay_rows(replays, lengths(prompts, 0))),
         chunk_(std::min(chunk, std::max(pack_.tokens(), longest_replay(replays)))),
-        pass_(m, scheduler, pack_, chunk_, mask_rows()),
+        pass_(m, scheduler, pack_, chunk_, most_rows()),
         steps_(prefill_steps(m.hp, pack_.tokens(), replays, chunk)) {
     for (auto prompt : prompts) tokens_.insert(tokens_.end(), prompt.begin() + past_, prompt.end());
   }
@@ -131,12 +131,8 @@ class Prefill {
   /// Rows of a prompt in a layer: one for each of its tokens.
   int64_t rows_of(size_t prompt) const { return past_ + pack_.lengths()[prompt]; }
 
-  /// ChunkPass's: chunks do not begin at multiples of their size behind what a store has, in repetitions, and
-  /// where the caller chooses their size.
-  int64_t mask_rows() const {
-    return std::max(past_ + std::ranges::max(pack_.lengths()), replay_rows_) +
-           (past_ > 0 || replay_rows_ > 0 || options_.step_tokens ? chunk_ : 0);
-  }
+  /// The most rows that a token attends to.
+  int64_t most_rows() const { return std::max(past_ + std::ranges::max(pack_.lengths()), replay_rows_); }
 
   /// The target whose cache keeps all of a prompt in that layer as it is, if any.
   const Target* whole_target(int layer, size_t prompt) const {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "support/files.h"
 #include "support/gguf_edit.h"
@@ -177,6 +178,15 @@ TEST(SmolLM2Parity, ChatGivesTheSameTopTokens) {
       model->vocab().apply_chat_template({{"user", data_text("sherlock.txt").substr(0, 1000)}}));
   tokens.resize(150);
   expect_parity("smollm2", path, tokens, 0.97, {0.05, 0.1});
+}
+
+// A real file of one's own: WINDOWKV_PARITY_MODEL=model.gguf.
+TEST(OwnModelParity, TextGivesTheSameTopTokens) {
+  const char* path = std::getenv("WINDOWKV_PARITY_MODEL");
+  if (path == nullptr) GTEST_SKIP() << "WINDOWKV_PARITY_MODEL names no model";
+  auto tokens = load_plain(path)->vocab().tokenize(data_text("sherlock.txt"));
+  tokens.resize(std::min<size_t>(tokens.size(), 900));
+  expect_parity("own model", path, tokens, 0.97, {0.05, 0.2});
 }
 
 struct Case {

@@ -64,7 +64,7 @@ TEST_F(Perplexity, OfTheFullCacheIsThatOfPlainSums) {
   eval::JsonlLog log(temp_path("perplexity.jsonl"));
   eval::PerplexityOptions options;
   options.log = &log;
-  const auto results = eval::run_perplexity(engine, *model, documents, contenders, options);
+  const auto results = eval::run_perplexity(engine, documents, contenders, options);
   for (size_t d = 0; d < documents.size(); ++d) {
     EXPECT_EQ(results[0][d].tokens, kLength / 2 - 1);
     EXPECT_NEAR(results[0][d].nll, plain(documents[d].tokens), 2e-3);
@@ -79,10 +79,10 @@ TEST_F(Perplexity, OfTheFullCacheIsThatOfPlainSums) {
 
   // What is in the log is not run again; what is not, alone.
   options.cancelled = [] { return true; };
-  auto again = eval::run_perplexity(engine, *model, documents, contenders, options);
+  auto again = eval::run_perplexity(engine, documents, contenders, options);
   EXPECT_EQ(again[1][1].nll, results[1][1].nll);
   contenders.push_back(make_contender("snapkv", "10%", model->hparams().n_layer));
-  again = eval::run_perplexity(engine, *model, documents, contenders, options);
+  again = eval::run_perplexity(engine, documents, contenders, options);
   EXPECT_FALSE(again[0][0].done || again[2][1].done);
   EXPECT_EQ(eval::summarize_perplexity(again)[0].documents, 0);
 }

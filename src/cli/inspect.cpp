@@ -57,6 +57,7 @@ std::string windows_text(const HParams& hp) {
   for (int layer = 0; layer < hp.n_layer; ++layer)
     if (hp.slides(layer)) ++layers[hp.attention_of(layer).window];
   std::vector<std::string> parts;
+  parts.reserve(layers.size());
   for (auto [window, count] : layers)
     parts.push_back(fmt::format("{} layers of the last {} tokens, at most {}", count, window,
                                 bytes_text(hp.kv_layer_bytes_per_token() * window * count)));

@@ -57,8 +57,9 @@ int64_t LlamaTools::rows(const HParams& hp, int64_t n) const {
   int64_t all = 0;
   for (int layer = 0; layer < hp.n_layer; ++layer)
     // Of a window and the tokens that are computed together.
-    all += std::min(cells(n),
-                    hp.slides(layer) ? (hp.attention_of(layer).window + chunk + 255) / 256 * 256 : cells(n));
+    all += std::min(cells(n), hp.slides(layer)
+                                  ? (int64_t{hp.attention_of(layer).window} + chunk + 255) / 256 * 256
+                                  : cells(n));
   return all;
 }
 

@@ -112,7 +112,7 @@ void perplexity(const PerplexityFlags& flags) {
     Progress progress(fmt::format("perplexity, {} tokens", part.length));
     options.progress = [&](int64_t now, int64_t total) { progress.update(now, total); };
     part.summaries =
-        eval::summarize_perplexity(eval::run_perplexity(engine, *model, part.documents, contenders, options));
+        eval::summarize_perplexity(eval::run_perplexity(engine, part.documents, contenders, options));
     progress.clear();
     wanted += part.documents.size();
     done += static_cast<size_t>(part.done());

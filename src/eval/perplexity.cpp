@@ -28,9 +28,8 @@ PerplexityResult result_of_row(const ordered_json& row) {
 /// Runs documents one after the other, and keeps count.
 class Run {
  public:
-  Run(Engine& engine, const Model& model, std::span<const Contender> contenders,
-      const PerplexityOptions& options)
-      : engine_(engine), model_(model), contenders_(contenders), options_(options) {}
+  Run(Engine& engine, std::span<const Contender> contenders, const PerplexityOptions& options)
+      : engine_(engine), contenders_(contenders), options_(options) {}
 
   std::vector<std::vector<PerplexityResult>> all(std::span<const PerplexityDocument> documents) {
     std::vector results(contenders_.size(), std::vector<PerplexityResult>(documents.size()));
@@ -115,7 +114,6 @@ class Run {
   }
 
   Engine& engine_;
-  const Model& model_;
   std::span<const Contender> contenders_;
   const PerplexityOptions& options_;
   int64_t done_ = 0, total_ = 0;
@@ -146,11 +144,11 @@ std::vector<PerplexityDocument> cut_documents(const Model& model, std::span<cons
   return documents;
 }
 
-std::vector<std::vector<PerplexityResult>> run_perplexity(Engine& engine, const Model& model,
+std::vector<std::vector<PerplexityResult>> run_perplexity(Engine& engine,
                                                           std::span<const PerplexityDocument> documents,
                                                           std::span<const Contender> contenders,
                                                           const PerplexityOptions& options) {
-  return Run(engine, model, contenders, options).all(documents);
+  return Run(engine, contenders, options).all(documents);
 }
 
 std::vector<PerplexitySummary> summarize_perplexity(

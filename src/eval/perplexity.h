@@ -46,7 +46,7 @@ std::vector<PerplexityDocument> cut_documents(const Model& model, std::span<cons
 /// Results [contender][document]. The contenders of a document share its prefill; what follows passes through
 /// the model once for each. Where the options say `cancelled`, documents that are not finished are left
 /// undone.
-std::vector<std::vector<PerplexityResult>> run_perplexity(Engine& engine, const Model& model,
+std::vector<std::vector<PerplexityResult>> run_perplexity(Engine& engine,
                                                           std::span<const PerplexityDocument> documents,
                                                           std::span<const Contender> contenders,
                                                           const PerplexityOptions& options);

@@ -49,17 +49,26 @@ void LlamaTools::require(bool single, bool batched) {
                     "install llama.cpp's extra tools (Debian: llama.cpp-tools-extra) or omit --batch");
 }
 
+namespace {
+
+/// As llama_context pads its caches.
+int64_t padded(int64_t cells) {
+  return (cells + 255) / 256 * 256;
+}
+
+}  // namespace
+
 int64_t LlamaTools::cells(int64_t n) const {
-  return (n + predict + 255) / 256 * 256;  // llama_context pads to 256
+  return padded(n + predict);
 }
 
 int64_t LlamaTools::rows(const HParams& hp, int64_t n) const {
   int64_t all = 0;
-  for (int layer = 0; layer < hp.n_layer; ++layer)
+  for (int layer = 0; layer < hp.n_layer; ++layer) {
+    const int64_t window = hp.attention_of(layer).window;
     // Of a window and the tokens that are computed together.
-    all += std::min(cells(n), hp.slides(layer)
-                                  ? (int64_t{hp.attention_of(layer).window} + chunk + 255) / 256 * 256
-                                  : cells(n));
+    all += window > 0 ? std::min(cells(n), padded(window + chunk)) : cells(n);
+  }
   return all;
 }
 

@@ -135,16 +135,17 @@ void hide_outside(ggml_tensor* a, int ith, int nth, void* userdata) {
 /// keys], the last of which is the last query's own.
 ggml_tensor* build_weights(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, ggml_tensor* k,
                            int64_t head) {
-  auto* a = build_products(ctx, q, k);
+  ggml_tensor* a;
   if (layer.window > 0) {
     // The number itself, which outlives the graph.
     auto* window = reinterpret_cast<void*>(  // NOLINT(performance-no-int-to-ptr)
         static_cast<intptr_t>(layer.window));
-    a = ggml_custom_inplace(ctx, a, nullptr, 0, hide_outside, GGML_N_TASKS_MAX, window);
+    a = ggml_custom_inplace(ctx, build_products(ctx, q, k), nullptr, 0, hide_outside, GGML_N_TASKS_MAX,
+                            window);
+    a = ggml_soft_max_ext_inplace(ctx, a, nullptr, layer.scale, 0.0f);
   } else {
-    a = ggml_diag_mask_inf_inplace(ctx, a, static_cast<int>(k->ne[1] - q->ne[1]));
+    a = build_head_attention(ctx, q, k, k->ne[1] - q->ne[1], layer.scale);
   }
-  a = ggml_soft_max_ext_inplace(ctx, a, nullptr, layer.scale, 0.0f);
   if (layer.sinks != nullptr)
     ggml_soft_max_add_sinks(
         a, ggml_view_1d(ctx, layer.sinks, q->ne[2], static_cast<size_t>(head) * layer.sinks->nb[0]));

@@ -31,8 +31,7 @@ struct PerplexityDocument {
 /// What a contender says of a document's second half.
 struct PerplexityResult {
   bool done = false;
-  double nll =
-      0;  ///< −log p of its tokens but the first, which follows the full prompt in any case: mean, nats
+  double nll = 0;         ///< mean −log p of its tokens but the first, which follows all in any case; nats
   int64_t tokens = 0;     ///< scored
   double kept_share = 0;  ///< of what a cache of the first half holds where nothing is dropped that is seen
 };

@@ -67,8 +67,9 @@ class Family {
 HParams read_common(const GgufFile& file);
 /// Tokens of the file's sliding window, 0 where there is none or the trained context fits in it.
 int read_window(const GgufFile& file, const HParams& hp);
-/// Gives every layer but the last of each `period` that way to attend, where it has a window.
-void slide(HParams& hp, const AttentionSpec& sliding, int period);
+/// Gives every layer but the last of each period that way to attend, with the file's window, where it has
+/// one. `period`: what the file leaves out.
+void slide(const GgufFile& file, HParams& hp, AttentionSpec sliding, int period);
 /// Throws Error where the file has a sliding window and its family does not know any.
 void check_window(const GgufFile& file, const Family& family, const HParams& hp);
 

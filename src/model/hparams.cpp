@@ -96,7 +96,9 @@ int read_window(const GgufFile& file, const HParams& hp) {
   return window < hp.n_ctx_train ? window : 0;
 }
 
-void slide(HParams& hp, const AttentionSpec& sliding, int period) {
+void slide(const GgufFile& file, HParams& hp, AttentionSpec sliding, int period) {
+  sliding.window = read_window(file, hp);
+  period = file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(period);
   if (sliding.window == 0) return;
   for (int layer = 0; layer < hp.n_layer; ++layer)
     // As libllama: of a period of 0 all layers slide.

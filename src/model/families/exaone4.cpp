@@ -15,10 +15,8 @@ class Exaone4 final : public PreNormDecoder {
   bool may_slide() const override { return true; }
   void read(const GgufFile& file, HParams& hp) const override {
     hp.rope_mode = GGML_ROPE_TYPE_NEOX;
-    auto sliding = hp.attention.front();
-    sliding.window = read_window(file, hp);
-    slide(hp, sliding, file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(4));
-    if (sliding.window == 0) return;
+    slide(file, hp, hp.attention.front(), 4);
+    if (read_window(file, hp) == 0) return;
     for (int layer : hp.full_layers()) hp.attention[static_cast<size_t>(layer)].rope = false;
   }
 

@@ -23,8 +23,7 @@ class Gemma3 final : public PreNormDecoder {
     if (hp.n_layer == 62)
       hp.attention_scale = std::sqrt(static_cast<float>(hp.n_head) / static_cast<float>(hp.n_embd));
     const float base = file.find_float(hp.family + ".rope.freq_base_swa").value_or(10000.0f);
-    slide(hp, {.window = read_window(file, hp), .rope_base = base},
-          file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(6));
+    slide(file, hp, {.rope_base = base}, 6);
   }
 
  protected:

@@ -17,9 +17,7 @@ class GptOss final : public PreNormDecoder {
     hp.activation = HParams::Activation::kClampedSilu;
     hp.mixture.rating = Mixture::Rating::kSoftmaxOfUsed;
     hp.mixture.normalized = false;
-    auto sliding = hp.attention.front();
-    sliding.window = read_window(file, hp);
-    slide(hp, sliding, file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(2));
+    slide(file, hp, hp.attention.front(), 2);
   }
 
  protected:

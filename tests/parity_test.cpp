@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 
 #include "support/files.h"
 #include "support/gguf_edit.h"
@@ -43,10 +44,7 @@ Logits decode_logits(const Model& model, std::span<const Token> tokens, size_t k
   Sequence sequence;
   const auto first = engine.prefill(sequence, tokens.first(known), policy);
   Logits out = {{first.begin(), first.end()}};
-  for (auto token : tokens.subspan(known)) {
-    const auto logits = engine.decode(sequence, token);
-    out.emplace_back(logits.begin(), logits.end());
-  }
+  std::ranges::move(decoded_logits(engine, sequence, tokens.subspan(known)), std::back_inserter(out));
   return out;
 }
 
@@ -468,10 +466,8 @@ TEST_P(SelectionParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
     EXPECT_EQ(layer[0], kept[0][0]);
     EXPECT_EQ(layer[0].size(), kKnown * 12 / 100);
   }
-  for (auto token : std::span(tokens).subspan(kKnown)) {
-    const auto logits = engine.decode(sequence, token);
-    ours.emplace_back(logits.begin(), logits.end());
-  }
+  std::ranges::move(decoded_logits(engine, sequence, std::span(tokens).subspan(kKnown)),
+                    std::back_inserter(ours));
   Reference reference(path);
   auto answers = [&](bool flash) {
     const auto all = reference.all_logits(tokens, kChunk, kKnown, flash, kept[0][0]);

@@ -74,12 +74,7 @@ class Recalled : public ::testing::Test {
   }
 
   Logits decoded(Sequence& sequence, size_t count) {
-    Logits out;
-    for (const Token token : std::span(answer).first(count)) {
-      const auto logits = engine.decode(sequence, token);
-      out.emplace_back(logits.begin(), logits.end());
-    }
-    return out;
+    return decoded_logits(engine, sequence, std::span(answer).first(count));
   }
 
   /// What TOVA keeps of the prompt and of as many generated tokens as are chosen among: the last token, and

@@ -45,12 +45,7 @@ class Sliding : public testing::Test {
 
   /// Logits after each of the answer's first `count` tokens.
   Logits decoded(Sequence& sequence, size_t count) {
-    Logits out;
-    for (const Token token : std::span(answer).first(count)) {
-      const auto logits = engine.decode(sequence, token);
-      out.emplace_back(logits.begin(), logits.end());
-    }
-    return out;
+    return decoded_logits(engine, sequence, std::span(answer).first(count));
   }
 };
 

@@ -11,6 +11,15 @@
 
 namespace windowkv::test {
 
+Logits decoded_logits(Engine& engine, Sequence& sequence, std::span<const Token> tokens) {
+  Logits out;
+  for (const Token token : tokens) {
+    const auto logits = engine.decode(sequence, token);
+    out.emplace_back(logits.begin(), logits.end());
+  }
+  return out;
+}
+
 Reference::Reference(const std::string& path) {
   capture_ggml_logs();
   ggml_backend_load_all();

@@ -6,11 +6,15 @@
 #include <string>
 #include <vector>
 
+#include "windowkv/engine.h"
 #include "windowkv/vocab.h"
 
 namespace windowkv::test {
 
 using Logits = std::vector<std::vector<float>>;  ///< by position
+
+/// The engine's logits after each of the tokens, decoded one by one behind what the sequence holds.
+Logits decoded_logits(Engine& engine, Sequence& sequence, std::span<const Token> tokens);
 
 /// llama.cpp's own engine on the same file, on the CPU, with ggml's own kernels: it unloads the BLAS backend,
 /// so that no model that uses it may be there.

@@ -13,6 +13,7 @@
 #include "cache/prefix_parts.h"
 #include "support/models.h"
 #include "support/outcomes.h"
+#include "support/plain_attention.h"
 #include "support/reference.h"
 #include "windowkv/engine.h"
 #include "windowkv/error.h"
@@ -25,18 +26,6 @@ std::string model_path() {
   auto m = eight_layers();
   m.type = GGML_TYPE_F32;
   return random_model_path("recall", m);
-}
-
-std::vector<float> floats_of(ggml_tensor* t) {
-  std::vector<float> out(static_cast<size_t>(ggml_nelements(t)));
-  if (t->type == GGML_TYPE_F32) {
-    ggml_backend_tensor_get(t, out.data(), 0, ggml_nbytes(t));
-  } else {
-    std::vector<uint8_t> raw(ggml_nbytes(t));
-    ggml_backend_tensor_get(t, raw.data(), 0, raw.size());
-    ggml_get_type_traits(t->type)->to_float(raw.data(), out.data(), static_cast<int64_t>(out.size()));
-  }
-  return out;
 }
 
 class Recalled : public ::testing::Test {
@@ -86,33 +75,18 @@ class Recalled : public ::testing::Test {
     const auto n = static_cast<size_t>(kPrompt + generated);
     const auto cached =
         generated > 0 ? floats_of(sequence.cache->layer(layer).rows.k()) : std::vector<float>();
-    const auto d = static_cast<size_t>(hp.d_head), heads = static_cast<size_t>(hp.n_head);
-    const size_t share = heads / static_cast<size_t>(hp.n_head_kv);
+    const auto d = static_cast<size_t>(hp.d_head);
     auto key = [&](size_t token, size_t kv_head) {
       return token < static_cast<size_t>(kPrompt)
                  ? &stored[(kv_head * static_cast<size_t>(kPrompt) + token) * d]
                  : &cached[(token - static_cast<size_t>(kPrompt)) * static_cast<size_t>(hp.kv_row()) +
                            kv_head * d];
     };
-    std::vector<double> received(n, 0);
-    for (size_t h = 0; h < heads; ++h) {
-      std::vector<double> a(n);
-      for (size_t j = 0; j < a.size(); ++j)
-        for (size_t i = 0; i < d; ++i)
-          a[j] += static_cast<double>(q[h * d + i]) * static_cast<double>(key(j, h / share)[i]);
-      const double top = std::ranges::max(a);
-      double sum = 0;
-      for (auto& x : a) sum += x = std::exp((x - top) * static_cast<double>(hp.attention_scale));
-      for (size_t j = 0; j < a.size(); ++j) received[j] += a[j] / sum;
-    }
-    std::vector<int32_t> order(n - 1);
-    std::iota(order.begin(), order.end(), 0);
-    std::ranges::stable_sort(order, std::greater<>(),
-                             [&](int32_t j) { return received[static_cast<size_t>(j)]; });
-    order.resize(budget - 1);
-    order.push_back(static_cast<int32_t>(n - 1));
-    std::ranges::sort(order);
-    return order;
+    auto received = attention_of(hp, q, n, key);
+    received.pop_back();
+    auto tokens = highest_of(received, budget - 1);
+    tokens.push_back(static_cast<int32_t>(n - 1));
+    return tokens;
   }
 
   /// Prompt tokens that the sequence attends to, in the first KV head; ascending. In the store, or by their

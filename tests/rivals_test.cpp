@@ -103,8 +103,8 @@ std::vector<double> received(const Inputs& in, int head, int64_t rows) {
   return sums;
 }
 
-/// What the selector keeps in each of the layers.
-std::vector<KeptTokens> select(Selector& selector, std::span<const Inputs> layers) {
+/// What the selector keeps in each of the layers. `on_cpu`: LayerView::on_cpu.
+std::vector<KeptTokens> select(Selector& selector, std::span<const Inputs> layers, bool on_cpu = false) {
   static const Backends backends("cpu", 1);
   Scheduler scheduler(backends);
   std::vector<KeptTokens> kept;
@@ -148,6 +148,7 @@ std::vector<KeptTokens> select(Selector& selector, std::span<const Inputs> layer
         view.moments = ggml_reshape_3d(ctx, input(kDim, (kDim + 1) * kHeads, sums), kDim, kDim + 1, kHeads);
         view.rotation = input(kDim, kDim, rotation());
       }
+      view.on_cpu = on_cpu;
       view.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
       views.push_back(view);
     }
@@ -167,8 +168,8 @@ std::vector<KeptTokens> select(Selector& selector, std::span<const Inputs> layer
 }
 
 /// The same of layers that are all given the same tensors.
-std::vector<KeptTokens> select(Selector& selector, const Inputs& in) {
-  return select(selector, std::vector<Inputs>(kLayers, in));
+std::vector<KeptTokens> select(Selector& selector, const Inputs& in, bool on_cpu = false) {
+  return select(selector, std::vector<Inputs>(kLayers, in), on_cpu);
 }
 
 std::vector<KeptTokens> select(const char* policy, int64_t budget, const Inputs& in) {
@@ -307,6 +308,11 @@ Inputs layer_of_vectors(uint64_t layer) {
   return in;
 }
 
+/// Whether a policy scores by functions of its own only.
+bool cpu_alone(const std::string& name) {
+  return name == "r-kv";
+}
+
 TEST(Rivals, KeepWhatKvpressAndTheAuthorsCodeKeep) {
   const auto vectors =
       nlohmann::json::parse(read_file(std::string(WINDOWKV_TEST_VECTORS_DIR) + "/rivals.json"));
@@ -318,9 +324,12 @@ TEST(Rivals, KeepWhatKvpressAndTheAuthorsCodeKeep) {
   const PromptShape shape{kTokens, n_layer, kHeads, kKvHeads, kDim};
   for (const auto& c : vectors["cases"]) {
     const auto name = c["policy"].get<std::string>();
-    auto selector = make_policy(name, {Budget::tokens(c["budget"]), {}})->start(shape);
-    EXPECT_EQ(select(*selector, layers), c["kept"].get<std::vector<KeptTokens>>())
-        << name << " " << c["budget"];
+    for (const bool on_cpu : {false, true}) {
+      if (!on_cpu && cpu_alone(name)) continue;
+      auto selector = make_policy(name, {Budget::tokens(c["budget"]), {}})->start(shape);
+      EXPECT_EQ(select(*selector, layers, on_cpu), c["kept"].get<std::vector<KeptTokens>>())
+          << name << " " << c["budget"] << " " << on_cpu;
+    }
   }
 }
 
@@ -414,7 +423,7 @@ TEST(Rivals, TheSameBudgetMeansTheSameKeptBytes) {
       SelectionConfig config = make_config("default", Task::kLocalization, kLayers);
       const auto policy = make_policy(name, {Budget::tokens(budget), config});
       auto selector = policy->start(kShape);
-      const auto layers = select(*selector, in);
+      const auto layers = select(*selector, in, cpu_alone(name));
       int64_t total = 0;
       for (int layer = 0; layer < kLayers; ++layer) {
         const auto& kept = layers[static_cast<size_t>(layer)];

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Writes tests/vectors/rivals.json: what NVIDIA's kvpress, and the authors' code of DefensiveKV, keep of tensors
+"""Writes tests/vectors/rivals.json: what NVIDIA's kvpress, and the authors' code of DefensiveKV and R-KV, keep of tensors
 that tests/rivals_test.cpp makes by the same formula.
 
     git clone https://github.com/FFY0/DefensiveKV DIR       # for DefensiveKV and Layer-DefensiveKV
-    build/kvpress-venv/bin/python tools/rival_vectors.py --defensivekv DIR > tests/vectors/rivals.json
+    git clone https://github.com/Zefan-Cai/R-KV RKV
+    build/kvpress-venv/bin/python tools/rival_vectors.py --defensivekv DIR --rkv RKV > tests/vectors/rivals.json
 
 scripts/kvpress.sh makes the Python environment. SnapKV's scores are the paper's (32 queries, maximum of 7
 neighbours), where kvpress's own SnapKV has other defaults and averages.
@@ -164,6 +165,29 @@ def defensive_scores(press, layer):
                        {"metadata": metadata, "position_embeddings": None}).reshape(-1)
 
 
+def load_rkv(folder):
+    """R-KV's class, of a package whose other modules need transformers."""
+    root = pathlib.Path(folder) / "rkv"
+
+    def load(name, path):
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    sys.modules["rkv"] = load("rkv", root / "utils.py")
+    sys.modules["rkv"].__path__ = []
+    return load("rkv.r1_kv", root / "compression" / "r1_kv.py").R1KV
+
+
+def by_rkv(rkv, layer, budget):
+    press = rkv(budget=budget)
+    layer_queries = tensor(4 * layer.module.layer_idx, HEADS, WINDOW, D)[None, :, -press.window_size:]
+    numbers = torch.arange(N, dtype=torch.float64)[None, None, :, None].expand(1, KV_HEADS, N, D)
+    _, kept = press.update_kv(layer.keys, layer_queries, numbers)
+    return kept_of(kept[0, :, :, 0])
+
+
 def split(numbers):
     return [sorted(int(i) % N for i in numbers if int(i) // N == head) for head in range(KV_HEADS)]
 
@@ -171,6 +195,7 @@ def split(numbers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--defensivekv", metavar="DIR", required=True, help="a checkout of github.com/FFY0/DefensiveKV")
+    parser.add_argument("--rkv", metavar="DIR", required=True, help="a checkout of github.com/Zefan-Cai/R-KV")
     args = parser.parse_args()
     defensive, layer_defensive = load_defensivekv(args.defensivekv)
     cases = []
@@ -187,6 +212,8 @@ def main():
         best = torch.stack(scores).view(-1).topk(budget * KV_HEADS * LAYERS).indices
         cases.append(("layer-defensivekv", budget,
                       [split([i % (N * KV_HEADS) for i in best.tolist() if i // (N * KV_HEADS) == layer]) for layer in range(LAYERS)]))
+    rkv = load_rkv(args.rkv)
+    cases += [("r-kv", budget, [by_rkv(rkv, Layer(i), budget) for i in range(LAYERS)]) for budget in BUDGETS]
     cases += [("kvzip", budget, by_kvzip([Layer(i) for i in range(LAYERS)], budget)) for budget in BUDGETS]
     shape = {"n": N, "d_head": D, "n_head": HEADS, "n_head_kv": KV_HEADS, "n_embd": EMBD, "n_layer": LAYERS}
     print(json.dumps({"shape": shape, "cases": [{"policy": p, "budget": b, "kept": k} for p, b, k in cases]}, separators=(",", ":")))

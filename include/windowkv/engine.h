@@ -18,6 +18,7 @@
 namespace windowkv {
 
 class KvCache;
+class Eviction;
 class Recall;
 
 struct EngineOptions {
@@ -31,8 +32,8 @@ struct PrefillTiming {
   double selection = 0;  ///< scoring, choosing and gathering; what is repeated or drafted for that
 };
 
-/// Choices made after the prompt's (Policy::recall).
-struct Recalls {
+/// Choices made after the prompt's.
+struct LaterChoices {
   int64_t count = 0;
   double ms = 0;  ///< in all
 };
@@ -56,7 +57,8 @@ class Sequence {
   Sequence(Sequence&&) noexcept;
   Sequence& operator=(Sequence&&) noexcept;
 
-  /// Drops every token after the prompt, so that another continuation can be tried.
+  /// Drops every token after the prompt, so that another continuation can be tried. Throws Error where some
+  /// of the prompt was dropped while decoding (Policy::total); a fork made before is not affected.
   void rewind();
 
   int64_t prompt_tokens = 0;
@@ -70,8 +72,10 @@ class Sequence {
   KvBytes bytes;
   PrefillTiming timing;
   std::unique_ptr<KvCache> cache;
-  std::unique_ptr<Recall> recall;  ///< null: what was chosen once stays
-  Recalls recalls;
+  std::unique_ptr<Recall> recall;      ///< null: what was chosen once stays
+  LaterChoices recalls;                ///< Policy::recall
+  std::unique_ptr<Eviction> eviction;  ///< null: no total
+  LaterChoices evictions;              ///< Policy::total
 };
 
 struct PrefillOptions {

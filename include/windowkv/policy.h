@@ -168,11 +168,15 @@ class Policy {
   /// is kept in its stead, once, before the answer begins; 0: none. K and V of the whole prompt are put aside
   /// until then, in all layers.
   virtual int draft() const { return 0; }
-  /// With recall() or draft(): the policy that chooses again, which may outlive this one. It is asked for a
-  /// Selector for the prompt. With recall(), it is asked again whenever generated tokens join what it chooses
-  /// among: for as many tokens as there are then. With draft(), it sees the queries of the prompt's last
-  /// observation() tokens, where start()'s Selector observes as many, and of the draft; it must keep as many
-  /// tokens in every layer as that, the same number for all KV heads.
+  /// Tokens of prompt and answer together that a layer holds at most while an answer is decoded: where it
+  /// holds as many, again() chooses what stays, and the others are dropped for good; 0: no limit.
+  virtual int64_t total() const { return 0; }
+  /// With recall(), draft() or total(): the policy that chooses again, which may outlive this one. It is
+  /// asked for a Selector for the prompt. With recall(), it is asked again whenever generated tokens join
+  /// what it chooses among: for as many tokens as there are then. With draft(), it sees the queries of the
+  /// prompt's last observation() tokens, where start()'s Selector observes as many, and of the draft; it must
+  /// keep as many tokens in every layer as that, the same number for all KV heads. With total(), it is asked
+  /// for a Selector for so many tokens, once for every choice.
   virtual std::shared_ptr<const Policy> again() const { return nullptr; }
 };
 
@@ -180,16 +184,20 @@ class Policy {
 struct PolicyOptions {
   Budget budget;
   SelectionConfig config;
-  int recall = 0;  ///< see Policy::recall
+  int recall = 0;     ///< see Policy::recall
+  int64_t total = 0;  ///< see Policy::total; with recall 0
 };
 
 /// The names that make_policy accepts.
 std::vector<std::string> policy_names();
 
-/// Whether PolicyOptions::recall may be set for it. Throws Error for an unknown name.
+/// The smallest PolicyOptions::total.
+inline constexpr int64_t kLeastTotal = 128;
+
+/// Whether PolicyOptions::recall or total may be set for it. Throws Error for an unknown name.
 bool policy_chooses_again(std::string_view name);
 
-/// Throws Error for an unknown name, and for recall where it cannot choose again.
+/// Throws Error for an unknown name, and for recall or a total where it cannot choose again.
 std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options);
 
 }  // namespace windowkv

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -76,19 +77,25 @@ class Budget {
   /// 1 token.
   static Budget parse(std::string_view text);
 
+  /// The same, but never more than `count` tokens per layer.
+  Budget at_most(int64_t count) const;
+
   /// Tokens per layer for a prompt of `n` tokens: the count, or the larger of ⌊percent·n⌋ and the floor; at
   /// most n.
   int64_t resolve(int64_t n) const;
+  /// Whether it is a number of tokens, whatever the prompt.
+  bool is_count() const { return tokens_ >= 0; }
   /// Minimum tokens per layer, however short the prompt; 0 without a floor.
-  int64_t floor() const { return floor_; }
+  int64_t floor() const { return std::min(floor_, most_); }
   /// Whether the floor alone keeps a prompt of `n` tokens whole, under any policy and accounting.
-  bool below_floor(int64_t n) const { return n <= floor_; }
+  bool below_floor(int64_t n) const { return n <= floor(); }
   std::string text() const;
 
  private:
   double percent_ = 12;
   int64_t tokens_ = -1;  // >= 0: absolute
   int64_t floor_ = 1024;
+  int64_t most_ = INT64_MAX;
 };
 
 /// For the command and the library; docs/selection.md says how the floor was chosen.

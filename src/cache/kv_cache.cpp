@@ -158,7 +158,10 @@ bool KvCache::has_room(int64_t tokens) const {
 std::vector<int64_t> KvCache::grown_capacities(int64_t tokens) const {
   std::vector<int64_t> capacities;
   capacities.reserve(layers_.size());
-  for (const auto& layer : layers_) capacities.push_back(layer.length + std::max(growth_, tokens));
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const int64_t wanted = layers_[i].length + std::max(growth_, tokens);
+    capacities.push_back(most_rows.empty() ? wanted : std::min(wanted, most_rows[i]));
+  }
   return capacities;
 }
 

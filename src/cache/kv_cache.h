@@ -127,6 +127,9 @@ class KvCache {
   /// outlive its use.
   const std::vector<ChosenRows>* chosen = nullptr;
 
+  /// Rows that a layer never has more of, by layer; empty: no limit.
+  std::vector<int64_t> most_rows = {};
+
   bool has_room(int64_t tokens) const;
   /// Of a cache in a pool: the segment where every layer has room for `tokens` more, beside the one it has,
   /// for grow(). Null where memory is its own. Throws PoolFull where the pool has no such piece.

@@ -251,6 +251,9 @@ void bench(BenchFlags flags) {
   const bool beside = !flags.vs.empty();
   if (beside && !flags.model.rpc.empty())
     throw Error("--vs llama cannot be combined with --rpc: a server serves one client at a time");
+  if (flags.policy.total != "off")
+    throw Error(
+        "--kv-budget-total: a benchmark returns to the end of the prompt; use run, which measures too");
   if (beside && flags.predict < 1)
     throw Error("--vs compares decode as well, so --predict must be at least 1");
   if (beside)

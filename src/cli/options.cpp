@@ -184,6 +184,15 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
                                std::string(setting.help))
                            ->type_name(std::string(setting.value)));
   group
+      ->add_option("--kv-budget-total", total,
+                   fmt::format("tokens of prompt and answer together that each layer holds at most, {} or "
+                               "more: while a long answer is written, the policy chooses what stays, and the "
+                               "rest is dropped for good, so that memory and speed stay the same (turns "
+                               "--recall off)",
+                               kLeastTotal))
+      ->type_name("N|off")
+      ->capture_default_str();
+  group
       ->add_option(
           "--recall", recall,
           fmt::format("choose again what to read of the prompt after every N tokens of the answer, from the "
@@ -204,7 +213,7 @@ const CLI::Option* PolicyFlags::setting_given() const {
 
 PolicyFlags PolicyFlags::for_model(const Model& model) const {
   auto decided = *this;
-  if (recall == "auto" && !model.on_cpu()) decided.recall = "off";
+  if (recall == "auto" && (!model.on_cpu() || total != "off")) decided.recall = "off";
   return decided;
 }
 
@@ -218,9 +227,11 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const std::string& kv_name,
                                           const std::string& budget_text) const {
-  const int every = kv_name == "full" ? 0 : recall_every();
-  return make_policy(
-      kv_name, {Budget::parse(budget_text), make_config(preset, kind, hp.n_full_layers(), numbers), every});
+  if (kv == "full" && total != "off") throw Error("--kv full drops nothing; use another policy with a total");
+  const bool full = kv_name == "full";
+  return make_policy(kv_name,
+                     {Budget::parse(budget_text), make_config(preset, kind, hp.n_full_layers(), numbers),
+                      full ? 0 : recall_every(), full ? 0 : eval::parse_total(total)});
 }
 
 std::unique_ptr<Policy> PolicyFlags::make_at(const HParams& hp, Task kind,

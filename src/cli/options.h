@@ -83,6 +83,7 @@ struct PolicyFlags {
   std::string preset = "default";
   SelectionOverrides numbers;
   std::string recall = "off";
+  std::string total = "off";
   const CLI::Option* budget_option = nullptr;  ///< null with a fixed policy
   std::vector<const CLI::Option*> settings;    ///< of windowkv alone: --preset and the method's numbers
 
@@ -95,7 +96,7 @@ struct PolicyFlags {
   /// The first of `settings` that was given; null if none was.
   const CLI::Option* setting_given() const;
   /// For answers that people read: with "auto" decided. Off where another device than the CPU computes, to
-  /// which all keys would be copied for each choice.
+  /// which all keys would be copied for each choice, and beside a total, which drops keys.
   PolicyFlags for_model(const Model& model) const;
   /// Decoded tokens after which the policy chooses again; 0: never. Throws Error for what is no number.
   int recall_every() const;

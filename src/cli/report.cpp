@@ -61,6 +61,8 @@ ordered_json trace_json(const RunReport& r) {
   trace["prompt_tokens"] = r.sequence.prompt_tokens;
   trace["reused_tokens"] = r.sequence.reused_tokens;
   trace["recall"] = r.policy.recall();
+  trace["total"] = r.policy.total();
+  trace["evictions"] = r.sequence.evictions.count;
   trace["reads_store"] = r.sequence.reads_store;
   trace["store"] = nullptr;
   if (r.store != nullptr)
@@ -176,6 +178,12 @@ std::string summary_text(const RunReport& r) {
   if (s.recalls.count > 0)
     line("recall", fmt::format("chosen again {} times, {:.2f} ms each", s.recalls.count,
                                s.recalls.ms / static_cast<double>(s.recalls.count)));
+  if (r.policy.total() > 0)
+    line("total",
+         s.evictions.count == 0
+             ? fmt::format("{} tokens a layer, never reached", r.policy.total())
+             : fmt::format("{} tokens a layer; some dropped {} times, {:.2f} ms each", r.policy.total(),
+                           s.evictions.count, s.evictions.ms / static_cast<double>(s.evictions.count)));
   return text;
 }
 

@@ -97,6 +97,8 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
     if (kv.policy && !kv.recall && wanted.recall != "auto" && !policy_chooses_again(wanted.kv))
       wanted.recall = "off";
     wanted.recall = kv.recall.value_or(wanted.recall);
+    wanted.total = kv.total.value_or(wanted.total);
+    if (kv.policy == "full" && !kv.total) wanted.total = "off";
     if (!stores) wanted.recall = "off";
     wanted = wanted.for_model(model);
     if (kv.task && *kv.task != "auto") parse_task(*kv.task);

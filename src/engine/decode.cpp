@@ -4,6 +4,7 @@
 
 #include "engine/checks.h"
 #include "engine/decode_graph.h"
+#include "engine/eviction.h"
 #include "engine/recall.h"
 #include "engine/state.h"
 #include "support/clock.h"
@@ -79,11 +80,14 @@ void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result
   for (const auto& s : steps) {
     for (int layer = 0; layer < m.hp.n_layer; ++layer) ++s.sequence->cache->layer(layer).length;
     ++s.sequence->position;
-    if (!s.sequence->recall) continue;
     const auto start = Clock::now();
-    if (!s.sequence->recall->after_step(*s.sequence->cache)) continue;
-    ++s.sequence->recalls.count;
-    s.sequence->recalls.ms += ms_since(start);
+    auto count = [&](LaterChoices& choices) {
+      ++choices.count;
+      choices.ms += ms_since(start);
+    };
+    if (s.sequence->recall && s.sequence->recall->after_step(*s.sequence->cache)) count(s.sequence->recalls);
+    if (s.sequence->eviction && s.sequence->eviction->after_step(*s.sequence->cache))
+      count(s.sequence->evictions);
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "cache/kv_type.h"
 #include "engine/checks.h"
+#include "engine/eviction.h"
 #include "engine/memory_plan.h"
 #include "engine/recall.h"
 #include "engine/state.h"
@@ -19,6 +20,8 @@ Sequence& Sequence::operator=(Sequence&&) noexcept = default;
 
 void Sequence::rewind() {
   if (!cache) return;
+  if (eviction && eviction->dropped())
+    throw Error("tokens were dropped while decoding; the sequence cannot return to the end of its prompt");
   for (int layer = 0; layer < cache->layers(); ++layer)
     cache->layer(layer).length = cache->layer(layer).prompt;
   cache->forget_masks();
@@ -69,6 +72,8 @@ Sequence Engine::fork(const Sequence& sequence, const KvPool& pool) {
   copy.recalls = sequence.recalls;
   copy.reads_store = sequence.reads_store;
   if (sequence.recall) copy.recall = sequence.recall->fork(*copy.cache);
+  copy.evictions = sequence.evictions;
+  if (sequence.eviction) copy.eviction = sequence.eviction->fork(*copy.cache);
   return copy;
 }
 
@@ -82,7 +87,7 @@ Sequence Engine::compose(std::span<const Sequence* const> by_layer, const KvPool
     check_prefilled(s, *state_->m.backends, state_->options.kv);
     if (s->prompt_tokens != by_layer.front()->prompt_tokens || s->position != s->prompt_tokens)
       throw Error("layers can only be composed from sequences of one prompt, rewound to it");
-    if (s->recall) throw Error("layers of a sequence that chooses again cannot be composed");
+    if (s->recall || s->eviction) throw Error("layers of a sequence that chooses again cannot be composed");
     caches.push_back(s->cache.get());
   }
   Sequence out;

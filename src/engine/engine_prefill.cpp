@@ -7,6 +7,7 @@
 
 #include "backend/free_memory.h"
 #include "engine/checks.h"
+#include "engine/eviction.h"
 #include "engine/layer_selection.h"
 #include "engine/memory_plan.h"
 #include "engine/prefill.h"
@@ -159,6 +160,7 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
       job.next[i].recall = Recall::make(m, *policy, n);
       if (job.next[i].recall && job.stored.parts == nullptr)
         throw Error("a policy that chooses again needs a prefix store");
+      job.next[i].eviction = Eviction::make(m, *policy, n);
       job.drafts.push_back(Draft::make(m, *policy, n));
       const int64_t reserve = Draft::reserve_for(m.hp, *policy, n, prefill.reserve);
       const bool in_store = job.next[i].recall != nullptr && Recall::in_place(m);
@@ -169,11 +171,12 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
         const int64_t kept = in_store ? n - job.stored.in_block
                              : later  ? 0
                                       : job.selectors[i]->capacity(layer);
-        capacities.push_back(kept + reserve);
+        capacities.push_back(Eviction::capacity(m.hp, *policy, layer, kept + reserve));
       }
       without_room.collect(index, [&] {
         job.next[i].cache =
             std::make_unique<KvCache>(*m.backends, m.hp, options.kv, capacities, prefill.pool.memory());
+        if (job.next[i].eviction) job.next[i].eviction->attach(*job.next[i].cache);
       });
     }
     job.replays = replays_of(job.lengths(), job.wanted);

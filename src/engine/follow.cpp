@@ -38,7 +38,7 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
   check_tokens(tokens, m.hp);
   if (tokens.empty()) return;
   // What is kept changes from token to token, or no mask is made for its heads.
-  if (sequence.recall || (!ChunkPass::takes_begins(m) && has_begins(*sequence.cache))) {
+  if (sequence.recall || sequence.eviction || (!ChunkPass::takes_begins(m) && has_begins(*sequence.cache))) {
     for (size_t i = 0; i < tokens.size(); ++i) logits(static_cast<int64_t>(i), decode(sequence, tokens[i]));
     return;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <ranges>
 
 #include "engine/recall.h"
 
@@ -90,10 +91,82 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
   return values;
 }
 
-/// Copies the kept rows, or each head's part of them where heads keep different tokens: to the end of the
-/// first `count` rows, where some keep fewer.
-void gather(LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept, int64_t count,
-            const KvRows& to) {
+int64_t longest(const KeptTokens& kept) {
+  size_t most = 0;
+  for (const auto& list : kept) most = std::max(most, list.size());
+  return static_cast<int64_t>(most);
+}
+
+/// KvCache::Layer::begins.
+std::vector<int64_t> begins_of(const KeptTokens& kept, int64_t count, int n_head_kv) {
+  if (std::ranges::all_of(kept, [=](const auto& list) { return static_cast<int64_t>(list.size()) == count; }))
+    return {};
+  std::vector<int64_t> begins;
+  begins.reserve(static_cast<size_t>(n_head_kv));
+  for (const auto& list : kept) begins.push_back(count - static_cast<int64_t>(list.size()));
+  return begins;
+}
+
+}  // namespace
+
+int layers_in_flight(const Selector& selector, int n_layer) {
+  int most = 1;
+  for (int layer = 0; layer < n_layer; ++layer) most = std::max(most, selector.settled_at(layer) - layer + 1);
+  return most;
+}
+
+bool decides_anywhere(const Selector& selector, int n_layer) {
+  for (int layer = 0; layer < n_layer; ++layer)
+    if (selector.decides(layer)) return true;
+  return false;
+}
+
+std::vector<SettledLayers> build_scorings(Graph& graph, const LoadedModel& m, const Selector& selector,
+                                          const std::function<void(ggml_context*, LayerView&)>& fill,
+                                          const std::function<bool(int layer)>& wanted) {
+  std::vector<SettledLayers> settled;
+  for (int first = 0, last; first < m.hp.n_layer; first = last + 1) {
+    last = selector.settled_at(first);
+    const auto layers = std::views::iota(first, last + 1);
+    if (wanted && std::ranges::none_of(layers, wanted)) {
+      settled.push_back({first, last, nullptr, /*wanted=*/false});
+      continue;
+    }
+    std::vector<LayerView> views;
+    for (int layer : layers) {
+      if (!selector.decides(layer)) continue;
+      auto& view = views.emplace_back();
+      view.layer = layer;
+      view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
+      view.scale = m.hp.attention_scale;
+      fill(graph.ctx(), view);
+    }
+    settled.push_back(
+        {first, last, views.empty() ? nullptr : graph.output(selector.build(graph.ctx(), views))});
+  }
+  return settled;
+}
+
+std::vector<KeptTokens> choose_settled(std::span<const SettledLayers> settled, Selector& selector) {
+  std::vector<KeptTokens> kept;
+  std::vector<int32_t> picked;
+  for (const auto& layers : settled) {
+    if (!layers.wanted) {
+      kept.resize(static_cast<size_t>(layers.last + 1));
+      continue;
+    }
+    picked.resize(layers.picked != nullptr ? static_cast<size_t>(ggml_nelements(layers.picked)) : 0);
+    if (!picked.empty()) ggml_backend_tensor_get(layers.picked, picked.data(), 0, ggml_nbytes(layers.picked));
+    for (int layer = layers.first; layer <= layers.last; ++layer)
+      kept.push_back(selector.choose(layer, picked));
+  }
+  return kept;
+}
+
+int64_t gather(const LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept,
+               const KvRows& to) {
+  const int64_t count = longest(kept);
+  if (count == 0) return 0;
   const auto lists = static_cast<int64_t>(kept.size());
   const int64_t part = m.hp.kv_row() / lists;
   Graph graph(64 + 16 * kept.size());
@@ -127,70 +200,7 @@ void gather(LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const Kept
   std::iota(numbers.begin(), numbers.end(), 0);
   ggml_backend_tensor_set(slots, numbers.data(), 0, ggml_nbytes(slots));
   scheduler.compute(graph);
-}
-
-int64_t longest(const KeptTokens& kept) {
-  size_t most = 0;
-  for (const auto& list : kept) most = std::max(most, list.size());
-  return static_cast<int64_t>(most);
-}
-
-/// KvCache::Layer::begins.
-std::vector<int64_t> begins_of(const KeptTokens& kept, int64_t count, int n_head_kv) {
-  if (std::ranges::all_of(kept, [=](const auto& list) { return static_cast<int64_t>(list.size()) == count; }))
-    return {};
-  std::vector<int64_t> begins;
-  begins.reserve(static_cast<size_t>(n_head_kv));
-  for (const auto& list : kept) begins.push_back(count - static_cast<int64_t>(list.size()));
-  return begins;
-}
-
-}  // namespace
-
-int layers_in_flight(const Selector& selector, int n_layer) {
-  int most = 1;
-  for (int layer = 0; layer < n_layer; ++layer) most = std::max(most, selector.settled_at(layer) - layer + 1);
-  return most;
-}
-
-bool decides_anywhere(const Selector& selector, int n_layer) {
-  for (int layer = 0; layer < n_layer; ++layer)
-    if (selector.decides(layer)) return true;
-  return false;
-}
-
-std::vector<SettledLayers> build_scorings(Graph& graph, const LoadedModel& m, const Selector& selector,
-                                          const std::function<void(ggml_context*, LayerView&)>& fill) {
-  std::vector<SettledLayers> settled;
-  for (int first = 0; first < m.hp.n_layer;) {
-    int last = first;
-    while (last < selector.settled_at(first)) ++last;
-    std::vector<LayerView> views;
-    for (int layer = first; layer <= last; ++layer) {
-      if (!selector.decides(layer)) continue;
-      auto& view = views.emplace_back();
-      view.layer = layer;
-      view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
-      view.scale = m.hp.attention_scale;
-      fill(graph.ctx(), view);
-    }
-    settled.push_back(
-        {first, last, views.empty() ? nullptr : graph.output(selector.build(graph.ctx(), views))});
-    first = last + 1;
-  }
-  return settled;
-}
-
-std::vector<KeptTokens> choose_settled(std::span<const SettledLayers> settled, Selector& selector) {
-  std::vector<KeptTokens> kept;
-  std::vector<int32_t> picked;
-  for (const auto& layers : settled) {
-    picked.resize(layers.picked != nullptr ? static_cast<size_t>(ggml_nelements(layers.picked)) : 0);
-    if (!picked.empty()) ggml_backend_tensor_get(layers.picked, picked.data(), 0, ggml_nbytes(layers.picked));
-    for (int layer = layers.first; layer <= layers.last; ++layer)
-      kept.push_back(selector.choose(layer, picked));
-  }
-  return kept;
+  return count;
 }
 
 bool capacity_is_late(const Selector& selector, int layer) {
@@ -216,8 +226,7 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
       cache.begins = begins_of(kept, cache.length, m.hp.n_head_kv);
       if (capacity_is_late(selector, target.waiting))
         target.cache->set_capacity(target.waiting, cache.length + target.reserve);
-      if (cache.length > 0 && &cache.rows != &rows)
-        gather(m, scheduler, rows, kept, cache.length, cache.rows);
+      if (&cache.rows != &rows) gather(m, scheduler, rows, kept, cache.rows);
     }
     if (target.recall != nullptr) target.recall->starts_with(target.waiting, std::move(kept));
   }

@@ -50,14 +50,22 @@ struct SettledLayers {
   int first;
   int last;
   ggml_tensor* picked;
+  bool wanted = true;  ///< false: nothing is chosen
 };
 
 /// Adds the scoring of all layers behind the prompt. `fill`: gives a layer's view its queries and keys.
+/// `wanted`: of layers that are settled together without one of those, none is scored; null: all are.
 std::vector<SettledLayers> build_scorings(Graph& graph, const LoadedModel& m, const Selector& selector,
-                                          const std::function<void(ggml_context*, LayerView&)>& fill);
+                                          const std::function<void(ggml_context*, LayerView&)>& fill,
+                                          const std::function<bool(int layer)>& wanted = nullptr);
 
-/// What every layer keeps by that.
+/// What every layer keeps by that; no list where nothing is chosen.
 std::vector<KeptTokens> choose_settled(std::span<const SettledLayers> settled, Selector& selector);
+
+/// Copies rows of a layer, or each head's part of them where heads keep different tokens, to the end of the
+/// first rows of `to`, which may be the same: as many as a head keeps at most, which it returns.
+int64_t gather(const LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept,
+               const KvRows& to);
 
 /// K and V of all tokens of the target's prompt in a layer.
 using RowsOf = std::function<const KvRows&(int layer)>;

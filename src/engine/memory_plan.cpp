@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 
+#include "engine/eviction.h"
 #include "engine/layer_selection.h"
 #include "engine/pack.h"
 #include "engine/recall.h"
@@ -145,11 +146,14 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     int64_t grown = 0;
     for (int layer = run.first; layer <= run.last; ++layer) {
       const int64_t kept = in_store ? 0 : selector->capacity(layer);
-      const int64_t capacity = rounded(options.kv, kept + reserve);
+      auto bounded = [&](int64_t rows) {
+        return rounded(options.kv, Eviction::capacity(hp, *w.policy, layer, rows));
+      };
+      const int64_t capacity = bounded(kept + reserve);
       plan.kv_kept += kept * row;
       plan.kv_reserve += (capacity - kept) * row;
       largest = std::max(largest, capacity);
-      grown += rounded(options.kv, kept + reserve + KvCache::kFirstGrowth) - capacity;
+      grown += bounded(kept + reserve + KvCache::kFirstGrowth) - capacity;
       if (!in_store && keeps_whole(*selector, layer, n, options.kv))
         whole[w.prompt][static_cast<size_t>(layer)] = true;
       if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));

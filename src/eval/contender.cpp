@@ -12,7 +12,7 @@ namespace windowkv::eval {
 namespace {
 
 void set(std::string_view spec, std::string_view key, std::string_view value, SelectionOverrides& numbers) {
-  std::string names = "preset, task, recall";
+  std::string names = "preset, task, recall, total";
   for (const auto& setting : selection_settings()) {
     if (setting.name == key) return setting.set(numbers, value);
     names += fmt::format(", {}", setting.name);
@@ -32,6 +32,23 @@ int parse_recall(std::string_view text) {
   return every;
 }
 
+int64_t parse_total(std::string_view text) {
+  if (text == "off") return 0;
+  const auto refuse = [&] {
+    return Error(
+        fmt::format("total {}: give the tokens that a layer holds at most (2048, or 2k), {} at least, or off",
+                    text, kLeastTotal));
+  };
+  try {
+    const auto total = Budget::parse(text);
+    const int64_t tokens = total.resolve(INT32_MAX);
+    if (total.is_count() && tokens >= kLeastTotal) return tokens;
+  } catch (const Error&) {
+    throw refuse();
+  }
+  throw refuse();
+}
+
 std::string policy_in(const std::string& name) {
   return name.substr(0, name.rfind(' '));
 }
@@ -42,19 +59,21 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
   std::optional<std::string> task_text;
   SelectionOverrides numbers;
   int recall = 0;
+  int64_t total = 0;
   for (size_t at = kv.size(); at < spec.size();) {
     const size_t end = std::min(spec.find(':', at + 1), spec.size());
     const auto setting = spec.substr(at + 1, end - at - 1);
     const auto key = setting.substr(0, setting.find('='));
     const auto value = setting.substr(std::min(setting.size(), key.size() + 1));
-    if (key == "recall") {
+    const bool of_all = key == "recall" || key == "total";
+    if (!of_all && kv != "windowkv")
+      throw Error(
+          fmt::format("policy \"{}\": only windowkv takes settings other than recall and total", spec));
+    if (key == "recall")
       recall = parse_recall(value);
-      at = end;
-      continue;
-    }
-    if (kv != "windowkv")
-      throw Error(fmt::format("policy \"{}\": only windowkv takes settings other than recall", spec));
-    if (key == "preset")
+    else if (key == "total")
+      total = parse_total(value);
+    else if (key == "preset")
       preset = value;
     else if (key == "task")
       task_text = value;
@@ -64,10 +83,10 @@ Contender make_contender(std::string_view spec, const std::string& budget, int n
   }
   const auto parsed = Budget::parse(budget);
   const bool full = kv == "full";
-  Contender contender{full ? kv : fmt::format("{} {}", spec, budget), kv, full ? "100%" : budget,
-                      [=](Task task) {
-                        return make_policy(kv, {parsed, make_config(preset, task, n_layer, numbers), recall});
-                      }};
+  Contender contender{
+      full ? kv : fmt::format("{} {}", spec, budget), kv, full ? "100%" : budget, [=](Task task) {
+        return make_policy(kv, {parsed, make_config(preset, task, n_layer, numbers), recall, total});
+      }};
   contender.task = task_text;
   if (contender.task) TaskChoice::parse(*contender.task);
   contender.make(Task::kLocalization);  // so that a bad name or number is known before the first row

@@ -25,6 +25,8 @@ struct Contender {
 
 /// Tokens between two choices, as PolicyOptions::recall: "4", or "off" for 0. Throws Error for anything else.
 int parse_recall(std::string_view text);
+/// Tokens, as PolicyOptions::total: "2048", "2k", or "off" for 0. Throws Error for anything else.
+int64_t parse_total(std::string_view text);
 
 /// The policy in a contender's name, without its budget.
 std::string policy_in(const std::string& name);

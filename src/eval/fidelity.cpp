@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <optional>
 
 #include "windowkv/generate.h"
 
@@ -103,13 +104,16 @@ Fidelity measure_fidelity(Engine& engine, Sequence& sequence, const ReferenceAns
   result.steps = static_cast<int64_t>(reference.steps.size());
   if (result.steps == 0) return result;
   int64_t agreed = 0;
-  engine.follow(sequence, fed(reference.tokens), [&](int64_t index, std::span<const float> logits) {
-    const auto& step = reference.steps[static_cast<size_t>(index)];
-    const auto softmax = softmax_of(logits);
-    result.mean_kl += std::max(0.0, step.log_p - mean_log(step.p, logits, softmax));
-    agreed += softmax.most_probable == step.most_probable;
-  });
-  sequence.rewind();
+  // Where tokens are dropped on the way, there is no way back.
+  auto copy = sequence.eviction ? std::optional(engine.fork(sequence)) : std::nullopt;
+  engine.follow(copy ? *copy : sequence, fed(reference.tokens),
+                [&](int64_t index, std::span<const float> logits) {
+                  const auto& step = reference.steps[static_cast<size_t>(index)];
+                  const auto softmax = softmax_of(logits);
+                  result.mean_kl += std::max(0.0, step.log_p - mean_log(step.p, logits, softmax));
+                  agreed += softmax.most_probable == step.most_probable;
+                });
+  if (!copy) sequence.rewind();
   result.mean_kl /= static_cast<double>(result.steps);
   result.top1_agreement = static_cast<double>(agreed) / static_cast<double>(result.steps);
   return result;

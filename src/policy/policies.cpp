@@ -32,6 +32,7 @@ constexpr Entry kPolicies[] = {
     {"expected-attention", make_expected_attention},
     {"kvzip", make_kvzip},
     {"laq", make_laq},
+    {"r-kv", make_rkv},
 };
 
 }  // namespace
@@ -41,6 +42,30 @@ std::vector<std::string> policy_names() {
   for (const auto& entry : kPolicies) names.emplace_back(entry.name);
   return names;
 }
+
+namespace {
+
+/// Tokens that come before a layer which has just dropped some holds the total again.
+int64_t room_in(int64_t total) {
+  // R-KV's (arXiv 2505.24133) 128, where that is not much of the total.
+  return std::min<int64_t>(128, total / 4);
+}
+
+std::unique_ptr<Policy> make_with_total(const Entry& entry, const PolicyOptions& options) {
+  const int64_t total = options.total;
+  if (options.recall > 0)
+    throw Error("choosing again needs all tokens, and a total drops some for good: set one of them");
+  if (total < kLeastTotal)
+    throw Error(fmt::format("a total of {} tokens; it must be {} at least", total, kLeastTotal));
+  const int64_t kept = total - room_in(total);
+  auto first = options;
+  first.budget = options.budget.at_most(kept);
+  auto again = options;
+  again.budget = Budget::tokens(kept);
+  return make_bounded(entry.make(first), entry.make(again), total);
+}
+
+}  // namespace
 
 bool policy_chooses_again(std::string_view name) {
   // Whatever the prompt, as long as something is dropped.
@@ -53,11 +78,14 @@ std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& 
   if (options.recall < 0) throw Error("the number of tokens between two choices is negative");
   for (const auto& entry : kPolicies) {
     if (entry.name != name) continue;
-    auto policy = entry.make(options);
-    if (options.recall == 0) return policy;
+    if (options.recall == 0 && options.total == 0) return entry.make(options);
     if (!policy_chooses_again(name))
-      throw Error(fmt::format(
-          "{} needs more than keys and the newest queries and cannot choose again; leave recall off", name));
+      throw Error(
+          fmt::format("{} needs more than keys and the newest queries and cannot choose again; leave "
+                      "{} off",
+                      name, options.recall > 0 ? "recall" : "the total"));
+    if (options.total != 0) return make_with_total(entry, options);
+    auto policy = entry.make(options);
     return make_recalling(std::move(policy), options.recall);
   }
   throw Error(fmt::format("unknown policy \"{}\"; use one of: {}", name, fmt::join(policy_names(), ", ")));

@@ -19,6 +19,7 @@ std::unique_ptr<Policy> make_laq(const PolicyOptions& options);
 std::unique_ptr<Policy> make_layer_defensivekv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_pyramidkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_random(const PolicyOptions& options);
+std::unique_ptr<Policy> make_rkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_snapkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_streaming_llm(const PolicyOptions& options);
 std::unique_ptr<Policy> make_tova(const PolicyOptions& options);
@@ -26,5 +27,9 @@ std::unique_ptr<Policy> make_windowkv(const PolicyOptions& options);
 
 /// The policy, choosing again after every so many decoded tokens.
 std::unique_ptr<Policy> make_recalling(std::unique_ptr<Policy> policy, int every);
+
+/// `first` for the prompt, and `again` whenever a layer holds `total` tokens.
+std::unique_ptr<Policy> make_bounded(std::unique_ptr<Policy> first, std::unique_ptr<Policy> again,
+                                     int64_t total);
 
 }  // namespace windowkv

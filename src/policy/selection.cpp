@@ -133,11 +133,18 @@ Budget Budget::parse(std::string_view text) {
   return percent(share, count);
 }
 
+Budget Budget::at_most(int64_t count) const {
+  Budget b = *this;
+  b.most_ = std::min(most_, count);
+  return b;
+}
+
 int64_t Budget::resolve(int64_t n) const {
-  if (tokens_ >= 0) return std::min(tokens_, n);
+  const int64_t most = std::min(n, most_);
+  if (tokens_ >= 0) return std::min(tokens_, most);
   // The small term keeps 12 % of 100 at 12 where 0.12·100 is a hair less in binary.
   const auto share = static_cast<int64_t>(std::floor(percent_ * static_cast<double>(n) / 100.0 + 1e-9));
-  return std::clamp<int64_t>(std::max(share, floor_), 0, n);
+  return std::clamp<int64_t>(std::max(share, floor_), 0, most);
 }
 
 std::string Budget::text() const {

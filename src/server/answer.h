@@ -44,6 +44,7 @@ struct Usage {
   int64_t full_bytes = 0;    ///< what the whole prompt would take, in F16
   int64_t stored_bytes = 0;  ///< of the prompt, put aside; 0 without a store
   int64_t recalls = 0;       ///< choices made again while answering
+  int64_t evictions = 0;     ///< times that tokens were dropped while answering
   /// The prompt in pieces, and the share of layers and KV heads that read each, where that was asked for.
   std::vector<std::pair<std::string, double>> kept_text;
   double prompt_ms = 0;

@@ -496,6 +496,7 @@ void Batcher::finish(std::list<Running>::iterator running) {
   const auto& generation = running->continuation->generation();
   usage.completion_tokens += std::ssize(generation.tokens);
   usage.recalls += running->sequence.recalls.count;
+  usage.evictions += running->sequence.evictions.count;
   metrics_.generated_tokens += std::ssize(generation.tokens);
   if (--started.left == 0) {
     if (generation.reason == StopReason::kCancelled) ++metrics_.cancelled;

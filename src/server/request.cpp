@@ -140,8 +140,9 @@ KvRequest kv_of(const Fields& fields) {
   inner.read("budget", kv.budget);
   inner.read("task", kv.task);
   inner.read("recall", kv.recall);
+  inner.read("total", kv.total);
   inner.read("show_kept", kv.show_kept);
-  constexpr std::array kNames = {"policy", "budget", "task", "recall", "show_kept"};
+  constexpr std::array kNames = {"policy", "budget", "task", "recall", "total", "show_kept"};
   for (const auto& [name, value] : object->items())
     if (std::ranges::find(kNames, name) == kNames.end())
       inner.refuse(name.c_str(), fmt::format("is not known; there are {}", fmt::join(kNames, ", ")));

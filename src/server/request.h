@@ -14,7 +14,7 @@ namespace windowkv::server {
 
 /// What a request's "kv" asks for; empty: the server's own.
 struct KvRequest {
-  std::optional<std::string> policy, budget, task, recall;
+  std::optional<std::string> policy, budget, task, recall, total;
   bool show_kept = false;
 };
 

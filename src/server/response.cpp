@@ -79,8 +79,9 @@ const char* error_type(int status) {
 Usage sum_of(std::span<const Usage> usages) {
   Usage sum = usages.front();
   for (const auto& usage : usages.subspan(1)) {
-    for (auto field : {&Usage::prompt_tokens, &Usage::cached_tokens, &Usage::completion_tokens,
-                       &Usage::kept_bytes, &Usage::full_bytes, &Usage::stored_bytes, &Usage::recalls})
+    for (auto field :
+         {&Usage::prompt_tokens, &Usage::cached_tokens, &Usage::completion_tokens, &Usage::kept_bytes,
+          &Usage::full_bytes, &Usage::stored_bytes, &Usage::recalls, &Usage::evictions})
       sum.*field += usage.*field;
     sum.prompt_ms += usage.prompt_ms;
     sum.decode_ms = std::max(sum.decode_ms, usage.decode_ms);
@@ -101,7 +102,8 @@ Json usage_json(const Usage& usage) {
               {"kept_bytes", usage.kept_bytes},
               {"full_bytes", usage.full_bytes},
               {"stored_bytes", usage.stored_bytes},
-              {"chosen_again", usage.recalls}}},
+              {"chosen_again", usage.recalls},
+              {"evictions", usage.evictions}}},
             {"timings", {{"prompt_ms", usage.prompt_ms}, {"predicted_ms", usage.decode_ms}}}};
   if (!usage.kept_text.empty()) json["kv"]["kept_text"] = usage.kept_text;
   return json;

@@ -32,7 +32,7 @@ Reference::Reference(const std::string& path) {
 }
 
 Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash,
-                             std::span<const int32_t> kept) {
+                             std::span<const int32_t> kept, std::span<const Dropped> dropped) {
   auto params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(tokens.size());
   params.n_batch = params.n_ubatch = static_cast<uint32_t>(batch_size);
@@ -50,6 +50,8 @@ Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, s
       for (llama_pos p = 0; p < static_cast<llama_pos>(known); ++p)
         if (std::ranges::find(kept, p) == kept.end())
           llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, p, p + 1);
+    for (const auto& range : dropped)
+      if (range.before == first) llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, range.first, range.end);
     batch.n_tokens = first < known ? static_cast<int32_t>(std::min(batch_size, known - first)) : 1;
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
       batch.token[i] = tokens[first + static_cast<size_t>(i)];

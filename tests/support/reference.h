@@ -16,6 +16,13 @@ using Logits = std::vector<std::vector<float>>;  ///< by position
 /// The engine's logits after each of the tokens, decoded one by one behind what the sequence holds.
 Logits decoded_logits(Engine& engine, Sequence& sequence, std::span<const Token> tokens);
 
+/// Positions [first, end) that are dropped before token `before`, one of those that go through one by one.
+struct Dropped {
+  size_t before;
+  int32_t first;
+  int32_t end;
+};
+
 /// llama.cpp's own engine on the same file, on the CPU, with ggml's own kernels: it unloads the BLAS backend,
 /// so that no model that uses it may be there.
 class Reference {
@@ -25,9 +32,9 @@ class Reference {
   /// Logits after every token of a new sequence. The first `known` tokens go through the model `batch_size`
   /// at once, the rest one by one: ggml's kernels round differently for different numbers of tokens. Without
   /// `flash` attention takes matrix products, which round less. Of the first `known` tokens the rest sees
-  /// those at the positions `kept`; all of them where there are none.
+  /// those at the positions `kept`; all of them where there are none. `dropped`: what goes on the way.
   Logits all_logits(std::span<const Token> tokens, size_t batch_size, size_t known, bool flash = true,
-                    std::span<const int32_t> kept = {});
+                    std::span<const int32_t> kept = {}, std::span<const Dropped> dropped = {});
 
  private:
   llama_model_ptr model_;

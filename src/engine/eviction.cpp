@@ -1,0 +1,153 @@
+#include "engine/eviction.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/layer_selection.h"
+#include "engine/sliding.h"
+#include "windowkv/error.h"
+
+namespace windowkv {
+
+namespace {
+
+// Tokens that come before a layer with a sliding window drops the ones that it shows no more.
+constexpr int64_t kBesideWindow = 64;
+
+int64_t most_rows(const HParams& hp, int64_t total, int layer) {
+  return hp.slides(layer) ? hp.attention_of(layer).window + kBesideWindow : total;
+}
+
+/// The most tokens that a layer which sees all keeps by it.
+int64_t most_kept(const HParams& hp, const Selector& selector) {
+  int64_t most = 0;
+  for (int layer : hp.full_layers()) most = std::max(most, selector.capacity(layer));
+  return most;
+}
+
+}  // namespace
+
+int64_t Eviction::capacity(const HParams& hp, const Policy& policy, int layer, int64_t rows) {
+  return policy.total() > 0 ? std::min(rows, most_rows(hp, policy.total(), layer)) : rows;
+}
+
+std::unique_ptr<Eviction> Eviction::make(LoadedModel& m, const Policy& policy, int64_t n) {
+  const int64_t total = policy.total();
+  if (total == 0) return nullptr;
+  auto again = policy.again();
+  if (!again) throw Error(fmt::format("{} does not say what chooses again", policy.name()));
+  const auto first = start_selector(m.hp, policy, n);
+  const auto later = start_selector(m.hp, *again, total);
+  if (first->heads_differ() || later->heads_differ())
+    throw Error(
+        fmt::format("{} keeps different numbers of tokens by head and cannot keep to a total; use another "
+                    "policy",
+                    policy.name()));
+  const int64_t observation = later->observation();
+  const int64_t kept = std::max(most_kept(m.hp, *first), most_kept(m.hp, *later));
+  if (m.hp.n_full_layers() > 0 && kept + std::max<int64_t>(1, observation) > total)
+    throw Error(
+        fmt::format("{} keeps up to {} tokens of a layer and observes {} more, which a total of {} has no "
+                    "room for; use a "
+                    "larger total or another policy",
+                    policy.name(), kept, observation, total));
+  return std::unique_ptr<Eviction>(new Eviction(m, std::move(again), total, observation));
+}
+
+Eviction::Eviction(LoadedModel& m, std::shared_ptr<const Policy> policy, int64_t total, int64_t observation)
+    : m_(m),
+      policy_(std::move(policy)),
+      total_(total),
+      observation_(observation),
+      last_(*m.backends, m.hp),
+      newest_(*m.backends, m.hp, std::max<int64_t>(1, observation)) {}
+
+void Eviction::attach(KvCache& cache) {
+  cache.most_rows.clear();
+  for (int layer = 0; layer < m_.hp.n_layer; ++layer)
+    cache.most_rows.push_back(windowkv::most_rows(m_.hp, total_, layer));
+  if (observation_ > 0) cache.queries = &last_;
+}
+
+std::unique_ptr<Eviction> Eviction::fork(KvCache& copy) const {
+  std::unique_ptr<Eviction> other(new Eviction(m_, policy_, total_, observation_));
+  other->newest_.restore(newest_.save());
+  other->taken_ = taken_;
+  other->dropped_ = dropped_;
+  other->attach(copy);
+  return other;
+}
+
+bool Eviction::is_full(const KvCache& cache, int layer) const {
+  return cache.layer(layer).length >= cache.most_rows[static_cast<size_t>(layer)];
+}
+
+bool Eviction::after_step(KvCache& cache) {
+  bool soon = false;
+  bool full = false;
+  for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
+    soon = soon || (!m_.hp.slides(layer) && cache.layer(layer).length > total_ - observation_);
+    full = full || is_full(cache, layer);
+  }
+  if (soon) take_queries();
+  if (full) drop(cache);
+  return full;
+}
+
+void Eviction::take_queries() {
+  std::vector<uint8_t> queries;
+  for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
+    queries.resize(ggml_nbytes(last_.of(layer)));
+    ggml_backend_tensor_get(last_.of(layer), queries.data(), 0, queries.size());
+    ggml_backend_tensor_set(newest_.of(layer), queries.data(),
+                            static_cast<size_t>(taken_ % observation_) * queries.size(), queries.size());
+  }
+  ++taken_;
+}
+
+ggml_tensor* Eviction::queries_of(ggml_context* ctx, int layer) const {
+  auto* all = newest_.of(layer);
+  auto columns = [&](int64_t first, int64_t count) {
+    return ggml_view_2d(ctx, all, all->ne[0], count, all->nb[1], static_cast<size_t>(first) * all->nb[1]);
+  };
+  if (const int64_t oldest = taken_ % observation_; oldest > 0)
+    all = ggml_concat(ctx, columns(oldest, observation_ - oldest), columns(0, oldest), 1);
+  auto* q = ggml_reshape_3d(ctx, all, m_.hp.d_head, m_.hp.n_head, observation_);
+  return ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
+}
+
+void Eviction::drop(KvCache& cache) {
+  const auto& hp = m_.hp;
+  const auto selector = start_selector(hp, *policy_, total_);
+  const size_t nodes = scoring_nodes(hp) * static_cast<size_t>(hp.n_layer) + 256;
+  Graph graph(nodes);
+  Scheduler scheduler(*m_.backends, nodes);
+  const auto settled = build_scorings(
+      graph, m_, *selector,
+      [&](ggml_context* ctx, LayerView& view) {
+        view.q = queries_of(ctx, view.layer);
+        view.k = KvRows::by_head(ctx, cache.layer(view.layer).rows.k(), hp, total_);
+        view.v = KvRows::by_head(ctx, cache.layer(view.layer).rows.v(), hp, total_);
+      },
+      [&](int layer) { return is_full(cache, layer); });
+  if (ggml_graph_n_nodes(graph.nodes()) > 0) scheduler.run(graph);
+  const auto kept = choose_settled(settled, *selector);
+  for (int layer = 0; layer < hp.n_layer; ++layer) {
+    if (!is_full(cache, layer)) continue;
+    auto& held = cache.layer(layer);
+    auto stays = kept[static_cast<size_t>(layer)];
+    if (hp.slides(layer)) {
+      const int64_t window = hp.attention_of(layer).window;
+      stays.assign(1, std::vector<int32_t>(static_cast<size_t>(window)));
+      std::ranges::generate(stays.front(),
+                            [row = static_cast<int32_t>(held.length - window)]() mutable { return row++; });
+    }
+    held.length = gather(m_, scheduler, held.rows, stays, held.rows);
+  }
+  cache.forget_masks();
+  dropped_ = true;
+}
+
+}  // namespace windowkv

@@ -348,6 +348,37 @@ std::vector<Case> cases() {
     m.n_ff_expert = 256;
     m.type = GGML_TYPE_Q4_K;
   });
+  auto deltas = [](RandomModel& m) {
+    m.family = "qwen35";
+    m.n_layer = 8;
+    m.n_rot = 8;
+  };
+  add("qwen35", kF32, deltas);
+  // The last layer is recurrent, one predicts further tokens, and the sizes are others.
+  add("qwen35_seven_layers", kF32, [&](auto& m) {
+    deltas(m);
+    m.extra_layers = 1;
+    m.attention_interval = 3;
+    m.n_layer = 7;
+    m.n_head = 6;
+    m.delta_key_heads = 3;
+    m.delta_heads = 9;
+    m.delta_d_head = 16;
+    m.delta_kernel = 3;
+  });
+  for (const bool quantized : {false, true})
+    add(quantized ? "qwen35moe_q4_K" : "qwen35moe", quantized ? kQuantized : kRouted, [&](auto& m) {
+      deltas(m);
+      if (quantized) wide(m);
+      m.family = "qwen35moe";
+      m.n_expert = quantized ? 3 : 20;
+      m.n_expert_used = quantized ? 3 : 6;
+      m.n_ff_expert = quantized ? 256 : 32;
+      m.n_ff_shared = quantized ? 512 : 96;
+      if (!quantized) return;
+      m.type = GGML_TYPE_Q4_K;
+      m.delta_d_head = 64;
+    });
   auto of = [](const char* family) { return [=](RandomModel& m) { m.family = family; }; };
   add("olmo2", kF32, of("olmo2"));
   add("granite", kF32, of("granite"));

@@ -208,7 +208,6 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
   if (selector.settled_at(target.waiting) > layer) return;
   const auto picked = score(m, scheduler, pack, target.waiting, layer, rows_of, target);
   for (; target.waiting <= layer; ++target.waiting) {
-    const auto& rows = rows_of(target.waiting);
     auto& cache = target.cache->layer(target.waiting);
     auto kept = selector.choose(target.waiting, picked);
     if (target.recall == nullptr || !Recall::in_place(m)) {
@@ -216,8 +215,9 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
       cache.begins = begins_of(kept, cache.length, m.hp.n_head_kv);
       if (capacity_is_late(selector, target.waiting))
         target.cache->set_capacity(target.waiting, cache.length + target.reserve);
-      if (cache.length > 0 && &cache.rows != &rows)
-        gather(m, scheduler, rows, kept, cache.length, cache.rows);
+      if (cache.length > 0)
+        if (const auto& rows = rows_of(target.waiting); &cache.rows != &rows)
+          gather(m, scheduler, rows, kept, cache.length, cache.rows);
     }
     if (target.recall != nullptr) target.recall->starts_with(target.waiting, std::move(kept));
   }

@@ -103,6 +103,8 @@ struct HParams {
   /// Layers that see all tokens so far, lowest first: those whose cache is worth compressing.
   std::vector<int> full_layers() const;
   int n_full_layers() const { return static_cast<int>(full_layers().size()); }
+  /// Layers below that are not recurrent: the number of the layer among those that have rows.
+  int row_layer(int layer) const;
   /// Rows that a layer's cache of `tokens` tokens has where it drops only what no later one sees, none of a
   /// recurrent layer; or those of all layers.
   int64_t full_rows(int layer, int64_t tokens) const;

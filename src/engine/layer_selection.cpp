@@ -147,9 +147,10 @@ std::vector<int64_t> begins_of(const KeptTokens& kept, int64_t count, int n_head
 
 }  // namespace
 
-int layers_in_flight(const Selector& selector, int n_layer) {
+int layers_in_flight(const Selector& selector, const HParams& hp) {
   int most = 1;
-  for (int layer = 0; layer < n_layer; ++layer) most = std::max(most, selector.settled_at(layer) - layer + 1);
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    most = std::max(most, hp.row_layer(selector.settled_at(layer) + 1) - hp.row_layer(layer));
   return most;
 }
 

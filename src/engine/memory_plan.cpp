@@ -140,7 +140,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     const int64_t n = lengths[w.prompt];
     const auto selector = start_selector(hp, *w.policy, n);
     check_scored(*selector, n, hp.n_layer);
-    in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
+    in_flight = std::max(in_flight, layers_in_flight(*selector, hp));
     if (selector->stride() > 0) strides.insert(selector->stride());
     has_moments = has_moments || selector->query_moments();
     const int64_t reserve = Draft::reserve_for(hp, *w.policy, n, prefill.reserve);
@@ -168,12 +168,13 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     if (Draft::wanted(hp, *w.policy, n)) plan.recall = std::max(plan.recall, scoring);
     plan.kv_growth = std::max(plan.kv_growth, (grown + largest) * row);
   }
+  const int with_rows = hp.row_layer(run.last + 1) - hp.row_layer(run.first);
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {
     for (int layer = run.first; layer <= run.last; ++layer)
       plan.kv_full += m.hp.full_rows(layer, lengths[prompt]) * full_row + hp.state_bytes(layer);
     const auto first = whole[prompt].begin() + run.first;
     if (!std::all_of(first, first + run.count(), std::identity{}))
-      plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
+      plan.kv_scratch += std::min(in_flight, with_rows) * rounded(KvTypes{}, lengths[prompt]) * full_row;
   }
   plan.kv_scratch += rounded(KvTypes{}, repeated_rows) * full_row;
   const int64_t received =

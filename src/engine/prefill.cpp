@@ -32,7 +32,7 @@ class Prefill {
         stored_(stored),
         past_(stored.past),
         options_(options),
-        in_flight_(most_in_flight(targets, m.hp.n_layer)),
+        in_flight_(most_in_flight(targets, m.hp)),
         pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
               strides_of(targets), wants_moments(targets), past_, positions_behind(prompts, replays)),
         replay_rows_(replay_rows(replays, lengths(prompts, 0))),
@@ -115,9 +115,9 @@ class Prefill {
     return std::ranges::any_of(targets, [](const Target& t) { return t.selector->query_moments(); });
   }
 
-  static int most_in_flight(std::span<const Target> targets, int n_layer) {
+  static int most_in_flight(std::span<const Target> targets, const HParams& hp) {
     int most = 1;
-    for (const auto& target : targets) most = std::max(most, layers_in_flight(*target.selector, n_layer));
+    for (const auto& target : targets) most = std::max(most, layers_in_flight(*target.selector, hp));
     return most;
   }
 
@@ -154,7 +154,7 @@ class Prefill {
   /// they are, else into the scratch, whose places the layers use in turn.
   const KvRows& rows_for(int layer, size_t prompt) {
     if (const auto* target = whole_target(layer, prompt)) return target->cache->layer(layer).rows;
-    auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
+    auto& place = scratch_[static_cast<size_t>(m_.hp.row_layer(layer) % in_flight_)];
     const size_t device = m_.backends->device_of(layer);
     if (place.device != device) place.rows.reset();
     if (!place.rows) place = make_scratch(device, scratch_capacities(device));

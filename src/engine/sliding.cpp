@@ -68,11 +68,9 @@ class SlidingSelector final : public Selector {
       all.push_back(std::move(selection));
     };
     for (int layer = 0; layer < hp_.n_layer; ++layer)
-      if (!chosen(layer)) {
+      if (hp_.slides(layer)) {
         const int64_t shown = hp_.full_rows(layer, n_);
-        GroupSelection all_shown{.budget = shown, .windows = {}, .kept = {}, .kept_by_head = {}};
-        if (shown > 0) all_shown.kept.emplace_back(n_ - shown, n_);
-        add(layer, std::move(all_shown));
+        add(layer, {.budget = shown, .kept = {{n_ - shown, n_}}});
       }
     if (policys_)
       for (const auto& selection : policys_->groups())

@@ -308,11 +308,10 @@ void Batcher::note_prefill(Started& started, const Sequence& sequence, const Pre
   if (const auto budget = job.policy->budget()) usage.budget = budget->text();
   usage.task = to_string(job.task);
   for (const auto kept : sequence.kept) usage.kept_tokens += static_cast<double>(kept);
-  usage.kept_tokens /= static_cast<double>(sequence.kept.size());
+  const auto& hp = model_.hparams();
+  usage.kept_tokens /= std::max(1, hp.row_layer(hp.n_layer));
   usage.kept_bytes = sequence.bytes.kept;
-  usage.full_bytes =
-      model_.hparams().full_rows(sequence.prompt_tokens) * model_.hparams().kv_layer_bytes_per_token() +
-      model_.hparams().state_bytes();
+  usage.full_bytes = hp.full_rows(sequence.prompt_tokens) * hp.kv_layer_bytes_per_token() + hp.state_bytes();
   usage.stored_bytes = store != nullptr ? store->bytes(usage.prompt_tokens) : 0;
   usage.prompt_ms = sequence.timing.total;
   if (job.show_kept) usage.kept_text = kept_text_of(model_.vocab(), job, sequence);

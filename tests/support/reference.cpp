@@ -49,7 +49,8 @@ Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, s
     if (first == known && !kept.empty())
       for (llama_pos p = 0; p < static_cast<llama_pos>(known); ++p)
         if (std::ranges::find(kept, p) == kept.end())
-          llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, p, p + 1);
+          if (!llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, p, p + 1))
+            throw std::runtime_error("libllama does not drop tokens of this model");
     batch.n_tokens = first < known ? static_cast<int32_t>(std::min(batch_size, known - first)) : 1;
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
       batch.token[i] = tokens[first + static_cast<size_t>(i)];

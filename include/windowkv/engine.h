@@ -65,8 +65,8 @@ class Sequence {
   std::vector<int64_t> kept;  ///< prompt tokens kept, by layer: what each token reads of the prompt
   bool reads_store = false;   ///< they are read in the prefix store, and chosen again (Policy::recall); the
                               ///< caches hold generated tokens, and a sixteenth of the prompt at most
-  std::vector<GroupSelection> groups;
-  KvTypes kv_types;  ///< of the caches
+  std::vector<GroupSelection> groups;  ///< of layers that have rows
+  KvTypes kv_types;                    ///< of the caches
   KvBytes bytes;
   PrefillTiming timing;
   std::unique_ptr<KvCache> cache;

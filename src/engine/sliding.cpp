@@ -90,7 +90,7 @@ class SlidingSelector final : public Selector {
   std::vector<int> layers_;  ///< that see all tokens
   std::vector<int> index_;   ///< by layer: which of these it is, or -1
   std::vector<double> shares_;
-  std::unique_ptr<Selector> policys_;  ///< null where all layers have a window
+  std::unique_ptr<Selector> policys_;  ///< null where it has no layer
 };
 
 }  // namespace

@@ -419,6 +419,7 @@ TEST(RecurrentLayers, AreChecked) {
   refused("qwen35.ssm.conv_kernel", 5, "ssm_conv1d.weight has the shape [4, 64], expected [5, 64]");
   refused("qwen35.ssm.group_count", 3, "cannot share");
   refused("qwen35.ssm.state_size", 16, "inner_size is 32, expected 64");
+  refused("qwen35.full_attention_interval", 5, "no layer attends");
   refused("qwen35.full_attention_interval", 0, "full_attention_interval is 0");
   refused("qwen35.full_attention_interval", -4, "full_attention_interval");
   refused("qwen35.full_attention_interval", int64_t{1} << 31, "full_attention_interval");
@@ -434,6 +435,7 @@ TEST(RecurrentLayers, AreChecked) {
     expect_edit_refused([&](GgufEdit& e) { list(e, sections, values); }, sections, m);
   expect_edit_refused([=](GgufEdit& e) { gguf_set_val_str(e.meta, sections, "3,3,2"); }, sections, m);
   const char* layers = "qwen35.attention.recurrent_layers";
+  expect_edit_refused([&](GgufEdit& e) { list(e, layers, {1, 1, 1, 1}); }, "no layer attends", m);
   expect_edit_refused([&](GgufEdit& e) { list(e, layers, {1, 1, 1}); }, "has 3 numbers for 4 layers", m);
   expect_edit_refused(
       [&](GgufEdit& e) {

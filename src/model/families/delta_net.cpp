@@ -35,6 +35,7 @@ void read_delta_net(const GgufFile& file, HParams& hp) {
   for (int layer = 0; layer < hp.n_layer; ++layer)
     hp.attention[static_cast<size_t>(layer)].recurrent =
         listed ? (*listed)[static_cast<size_t>(layer)] != 0 : (layer + 1) % period != 0;
+  if (hp.row_layer(hp.n_layer) == 0) file.fail("not supported: models in which no layer attends");
 }
 
 void declare_delta_net(WeightLoader& loader, const HParams& hp, int layer, LayerWeights& w) {

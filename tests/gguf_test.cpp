@@ -402,6 +402,62 @@ TEST(SlidingWindow, IsCheckedAndMayBeMissing) {
   EXPECT_EQ(full_layers("gemma3.attention.sliding_window_pattern", 0), (std::vector<int>{}));
 }
 
+TEST(RecurrentLayers, AreChecked) {
+  RandomModel m;
+  m.family = "qwen35";
+  m.n_layer = 4;
+  auto refused = [&](const char* key, int64_t value, std::string_view reason) {
+    expect_edit_refused([=](GgufEdit& e) { gguf_set_val_i64(e.meta, key, value); }, reason, m);
+  };
+  for (const char* key : {"qwen35.ssm.conv_kernel", "qwen35.ssm.state_size", "qwen35.ssm.group_count",
+                          "qwen35.ssm.time_step_rank", "qwen35.ssm.inner_size"}) {
+    expect_edit_refused([=](GgufEdit& e) { gguf_remove_key(e.meta, key); }, key, m);
+    for (const int64_t value : {int64_t{-1}, int64_t{0}, int64_t{1} << 31, int64_t{INT32_MAX}})
+      refused(key, value, key);
+  }
+  refused("qwen35.ssm.conv_kernel", 1, "conv_kernel is 1; it must be 2 to 64");
+  refused("qwen35.ssm.conv_kernel", 5, "ssm_conv1d.weight has the shape [4, 64], expected [5, 64]");
+  refused("qwen35.ssm.group_count", 3, "cannot share");
+  refused("qwen35.ssm.state_size", 16, "inner_size is 32, expected 64");
+  refused("qwen35.full_attention_interval", 5, "no layer attends");
+  refused("qwen35.full_attention_interval", 0, "full_attention_interval is 0");
+  refused("qwen35.full_attention_interval", -4, "full_attention_interval");
+  refused("qwen35.full_attention_interval", int64_t{1} << 31, "full_attention_interval");
+  refused("qwen35.full_attention_interval", 2, "blk.1.attn_qkv.weight has the shape");
+  refused("qwen35.nextn_predict_layers", 4, "nextn_predict_layers");
+  auto list = [](GgufEdit& e, const char* key, std::vector<int32_t> values) {
+    gguf_set_arr_data(e.meta, key, GGUF_TYPE_INT32, values.data(), values.size());
+  };
+  const char* sections = "qwen35.rope.dimension_sections";
+  expect_edit_refused([=](GgufEdit& e) { gguf_remove_key(e.meta, sections); }, sections, m);
+  for (const std::vector<int32_t>& values :
+       {std::vector<int32_t>{}, {8}, {2, 3, 3, 0}, {3, 3, 1, 0}, {-1, 3, 2, 0}, {4, 0, 4}})
+    expect_edit_refused([&](GgufEdit& e) { list(e, sections, values); }, sections, m);
+  expect_edit_refused([=](GgufEdit& e) { gguf_set_val_str(e.meta, sections, "3,3,2"); }, sections, m);
+  const char* layers = "qwen35.attention.recurrent_layers";
+  expect_edit_refused([&](GgufEdit& e) { list(e, layers, {1, 1, 1, 1}); }, "no layer attends", m);
+  expect_edit_refused([&](GgufEdit& e) { list(e, layers, {1, 1, 1}); }, "has 3 numbers for 4 layers", m);
+  expect_edit_refused(
+      [&](GgufEdit& e) {
+        list(e, layers, {1, 1, 0, 0});
+      },
+      "blk.2.attn_qkv.weight has the shape", m);
+  expect_edit_refused([=](GgufEdit& e) { gguf_set_val_u32(e.meta, layers, 1); }, layers, m);
+  const char* texts[] = {"a", "b", "c", "d"};
+  expect_edit_refused([&](GgufEdit& e) { gguf_set_arr_str(e.meta, layers, texts, 4); }, layers, m);
+  for (const char* name : {"attn_qkv.weight", "attn_gate.weight", "ssm_conv1d.weight", "ssm_dt.bias", "ssm_a",
+                           "ssm_beta.weight", "ssm_alpha.weight", "ssm_norm.weight", "ssm_out.weight"})
+    expect_edit_refused([&](GgufEdit& e) { e.remove_tensor("blk.0." + std::string(name)); }, name, m);
+  expect_edit_refused([](GgufEdit& e) { e.remove_tensor("blk.3.attn_q_norm.weight"); }, "attn_q_norm", m);
+  expect_edit_refused([](GgufEdit& e) { e.replace_tensor("blk.0.ssm_dt.weight", {4}); }, "ssm_dt.weight", m);
+  // The list says what the interval says otherwise.
+  const auto path = edit_gguf(random_model_path("source_qwen35", m), "listed.gguf", [&](GgufEdit& e) {
+    gguf_remove_key(e.meta, "qwen35.full_attention_interval");
+    list(e, layers, {1, 1, 1, 0});
+  });
+  EXPECT_EQ(load(path)->hparams().full_layers(), (std::vector<int>{3}));
+}
+
 // Tensors the graph would leave out would change what the model says without a word.
 TEST(Hostile, TensorsTheGraphDoesNotUse) {
   for (const char* name :
@@ -591,6 +647,15 @@ TEST(Mutants, TinyQwen2LoadsOrIsRefused) {
   m.tied = true;
   m.type = GGML_TYPE_Q8_0;
   mutate(random_model_path("tiny_qwen2", m), 150, 2);
+}
+
+TEST(Mutants, TinyRecurrentModelLoadsOrIsRefused) {
+  RandomModel m;
+  m.family = "qwen35moe";
+  m.n_layer = 4;
+  m.n_expert = 4;
+  m.n_ff_shared = 32;
+  mutate(random_model_path("tiny_recurrent", m), 150, 4);
 }
 
 /// MiniLong without its weights' bulk would not load; its metadata is mostly vocabulary.

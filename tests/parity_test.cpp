@@ -165,6 +165,23 @@ TEST(LongPrompt, WithSlidingWindowsGivesTheLogitsOfLibllama) {
   expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 
+// Three of four layers keep a state that has passed sixty-four chunks.
+TEST(LongPrompt, WithRecurrentLayersGivesTheLogitsOfLibllama) {
+  RandomModel m;
+  m.family = "qwen35";
+  m.type = GGML_TYPE_F32;
+  m.n_layer = 8;
+  m.n_ctx = 8192;
+  const auto path = random_model_path("long_recurrent", m);
+  const auto tokens = random_tokens(4096 + 20, m.n_vocab);
+  const auto d = compare(prefill_logits(*load_plain(path), tokens, kChunk),
+                         Reference(path).all_logits(tokens, kChunk, tokens.size()));
+  report("4,096 tokens", d);
+  EXPECT_GE(d.top1, 0.99);
+  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, MiniLongParity, testing::Values("f16", "q8_0"),
                          [](const auto& test) { return test.param; });
 
@@ -348,6 +365,37 @@ std::vector<Case> cases() {
     m.n_ff_expert = 256;
     m.type = GGML_TYPE_Q4_K;
   });
+  auto deltas = [](RandomModel& m) {
+    m.family = "qwen35";
+    m.n_layer = 8;
+    m.n_rot = 8;
+  };
+  add("qwen35", kF32, deltas);
+  // The last layer is recurrent, one predicts further tokens, and the sizes are others.
+  add("qwen35_seven_layers", kF32, [&](auto& m) {
+    deltas(m);
+    m.extra_layers = 1;
+    m.attention_interval = 3;
+    m.n_layer = 7;
+    m.n_head = 6;
+    m.delta_key_heads = 3;
+    m.delta_heads = 9;
+    m.delta_d_head = 16;
+    m.delta_kernel = 3;
+  });
+  for (const bool quantized : {false, true})
+    add(quantized ? "qwen35moe_q4_K" : "qwen35moe", quantized ? kQuantized : kRouted, [&](auto& m) {
+      deltas(m);
+      if (quantized) wide(m);
+      m.family = "qwen35moe";
+      m.n_expert = quantized ? 3 : 20;
+      m.n_expert_used = quantized ? 3 : 6;
+      m.n_ff_expert = quantized ? 256 : 32;
+      m.n_ff_shared = quantized ? 512 : 96;
+      if (!quantized) return;
+      m.type = GGML_TYPE_Q4_K;
+      m.delta_d_head = 64;
+    });
   auto of = [](const char* family) { return [=](RandomModel& m) { m.family = family; }; };
   add("olmo2", kF32, of("olmo2"));
   add("granite", kF32, of("granite"));
@@ -445,32 +493,36 @@ INSTANTIATE_TEST_SUITE_P(Families, SlidingParity,
 
 class SelectionParity : public testing::TestWithParam<Case> {};
 
-// All layers together choose what they keep, so that libllama can be without the other tokens.
+// All layers together choose what they keep, so that libllama can be without the other tokens. Recurrent
+// layers have read those, here as there.
 TEST_P(SelectionParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
   const auto& c = GetParam();
   const auto path = random_model_path(c.name, c.model);
   const auto tokens = random_tokens(230, c.model.n_vocab, c.model.seed);
   constexpr size_t kKnown = 200;
   SelectionConfig config;
-  config.gamma = c.model.n_layer;
+  const auto model = load_plain(path);
+  config.gamma = model->hparams().n_full_layers();
   config.pyramid = Pyramid::kFlat;
   const auto policy = windowkv_policy(Budget::percent(12), config);
-  const auto model = load_plain(path);
   Engine engine(*model, {.chunk = kChunk});
   Sequence sequence;
   const auto first = engine.prefill(sequence, std::span(tokens).first(kKnown), *policy);
   Logits ours = {{first.begin(), first.end()}};
   const auto kept = kept_by_layer(sequence);
-  for (const auto& layer : kept) {
-    ASSERT_EQ(layer.size(), 1u);
-    EXPECT_EQ(layer[0], kept[0][0]);
-    EXPECT_EQ(layer[0].size(), kKnown * 12 / 100);
+  const auto full_layers = model->hparams().full_layers();
+  const auto& tokens_kept = kept[static_cast<size_t>(full_layers.front())][0];
+  for (const int layer : full_layers) {
+    const auto& lists = kept[static_cast<size_t>(layer)];
+    ASSERT_EQ(lists.size(), 1u);
+    EXPECT_EQ(lists[0], tokens_kept);
+    EXPECT_EQ(lists[0].size(), kKnown * 12 / 100);
   }
   std::ranges::move(decoded_logits(engine, sequence, std::span(tokens).subspan(kKnown)),
                     std::back_inserter(ours));
   Reference reference(path);
   auto answers = [&](bool flash) {
-    const auto all = reference.all_logits(tokens, kChunk, kKnown, flash, kept[0][0]);
+    const auto all = reference.all_logits(tokens, kChunk, kKnown, flash, tokens_kept);
     return Logits{all.begin() + kKnown - 1, all.end()};
   };
   const auto exact = answers(false);
@@ -487,7 +539,8 @@ TEST_P(SelectionParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
 INSTANTIATE_TEST_SUITE_P(Families, SelectionParity,
                          testing::ValuesIn(cases_of({"llama_gqa", "qwen2_gqa", "qwen3_gqa", "qwen3moe",
                                                      "olmo2", "granitemoe", "smollm3", "phi3_long_factors",
-                                                     "mistral3", "hunyuan_dense", "glm4moe"})),
+                                                     "mistral3", "hunyuan_dense", "glm4moe", "qwen35",
+                                                     "qwen35_seven_layers", "qwen35moe"})),
                          [](const auto& test) { return test.param.name; });
 
 // Files from before rope.scaling.type carry the factor alone; llama.cpp takes that as linear scaling.

@@ -21,6 +21,13 @@ constexpr std::array kFamilies = {
     RandomFamily{.name = "qwen2", .qkv = Qkv::kBias},
     RandomFamily{.name = "qwen3", .qk_norm = QkNorm::kHead},
     RandomFamily{.name = "qwen3moe", .qk_norm = QkNorm::kHead, .experts = Experts::kAlways},
+    RandomFamily{
+        .name = "qwen35", .qk_norm = QkNorm::kHead, .ffn_norm = "post_attention_norm", .delta_net = true},
+    RandomFamily{.name = "qwen35moe",
+                 .qk_norm = QkNorm::kHead,
+                 .ffn_norm = "post_attention_norm",
+                 .experts = Experts::kAlways,
+                 .delta_net = true},
     RandomFamily{.name = "olmo2", .qk_norm = QkNorm::kAllHeads, .norms = Norms::kAfter},
     RandomFamily{.name = "gemma3", .qk_norm = QkNorm::kHead, .norms = Norms::kBoth},
     RandomFamily{.name = "exaone4", .qk_norm = QkNorm::kHead, .norms = Norms::kAfter},

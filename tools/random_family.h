@@ -18,6 +18,7 @@ struct RandomFamily {
   bool sinks = false;
   bool expert_biases = false;  ///< and of the attention's output
   bool scales = false;         ///< Granite's
+  bool delta_net = false;      ///< recurrent layers, and attention with gates in the others
   bool shared_count = false;   ///< the shared expert's width is given as a number of experts
 };
 

@@ -99,6 +99,17 @@ class Writer {
     } else if (m_.n_expert != 0) {
       throw Error(fmt::format("the family {} has no experts", m_.family));
     }
+    if (family_.delta_net) {
+      in_range("the interval of layers that attend", m_.attention_interval, 1, 1024);
+      in_range("the number of a delta net's key heads", m_.delta_key_heads, 1, 4096);
+      in_range("the number of a delta net's heads", m_.delta_heads, 1, 4096);
+      in_range("the size of a delta net's heads", m_.delta_d_head, 1, 512);
+      in_range("the width of a delta net's convolution", m_.delta_kernel, 2, 64);
+      if (m_.delta_heads % m_.delta_key_heads != 0)
+        throw Error(fmt::format("{} heads of a delta net cannot share {} key heads", m_.delta_heads,
+                                m_.delta_key_heads));
+      in_range("the width of the shared expert", m_.n_ff_shared, has_experts() ? 1 : 0, 1 << 22);
+    }
     in_range("the vocabulary", m_.n_vocab, 1, 16'000'000);
     in_range("the context", m_.n_ctx, 1, 1 << 30);
     if (m_.n_head % m_.n_head_kv != 0)
@@ -107,11 +118,13 @@ class Writer {
       throw Error(fmt::format("RoPE cannot rotate {} of a head's {} dimensions", n_rot(), m_.d_head));
     if (!(m_.rope_factor > 0)) throw Error("the RoPE scaling factor must be above 0");
     const int64_t block = ggml_blck_size(m_.type);
-    for (auto [what, size] : {std::pair{"the width", m_.n_embd},
-                              {"the feed-forward width", m_.n_ff},
-                              {"the width of an expert", has_experts() ? m_.n_ff_expert : 0},
-                              {"the width of the shared expert", m_.n_ff_shared},
-                              {"query heads times head size", m_.n_head * m_.d_head}})
+    for (auto [what, size] :
+         {std::pair{"the width", m_.n_embd},
+          {"the feed-forward width", m_.n_ff},
+          {"the width of an expert", has_experts() ? m_.n_ff_expert : 0},
+          {"the width of the shared expert", m_.n_ff_shared},
+          {"query heads times head size", m_.n_head * m_.d_head},
+          {"a delta net's heads times their size", family_.delta_net ? m_.delta_heads * m_.delta_d_head : 0}})
       if (size % block != 0)
         throw Error(
             fmt::format("{} is {}; {} needs a multiple of {}", what, size, ggml_type_name(m_.type), block));
@@ -175,6 +188,17 @@ class Writer {
       real("attention.scale", 0.3f);
       real("logit_scale", 2.5f);
     }
+    if (family_.delta_net) {
+      number("ssm.conv_kernel", m_.delta_kernel);
+      number("ssm.state_size", m_.delta_d_head);
+      number("ssm.group_count", m_.delta_key_heads);
+      number("ssm.time_step_rank", m_.delta_heads);
+      number("ssm.inner_size", m_.delta_heads * m_.delta_d_head);
+      number("full_attention_interval", m_.attention_interval);
+      const int pairs = n_rot() / 2;
+      const int32_t sections[] = {(pairs + 2) / 3, (pairs + 1) / 3, pairs / 3, 0};
+      gguf_set_arr_data(g, key("rope.dimension_sections").c_str(), GGUF_TYPE_INT32, sections, 4);
+    }
     if (m_.query_growth != 0) {
       real("attention.temperature_scale", m_.query_growth);
       real("rope.scaling.yarn_log_multiplier", 1.0f);
@@ -219,7 +243,10 @@ class Writer {
       const bool before = family_.norms != RandomFamily::Norms::kAfter;
       const bool behind = family_.norms != RandomFamily::Norms::kBefore;
       if (before) norm(prefix + "attn_norm.weight", 1.0f, m_.n_embd);
-      declare_attention(prefix);
+      if (family_.delta_net && i < m_.n_layer && (i + 1) % m_.attention_interval != 0)
+        declare_delta_net(prefix);
+      else
+        declare_attention(prefix);
       if (behind) norm(prefix + "post_attention_norm.weight", 1.0f, m_.n_embd);
       if (before) norm(fmt::format("{}{}.weight", prefix, family_.ffn_norm), 1.0f, m_.n_embd);
       if (has_experts() && i >= m_.dense_layers)
@@ -241,7 +268,7 @@ class Writer {
     if (family_.qkv == kStacked) {
       matrix(prefix + "attn_qkv.weight", 1.4f, m_.n_embd, q_row + 2 * kv_row);
     } else {
-      matrix(prefix + "attn_q.weight", 1.4f, m_.n_embd, q_row);
+      matrix(prefix + "attn_q.weight", 1.4f, m_.n_embd, family_.delta_net ? 2 * q_row : q_row);
       matrix(prefix + "attn_k.weight", 1.4f, m_.n_embd, kv_row);
       matrix(prefix + "attn_v.weight", 1.0f, m_.n_embd, kv_row);
     }
@@ -259,6 +286,21 @@ class Writer {
       norm(prefix + "attn_q_norm.weight", 1.4f, all ? q_row : m_.d_head);
       norm(prefix + "attn_k_norm.weight", 1.4f, all ? kv_row : m_.d_head);
     }
+  }
+
+  void declare_delta_net(const std::string& prefix) {
+    const int64_t inner = int64_t{m_.delta_heads} * m_.delta_d_head;
+    const int64_t channels = inner + int64_t{2} * m_.delta_key_heads * m_.delta_d_head;
+    matrix(prefix + "attn_qkv.weight", 1.0f, m_.n_embd, channels);
+    matrix(prefix + "attn_gate.weight", 1.4f, m_.n_embd, inner);
+    matrix(prefix + "ssm_beta.weight", 1.4f, m_.n_embd, m_.delta_heads);
+    matrix(prefix + "ssm_alpha.weight", 1.4f, m_.n_embd, m_.delta_heads);
+    bias(prefix + "ssm_dt.bias", m_.delta_heads);
+    // Below 0: matrices forget half of what they hold in a few tokens to a few dozen.
+    add(prefix + "ssm_a", GGML_TYPE_F32, -0.1f, 0.03f, m_.delta_heads);
+    add(prefix + "ssm_conv1d.weight", GGML_TYPE_F32, 0.0f, 0.7f, m_.delta_kernel, channels);
+    norm(prefix + "ssm_norm.weight", 1.0f, m_.delta_d_head);
+    matrix(prefix + "ssm_out.weight", 1.0f, inner, m_.n_embd);
   }
 
   void declare_feed_forward(const std::string& prefix) {
@@ -290,6 +332,9 @@ class Writer {
     matrix(prefix + "ffn_gate_shexp.weight", 1.0f, m_.n_embd, m_.n_ff_shared);
     matrix(prefix + "ffn_up_shexp.weight", 1.0f, m_.n_embd, m_.n_ff_shared);
     matrix(prefix + "ffn_down_shexp.weight", 1.0f, m_.n_ff_shared, m_.n_embd);
+    if (family_.delta_net)
+      add(prefix + "ffn_gate_inp_shexp.weight", GGML_TYPE_F32, 0.0f,
+          2.0f / std::sqrt(static_cast<float>(m_.n_embd)), m_.n_embd);
   }
 
   /// Divisors of the RoPE frequencies as Llama 3.1 has them: factor 8 for wavelengths past 8192 tokens, none

@@ -43,6 +43,12 @@ struct RandomModel {
   float expert_scale = 1.0f;
   int extra_layers = 0;       ///< that predict further tokens, for glm4moe
   float query_growth = 0.0f;  ///< for mistral3
+  // Of recurrent layers, for qwen35 and qwen35moe:
+  int attention_interval = 4;  ///< every so many-th layer attends
+  int delta_key_heads = 2;
+  int delta_heads = 4;
+  int delta_d_head = 8;
+  int delta_kernel = 4;
   uint64_t seed = 1;
 };
 

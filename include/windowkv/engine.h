@@ -38,7 +38,7 @@ struct LaterChoices {
   double ms = 0;  ///< in all
 };
 
-/// Bytes of K and V, all layers.
+/// Bytes of K and V, all layers, and in the place of both the states of recurrent layers.
 struct KvBytes {
   int64_t kept = 0;  ///< of the kept prompt tokens, in the caches or in the prefix store
   int64_t padding =
@@ -67,8 +67,8 @@ class Sequence {
   std::vector<int64_t> kept;  ///< prompt tokens kept, by layer: what each token reads of the prompt
   bool reads_store = false;   ///< they are read in the prefix store, and chosen again (Policy::recall); the
                               ///< caches hold generated tokens, and a sixteenth of the prompt at most
-  std::vector<GroupSelection> groups;
-  KvTypes kv_types;  ///< of the caches
+  std::vector<GroupSelection> groups;  ///< of layers that have rows
+  KvTypes kv_types;                    ///< of the caches
   KvBytes bytes;
   PrefillTiming timing;
   std::unique_ptr<KvCache> cache;
@@ -118,14 +118,15 @@ struct PrefillRequest {
 
 /// Memory a prefill takes in addition to the weights, in bytes.
 struct MemoryPlan {
-  int64_t kv_kept = 0;     ///< K/V of the kept prompt tokens, all layers
+  int64_t kv_kept = 0;     ///< K/V of the kept prompt tokens, all layers, and recurrent layers' states
   int64_t kv_reserve = 0;  ///< K/V room for generated tokens, all layers
+  int64_t kv_states = 0;   ///< of these states once more, as the prompt left them (Sequence::rewind)
   int64_t kv_scratch = 0;  ///< K/V of one layer in full, F16, of more where layers wait to be settled, and
                            ///< once more with the longest repetition (Replay); 0 where in each layer some
                            ///< cache keeps everything as it is, and nothing is repeated
   int64_t kv_growth = 0;   ///< what the first growth past the reserve takes beside both, in memory of a
                            ///< sequence's own: the largest layer once more, and 64 rows in each
-  int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers in F16, had they been kept
+  int64_t kv_full = 0;     ///< K/V of all prompt tokens in all layers in F16, had they been kept, and states
   int64_t store = 0;       ///< K/V that a prefix store takes, wherever it lies, or without one what is put
                            ///< aside until an answer is drafted (Policy::draft)
   int64_t hidden = 0;      ///< hidden states of all prompt tokens, and of repetitions
@@ -134,7 +135,7 @@ struct MemoryPlan {
   int64_t recall = 0;      ///< intermediate results of choosing again while decoding; an estimate
   /// Adds a prefill that comes after this one, whose caches stay.
   void add(const MemoryPlan& next);
-  int64_t peak_kv() const { return kv_kept + kv_reserve + kv_scratch; }
+  int64_t peak_kv() const { return kv_kept + kv_reserve + kv_states + kv_scratch; }
   /// Most of it held at once: in the prefill, or when the caches grow once it is done.
   int64_t total() const;
 };

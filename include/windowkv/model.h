@@ -16,17 +16,31 @@ struct AttentionSpec {
   int window = 0;  ///< tokens that a query sees, its own the last of them (a sliding window); 0: all so far
   float rope_base = 10000.0f;
   float rope_freq_scale = 1.0f;
-  bool rope = true;  ///< false: positions are not rotated in
+  bool rope = true;        ///< false: positions are not rotated in
+  bool recurrent = false;  ///< there is no attention: the layer is HParams::delta_net
   bool operator==(const AttentionSpec&) const = default;
+};
+
+/// Layers that keep a state of fixed size instead of a row a token: gated delta nets. A convolution over the
+/// last tokens, then a matrix in each head that tokens write to and read from.
+struct DeltaNet {
+  int key_heads = 0;  ///< of queries and keys; 0: there are no such layers
+  int heads = 0;      ///< of values and matrices, a multiple of key_heads
+  int d_head = 0;     ///< of all of them
+  int kernel = 0;     ///< tokens that the convolution takes, the one it is for among them
+  int64_t channels() const { return int64_t{d_head} * (2 * key_heads + heads); }
+  /// Bytes of a layer's state, F32.
+  int64_t state_bytes() const { return 4 * ((kernel - 1) * channels() + int64_t{d_head} * d_head * heads); }
 };
 
 /// A mixture of experts in the place of one feed-forward.
 struct Mixture {
-  int experts = 0;       ///< 0: there is none, the feed-forward is dense
-  int used = 0;          ///< by each token
-  int n_ff = 0;          ///< of one expert
-  int n_ff_shared = 0;   ///< of the expert that every token passes; 0: there is none
-  int dense_layers = 0;  ///< so many layers come first whose feed-forward is dense
+  int experts = 0;            ///< 0: there is none, the feed-forward is dense
+  int used = 0;               ///< by each token
+  int n_ff = 0;               ///< of one expert
+  int n_ff_shared = 0;        ///< of the expert that every token passes; 0: there is none
+  bool shared_gated = false;  ///< by a gate of its own, one number a token
+  int dense_layers = 0;       ///< so many layers come first whose feed-forward is dense
   enum class Rating {
     kSoftmax,        ///< over all experts
     kSigmoid,        ///< each by itself
@@ -54,6 +68,8 @@ struct HParams {
   float attention_scale = 0.0f;
   /// By layer; empty where all see all tokens, and RoPE is as below.
   std::vector<AttentionSpec> attention;
+  DeltaNet delta_net;
+  bool gated_attention = false;  ///< queries come with gates of what attention gives
   float embedding_scale = 1.0f;  ///< of the embedding's rows
   float residual_scale = 1.0f;   ///< of what attention and feed-forward add to the hidden states
   float logit_scale = 1.0f;
@@ -81,13 +97,21 @@ struct HParams {
                              : attention[static_cast<size_t>(layer)];
   }
   bool slides(int layer) const { return attention_of(layer).window > 0; }
+  bool recurrent(int layer) const { return attention_of(layer).recurrent; }
+  /// Whether any layer is.
+  bool recurrent() const;
   /// Layers that see all tokens so far, lowest first: those whose cache is worth compressing.
   std::vector<int> full_layers() const;
   int n_full_layers() const { return static_cast<int>(full_layers().size()); }
-  /// Rows that a layer's cache of `tokens` tokens has where it drops only what no later one sees; or those of
-  /// all layers.
+  /// Layers below that are not recurrent: the number of the layer among those that have rows.
+  int row_layer(int layer) const;
+  /// Rows that a layer's cache of `tokens` tokens has where it drops only what no later one sees, none of a
+  /// recurrent layer; or those of all layers.
   int64_t full_rows(int layer, int64_t tokens) const;
   int64_t full_rows(int64_t tokens) const;
+  /// Bytes of the states of all recurrent layers of a sequence, or of the one.
+  int64_t state_bytes() const;
+  int64_t state_bytes(int layer) const { return recurrent(layer) ? delta_net.state_bytes() : 0; }
 
   /// Elements of one token's K (or V) row in one layer.
   int64_t kv_row() const { return static_cast<int64_t>(d_head) * n_head_kv; }

@@ -98,6 +98,9 @@ KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
     if (!shared_) segments_.push_back(own_segment(layer, capacities[i]));
     layers_.push_back({.rows = segment_of(layer).layer(shared_ ? layer : 0)});
   }
+  if (!hp.recurrent()) return;
+  states_ = std::make_unique<RecurrentState>(backends, hp);
+  meter_->add(states_->bytes());
 }
 
 KvCache::KvCache(std::span<const KvCache* const> by_layer, std::shared_ptr<KvMemory> shared)
@@ -113,6 +116,7 @@ KvCache::KvCache(std::span<const KvCache* const> by_layer, std::shared_ptr<KvMem
     layer(i).length = from.length;
     layer(i).prompt = from.prompt;
     layer(i).begins = from.begins;
+    if (states_) states_->copy(i, *by_layer[static_cast<size_t>(i)]->states_);
   }
 }
 
@@ -147,20 +151,35 @@ void KvCache::set_capacity(int layer, int64_t rows) {
   version_ = unique_id();
 }
 
+void KvCache::lengthen(int64_t tokens) {
+  for (int i = 0; i < layers(); ++i)
+    if (!hp_.recurrent(i)) layer(i).length += tokens;
+}
+
+void KvCache::rewind() {
+  for (int i = 0; i < layers(); ++i) {
+    layer(i).length = layer(i).prompt;
+    if (states_) states_->rewind(i);
+  }
+  forget_masks();
+}
+
 void KvCache::forget_masks() {
   version_ = unique_id();
 }
 
 bool KvCache::has_room(int64_t tokens) const {
-  return std::ranges::all_of(layers_, [=](const Layer& l) { return l.length + tokens <= l.rows.capacity(); });
+  for (int i = 0; i < layers(); ++i)
+    if (!hp_.recurrent(i) && layer(i).length + tokens > layer(i).rows.capacity()) return false;
+  return true;
 }
 
 std::vector<int64_t> KvCache::grown_capacities(int64_t tokens) const {
   std::vector<int64_t> capacities;
   capacities.reserve(layers_.size());
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const int64_t wanted = layers_[i].length + std::max(growth_, tokens);
-    capacities.push_back(most_rows.empty() ? wanted : std::min(wanted, most_rows[i]));
+  for (int i = 0; i < layers(); ++i) {
+    const int64_t wanted = hp_.recurrent(i) ? 0 : layer(i).length + std::max(growth_, tokens);
+    capacities.push_back(most_rows.empty() ? wanted : std::min(wanted, most_rows[static_cast<size_t>(i)]));
   }
   return capacities;
 }

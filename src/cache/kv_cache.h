@@ -9,6 +9,7 @@
 #include "cache/chosen_rows.h"
 #include "cache/kv_arena.h"
 #include "cache/last_queries.h"
+#include "cache/recurrent_state.h"
 #include "windowkv/model.h"
 
 namespace windowkv {
@@ -120,6 +121,8 @@ class KvCache {
   KvTypes types() const { return types_; }
   int64_t d_head() const { return hp_.d_head; }
   const Backends& backends() const { return backends_; }
+  /// Of the recurrent layers, which have no rows; null where the model has none.
+  RecurrentState* states() const { return states_.get(); }
 
   /// Where decode puts the queries of the cache's last token; null: nowhere. Must outlive its use.
   LastQueries* queries = nullptr;
@@ -131,6 +134,12 @@ class KvCache {
   std::vector<int64_t> most_rows = {};
 
   bool has_room(int64_t tokens) const;
+  /// So many tokens' rows were written.
+  void lengthen(int64_t tokens);
+  /// Drops every row after the prompt's.
+  void rewind();
+  /// Makes masks over this cache stale, as shortened lengths do: they show rows beyond.
+  void forget_masks();
   /// Of a cache in a pool: the segment where every layer has room for `tokens` more, beside the one it has,
   /// for grow(). Null where memory is its own. Throws PoolFull where the pool has no such piece.
   std::unique_ptr<KvSegment> larger_segment(int64_t tokens);
@@ -140,8 +149,6 @@ class KvCache {
   /// Of a cache in memory of its own: gives an empty layer room for `rows`, no more and no less. One in a
   /// pool has the room that it began with.
   void set_capacity(int layer, int64_t rows);
-  /// Makes masks over this cache stale, as shortened lengths do: they show rows beyond.
-  void forget_masks();
   KvMeter& meter() { return *meter_; }
   /// Changes whenever rows move or lengths shrink; never the same for two caches.
   uint64_t version() const { return version_; }
@@ -163,6 +170,7 @@ class KvCache {
   std::unique_ptr<KvMeter> meter_;
   std::vector<std::unique_ptr<KvSegment>> segments_;  ///< one of all layers in a pool, else one a layer
   std::vector<Layer> layers_;
+  std::unique_ptr<RecurrentState> states_;
   int64_t growth_ = kFirstGrowth;
   uint64_t version_;
 };

@@ -12,7 +12,9 @@ size_t PrefixBlock::tensor_bytes(const HParams& hp, KvType type, int64_t tokens)
 }
 
 size_t PrefixBlock::bytes(const HParams& hp, KvTypes types, int64_t tokens) {
-  return static_cast<size_t>(hp.n_layer) *
+  int layers = 0;
+  for (int layer = 0; layer < hp.n_layer; ++layer) layers += hp.recurrent(layer) ? 0 : 1;
+  return static_cast<size_t>(layers) *
          (tensor_bytes(hp, types.k, tokens) + tensor_bytes(hp, types.v, tokens));
 }
 
@@ -29,6 +31,10 @@ PrefixBlock::PrefixBlock(const HParams& hp, KvTypes types, int64_t tokens, HostM
     return tensor;
   };
   for (int layer = 0; layer < hp.n_layer; ++layer) {
+    if (hp.recurrent(layer)) {
+      layers_.push_back({nullptr, nullptr});
+      continue;
+    }
     auto* k = add(types.k);
     layers_.push_back({k, add(types.v)});
   }

@@ -12,9 +12,10 @@
 
 namespace windowkv {
 
-/// K and V of a run of tokens in all layers, RoPE applied to K, in host memory. Filled once, layer by layer,
-/// then never changed. A layer's tensors are [d_head, tokens, n_head_kv], so that a head's tokens are one run
-/// of bytes; they lie behind each other, K before V, each from a multiple of kAlignment on.
+/// K and V of a run of tokens in all layers that have some, RoPE applied to K, in host memory. Filled once,
+/// layer by layer, then never changed. A layer's tensors are [d_head, tokens, n_head_kv], so that a head's
+/// tokens are one run of bytes; they lie behind each other, K before V, each from a multiple of kAlignment
+/// on.
 class PrefixBlock {
  public:
   static constexpr size_t kAlignment = 64;

@@ -1,14 +1,32 @@
 #include "windowkv/prefix_store.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "cache/prefix_file.h"
 #include "cache/prefix_parts.h"
+#include "windowkv/error.h"
 
 namespace windowkv {
 
-PrefixStore::PrefixStore(const Model& model, const PrefixStoreOptions& options)
-    : parts_(std::make_unique<PrefixParts>(model, options)) {}
+namespace {
+
+/// K and V are there for every token, a recurrent layer's state for the last alone.
+void check_rows(const Model& model) {
+  if (const auto& hp = model.hparams(); hp.recurrent())
+    throw Error(
+        fmt::format("models of family \"{}\" have recurrent layers, whose state no prefix store holds: "
+                    "prompts are read from their beginning, and recall is off",
+                    hp.family));
+}
+
+}  // namespace
+
+PrefixStore::PrefixStore(const Model& model, const PrefixStoreOptions& options) {
+  check_rows(model);
+  parts_ = std::make_unique<PrefixParts>(model, options);
+}
 
 PrefixStore::PrefixStore(std::unique_ptr<PrefixParts> parts) : parts_(std::move(parts)) {}
 
@@ -17,6 +35,7 @@ PrefixStore::PrefixStore(PrefixStore&&) noexcept = default;
 PrefixStore& PrefixStore::operator=(PrefixStore&&) noexcept = default;
 
 PrefixStore PrefixStore::load(const Model& model, const std::string& path, PrefixStoreOptions::Place place) {
+  check_rows(model);
   return PrefixStore(read_prefix_file(model, path, place));
 }
 

@@ -51,7 +51,7 @@ void note_unused(std::span<const CLI::Option* const> options, const char* why) {
     note(fmt::format("{} {} not used: {}", fmt::join(names, ", "), names.size() > 1 ? "are" : "is", why));
 }
 
-/// What layers with a sliding window hold, which no policy chooses of.
+/// What layers with a sliding window hold, which no policy chooses of; "" where none has one.
 std::string windows_text(const HParams& hp) {
   std::map<int, int> layers;  // by window
   for (int layer = 0; layer < hp.n_layer; ++layer)
@@ -61,7 +61,7 @@ std::string windows_text(const HParams& hp) {
   for (auto [window, count] : layers)
     parts.push_back(fmt::format("{} layers of the last {} tokens, at most {}", count, window,
                                 bytes_text(hp.kv_layer_bytes_per_token() * window * count)));
-  return fmt::format("{}; kept whole", fmt::join(parts, "; "));
+  return parts.empty() ? "" : fmt::format("{}; kept whole", fmt::join(parts, "; "));
 }
 
 void show_model(const Model& model) {
@@ -87,8 +87,12 @@ void show_model(const Model& model) {
   const auto full_layers = hp.n_full_layers();
   line("KV cache", fmt::format("{} per token over {} layers, F16",
                                bytes_text(hp.kv_layer_bytes_per_token() * full_layers), full_layers));
-  if (full_layers < hp.n_layer) line("sliding windows", windows_text(hp));
-  if (const KvTypes store = PrefixStoreOptions().types; hp.d_head % 32 == 0)
+  if (const auto windows = windows_text(hp); !windows.empty()) line("sliding windows", windows);
+  if (hp.recurrent())
+    line("recurrent layers",
+         fmt::format("{} layers, {} a sequence whatever its length, held twice",
+                     hp.n_layer - hp.row_layer(hp.n_layer), bytes_text(hp.state_bytes())));
+  if (const KvTypes store = PrefixStoreOptions().types; hp.d_head % 32 == 0 && !hp.recurrent())
     line("prefix store", fmt::format("{} per token, {}", bytes_text(kv_token_bytes(hp, store) * hp.n_layer),
                                      to_string(store.k)));
   print(text);
@@ -152,7 +156,7 @@ void show_kept(const InspectFlags& flags, const PromptSource& source, const Mode
   if (policy->config() != nullptr)
     out += fmt::format("{:<18}{} ({})\n", "task", to_string(task.task), describe(task));
   out += fmt::format("{:<18}{} (of {} prompt tokens)\n", "tokens kept",
-                     fmt::join(kept_by_layers(sequence.kept), ", "), prompt.size());
+                     fmt::join(kept_by_layers(model.hparams(), sequence.kept), ", "), prompt.size());
   if (const auto budget = policy->budget();
       budget && budget->below_floor(static_cast<int64_t>(prompt.size())))
     out += fmt::format("{:<18}prompts of up to {} tokens are kept whole\n", "", budget->floor());

@@ -12,12 +12,17 @@ std::string layers_text(int first, int last) {
   return first == last ? fmt::format("layer {}", first) : fmt::format("layers {}-{}", first, last);
 }
 
-std::vector<std::string> kept_by_layers(const std::vector<int64_t>& kept) {
+std::vector<std::string> kept_by_layers(const HParams& hp, const std::vector<int64_t>& kept) {
   std::vector<std::string> runs;
-  for (size_t first = 0, next; first < kept.size(); first = next) {
-    for (next = first; next < kept.size() && kept[next] == kept[first];) ++next;
-    runs.push_back(fmt::format("{} in {}", kept[first],
-                               layers_text(static_cast<int>(first), static_cast<int>(next - 1))));
+  auto keeping = [&](size_t layer) {
+    while (layer < kept.size() && hp.recurrent(static_cast<int>(layer))) ++layer;
+    return layer;
+  };
+  for (size_t first = keeping(0), next; first < kept.size(); first = next) {
+    size_t last = first;
+    for (next = first; next < kept.size() && kept[next] == kept[first]; next = keeping(next + 1)) last = next;
+    runs.push_back(
+        fmt::format("{} in {}", kept[first], layers_text(static_cast<int>(first), static_cast<int>(last))));
   }
   return runs;
 }

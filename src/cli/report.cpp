@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -23,6 +24,7 @@ ordered_json trace_json(const RunReport& r) {
                     {"type", r.model.weight_type()},
                     {"layers", hp.n_layer},
                     {"full_layers", hp.full_layers()},
+                    {"recurrent_layers", hp.n_layer - hp.row_layer(hp.n_layer)},
                     {"heads", hp.n_head},
                     {"kv_heads", hp.n_head_kv},
                     {"head_size", hp.d_head},
@@ -89,11 +91,9 @@ ordered_json trace_json(const RunReport& r) {
       trace["groups"][i]["kept_by_head"] = heads;
   const auto& bytes = r.sequence.bytes;
   const auto& types = r.sequence.kv_types;
-  trace["kv"] = {{"type_k", to_string(types.k)},
-                 {"type_v", to_string(types.v)},
-                 {"bytes", bytes.kept},
-                 {"bytes_full", bytes.full},
-                 {"peak_bytes", bytes.peak}};
+  trace["kv"] = {
+      {"type_k", to_string(types.k)}, {"type_v", to_string(types.v)},    {"bytes", bytes.kept},
+      {"bytes_full", bytes.full},     {"state_bytes", hp.state_bytes()}, {"peak_bytes", bytes.peak}};
   trace["timing_ms"] = {{"load", r.load_ms},
                         {"prefill", r.sequence.timing.total},
                         {"selection", r.sequence.timing.selection},
@@ -122,9 +122,11 @@ std::string json_text(const ordered_json& json, int indent) {
 
 std::string summary_text(const RunReport& r) {
   const auto& s = r.sequence;
+  const auto& hp = r.model.hparams();
   const auto n = static_cast<double>(s.prompt_tokens);
-  const double mean = std::accumulate(s.kept.begin(), s.kept.end(), 0.0) / static_cast<double>(s.kept.size());
-  const auto layers = kept_by_layers(s.kept);
+  const double mean =
+      std::accumulate(s.kept.begin(), s.kept.end(), 0.0) / std::max(1, hp.row_layer(hp.n_layer));
+  const auto layers = kept_by_layers(hp, s.kept);
   auto rate = [](double count, double ms) { return ms > 0 ? count / ms * 1000 : 0.0; };
   std::string text;
   auto line = [&](const char* name, const std::string& value) {

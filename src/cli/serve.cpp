@@ -192,6 +192,11 @@ void serve(ServeFlags& flags) {
   spdlog::info("listening on http://{}:{}", flags.http.host, port);
   const auto start = Clock::now();
   model = flags.model.load();
+  if (model->hparams().recurrent() && !flags.no_store) {
+    if (!flags.store_folder.empty() || (flags.policy.recall != "auto" && flags.policy.recall_every() > 0))
+      spdlog::warn("--store-dir and --recall are not used: no prefix store holds recurrent layers' states");
+    flags.no_store = true;
+  }
   const auto options = service_options(flags, *model);
   log_start(flags, *model, options);
   service = std::make_unique<server::Service>(*model, options);

@@ -76,6 +76,8 @@ std::optional<PrefixStore> StoreFlags::make(const Model& model, int64_t n) const
     if (given()) throw Error("--prefix and --save-prefix need a prefix store; omit --store none");
     return std::nullopt;
   }
+  // Whoever asked for one is told why there is none.
+  if (place == "auto" && !given() && model.hparams().recurrent()) return std::nullopt;
   if (place == "disk") options.place = Place::kTemporaryFile;
   if (place == "auto") {
     const auto best = best_place(static_cast<int64_t>(PrefixBlock::bytes(model.hparams(), options.types, n)));

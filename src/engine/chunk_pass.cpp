@@ -40,7 +40,16 @@ void ChunkPass::pass(Graph& graph, int layer, int64_t first, int64_t count, cons
   auto* attention =
       attend(graph, layer, qkv.q, behind.rows, behind.end, 0, behind.begins, {}, behind.replayed);
   if (!behind.output) return;
+  attention = build_gated(ctx, attention, qkv.gate);
   graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, attention), x));
+}
+
+void ChunkPass::recur(Graph& graph, int layer, int64_t first, int64_t count,
+                      std::span<const Family::StateRun> runs) const {
+  auto* ctx = graph.ctx();
+  auto* x = pack_.hidden_at(ctx, first, count);
+  auto* read = m_.family->recur(graph, m_.hp, m_.weights, layer, x, runs);
+  graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, read), x));
 }
 
 ggml_tensor* ChunkPass::attend(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,

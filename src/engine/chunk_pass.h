@@ -49,6 +49,10 @@ class ChunkPass {
   /// Adds to the graph the pack's tokens [first, first + count) on their way through the layer.
   void pass(Graph& graph, int layer, int64_t first, int64_t count, const Behind& behind) const;
 
+  /// The same where the layer is recurrent. `runs`: the states of the sequences that they belong to.
+  void recur(Graph& graph, int layer, int64_t first, int64_t count,
+             std::span<const Family::StateRun> runs) const;
+
   /// The layer's causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t its own:
   /// [d_head·n_head, t] F32. `column`: where q begins in its chunk. `begins`: KvCache::Layer::begins, none
   /// unless takes_begins(). `sums`: what is added to, none unless sums_received(). `replayed`: what is
@@ -76,6 +80,16 @@ class ChunkPass {
   std::optional<ProductAttention> products_;
   std::map<int64_t, CausalMask> masks_;  ///< by window, on the device of the layer that is computed
 };
+
+/// Columns [first, first + count) of a graph's, which belong to the sequence of that state.
+inline Family::StateRun state_run(const RecurrentState::Layer& state, int64_t first, int64_t count) {
+  return {first, count, state.inputs, state.matrices};
+}
+
+/// What finish_layer() takes: attention times its gate, where there is one.
+inline ggml_tensor* build_gated(ggml_context* ctx, ggml_tensor* attention, ggml_tensor* gate) {
+  return gate != nullptr ? ggml_mul(ctx, attention, gate) : attention;
+}
 
 /// No fewer nodes than the graph of a chunk through one layer has, where tokens of `prompts` prompts are in
 /// it.

@@ -78,7 +78,7 @@ void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result
   decode_graph->set_inputs(caches, tokens, positions);
   decode_scheduler->compute(decode_graph->graph());
   for (const auto& s : steps) {
-    for (int layer = 0; layer < m.hp.n_layer; ++layer) ++s.sequence->cache->layer(layer).length;
+    s.sequence->cache->lengthen(1);
     ++s.sequence->position;
     const auto start = Clock::now();
     auto count = [&](LaterChoices& choices) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/chunk_pass.h"
+
 namespace windowkv {
 
 namespace {
@@ -15,6 +17,10 @@ constexpr int64_t kMostHidden = 4 * kLengthStep;
 
 const ggml_fp16_t kVisible = ggml_fp32_to_fp16(0.0f);
 const ggml_fp16_t kHidden = ggml_fp32_to_fp16(-INFINITY);
+
+uint64_t state_id(const KvCache& cache) {
+  return cache.states() != nullptr ? cache.states()->id() : 0;
+}
 
 int64_t rounded_up(int64_t length) {
   return (length + kLengthStep) / kLengthStep * kLengthStep;
@@ -60,6 +66,7 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
     arenas_.push_back(beside ? arenas_[c - 1] : c);
   }
   for (const auto* cache : caches) queries_.push_back(cache->queries != nullptr ? cache->queries->id() : 0);
+  for (const auto* cache : caches) states_.push_back(state_id(*cache));
   in_place_.resize(static_cast<size_t>(m.hp.n_layer));
   tokens_ = graph_.input(GGML_TYPE_I32, count);
   positions_ = graph_.input(GGML_TYPE_I32, count);
@@ -68,11 +75,17 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
     if (const auto& b = *m.backends; layer > 0 && b.device_of(layer) != b.device_of(layer - 1))
       graph_.read_on(x, b.backend(b.device_of(layer)));
     for (const auto* cache : caches) places_.push_back(place_of(*cache, layer));
+    if (m.hp.recurrent(layer)) {
+      layer_class_.push_back(kNoClass);
+      x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, recur(m, caches, layer, x));
+      continue;
+    }
     const auto& layout = class_of(caches, layer, m.attention(layer).window);
     const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_, Family::kQkv);
     store(caches, layer, qkv, layout.slots);
     keep_queries(caches, layer, qkv.q);
-    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, attention(m, caches, layer, qkv.q, layout));
+    auto* read = build_gated(ctx, attention(m, caches, layer, qkv.q, layout), qkv.gate);
+    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, read);
   }
   x = m.family->logits(ctx, m.hp, m.weights, x);
   result_ = graph_.output(result == Result::kGreedy ? ggml_argmax(ctx, x) : x);
@@ -159,6 +172,13 @@ void DecodeGraph::keep_queries(Batch caches, int layer, ggml_tensor* q) {
   }
 }
 
+ggml_tensor* DecodeGraph::recur(LoadedModel& m, Batch caches, int layer, ggml_tensor* x) {
+  std::vector<Family::StateRun> runs;
+  for (size_t c = 0; c < caches.size(); ++c)
+    runs.push_back(state_run(caches[c]->states()->layer(layer), static_cast<int64_t>(c), 1));
+  return m.family->recur(graph_, m.hp, m.weights, layer, x, runs);
+}
+
 ggml_tensor* DecodeGraph::attention(LoadedModel& m, Batch caches, int layer, ggml_tensor* q,
                                     const LayoutClass& c) {
   auto* ctx = graph_.ctx();
@@ -200,6 +220,7 @@ int64_t DecodeGraph::lowest_row(Batch caches, size_t first, int layer) const {
 
 bool DecodeGraph::lies_as_built(Batch caches) const {
   for (size_t layer = 0; layer < layer_class_.size(); ++layer) {
+    if (layer_class_[layer] == kNoClass) continue;
     const int other = classes_[layer_class_[layer]].layer;
     for (size_t c = 0; c < caches.size(); ++c) {
       if (place_of(*caches[c], static_cast<int>(layer)) != places_[layer * caches.size() + c] ||
@@ -214,7 +235,9 @@ bool DecodeGraph::lies_as_built(Batch caches) const {
 bool DecodeGraph::serves(Batch caches, Result result) const {
   if (result != kind_ || caches.size() != versions_.size()) return false;
   for (size_t c = 0; c < caches.size(); ++c)
-    if ((caches[c]->queries != nullptr ? caches[c]->queries->id() : 0) != queries_[c]) return false;
+    if ((caches[c]->queries != nullptr ? caches[c]->queries->id() : 0) != queries_[c] ||
+        state_id(*caches[c]) != states_[c])
+      return false;
   bool same = true;
   for (size_t c = 0; c < caches.size(); ++c) same = same && caches[c]->version() == versions_[c];
   if (!same && !lies_as_built(caches)) return false;

@@ -73,6 +73,7 @@ class DecodeGraph {
   const LayoutClass& class_of(Batch caches, int layer, int64_t window);
   void store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots);
   void keep_queries(Batch caches, int layer, ggml_tensor* q);
+  ggml_tensor* recur(LoadedModel& m, Batch caches, int layer, ggml_tensor* x);
   ggml_tensor* attention(LoadedModel& m, Batch caches, int layer, ggml_tensor* q, const LayoutClass& c);
   /// Whether the layer's rows are read where they lie, with no mask: where the CPU computes it.
   bool in_place(const KvCache& cache, int layer) const;
@@ -95,12 +96,14 @@ class DecodeGraph {
   static Place place_of(const KvCache& cache, int layer) {
     return {cache.arena(layer).id(), cache.layer(layer).rows.first()};
   }
-  std::vector<Place> places_;        ///< by layer and column
-  std::vector<size_t> layer_class_;  ///< by layer
+  std::vector<Place> places_;  ///< by layer and column
+  static constexpr size_t kNoClass = SIZE_MAX;
+  std::vector<size_t> layer_class_;  ///< by layer; none of a recurrent one
   std::vector<LayoutClass> classes_;
   std::vector<int64_t> slots_;          ///< by column, of one class at a time
   std::vector<uint64_t> versions_;      ///< by column: of the cache the masks were filled for
   std::vector<uint64_t> queries_;       ///< by column: id of where its queries go, 0: nowhere
+  std::vector<uint64_t> states_;        ///< by column: id of its recurrent layers' state, 0: there is none
   std::vector<RowAttention> in_place_;  ///< by layer; without columns where masks are used
   ggml_tensor* tokens_ = nullptr;       ///< [caches] I32
   ggml_tensor* positions_ = nullptr;    ///< [caches] I32

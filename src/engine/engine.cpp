@@ -22,9 +22,7 @@ void Sequence::rewind() {
   if (!cache) return;
   if (eviction && eviction->dropped())
     throw Error("tokens were dropped while decoding; the sequence cannot return to the end of its prompt");
-  for (int layer = 0; layer < cache->layers(); ++layer)
-    cache->layer(layer).length = cache->layer(layer).prompt;
-  cache->forget_masks();
+  cache->rewind();
   position = prompt_tokens;
   if (recall) recall->rewind();
 }
@@ -98,6 +96,7 @@ Sequence Engine::compose(std::span<const Sequence* const> by_layer, const KvPool
     out.kept.push_back(by_layer[layer]->kept[layer]);
     out.bytes.kept += out.kept.back() * kv_token_bytes(state_->m.hp, out.kv_types);
   }
+  out.bytes.kept += state_->m.hp.state_bytes();
   out.bytes.full = by_layer.front()->bytes.full;
   out.bytes.peak = out.cache->meter().peak();
   return out;

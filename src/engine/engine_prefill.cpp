@@ -125,8 +125,11 @@ void Engine::State::check_memory(std::span<const Job> jobs, const PrefillOptions
       // A store is there for one, and what is put aside goes before the next.
       if (backends.is_cpu(device)) all.store = std::max(all.store, stored_bytes(job));
     }
-    // What was set aside is there.
-    if (prefill.pool.memory()) all.kv_kept = all.kv_reserve = all.kv_growth = 0;
+    // What was set aside is there; states never lie in it.
+    if (prefill.pool.memory()) {
+      all.kv_kept = all.kv_states;
+      all.kv_reserve = all.kv_growth = 0;
+    }
     const int64_t available = backends.free_memory(device);
     if (available >= 0 && all.total() > available)
       throw Error(fmt::format(
@@ -171,7 +174,9 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
         const int64_t kept = in_store ? n - job.stored.in_block
                              : later  ? 0
                                       : job.selectors[i]->capacity(layer);
-        capacities.push_back(Eviction::capacity(m.hp, *policy, layer, kept + reserve));
+        capacities.push_back(m.hp.recurrent(layer)
+                                 ? 0
+                                 : Eviction::capacity(m.hp, *policy, layer, kept + reserve));
       }
       without_room.collect(index, [&] {
         job.next[i].cache =
@@ -272,7 +277,9 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
       sequence.bytes.kept += heads * (row / m.hp.n_head_kv);
     }
     sequence.bytes.padding = std::max<int64_t>(0, sequence.bytes.padding - sequence.bytes.kept);
-    sequence.bytes.full = m.hp.full_rows(n) * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token());
+    sequence.bytes.kept += m.hp.state_bytes();
+    sequence.bytes.full = m.hp.full_rows(n) * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token()) +
+                          m.hp.state_bytes();
     sequence.bytes.peak = sequence.cache->meter().peak();
   }
   job.stored.added.reset();

@@ -98,7 +98,7 @@ bool Eviction::after_step(KvCache& cache) {
 
 void Eviction::take_queries() {
   std::vector<uint8_t> queries;
-  for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
+  for (int layer : m_.hp.full_layers()) {
     queries.resize(ggml_nbytes(last_.of(layer)));
     ggml_backend_tensor_get(last_.of(layer), queries.data(), 0, queries.size());
     ggml_backend_tensor_set(newest_.of(layer), queries.data(),

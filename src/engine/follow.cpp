@@ -12,12 +12,18 @@ namespace windowkv {
 namespace {
 
 void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const ChunkPass& pass, int layer,
-                  const KvCache::Layer& cached) {
+                  const KvCache& cache) {
+  const auto& cached = cache.layer(layer);
   for (int64_t first = 0; first < pack.tokens(); first += pass.chunk()) {
     const int64_t count = std::min(pass.chunk(), pack.tokens() - first);
     Graph graph(chunk_nodes(m, pass.chunk(), 1));
-    pass.pass(graph, layer, first, count,
-              {.rows = cached.rows, .end = cached.length + first, .begins = cached.begins});
+    if (m.hp.recurrent(layer)) {
+      const auto state = state_run(cache.states()->layer(layer), 0, count);
+      pass.recur(graph, layer, first, count, std::span(&state, 1));
+    } else {
+      pass.pass(graph, layer, first, count,
+                {.rows = cached.rows, .end = cached.length + first, .begins = cached.begins});
+    }
     scheduler.run(graph);
   }
 }
@@ -59,10 +65,10 @@ void Engine::follow(Sequence& sequence, std::span<const Token> tokens,
                                      static_cast<size_t>(std::min(chunk, count - first))));
   for (int layer = 0; layer < m.hp.n_layer; ++layer) {
     pass.go_to(layer);
-    follow_layer(m, state_->prefill_scheduler, pack, pass, layer, cache.layer(layer));
+    follow_layer(m, state_->prefill_scheduler, pack, pass, layer, cache);
     pack.wait();
   }
-  for (int layer = 0; layer < m.hp.n_layer; ++layer) cache.layer(layer).length += count;
+  cache.lengthen(count);
   sequence.position += count;
 
   pass.all_logits(logits);

@@ -109,9 +109,10 @@ std::vector<int64_t> begins_of(const KeptTokens& kept, int64_t count, int n_head
 
 }  // namespace
 
-int layers_in_flight(const Selector& selector, int n_layer) {
+int layers_in_flight(const Selector& selector, const HParams& hp) {
   int most = 1;
-  for (int layer = 0; layer < n_layer; ++layer) most = std::max(most, selector.settled_at(layer) - layer + 1);
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    most = std::max(most, hp.row_layer(selector.settled_at(layer) + 1) - hp.row_layer(layer));
   return most;
 }
 
@@ -218,7 +219,6 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
   if (selector.settled_at(target.waiting) > layer) return;
   const auto picked = score(m, scheduler, pack, target.waiting, layer, rows_of, target);
   for (; target.waiting <= layer; ++target.waiting) {
-    const auto& rows = rows_of(target.waiting);
     auto& cache = target.cache->layer(target.waiting);
     auto kept = selector.choose(target.waiting, picked);
     if (target.recall == nullptr || !Recall::in_place(m)) {
@@ -226,7 +226,9 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
       cache.begins = begins_of(kept, cache.length, m.hp.n_head_kv);
       if (capacity_is_late(selector, target.waiting))
         target.cache->set_capacity(target.waiting, cache.length + target.reserve);
-      if (&cache.rows != &rows) gather(m, scheduler, rows, kept, cache.rows);
+      if (cache.length > 0)
+        if (const auto& rows = rows_of(target.waiting); &cache.rows != &rows)
+          gather(m, scheduler, rows, kept, cache.rows);
     }
     if (target.recall != nullptr) target.recall->starts_with(target.waiting, std::move(kept));
   }

@@ -30,8 +30,8 @@ struct Target {
 size_t scoring_nodes(const HParams& hp);
 
 /// Layers whose K and V are in full at once while a selector decides: 1, or more where layers wait for ones
-/// above them.
-int layers_in_flight(const Selector& selector, int n_layer);
+/// above them. Layers that have rows (HParams::row_layer) use as many places in turn.
+int layers_in_flight(const Selector& selector, const HParams& hp);
 
 /// Whether the rows that a layer's heads need are known only once it is decided, far fewer than they might
 /// be: a cache in memory of its own gets them then.

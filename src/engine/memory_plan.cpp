@@ -43,7 +43,9 @@ int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun&
   const auto& m = hp.mixture;
   const int64_t inner =
       std::max(2 * int64_t{hp.n_ff}, m.used * (2 * int64_t{m.n_ff} + hp.n_embd) + 2 * int64_t{m.n_ff_shared});
-  int64_t activations = width * (6 * int64_t{hp.n_embd} + inner + 2 * hp.kv_row()) * 4;
+  const auto& net = hp.delta_net;
+  const int64_t recurrent = hp.recurrent() ? 4 * net.channels() + 6 * int64_t{net.d_head} * net.heads : 0;
+  int64_t activations = width * (6 * int64_t{hp.n_embd} + std::max(inner, recurrent) + 2 * hp.kv_row()) * 4;
   if (blas) activations += ProductAttention::bytes(hp, longest, width);
   // On the device and once more on the host.
   const int64_t copies = backends.is_cpu(backends.device_of(run.first)) ? 2 : 1;
@@ -90,7 +92,8 @@ std::string place_text(const Backends& backends, size_t device) {
 }
 
 void MemoryPlan::add(const MemoryPlan& next) {
-  for (auto field : {&MemoryPlan::kv_kept, &MemoryPlan::kv_reserve, &MemoryPlan::kv_full, &MemoryPlan::store})
+  for (auto field : {&MemoryPlan::kv_kept, &MemoryPlan::kv_reserve, &MemoryPlan::kv_states,
+                     &MemoryPlan::kv_full, &MemoryPlan::store})
     this->*field += next.*field;
   for (auto field : {&MemoryPlan::kv_scratch, &MemoryPlan::kv_growth, &MemoryPlan::hidden, &MemoryPlan::mask,
                      &MemoryPlan::compute, &MemoryPlan::recall})
@@ -98,7 +101,8 @@ void MemoryPlan::add(const MemoryPlan& next) {
 }
 
 int64_t MemoryPlan::total() const {
-  return kv_kept + kv_reserve + store + compute + std::max(kv_scratch + hidden + mask, kv_growth + recall);
+  return kv_kept + kv_reserve + kv_states + store + compute +
+         std::max(kv_scratch + hidden + mask, kv_growth + recall);
 }
 
 Replays Engine::State::replays_of(std::span<const int64_t> lengths, std::span<const Wanted> wanted) const {
@@ -137,7 +141,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     const int64_t n = lengths[w.prompt];
     const auto selector = start_selector(hp, *w.policy, n);
     check_scored(*selector, n, hp.n_layer);
-    in_flight = std::max(in_flight, layers_in_flight(*selector, hp.n_layer));
+    in_flight = std::max(in_flight, layers_in_flight(*selector, hp));
     if (selector->stride() > 0) strides.insert(selector->stride());
     has_moments = has_moments || selector->query_moments();
     const int64_t reserve = Draft::reserve_for(hp, *w.policy, n, prefill.reserve);
@@ -145,6 +149,12 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     int64_t largest = 0;
     int64_t grown = 0;
     for (int layer = run.first; layer <= run.last; ++layer) {
+      if (hp.recurrent(layer)) {
+        plan.kv_kept += hp.state_bytes(layer);
+        plan.kv_states += hp.state_bytes(layer);
+        whole[w.prompt][static_cast<size_t>(layer)] = true;
+        continue;
+      }
       const int64_t kept = in_store ? 0 : selector->capacity(layer);
       auto bounded = [&](int64_t rows) {
         return rounded(options.kv, Eviction::capacity(hp, *w.policy, layer, rows));
@@ -162,12 +172,13 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     if (Draft::wanted(hp, *w.policy, n)) plan.recall = std::max(plan.recall, scoring);
     plan.kv_growth = std::max(plan.kv_growth, (grown + largest) * row);
   }
+  const int with_rows = hp.row_layer(run.last + 1) - hp.row_layer(run.first);
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {
     for (int layer = run.first; layer <= run.last; ++layer)
-      plan.kv_full += m.hp.full_rows(layer, lengths[prompt]) * full_row;
+      plan.kv_full += m.hp.full_rows(layer, lengths[prompt]) * full_row + hp.state_bytes(layer);
     const auto first = whole[prompt].begin() + run.first;
     if (!std::all_of(first, first + run.count(), std::identity{}))
-      plan.kv_scratch += std::min(in_flight, run.count()) * rounded(KvTypes{}, lengths[prompt]) * full_row;
+      plan.kv_scratch += std::min(in_flight, with_rows) * rounded(KvTypes{}, lengths[prompt]) * full_row;
   }
   plan.kv_scratch += rounded(KvTypes{}, repeated_rows) * full_row;
   const int64_t received =
@@ -234,7 +245,7 @@ PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, in
   for (const auto& run : state_->m.backends->layer_runs()) {
     if (run.count() == 0) continue;
     const auto part = state_->plan(run, n, policy, reserve);
-    const int64_t rows = (part.kv_kept + part.kv_reserve) / row;
+    const int64_t rows = (part.kv_kept - part.kv_states + part.kv_reserve) / row;
     const int64_t whole = (rows * state_->m.hp.n_layer + run.count() - 1) / run.count();
     pool.sequence_bytes = std::max(pool.sequence_bytes, whole * row);
   }

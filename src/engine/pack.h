@@ -163,7 +163,7 @@ class Pack {
   ggml_tensor* observed(ggml_context* ctx, size_t prompt, int layer, int64_t first, int64_t count) const {
     auto* rows = parts_[backends_.device_of(layer)]->observed;
     const auto prompts = static_cast<int64_t>(lengths_.size());
-    const int64_t place = layer % in_flight_ * prompts + static_cast<int64_t>(prompt);
+    const int64_t place = hp_.row_layer(layer) % in_flight_ * prompts + static_cast<int64_t>(prompt);
     const int64_t row = (place + 1) * observation_ - (lengths_[prompt] - first);
     return ggml_view_2d(ctx, rows, rows->ne[0], count, rows->nb[1], static_cast<size_t>(row) * rows->nb[1]);
   }
@@ -178,7 +178,7 @@ class Pack {
   /// LayerView::moments of a prompt in `layer`, so far. Layers share places in turn.
   ggml_tensor* moments(ggml_context* ctx, size_t prompt, int layer) const {
     auto* all = parts_[backends_.device_of(layer)]->moments;
-    const auto place = static_cast<size_t>(layer % in_flight_) * lengths_.size() + prompt;
+    const auto place = static_cast<size_t>(hp_.row_layer(layer) % in_flight_) * lengths_.size() + prompt;
     const int64_t d = hp_.d_head;
     return ggml_view_3d(ctx, all, d, d + 1, hp_.n_head, all->nb[1], all->nb[1] * static_cast<size_t>(d + 1),
                         all->nb[1] * static_cast<size_t>((d + 1) * hp_.n_head) * place);
@@ -193,7 +193,8 @@ class Pack {
     if (has_moments_) {
       auto* all = parts_[backends_.device_of(layer)]->moments;
       const size_t bytes = ggml_nbytes(all) / static_cast<size_t>(in_flight_);
-      ggml_backend_tensor_memset(all, 0, bytes * static_cast<size_t>(layer % in_flight_), bytes);
+      ggml_backend_tensor_memset(all, 0, bytes * static_cast<size_t>(hp_.row_layer(layer) % in_flight_),
+                                 bytes);
     }
     auto forget = [&](ggml_tensor* values, int64_t columns) {
       ggml_backend_tensor_memset(values, 0, place_of(layer, values, columns),
@@ -227,7 +228,7 @@ class Pack {
 
   /// Where the layer's values are among [tokens of all prompts, columns · layers in flight].
   size_t place_of(int layer, const ggml_tensor* values, int64_t columns) const {
-    return values->nb[1] * static_cast<size_t>(layer % in_flight_ * columns);
+    return values->nb[1] * static_cast<size_t>(hp_.row_layer(layer) % in_flight_ * columns);
   }
 
   /// Of these, a prompt's: [its tokens, columns].

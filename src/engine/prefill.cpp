@@ -32,7 +32,7 @@ class Prefill {
         stored_(stored),
         past_(stored.past),
         options_(options),
-        in_flight_(most_in_flight(targets, m.hp.n_layer)),
+        in_flight_(most_in_flight(targets, m.hp)),
         pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
               strides_of(targets), wants_moments(targets), past_, positions_behind(prompts, replays)),
         replay_rows_(replay_rows(replays, lengths(prompts, 0))),
@@ -57,9 +57,16 @@ class Prefill {
                            pack_.observation() > 0;
       pack_.forget_sums(layer);
       if (past_ > 0) restore_rows(scheduler_, *stored_.parts, layer, 0, past_, rows_for(layer, 0));
+      const bool recurrent = m_.hp.recurrent(layer);
       const ChunkParts parts{.queries = decides, .output = layer < last || options_.all_logits};
-      for_steps([&](int64_t first, int64_t count) { run_chunk(layer, first, count, parts); });
-      if (stored_.added)
+      for_steps([&](int64_t first, int64_t count) {
+        if (recurrent)
+          recur(layer, first, count);
+        else
+          run_chunk(layer, first, count, parts);
+      });
+      if (recurrent) end_prompts(layer);
+      if (stored_.added && !recurrent)
         store_rows(scheduler_, m_.hp, rows_for(layer, 0), stored_.common, layer, *stored_.added);
       if (layer == last) logits = options_.all_logits ? report_all() : finish();
       run_replays(layer);
@@ -108,9 +115,9 @@ class Prefill {
     return std::ranges::any_of(targets, [](const Target& t) { return t.selector->query_moments(); });
   }
 
-  static int most_in_flight(std::span<const Target> targets, int n_layer) {
+  static int most_in_flight(std::span<const Target> targets, const HParams& hp) {
     int most = 1;
-    for (const auto& target : targets) most = std::max(most, layers_in_flight(*target.selector, n_layer));
+    for (const auto& target : targets) most = std::max(most, layers_in_flight(*target.selector, hp));
     return most;
   }
 
@@ -147,7 +154,7 @@ class Prefill {
   /// they are, else into the scratch, whose places the layers use in turn.
   const KvRows& rows_for(int layer, size_t prompt) {
     if (const auto* target = whole_target(layer, prompt)) return target->cache->layer(layer).rows;
-    auto& place = scratch_[static_cast<size_t>(layer % in_flight_)];
+    auto& place = scratch_[static_cast<size_t>(m_.hp.row_layer(layer) % in_flight_)];
     const size_t device = m_.backends->device_of(layer);
     if (place.device != device) place.rows.reset();
     if (!place.rows) place = make_scratch(device, scratch_capacities(device));
@@ -177,7 +184,7 @@ class Prefill {
     std::vector<int64_t> capacities(pack_.lengths().size(), 0);
     for (size_t prompt = 0; prompt < capacities.size(); ++prompt)
       for (int layer = run.first; layer <= run.last && capacities[prompt] == 0; ++layer)
-        if (whole_target(layer, prompt) == nullptr)
+        if (!m_.hp.recurrent(layer) && whole_target(layer, prompt) == nullptr)
           capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device);
     return capacities;
   }
@@ -249,10 +256,34 @@ class Prefill {
                                          summed ? sums : std::vector<ReceivedSum>{}));
     }
     if (parts.output) {
-      auto* out = join_columns(ctx, std::move(attention));
+      auto* out = build_gated(ctx, join_columns(ctx, std::move(attention)), qkv.gate);
       graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
     }
     run_step(graph, chunks_before(first + count) - chunks_before(first));
+  }
+
+  /// A chunk through a recurrent layer, in the last one too, where its state needs all tokens.
+  void recur(int layer, int64_t first, int64_t count) {
+    const auto runs = pack_.runs(first, count);
+    Graph graph(chunk_nodes(m_, chunk_, runs.size()));
+    std::vector<Family::StateRun> states;
+    for (const auto& run : runs)
+      states.push_back(state_run(state_of(run.prompt).layer(layer), run.row - first, run.count));
+    pass_.recur(graph, layer, first, count, states);
+    run_step(graph, chunks_before(first + count) - chunks_before(first));
+  }
+
+  /// Where a prompt's recurrent layers are computed: in the first cache that it is for.
+  RecurrentState& state_of(size_t prompt) const {
+    return *std::ranges::find(targets_, prompt, &Target::prompt)->cache->states();
+  }
+
+  /// All of the prompts have passed a recurrent layer.
+  void end_prompts(int layer) const {
+    for (size_t prompt = 0; prompt < prompts_.size(); ++prompt) state_of(prompt).end_prompt(layer);
+    for (const auto& target : targets_)
+      if (auto& first = state_of(target.prompt); &first != target.cache->states())
+        target.cache->states()->copy(layer, first);
   }
 
   /// Whole chunks among the first `tokens`.
@@ -306,6 +337,10 @@ class Prefill {
     const auto start = Clock::now();
     for (size_t prompt = 0; prompt < replays_.size(); ++prompt) {
       if (replays_[prompt].empty()) continue;
+      if (m_.hp.recurrent(layer)) {
+        recur_replays(layer, prompt);
+        continue;
+      }
       const auto& rows = rows_to_repeat(layer, prompt);
       for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
         for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
@@ -322,6 +357,20 @@ class Prefill {
     }
     for (auto& target : targets_)
       if (target.selector->replay().part > 0) target.selection_ms += ms_since(start);
+  }
+
+  /// Each finds the state that the prompt left.
+  void recur_replays(int layer, size_t prompt) {
+    auto& state = state_of(prompt);
+    for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
+      for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
+        Graph graph(chunk_nodes(m_, chunk_, 1));
+        const auto run = state_run(state.layer(layer), 0, count);
+        pass_.recur(graph, layer, row + first, count, std::span(&run, 1));
+        run_step(graph);
+      });
+      state.rewind(layer);
+    });
   }
 
   static Family::Qkv columns_of(ggml_context* ctx, const Family::Qkv& qkv, int64_t first, int64_t count) {
@@ -418,15 +467,18 @@ class Prefill {
     std::vector<ggml_tensor*> last, attention;
     for (const auto& end : ends) {
       last.push_back(pack_.hidden_at(ctx, end.row, 1));
+      if (m_.hp.recurrent(layer)) continue;  // passed
       const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, last.back(),
                                                    pack_.positions_at(ctx, end.row, 1), Family::kQ);
       const auto how = m_.attention(layer);
       const auto& rows = rows_for(layer, end.prompt);
       const int64_t row = past_ + end.first;
       const auto column = static_cast<int64_t>(attention.size());
-      attention.push_back(how.window > 0 ? pass_.attend(graph, layer, qkv.q, rows, row, column)
-                                         : attend(ctx, m_.hp, how, qkv.q, rows, 0, row + 1, nullptr));
+      auto* read = how.window > 0 ? pass_.attend(graph, layer, qkv.q, rows, row, column)
+                                  : attend(ctx, m_.hp, how, qkv.q, rows, 0, row + 1, nullptr);
+      attention.push_back(build_gated(ctx, read, qkv.gate));
     }
+    if (m_.hp.recurrent(layer)) return pass_.logits(graph, join_columns(ctx, last));
     return pass_.logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
                                                        join_columns(ctx, attention)));
   }

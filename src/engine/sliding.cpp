@@ -28,14 +28,14 @@ class SlidingSelector final : public Selector {
 
   int64_t observation() const override { return policys_ ? policys_->observation() : 0; }
   int64_t capacity(int layer) const override {
-    return hp_.slides(layer) ? hp_.full_rows(layer, n_) : policys_->capacity(index(layer));
+    return !chosen(layer) ? hp_.full_rows(layer, n_) : policys_->capacity(index(layer));
   }
   bool heads_differ() const override { return policys_ && policys_->heads_differ(); }
-  bool decides(int layer) const override { return !hp_.slides(layer) && policys_->decides(index(layer)); }
+  bool decides(int layer) const override { return chosen(layer) && policys_->decides(index(layer)); }
   int settled_at(int layer) const override {
     // Layers are settled in their order: one with a window waits for those below it.
     int below = layer;
-    while (below >= 0 && hp_.slides(below)) --below;
+    while (below >= 0 && !chosen(below)) --below;
     if (below < 0) return layer;
     return std::max(layer, layers_[static_cast<size_t>(policys_->settled_at(index(below)))]);
   }
@@ -50,7 +50,7 @@ class SlidingSelector final : public Selector {
     return policys_->build(ctx, numbered);
   }
   KeptTokens choose(int layer, std::span<const int32_t> picked) override {
-    if (!hp_.slides(layer)) return policys_->choose(index(layer), picked);
+    if (chosen(layer)) return policys_->choose(index(layer), picked);
     const int64_t shown = hp_.full_rows(layer, n_);
     std::vector<int32_t> last(static_cast<size_t>(shown));
     std::iota(last.begin(), last.end(), static_cast<int32_t>(n_ - shown));
@@ -81,6 +81,8 @@ class SlidingSelector final : public Selector {
   }
 
  private:
+  /// Whether a policy chooses there.
+  bool chosen(int layer) const { return index(layer) >= 0; }
   int index(int layer) const { return index_[static_cast<size_t>(layer)]; }
 
   const HParams& hp_;
@@ -88,7 +90,7 @@ class SlidingSelector final : public Selector {
   std::vector<int> layers_;  ///< that see all tokens
   std::vector<int> index_;   ///< by layer: which of these it is, or -1
   std::vector<double> shares_;
-  std::unique_ptr<Selector> policys_;  ///< null where all layers have a window
+  std::unique_ptr<Selector> policys_;  ///< null where it has no layer
 };
 
 }  // namespace

@@ -162,6 +162,8 @@ class Calibrator {
 
 CalibrationResult calibrate(Engine& engine, const Model& model, std::span<const std::vector<Token>> prompts,
                             const CalibrateOptions& options) {
+  if (model.hparams().recurrent())
+    throw Error("what layers need is not measured of models with recurrent layers");
   auto result = Calibrator(engine, model, options).run(prompts);
   if (result.by_prompt.empty())
     throw Error(

@@ -274,7 +274,7 @@ RetrievalResult measure_retrieval(Engine& engine, const Model& model,
                                   std::span<const RetrievalPrompt> prompts, std::span<const Contender> rules,
                                   const RetrievalOptions& options) {
   if (model.hparams().n_full_layers() < model.hparams().n_layer)
-    throw Error("what layers know is not measured of models with sliding windows");
+    throw Error("what layers know is not measured of models with sliding windows or recurrent layers");
   return Measurement(engine, model, rules, options).run(prompts);
 }
 

@@ -10,12 +10,14 @@ std::vector<KeptLayers> kept_layers(const Sequence& sequence) {
   for (const auto& group : sequence.groups) {
     if (before != nullptr && before->kept == group.kept && before->kept_by_head == group.kept_by_head) {
       layers.back().last = group.group.last_layer;
+      layers.back().layers += group.group.last_layer - group.group.first_layer + 1;
       continue;
     }
     before = &group;
     auto& one = layers.emplace_back(
         KeptLayers{group.group.first_layer,
                    group.group.last_layer,
+                   group.group.last_layer - group.group.first_layer + 1,
                    static_cast<int64_t>(sequence.kept[static_cast<size_t>(group.group.first_layer)]),
                    !group.kept_by_head.empty(),
                    {}});
@@ -33,9 +35,10 @@ std::vector<KeptLayers> kept_layers(const Sequence& sequence) {
 
 std::vector<double> overall_shares(std::span<const KeptLayers> layers) {
   std::vector<double> shares(layers.front().shares.size());
-  const int all = layers.back().last + 1;
+  int all = 0;
+  for (const auto& one : layers) all += one.layers;
   for (const auto& one : layers)
-    for (size_t i = 0; i < shares.size(); ++i) shares[i] += one.shares[i] * (one.last - one.first + 1) / all;
+    for (size_t i = 0; i < shares.size(); ++i) shares[i] += one.shares[i] * one.layers / all;
   return shares;
 }
 

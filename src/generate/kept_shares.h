@@ -10,10 +10,12 @@
 /// What was kept of a prompt, in a form that can be shown.
 namespace windowkv {
 
-/// Neighbouring layers that keep the same tokens of a prompt.
+/// Neighbouring layers that keep the same tokens of a prompt; recurrent ones between them, which keep none,
+/// do not count.
 struct KeptLayers {
   int first = 0;
   int last = 0;
+  int layers = 0;              ///< that keep them
   int64_t kept = 0;            ///< tokens, of each KV head
   bool by_head = false;        ///< whether KV heads keep different ones
   std::vector<double> shares;  ///< [token] of the KV heads, how many keep it: 0 to 1

@@ -2,9 +2,11 @@
 
 #include <ggml.h>
 
+#include <span>
 #include <string_view>
 #include <vector>
 
+#include "backend/graph.h"
 #include "model/gguf_file.h"
 #include "model/weights.h"
 #include "windowkv/model.h"
@@ -38,6 +40,9 @@ class Family {
     ggml_tensor* q = nullptr;  ///< [d_head, n_head, t] F32, RoPE applied
     ggml_tensor* k = nullptr;  ///< [d_head, n_head_kv, t] F32, RoPE applied
     ggml_tensor* v = nullptr;  ///< [d_head, n_head_kv, t] F32
+    /// [d_head·n_head, t] F32, which what attention gives is multiplied by before finish_layer(); null: it is
+    /// not. There wherever q is.
+    ggml_tensor* gate = nullptr;
   };
 
   /// Hidden states x [n_embd, t] F32 at positions pos [t] I32 → what attention needs.
@@ -49,6 +54,20 @@ class Family {
   enum class Rotation { kApply, kUndo };
   virtual ggml_tensor* rotate(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
                               ggml_tensor* x, ggml_tensor* pos, Rotation rotation) const = 0;
+
+  /// Columns of a layer's input that follow each other in one sequence, and the state that they find and
+  /// change (RecurrentState::Layer).
+  struct StateRun {
+    int64_t first;
+    int64_t count;
+    ggml_tensor* inputs;    ///< [kernel − 1, channels] F32, the last ones of the convolution
+    ggml_tensor* matrices;  ///< [d_head·d_head, heads] F32
+  };
+
+  /// Of a recurrent layer: hidden states x [n_embd, t] → what finish_layer() takes for attention. `runs`: all
+  /// columns, in order. Adds the change of the states to the graph.
+  virtual ggml_tensor* recur(Graph& graph, const HParams& hp, const Weights& weights, int layer,
+                             ggml_tensor* x, std::span<const StateRun> runs) const = 0;
 
   /// Attention output [n_head·d_head, t] and the layer's input x → the layer's output [n_embd, t].
   virtual ggml_tensor* finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
@@ -65,6 +84,8 @@ class Family {
 
 /// The metadata every family shares; refuses sizes that disagree. All layers see all tokens.
 HParams read_common(const GgufFile& file);
+/// Leaves out the layers at the end that predict further tokens. Throws Error where no others are left.
+void drop_further_layers(const GgufFile& file, HParams& hp);
 /// Tokens of the file's sliding window, 0 where there is none or the trained context fits in it.
 int read_window(const GgufFile& file, const HParams& hp);
 /// Gives every layer but the last of each period that way to attend, with the file's window, where it has

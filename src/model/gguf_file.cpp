@@ -159,6 +159,24 @@ std::optional<int> GgufFile::find_int(const std::string& key) const {
   return static_cast<int>(*value);
 }
 
+std::optional<std::vector<int>> GgufFile::find_ints(const std::string& key) const {
+  const auto* g = metadata();
+  const int64_t id = gguf_find_key(g, key.c_str());
+  if (id < 0) return std::nullopt;
+  if (const auto type = gguf_get_kv_type(g, id); type != GGUF_TYPE_ARRAY)
+    fail(key + " has the type " + gguf_type_name(type) + ", expected a list");
+  const auto type = gguf_get_arr_type(g, id);
+  std::vector<int> values;
+  for (size_t i = 0; i < gguf_get_arr_n(g, id); ++i) {
+    const bool numbers = type != GGUF_TYPE_STRING && type != GGUF_TYPE_ARRAY;
+    const auto value = numbers ? integer_at(type, gguf_get_arr_data(g, id), i) : std::nullopt;
+    if (!value) fail(key + " is a list of " + gguf_type_name(type) + ", expected integers");
+    if (*value < 0 || *value > INT_MAX) fail(key + " is out of range: " + std::to_string(*value));
+    values.push_back(static_cast<int>(*value));
+  }
+  return values;
+}
+
 std::optional<float> GgufFile::find_float(const std::string& key) const {
   const auto value = find_number(*parts_.front(), key, number_at);
   if (!value) return std::nullopt;

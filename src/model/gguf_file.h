@@ -26,6 +26,8 @@ class GgufFile {
   /// Values by key; nullopt where the key is missing. A list of equal numbers is that number: converters
   /// write one a layer. Throws Error where the value has another type, is out of range, or differs by layer.
   std::optional<int> find_int(const std::string& key) const;
+  /// A list of integers or booleans, all of them.
+  std::optional<std::vector<int>> find_ints(const std::string& key) const;
   std::optional<float> find_float(const std::string& key) const;
   std::optional<std::string> find_string(const std::string& key) const;
   /// Length of an array; nullopt where the key is missing or no array.

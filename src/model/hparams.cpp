@@ -20,7 +20,10 @@ HParams read_common(const GgufFile& file) {
   hp.n_embd = file.get_int(key("embedding_length"));
   hp.n_head = file.get_int(key("attention.head_count"));
   hp.n_head_kv = file.find_int(key("attention.head_count_kv")).value_or(hp.n_head);
-  hp.n_ff = file.get_int(key("feed_forward_length"));
+  // A mixture without dense layers may name none.
+  hp.n_ff = file.find_int(key("feed_forward_length"))
+                .value_or(file.find_int(key("expert_feed_forward_length")).value_or(0));
+  if (hp.n_ff == 0) hp.n_ff = file.get_int(key("feed_forward_length"));
   hp.n_ctx_train = file.get_int(key("context_length"));
   hp.rms_eps = file.get_float(key("attention.layer_norm_rms_epsilon"));
 
@@ -91,6 +94,14 @@ HParams read_common(const GgufFile& file) {
   return hp;
 }
 
+void drop_further_layers(const GgufFile& file, HParams& hp) {
+  const auto key = hp.family + ".nextn_predict_layers";
+  const int further = file.find_int(key).value_or(0);
+  if (further >= hp.n_layer) file.fail(key + " is " + std::to_string(further));
+  hp.n_layer -= further;
+  hp.attention.resize(static_cast<size_t>(hp.n_layer));
+}
+
 int read_window(const GgufFile& file, const HParams& hp) {
   const int window = file.find_int(hp.family + ".attention.sliding_window").value_or(0);
   return window < hp.n_ctx_train ? window : 0;
@@ -115,11 +126,28 @@ void check_window(const GgufFile& file, const Family& family, const HParams& hp)
 std::vector<int> HParams::full_layers() const {
   std::vector<int> layers;
   for (int layer = 0; layer < n_layer; ++layer)
-    if (!slides(layer)) layers.push_back(layer);
+    if (!slides(layer) && !recurrent(layer)) layers.push_back(layer);
   return layers;
 }
 
+int HParams::row_layer(int layer) const {
+  int below = 0;
+  for (int i = 0; i < layer; ++i) below += recurrent(i) ? 0 : 1;
+  return below;
+}
+
+bool HParams::recurrent() const {
+  return std::ranges::any_of(attention, &AttentionSpec::recurrent);
+}
+
+int64_t HParams::state_bytes() const {
+  int64_t bytes = 0;
+  for (int layer = 0; layer < n_layer; ++layer) bytes += state_bytes(layer);
+  return bytes;
+}
+
 int64_t HParams::full_rows(int layer, int64_t tokens) const {
+  if (recurrent(layer)) return 0;
   const int64_t window = attention_of(layer).window;
   return window > 0 ? std::min(tokens, window) : tokens;
 }

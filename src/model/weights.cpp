@@ -38,6 +38,10 @@ bool supported(ggml_backend_dev_t device, ggml_backend_buffer_type_t buft, const
     case WeightUse::kElementwise:
       op = ggml_mul(ctx.get(), ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, w->ne[0], 512), w);
       break;
+    case WeightUse::kConvolution:
+      op = ggml_ssm_conv(ctx.get(), ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, w->ne[0] + 511, w->ne[1], 1),
+                         w);
+      break;
     case WeightUse::kRows:
       op = ggml_get_rows(ctx.get(), w, ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 512));
       break;
@@ -62,7 +66,9 @@ GgufFile::Tensor WeightLoader::checked(const std::string& name, std::initializer
   if (!same)
     file_.fail("tensor " + name + " has the shape " + shape_text(tensor->ne, shape.size()) + ", expected " +
                shape_text(shape.begin(), shape.size()));
-  if ((use == WeightUse::kElementwise || use == WeightUse::kExpertBias) && tensor->type != GGML_TYPE_F32)
+  const bool exact =
+      use == WeightUse::kElementwise || use == WeightUse::kExpertBias || use == WeightUse::kConvolution;
+  if (exact && tensor->type != GGML_TYPE_F32)
     file_.fail("tensor " + name + " has the type " + ggml_type_name(tensor->type) + ", expected f32");
   // q8_1 and q8_K hold activations: ggml says it multiplies by them, and calls a null function.
   const bool plain =

@@ -40,9 +40,19 @@ struct LayerWeights {
   ggml_tensor* shared_gate = nullptr;    ///< [n_embd, n_ff_shared], of the expert that every token passes
   ggml_tensor* shared_up = nullptr;      ///< likewise
   ggml_tensor* shared_down = nullptr;    ///< [n_ff_shared, n_embd]
+  ggml_tensor* shared_router = nullptr;  ///< [n_embd], that expert's gate
   ggml_tensor* ffn_post_norm = nullptr;  ///< [n_embd]
   ggml_tensor* sinks = nullptr;          ///< [n_head], logits that every query also attends to
-  ggml_tensor* rope_freqs = nullptr;     ///< [n_rot/2], null where RoPE is unscaled; one a device
+  // Of a recurrent layer (DeltaNet), whose wo is [d_head·heads, n_embd]:
+  ggml_tensor* delta_qkv = nullptr;          ///< [n_embd, channels]
+  ggml_tensor* delta_gate = nullptr;         ///< [n_embd, d_head·heads]
+  ggml_tensor* delta_beta = nullptr;         ///< [n_embd, heads], how much a token changes the matrices
+  ggml_tensor* delta_decay = nullptr;        ///< likewise, how much they forget
+  ggml_tensor* delta_decay_bias = nullptr;   ///< [heads]
+  ggml_tensor* delta_decay_scale = nullptr;  ///< [heads]
+  ggml_tensor* delta_conv = nullptr;         ///< [kernel, channels]
+  ggml_tensor* delta_norm = nullptr;         ///< [d_head]
+  ggml_tensor* rope_freqs = nullptr;         ///< [n_rot/2], null where RoPE is unscaled; one a device
 };
 
 struct Weights {
@@ -53,7 +63,7 @@ struct Weights {
 };
 
 /// How a weight is used, which decides where it may lie.
-enum class WeightUse { kMatMul, kExperts, kExpertBias, kElementwise, kRows };
+enum class WeightUse { kMatMul, kExperts, kExpertBias, kElementwise, kConvolution, kRows };
 
 /// Whether a family's files have a tensor.
 enum class Presence { kNone, kOptional, kRequired };

@@ -145,7 +145,7 @@ std::vector<Batcher::Slot> Batcher::slots() const {
 int64_t Batcher::memory_of(const Job& job, int64_t answer) const {
   const auto plan = engine_.plan(std::ssize(job.prompt), *job.policy, answer);
   const int64_t tail = job.policy->recall() > 0 ? Recall::most_in_cache(std::ssize(job.prompt)) : 0;
-  return (plan.kv_kept + plan.kv_reserve +
+  return (plan.kv_kept + plan.kv_reserve + plan.kv_states +
           tail * model_.hparams().n_layer * model_.hparams().kv_layer_bytes_per_token()) *
          job.choices;
 }
@@ -308,10 +308,10 @@ void Batcher::note_prefill(Started& started, const Sequence& sequence, const Pre
   if (const auto budget = job.policy->budget()) usage.budget = budget->text();
   usage.task = to_string(job.task);
   for (const auto kept : sequence.kept) usage.kept_tokens += static_cast<double>(kept);
-  usage.kept_tokens /= static_cast<double>(sequence.kept.size());
+  const auto& hp = model_.hparams();
+  usage.kept_tokens /= std::max(1, hp.row_layer(hp.n_layer));
   usage.kept_bytes = sequence.bytes.kept;
-  usage.full_bytes =
-      model_.hparams().full_rows(sequence.prompt_tokens) * model_.hparams().kv_layer_bytes_per_token();
+  usage.full_bytes = hp.full_rows(sequence.prompt_tokens) * hp.kv_layer_bytes_per_token() + hp.state_bytes();
   usage.stored_bytes = store != nullptr ? store->bytes(usage.prompt_tokens) : 0;
   usage.prompt_ms = sequence.timing.total;
   if (job.show_kept) usage.kept_text = kept_text_of(model_.vocab(), job, sequence);

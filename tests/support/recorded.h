@@ -34,7 +34,8 @@ Recorded record(Engine& engine, const Model& model, std::span<const Token> promp
 /// Keeps given tokens, layer by layer, and asks nothing.
 std::unique_ptr<Policy> fixed_policy(std::vector<KeptTokens> kept);
 
-/// What a sequence keeps by its own account, layer by layer: one list, or one a KV head.
+/// What a sequence keeps by its own account, layer by layer: one list, or one a KV head; none of layers that
+/// no group has.
 std::vector<KeptTokens> kept_by_layer(const Sequence& sequence);
 
 /// Of the numbers [first, first + scores.size()), `chosen` are `count` with the highest scores; scores that

@@ -43,15 +43,20 @@ Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, s
   if (!ctx) throw std::runtime_error("libllama makes no context" + errors.in_brackets());
   const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
 
+  const auto drop = [&](llama_pos begin, llama_pos end) {
+    if (!llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, begin, end))
+      throw std::runtime_error("libllama does not drop tokens of this model");
+  };
+
   Logits out;
   llama_batch batch = llama_batch_init(static_cast<int32_t>(batch_size), 0, 1);
   for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(batch.n_tokens)) {
     if (first == known && !kept.empty())
       for (llama_pos p = 0; p < static_cast<llama_pos>(known); ++p)
         if (std::ranges::find(kept, p) == kept.end())
-          llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, p, p + 1);
+          drop(p, p + 1);
     for (const auto& range : dropped)
-      if (range.before == first) llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, range.first, range.end);
+      if (range.before == first) drop(range.first, range.end);
     batch.n_tokens = first < known ? static_cast<int32_t>(std::min(batch_size, known - first)) : 1;
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
       batch.token[i] = tokens[first + static_cast<size_t>(i)];

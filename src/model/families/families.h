@@ -17,6 +17,8 @@ const Family* olmo2_family();
 const Family* phi3_family();
 const Family* qwen2_family();
 const Family* qwen3_family();
+const Family* qwen35_family();
+const Family* qwen35moe_family();
 const Family* qwen3moe_family();
 const Family* smollm3_family();
 

@@ -53,6 +53,8 @@ void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, La
     add(w.shared_gate, "ffn_gate_shexp.weight", {hp.n_embd, m.n_ff_shared}, kMatMul);
     add(w.shared_up, "ffn_up_shexp.weight", {hp.n_embd, m.n_ff_shared}, kMatMul);
     add(w.shared_down, "ffn_down_shexp.weight", {m.n_ff_shared, hp.n_embd}, kMatMul);
+    add(w.shared_router, "ffn_gate_inp_shexp.weight", {hp.n_embd}, kMatMul,
+        m.shared_gated ? Presence::kRequired : Presence::kNone);
     return;
   }
   // Phi-3's have both in one.
@@ -132,9 +134,11 @@ ggml_tensor* feed_forward(ggml_context* ctx, const HParams& hp, const LayerWeigh
         ggml_view_2d(ctx, results, hp.n_embd, t, results->nb[2], static_cast<size_t>(i) * results->nb[1]);
     sum = sum != nullptr ? ggml_add(ctx, sum, one) : one;
   }
-  if (w.shared_gate != nullptr)
-    sum = ggml_add(ctx, sum, dense(ctx, hp, w.shared_gate, w.shared_up, w.shared_down, h));
-  return sum;
+  if (w.shared_gate == nullptr) return sum;
+  auto* shared = dense(ctx, hp, w.shared_gate, w.shared_up, w.shared_down, h);
+  if (w.shared_router != nullptr)
+    shared = ggml_mul(ctx, shared, ggml_sigmoid(ctx, ggml_mul_mat(ctx, w.shared_router, h)));
+  return ggml_add(ctx, sum, shared);
 }
 
 }  // namespace windowkv

@@ -15,9 +15,7 @@ class Glm4Moe final : public PreNormDecoder {
   void read(const GgufFile& file, HParams& hp) const override {
     hp.rope_mode = GGML_ROPE_TYPE_NEOX;
     auto key = [&](const char* name) { return hp.family + "." + name; };
-    const int further = file.find_int(key("nextn_predict_layers")).value_or(0);
-    if (further >= hp.n_layer) file.fail(key("nextn_predict_layers") + " is " + std::to_string(further));
-    hp.n_layer -= further;
+    drop_further_layers(file, hp);
     auto& m = hp.mixture;
     const int shared = file.find_int(key("expert_shared_count")).value_or(0);
     if (shared > 64) file.fail(key("expert_shared_count") + " is " + std::to_string(shared));
@@ -29,12 +27,6 @@ class Glm4Moe final : public PreNormDecoder {
     const int gating = file.find_int(key("expert_gating_func")).value_or(0);
     if (gating > 2) file.fail("not supported: expert_gating_func " + std::to_string(gating));
     m.rating = gating == 1 ? Mixture::Rating::kSoftmax : Mixture::Rating::kSigmoid;
-  }
-
-  void declare(WeightLoader& loader, const HParams& hp, Weights& weights) const override {
-    PreNormDecoder::declare(loader, hp, weights);
-    const int all = loader.file().get_int(hp.family + ".block_count");
-    for (int layer = hp.n_layer; layer < all; ++layer) loader.leave_out("blk." + std::to_string(layer) + ".");
   }
 
  protected:

@@ -1,5 +1,6 @@
 #include "model/families/pre_norm_decoder.h"
 
+#include "model/families/delta_net.h"
 #include "model/families/feed_forward.h"
 
 namespace windowkv {
@@ -25,6 +26,7 @@ void declare_rope_factors(WeightLoader& loader, const HParams& hp, int layer, La
 
 void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& weights) const {
   const int64_t q_row = static_cast<int64_t>(hp.n_head) * hp.d_head;
+  const int64_t wq_row = hp.gated_attention ? 2 * q_row : q_row;
   const int64_t kv_row = hp.kv_row();
   if (hp.mixture.experts > 0 && mixture() == Presence::kNone)
     loader.file().fail("not supported: mixture-of-experts models of family " + hp.family);
@@ -50,26 +52,32 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     const std::string prefix = "blk." + std::to_string(layer) + ".";
     declare_rope_factors(loader, hp, layer, w);
     add(w.attn_norm, prefix + "attn_norm.weight", {hp.n_embd}, kElementwise, pre_norms());
-    if (const auto stacked = prefix + "attn_qkv.weight"; loader.file().find_tensor(stacked)) {
-      loader.add_stacked({{&w.wq, q_row}, {&w.wk, kv_row}, {&w.wv, kv_row}}, stacked, hp.n_embd, layer);
+    const bool attends = !hp.recurrent(layer);
+    if (const auto stacked = prefix + "attn_qkv.weight"; !attends) {
+      declare_delta_net(loader, hp, layer, w);
+    } else if (loader.file().find_tensor(stacked)) {
+      loader.add_stacked({{&w.wq, wq_row}, {&w.wk, kv_row}, {&w.wv, kv_row}}, stacked, hp.n_embd, layer);
     } else {
-      add(w.wq, prefix + "attn_q.weight", {hp.n_embd, q_row}, kMatMul);
+      add(w.wq, prefix + "attn_q.weight", {hp.n_embd, wq_row}, kMatMul);
       add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
       add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul);
     }
-    add(w.wo, prefix + "attn_output.weight", {q_row, hp.n_embd}, kMatMul);
+    if (attends) add(w.wo, prefix + "attn_output.weight", {q_row, hp.n_embd}, kMatMul);
     add(w.bq, prefix + "attn_q.bias", {q_row}, kElementwise, qkv_bias());
     add(w.bk, prefix + "attn_k.bias", {kv_row}, kElementwise, qkv_bias());
     add(w.bv, prefix + "attn_v.bias", {kv_row}, kElementwise, qkv_bias());
     add(w.bo, prefix + "attn_output.bias", {hp.n_embd}, kElementwise, output_bias());
     add(w.sinks, prefix + "attn_sinks.weight", {hp.n_head}, kElementwise, sinks());
-    add(w.q_norm, prefix + "attn_q_norm.weight", {all_heads ? q_row : hp.d_head}, kElementwise, qk_norm());
-    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : hp.d_head}, kElementwise, qk_norm());
+    const auto norms = attends ? qk_norm() : Presence::kNone;
+    add(w.q_norm, prefix + "attn_q_norm.weight", {all_heads ? q_row : hp.d_head}, kElementwise, norms);
+    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : hp.d_head}, kElementwise, norms);
     add(w.attn_post_norm, prefix + "post_attention_norm.weight", {hp.n_embd}, kElementwise, post_norms());
     add(w.ffn_norm, prefix + ffn_norm_name(), {hp.n_embd}, kElementwise, pre_norms());
     declare_feed_forward(loader, hp, layer, w, router_bias(), expert_biases());
     add(w.ffn_post_norm, prefix + "post_ffw_norm.weight", {hp.n_embd}, kElementwise, post_norms());
   }
+  const int all = loader.file().get_int(hp.family + ".block_count");
+  for (; layer < all; ++layer) loader.leave_out("blk." + std::to_string(layer) + ".");
 }
 
 namespace {
@@ -110,18 +118,36 @@ Family::Qkv PreNormDecoder::attention_inputs(ggml_context* ctx, const HParams& h
   auto heads = [&](ggml_tensor* y, int64_t count) { return ggml_reshape_3d(ctx, y, hp.d_head, count, t); };
   auto rotated = [&](ggml_tensor* y, ggml_tensor* norm, int64_t count) {
     if (kind == QkNorm::kAllHeads) y = rms_norm(ctx, hp, y, norm);
-    y = heads(y, count);
+    if (ggml_is_contiguous(y)) y = heads(y, count);  // else they are taken apart
     if (kind == QkNorm::kHead) y = rms_norm(ctx, hp, y, norm);
     y = rope(ctx, hp, weights, layer, y, pos);
     return kind == QkNorm::kRotatedHead ? rms_norm(ctx, hp, y, norm) : y;
   };
   Qkv out;
-  if (parts & kQ) out.q = rotated(linear(ctx, w.wq, w.bq, h), w.q_norm, hp.n_head);
+  if (parts & kQ) {
+    auto* q = linear(ctx, w.wq, w.bq, h);
+    if (hp.gated_attention) {  // in each head queries, then gates
+      const size_t half = static_cast<size_t>(hp.d_head) * q->nb[0];
+      auto part = [&, both = q](size_t offset) {
+        return ggml_view_3d(ctx, both, hp.d_head, hp.n_head, t, 2 * half, both->nb[1], offset);
+      };
+      out.gate = ggml_cont_2d(ctx, part(half), int64_t{hp.d_head} * hp.n_head, t);
+      out.gate = ggml_sigmoid(ctx, out.gate);
+      q = part(0);
+    }
+    out.q = rotated(q, w.q_norm, hp.n_head);
+  }
   if (parts & kKv) {
     out.k = rotated(linear(ctx, w.wk, w.bk, h), w.k_norm, hp.n_head_kv);
     out.v = heads(linear(ctx, w.wv, w.bv, h), hp.n_head_kv);
   }
   return out;
+}
+
+ggml_tensor* PreNormDecoder::recur(Graph& graph, const HParams& hp, const Weights& weights, int layer,
+                                   ggml_tensor* x, std::span<const StateRun> runs) const {
+  const auto& w = weights.layers[static_cast<size_t>(layer)];
+  return delta_net(graph, hp, w, rms_norm(graph.ctx(), hp, x, w.attn_norm), runs);
 }
 
 ggml_tensor* PreNormDecoder::rotate(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,

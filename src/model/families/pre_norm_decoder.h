@@ -12,6 +12,8 @@ class PreNormDecoder : public Family {
   void declare(WeightLoader& loader, const HParams& hp, Weights& weights) const override;
   Qkv attention_inputs(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
                        ggml_tensor* x, ggml_tensor* pos, Parts parts) const override;
+  ggml_tensor* recur(Graph& graph, const HParams& hp, const Weights& weights, int layer, ggml_tensor* x,
+                     std::span<const StateRun> runs) const override;
   ggml_tensor* rotate(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer, ggml_tensor* x,
                       ggml_tensor* pos, Rotation rotation) const override;
   ggml_tensor* finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,

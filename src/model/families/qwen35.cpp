@@ -2,6 +2,8 @@
 // Layers at the end that predict further tokens are left out.
 #include <ggml.h>
 
+#include <algorithm>
+
 #include "model/families/delta_net.h"
 #include "model/families/families.h"
 #include "model/families/pre_norm_decoder.h"

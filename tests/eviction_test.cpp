@@ -38,6 +38,14 @@ std::string sliding_path() {
   return random_model_path("eviction-sliding", m);
 }
 
+std::string recurrent_path() {
+  RandomModel m;
+  m.family = "qwen35";
+  m.type = GGML_TYPE_F32;
+  m.n_layer = 8;
+  return random_model_path("eviction-recurrent", m);
+}
+
 std::unique_ptr<Policy> with_total(std::string_view name, int64_t total = kTotal) {
   return make_policy(name, {Budget::percent(100), make_config("default", Task::kLocalization, 8), 0, total});
 }
@@ -72,6 +80,11 @@ class Evicted : public testing::Test {
 class EvictedWindows : public Evicted {
  protected:
   EvictedWindows() : Evicted(sliding_path()) {}
+};
+
+class EvictedStates : public Evicted {
+ protected:
+  EvictedStates() : Evicted(recurrent_path()) {}
 };
 
 TEST_F(Evicted, StreamingLlmIsLibllamaWithoutTheDroppedTokens) {
@@ -219,6 +232,20 @@ TEST_F(Evicted, RefusesWhatCannotBe) {
   expect_error([&] { prefilled(*with_total("full")); }, "no room");
   expect_error([&] { prefilled(*with_total("pyramidkv")); }, "no room");
   expect_error([&] { prefilled(*with_total("adakv")); }, "by head");
+}
+
+TEST_F(EvictedStates, RecurrentLayersGoOn) {
+  const auto policy = with_total("windowkv");
+  auto sequence = prefilled(*policy);
+  const auto expected = decoded(sequence, 300);
+  EXPECT_GT(sequence.evictions.count, 4);
+  EXPECT_TRUE(std::ranges::all_of(expected.back(), [](float x) { return std::isfinite(x); }));
+  for (int layer : hp.full_layers()) EXPECT_LE(sequence.cache->layer(layer).rows.capacity(), kTotal);
+  auto first = prefilled(*policy);
+  decoded(first, 150);
+  auto fork = engine.fork(first);
+  EXPECT_EQ(decoded_logits(engine, fork, answer(300).subspan(150)),
+            Logits(expected.begin() + 150, expected.end()));
 }
 
 TEST_F(EvictedWindows, LayersWithAWindowKeepWhatItShows) {

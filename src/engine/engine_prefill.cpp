@@ -174,9 +174,8 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
         const int64_t kept = in_store ? n - job.stored.in_block
                              : later  ? 0
                                       : job.selectors[i]->capacity(layer);
-        capacities.push_back(m.hp.recurrent(layer)
-                                 ? 0
-                                 : Eviction::capacity(m.hp, *policy, layer, kept + reserve));
+        capacities.push_back(
+            m.hp.recurrent(layer) ? 0 : Eviction::capacity(m.hp, *policy, layer, kept + reserve));
       }
       without_room.collect(index, [&] {
         job.next[i].cache =

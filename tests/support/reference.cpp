@@ -53,8 +53,7 @@ Logits Reference::all_logits(std::span<const Token> tokens, size_t batch_size, s
   for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(batch.n_tokens)) {
     if (first == known && !kept.empty())
       for (llama_pos p = 0; p < static_cast<llama_pos>(known); ++p)
-        if (std::ranges::find(kept, p) == kept.end())
-          drop(p, p + 1);
+        if (std::ranges::find(kept, p) == kept.end()) drop(p, p + 1);
     for (const auto& range : dropped)
       if (range.before == first) drop(range.first, range.end);
     batch.n_tokens = first < known ? static_cast<int32_t>(std::min(batch_size, known - first)) : 1;

@@ -29,6 +29,7 @@ struct ChatMessage {
   std::string content;
   std::vector<ToolCall> tool_calls = {};  ///< of the assistant
   std::string tool_call_id = {};          ///< of role "tool": which call this is the result of
+  std::string reasoning = {};             ///< of the assistant: what it thought before the content
 };
 
 /// Text in which the name of a special token, such as <|im_start|>, stands for that token, except where it

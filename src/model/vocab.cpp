@@ -219,6 +219,7 @@ struct Chat {
   void for_texts(const OnText& f) {
     for (auto& message : messages) {
       f(message.content);
+      f(message.reasoning);
       f(message.tool_call_id);
       for (auto& call : message.tool_calls) {
         f(call.id);

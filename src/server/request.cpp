@@ -195,6 +195,14 @@ std::string content_of(const Json& message, const std::string& where) {
   return text;
 }
 
+/// What the assistant thought, as an earlier response told it; "reasoning" is other servers' name for it.
+std::string reasoning_of(const Json& message, const std::string& where) {
+  const Fields fields(message, where + ".");
+  std::string text;
+  fields.read(fields.find("reasoning_content") != nullptr ? "reasoning_content" : "reasoning", text);
+  return text;
+}
+
 }  // namespace
 
 Json parse_body(const std::string& body) {
@@ -237,7 +245,10 @@ std::vector<ChatMessage> parse_messages(const Json& body) {
           "messages");
     out.push_back({name == "developer" ? "system" : name, content_of(message, where)});
     auto& said = out.back();
-    if (name == "assistant") said.tool_calls = tool_calls_of(message, where);
+    if (name == "assistant") {
+      said.tool_calls = tool_calls_of(message, where);
+      said.reasoning = reasoning_of(message, where);
+    }
     if (name == "tool") Fields(message, where + ".").read("tool_call_id", said.tool_call_id);
   }
   return out;

@@ -284,6 +284,15 @@ std::string jinja_context(const ChatTemplate& chat_template, const std::vector<C
   return jinja.context(input.messages, input.tools, input.style).dump();
 }
 
+void check_template(const std::string& source) {
+  const auto names = known_template_names();
+  if (std::ranges::find(names, source) != names.end()) return;
+  run_in_child("the chat template", [&] {
+    parse_jinja(source);
+    return std::string();
+  });
+}
+
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
                   const std::string& tools, const std::function<void(const std::string& line)>& warning,
                   ChildLimits limits) {

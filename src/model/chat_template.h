@@ -28,6 +28,9 @@ std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessa
                   const std::string& tools, const std::function<void(const std::string& line)>& warning,
                   ChildLimits limits = {});
 
+/// Throws Error, with the line, for Jinja source that cannot be parsed; names of llama.cpp's templates pass.
+void check_template(const std::string& source);
+
 /// What apply_jinja() renders the template with, as JSON text, without functions: for comparisons with other
 /// engines. Throws std::exception where it fails.
 std::string jinja_context(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,

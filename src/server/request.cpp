@@ -258,6 +258,27 @@ ToolRequest parse_tools(const Json& body) {
   return tools_of(Fields(body));
 }
 
+std::string parse_variables(const Json& body) {
+  const Fields fields(body);
+  auto variables = Json::object();
+  if (const auto* effort = fields.find("reasoning_effort")) {
+    if (!effort->is_string()) fields.refuse("reasoning_effort", "must be a string");
+    variables["reasoning_effort"] = *effort;
+  }
+  if (const auto* given = fields.find("chat_template_kwargs")) {
+    if (!given->is_object()) fields.refuse("chat_template_kwargs", "must be an object");
+    variables.update(*given);
+  }
+  return variables.empty() ? "" : variables.dump();
+}
+
+bool parse_reasoning_format(const std::string& name) {
+  if (name != "none" && name != "auto" && name != "deepseek")
+    throw Error(
+        fmt::format("the reasoning format \"{}\" is not known; there are none, auto and deepseek", name));
+  return name != "none";
+}
+
 CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOptions& defaults,
                                    const CallFormat& calls) {
   const Fields fields(body);
@@ -268,6 +289,13 @@ CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOp
   if (chat) {
     request.messages = parse_messages(body);
     request.tools = tools_of(fields);
+    request.variables = parse_variables(body);
+    fields.read("reasoning_format", request.reasoning_format);
+    if (request.reasoning_format) try {
+        parse_reasoning_format(*request.reasoning_format);
+      } catch (const Error& e) {
+        throw ApiError(400, e.what(), "reasoning_format");
+      }
   } else {
     read_prompts(fields, request);
   }

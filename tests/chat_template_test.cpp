@@ -58,6 +58,12 @@ TEST(Jinja, HasItsRulesAndNotMinjas) {
             "135");
 }
 
+TEST(Jinja, TellsWhatIsMissingFromNone) {
+  EXPECT_EQ(shown("[{{ x | trim }}{{ messages[0].y | string }}{{ none | string }}]{{ x is iterable }}{{ none "
+                  "is iterable }}"),
+            "[None]TrueFalse");
+}
+
 TEST(Jinja, ErrorsNameTheLine) {
   EXPECT_EQ(refusal("{{ messages }}\n"), "");
   EXPECT_EQ(refusal("chatml"), "");

@@ -208,7 +208,7 @@ Value rounded(const Call& call) {
 
 Value escaped(const Call& call) {
   std::string out;
-  for (const char c : text_of(call.subject())) {
+  for (const char c : call.shown()) {
     const auto name = c == '&'    ? "&amp;"
                       : c == '<'  ? "&lt;"
                       : c == '>'  ? "&gt;"
@@ -281,7 +281,7 @@ const Functions kFilters = {
      }},
     {"attr", [](const Call& c) { return element(c.subject(), c.at(0, "name")); }},
     {"batch", batches},
-    {"capitalize", [](const Call& c) -> Value { return capitalized(text_of(c.subject())); }},
+    {"capitalize", [](const Call& c) -> Value { return capitalized(c.shown()); }},
     {"count", length},
     {"d", otherwise},
     {"default", otherwise},
@@ -305,7 +305,7 @@ const Functions kFilters = {
     {"last", [](const Call& c) { return ends(c, true); }},
     {"length", length},
     {"list", [](const Call& c) { return list_of(elements(c.subject())); }},
-    {"lower", [](const Call& c) -> Value { return in_case(text_of(c.subject()), false); }},
+    {"lower", [](const Call& c) -> Value { return in_case(c.shown(), false); }},
     {"map", mapped},
     {"max", [](const Call& c) { return extreme(c, true); }},
     {"min", [](const Call& c) { return extreme(c, false); }},
@@ -314,26 +314,26 @@ const Functions kFilters = {
     {"replace",
      [](const Call& c) -> Value {
        const auto most = c.at(2, "count");
-       return replaced(text_of(c.subject()), c.text(0, "old"), c.text(1, "new"),
+       return replaced(c.shown(), c.text(0, "old"), c.text(1, "new"),
                        most.is_null() ? -1 : most.get<int64_t>());
      }},
     {"reverse", backwards},
     {"round", rounded},
-    {"safe", [](const Call& c) -> Value { return text_of(c.subject()); }},
+    {"safe", [](const Call& c) -> Value { return c.shown(); }},
     {"select", [](const Call& c) { return chosen(c, true, false); }},
     {"selectattr", [](const Call& c) { return chosen(c, true, true); }},
     {"sort", sorted},
-    {"string", [](const Call& c) -> Value { return text_of(c.subject()); }},
+    {"string", [](const Call& c) -> Value { return c.shown(); }},
     {"sum", sum},
-    {"title", [](const Call& c) -> Value { return titled(text_of(c.subject())); }},
+    {"title", [](const Call& c) -> Value { return titled(c.shown()); }},
     {"tojson", as_json},
     {"trim",
      [](const Call& c) -> Value {
        const auto which = c.at(0, "chars");
-       return stripped(text_of(c.subject()), true, true, which.is_null() ? "" : text_of(which));
+       return stripped(c.shown(), true, true, which.is_null() ? "" : text_of(which));
      }},
     {"unique", distinct},
-    {"upper", [](const Call& c) -> Value { return in_case(text_of(c.subject()), true); }},
+    {"upper", [](const Call& c) -> Value { return in_case(c.shown(), true); }},
 };
 
 bool is_list(const Value& v) {
@@ -377,7 +377,7 @@ const Functions kTests = {
     {"gt", larger},
     {"in", [](const Call& c) -> Value { return contains(c.at(0, "seq"), c.subject()); }},
     {"integer", [](const Call& c) -> Value { return c.subject().is_number_integer(); }},
-    {"iterable", [](const Call& c) -> Value { return is_list(c.subject()); }},
+    {"iterable", [](const Call& c) -> Value { return c.undefined || is_list(c.subject()); }},
     {"le", [](const Call& c) -> Value { return !larger(c).get<bool>(); }},
     {"lessthan", smaller},
     {"lower", [](const Call& c) -> Value { return c.text() == in_case(c.text(), false); }},
@@ -388,7 +388,7 @@ const Functions kTests = {
     {"number", [](const Call& c) -> Value { return c.subject().is_number() || c.subject().is_boolean(); }},
     {"odd",
      [](const Call& c) -> Value { return equal(arithmetic("%", c.subject(), int64_t{2}), int64_t{1}); }},
-    {"sequence", [](const Call& c) -> Value { return is_list(c.subject()); }},
+    {"sequence", [](const Call& c) -> Value { return c.undefined || is_list(c.subject()); }},
     {"string", [](const Call& c) -> Value { return c.subject().is_string(); }},
     {"true", [](const Call& c) -> Value { return c.subject().is_boolean() && c.subject().get<bool>(); }},
     {"undefined", [](const Call& c) -> Value { return c.subject().is_null(); }},
@@ -407,6 +407,10 @@ Value Call::at(size_t i, const char* name) const {
 Value Call::at(size_t i, const char* name, const Value& otherwise) const {
   auto value = at(i, name);
   return value.is_null() ? otherwise : value;
+}
+
+std::string Call::shown() const {
+  return undefined ? "" : text_of(subject());
 }
 
 std::string Call::text() const {

@@ -10,12 +10,14 @@ namespace windowkv::jinja {
 struct Call {
   minja::ArgumentsValue args;
   std::shared_ptr<minja::Context> names;
+  bool undefined = false;  ///< the subject is not there at all
 
   const Value& subject() const { return args.args.front(); }
   /// The i-th argument behind the subject, or that name; null where it is missing.
   Value at(size_t i, const char* name) const;
   Value at(size_t i, const char* name, const Value& otherwise) const;
-  std::string text() const;  ///< of the subject, which must be one
+  std::string shown() const;  ///< the subject as it would be printed
+  std::string text() const;   ///< of the subject, which must be one
   std::string text(size_t i, const char* name) const;
 };
 

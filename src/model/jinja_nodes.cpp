@@ -131,6 +131,7 @@ class FunctionCall final : public minja::Expression {
   Value do_evaluate(const Names& names) const override {
     Call call{args_.evaluate(names), names};
     call.args.args.insert(call.args.args.begin(), subject_->evaluate(names));
+    call.undefined = call.subject().is_null() && !is_defined(*subject_, names);
     return function_(call);
   }
 

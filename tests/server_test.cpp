@@ -411,8 +411,8 @@ TEST(Prefixes, AreInAFolderOfOneServer) {
 /// A server on a free port.
 class Http {
  public:
-  explicit Http(HttpOptions http_options = {}, bool loaded = true)
-      : service_(mini(), options()),
+  explicit Http(HttpOptions http_options = {}, bool loaded = true, ServiceOptions service_options = options())
+      : service_(mini(), std::move(service_options)),
         http_(with_any_port(std::move(http_options))),
         port_(http_.bind()),
         thread_([this] { http_.listen(); }) {
@@ -481,6 +481,54 @@ TEST_F(HttpServers, TakesBodiesAsCurlSendsThem) {
   Http http;
   const auto body = Json{{"prompt", document(2000)}, {"max_tokens", 1}}.dump();
   EXPECT_EQ(http.client().Post("/v1/completions", body, "application/x-www-form-urlencoded")->status, 200);
+}
+
+// The template opens the reasoning, which this model never closes.
+TEST_F(HttpServers, TellReasoningApart) {
+  auto service = options();
+  service.chat_template =
+      "{% for m in messages %}{{ m.content }}{% if m.reasoning_content %}<{{ m.reasoning_content }}>{% endif "
+      "%}"
+      "{% endfor %}{% if enable_thinking %}<think>\n{% endif %}";
+  Http http({}, true, service);
+  Json body{{"messages", {{{"role", "user"}, {"content", "One two three"}}}},
+            {"max_tokens", 4},
+            {"ignore_eos", true}};
+  const char* path = "/v1/chat/completions";
+  const auto apart = post(http.client(), path, body)["choices"][0]["message"];
+  EXPECT_EQ(apart["content"], "");
+  const auto thought = apart["reasoning_content"].get<std::string>();
+  EXPECT_FALSE(thought.empty());
+  body["stream"] = true;
+  const auto stream = http.client().Post(path, body.dump(), "application/json");
+  ASSERT_TRUE(stream);
+  std::string streamed;
+  for (size_t at = 0; (at = stream->body.find("data: {", at)) != std::string::npos; ++at) {
+    const auto event = Json::parse(stream->body.substr(at + 6, stream->body.find('\n', at) - at - 6));
+    const auto& delta = event["choices"][0]["delta"];
+    streamed += delta.value("reasoning_content", "");
+    EXPECT_TRUE(!delta.contains("content") || delta["content"].is_null() || delta["content"] == "") << delta;
+  }
+  EXPECT_EQ(streamed, thought);
+  body["stream"] = false;
+  const auto item = post(http.client(), "/v1/responses",
+                         {{"input", "One two three"}, {"max_output_tokens", 4}})["output"][0];
+  EXPECT_EQ(item["type"], "reasoning");
+  for (const auto& [name, value] : {std::pair<const char*, Json>{"reasoning_format", "none"},
+                                    {"chat_template_kwargs", {{"enable_thinking", false}}}}) {
+    auto other = body;
+    other[name] = value;
+    const auto message = post(http.client(), path, other)["choices"][0]["message"];
+    EXPECT_FALSE(message.contains("reasoning_content")) << name;
+    EXPECT_NE(message["content"], "") << name;
+  }
+  body["messages"].push_back({{"role", "assistant"}, {"content", "Four"}, {"reasoning_content", "Hm"}});
+  EXPECT_EQ(post(http.client(), "/apply-template", body)["prompt"], "One two threeFour<Hm><think>\n");
+  body["reasoning_format"] = "loud";
+  EXPECT_EQ(post(http.client(), path, body, 400)["error"]["param"], "reasoning_format");
+  body["reasoning_format"] = "auto";
+  body["chat_template_kwargs"] = "x";
+  EXPECT_EQ(post(http.client(), path, body, 400)["error"]["param"], "chat_template_kwargs");
 }
 
 TEST_F(HttpServers, StreamsEvents) {

@@ -272,8 +272,8 @@ TEST_F(MiniLongVocab, NamesInMessagesLastThroughTemplatesThatTrimThem) {
 
 TEST_F(MiniLongVocab, TemplatesBeyondMinjaTakeLlamaCppsForm) {
   const auto source =
-      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_' 'end|>\n' }}{% endfor "
-      "%}";
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+      "{{ messages | groupby('role') }}";
   EXPECT_EQ(vocab().apply_chat_template({{"user", "What?"}}, source).text,
             "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n");
 }
@@ -368,8 +368,8 @@ TEST_F(MiniLongVocab, HostileChatTemplatesAreRefused) {
     }
   };
   EXPECT_EQ(refusal("{{ messages[0].content }}"), "");
-  EXPECT_NE(refusal("{{ 1 // 0 }}").find("crashes"), std::string::npos);
-  EXPECT_NE(refusal("{{ 1 % 0 }}").find("crashes"), std::string::npos);
+  EXPECT_NE(refusal("{{ 1 // 0 }}").find("fails: a division by 0 at line 1"), std::string::npos);
+  EXPECT_NE(refusal("{{ 1 % 0 }}").find("fails: a division by 0 at line 1"), std::string::npos);
   EXPECT_NE(refusal("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), "");
   EXPECT_NE(refusal("{{ range(10000000000) | length }}"), "");
   EXPECT_NE(refusal("{{ 'long' * 10000000000 }}"), "");

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "windowkv/engine.h"
@@ -17,8 +18,11 @@ struct ConversationOptions {
   std::string system;         ///< system message; empty: none
   std::string document;       ///< text before the first question; stays when old turns are dropped
   std::string chat_template;  ///< as Vocab::apply_chat_template takes it
-  int64_t context = 0;        ///< most tokens of a prompt and its answer; 0: the model's trained context
-  GenerateOptions generate;   ///< `cancelled` also stops the reading of a prompt
+  std::string variables;      ///< likewise
+  /// Where it is set, it is given what the model thinks before it answers, and `generate.on_text` the answer.
+  std::function<void(std::string_view text)> on_reasoning;
+  int64_t context = 0;       ///< most tokens of a prompt and its answer; 0: the model's trained context
+  GenerateOptions generate;  ///< `cancelled` also stops the reading of a prompt
   /// What a cache keeps, given the question. Called at every turn.
   std::function<std::unique_ptr<Policy>(const std::string& question)> policy;
   /// Of reading a prompt, as PrefillOptions::progress.
@@ -71,7 +75,7 @@ class Conversation {
   void load(const std::string& path);
 
  private:
-  std::vector<Token> prompt_of(const std::vector<ChatMessage>& messages) const;
+  PromptText text_of(const std::vector<ChatMessage>& messages) const;
   int64_t context() const;
   PrefillOptions prefill_options();
 

@@ -29,6 +29,7 @@ struct ChatMessage {
   std::string content;
   std::vector<ToolCall> tool_calls = {};  ///< of the assistant
   std::string tool_call_id = {};          ///< of role "tool": which call this is the result of
+  std::string reasoning = {};             ///< of the assistant: what it thought before the content
 };
 
 /// Text in which the name of a special token, such as <|im_start|>, stands for that token, except where it
@@ -70,9 +71,13 @@ class Vocab {
   /// The template's own BOS is left to tokenize(). `chat_template`: Jinja text or one of
   /// chat_template_names(), used instead of the GGUF's. `tools`: functions that the model may call, a JSON
   /// array as OpenAI's chat completions have it; a template that knows nothing of tools gets them in the
-  /// system message. Throws Error where there is no template or it fails.
+  /// system message. `variables`: what else the template may name, a JSON object, such as
+  /// {"enable_thinking": false}. Throws Error where there is no template or it fails.
   PromptText apply_chat_template(const std::vector<ChatMessage>& messages,
-                                 const std::string& chat_template = "", const std::string& tools = "") const;
+                                 const std::string& chat_template = "", const std::string& tools = "",
+                                 const std::string& variables = "") const;
+  /// Throws Error, with the line, for a chat template that is not Jinja; names of built-in ones pass.
+  static void check_chat_template(const std::string& chat_template);
   /// llama.cpp's built-in chat templates.
   static std::vector<std::string> chat_template_names();
 

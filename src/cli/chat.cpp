@@ -1,9 +1,11 @@
 // windowkv chat: a conversation, about a document or without one.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "cli/commands.h"
 #include "cli/generate_flags.h"
@@ -26,6 +28,7 @@ struct ChatFlags {
   PromptFlags prompt;
   StoreFlags store;
   GenerateFlags generate;
+  std::string reasoning_format = "auto";
   bool verbose = false;
 };
 
@@ -96,10 +99,19 @@ class Chat {
     o.chat_template = chat_template_;
     o.context = std::max<int64_t>(0, flags.generate.context);
     o.generate = generate_;
+    o.variables = flags.prompt.read_variables();
     o.generate.on_text = [this](std::string_view text) {
       progress_.reset();
+      end_reasoning();
       print(text);
     };
+    if (flags.reasoning_format != "none")
+      o.on_reasoning = [this](std::string_view text) {
+        progress_.reset();
+        // Where nothing can be dimmed, marks tell what is which.
+        if (!std::exchange(thinking_, true)) print(dims_ ? "\033[2m" : "<think>\n");
+        print(text);
+      };
     o.policy = [this](const std::string& question) {
       decision_ = task_(kNeutralTask, question);
       auto policy = policy_;
@@ -110,6 +122,10 @@ class Chat {
       if (progress_) progress_->update(done, total);
     };
     return o;
+  }
+
+  void end_reasoning() {
+    if (std::exchange(thinking_, false)) print(dims_ ? "\033[0m\n\n" : "\n</think>\n\n");
   }
 
   /// Work that reads a prompt, with its progress.
@@ -138,6 +154,7 @@ class Chat {
   void answer(const std::string& question) {
     const Conversation::Turn* turn = nullptr;
     reading("prefill", [&] { turn = &conversation_.ask(question); });
+    end_reasoning();
     if (!turn->generation.text.ends_with('\n')) print("\n");
     if (input_.on_terminal()) print("\n");
     if (turn->dropped > 0)
@@ -207,6 +224,8 @@ class Chat {
   std::string saves_;
   std::optional<Progress> progress_;
   LineInput input_{"> "};
+  const bool dims_ = isatty(STDOUT_FILENO) != 0;
+  bool thinking_ = false;  ///< reasoning is being shown
   Conversation conversation_;
 };
 
@@ -229,6 +248,14 @@ void add_chat(CLI::App& app) {
   flags->prompt.add_to(*command, PromptFlags::Takes::kConversation);
   flags->policy.add_to(*command);
   flags->store.add_to(*command);
+  command
+      ->add_option(
+          "--reasoning-format", flags->reasoning_format,
+          "none: a model's reasoning is part of its answer; deepseek, auto: it is shown dimmed, and later "
+          "turns have it as the chat template says")
+      ->check(CLI::IsMember({"none", "deepseek", "auto"}).description(""))
+      ->type_name("none|deepseek|auto")
+      ->capture_default_str();
   flags->generate.plain.max_tokens = -1;
   flags->generate.add_to(*command);
   auto* output = command->add_option_group("Output");

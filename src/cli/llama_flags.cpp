@@ -55,6 +55,12 @@ Meaning load_mode(const std::string& value) {
   return {kRefused, "use --no-mmap or --mlock"};
 }
 
+Meaning reasoning_budget(const std::string& value) {
+  if (value == "0") return {kOurs, "--reasoning=off"};
+  if (value == "-1") return {kIgnored, ""};
+  return {kRefused, "reasoning cannot be cut off; --reasoning off has the model answer at once"};
+}
+
 constexpr std::string_view kOnePrompt =
     "windowkv run answers one prompt and ends; give it with -p, -f or on standard input";
 constexpr std::string_view kSamplers = "the samplers are --top-k, --top-p, --min-p, --temp and the penalties";
@@ -132,7 +138,11 @@ constexpr LlamaFlag kFlags[] = {
     {"--jinja", kNothing, kIgnored},
     {"--no-jinja", kNothing, kIgnored, "ignored: the model's chat template is always run as Jinja"},
     {"--skip-chat-parsing, --no-skip-chat-parsing", kNothing, kIgnored},
-    {"-rea, --reasoning*", kValue, kRefused, "a model's reasoning is part of its answer"},
+    {"-rea", kValue, kOurs, "--reasoning"},
+    {"--reasoning-budget", kValue, kOurs, "", reasoning_budget},
+    {"--reasoning-format", kValue, kRefused,
+     "only windowkv serve and chat tell reasoning apart; here it is part of the answer"},
+    {"--reasoning*", kValue, kRefused, "reasoning is switched with --reasoning on, off or auto"},
     // The answer
     {"-r, --reverse-prompt", kValue, kOurs, "--stop"},
     {"-j, --json-schema, -jf, --json-schema-file", kValue, kRefused,

@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
+#include <nlohmann/json.hpp>
 
+#include "cli/arguments.h"
 #include "cli/help.h"
 #include "cli/output.h"
 #include "cli/standard_input.h"
@@ -27,13 +30,27 @@ std::string text_of(const Model& model, const std::vector<Token>& ids) {
   return out;
 }
 
-void check_chat_template(const std::string& text) {
+bool is_jinja(const std::string& text) {
+  return text.find("{{") != std::string::npos || text.find("{%") != std::string::npos;
+}
+
+std::string template_of_file(const std::string& path) {
+  auto text = read_text_file(path);
+  if (!is_jinja(text)) throw Error(path + ": holds no Jinja chat template");
+  return text;
+}
+
+/// What --chat-template names: Jinja text, one of llama.cpp's templates, a file.
+std::string template_named(const std::string& value) {
   const auto names = Vocab::chat_template_names();
-  if (text.empty() || text.find("{{") != std::string::npos || text.find("{%") != std::string::npos ||
-      std::ranges::find(names, text) != names.end())
-    return;
-  throw Error(fmt::format("\"{}\" is neither a Jinja chat template nor one of the built-in ones: {}", text,
-                          fmt::join(names, ", ")));
+  if (value.empty() || is_jinja(value) || std::ranges::find(names, value) != names.end()) return value;
+  std::error_code error;
+  const bool path = value.find('/') != std::string::npos || value.ends_with(".jinja");
+  if (path || std::filesystem::is_regular_file(value, error)) return template_of_file(value);
+  const auto near = nearest(value, names);
+  throw Error(
+      fmt::format("\"{}\" is no file, and neither a Jinja chat template nor one of the built-in ones: {}{}",
+                  value, fmt::join(names, ", "), near.empty() ? "" : "; did you mean " + near + "?"));
 }
 
 /// Without the line break that ends a text file, as llama.cpp takes it: it is the editor's, and small models
@@ -83,15 +100,26 @@ std::string unescape(const std::string& text) {
 std::vector<CLI::Option*> PromptFlags::add_template_to(CLI::App& group) {
   auto* named = group
                     .add_option("--chat-template", chat_template,
-                                "chat template to use instead of the model's: Jinja text, or the name of one "
-                                "of llama.cpp's (chatml, llama3, gemma, ...)")
-                    ->type_name("NAME|TEXT");
+                                "chat template to use instead of the model's: the name of one of llama.cpp's "
+                                "(chatml, llama3, gemma, ...), a Jinja file, or Jinja text")
+                    ->type_name("NAME|FILE");
   auto* from_file =
       group
           .add_option("--chat-template-file", chat_template_file, "read the chat template from a Jinja file")
           ->type_name("FILE")
           ->excludes(named);
-  return {named, from_file};
+  auto* kwargs =
+      group
+          .add_option("--chat-template-kwargs", template_kwargs,
+                      "what the chat template may name besides, as in '{\"enable_thinking\": false}'")
+          ->type_name("JSON");
+  auto* thinks =
+      group
+          .add_option("--reasoning", reasoning,
+                      "whether the model thinks before it answers, where its template can switch that")
+          ->check(CLI::IsMember({"on", "off", "auto"}).description(""))
+          ->type_name("on|off|auto");
+  return {named, from_file, kwargs, thinks};
 }
 
 void PromptFlags::add_to(CLI::App& app, Takes takes) {
@@ -149,9 +177,23 @@ std::string PromptFlags::read_system() const {
 }
 
 std::string PromptFlags::read_chat_template() const {
-  auto text = chat_template_file.empty() ? chat_template : read_text_file(chat_template_file);
-  check_chat_template(text);
+  auto text =
+      chat_template_file.empty() ? template_named(chat_template) : template_of_file(chat_template_file);
+  if (!text.empty()) Vocab::check_chat_template(text);
   return text;
+}
+
+std::string PromptFlags::read_variables() const {
+  using Json = nlohmann::ordered_json;
+  auto variables = Json::object();
+  if (reasoning != "auto") variables["enable_thinking"] = reasoning == "on";
+  if (!template_kwargs.empty()) {
+    const auto given = Json::parse(template_kwargs, nullptr, /*allow_exceptions=*/false);
+    if (!given.is_object())
+      throw Error("--chat-template-kwargs takes a JSON object, such as '{\"enable_thinking\": false}'");
+    variables.update(given);
+  }
+  return variables.empty() ? "" : variables.dump();
 }
 
 std::vector<PromptSource> PromptFlags::read() const {
@@ -175,6 +217,7 @@ std::vector<PromptSource> PromptFlags::sources(const std::string& document) cons
   PromptSource source{.no_chat = no_chat};
   source.system = read_system();
   source.chat_template = read_chat_template();
+  source.variables = read_variables();
   auto typed = texts;
   if (typed.empty()) typed.emplace_back();
   std::vector<PromptSource> sources;
@@ -203,7 +246,7 @@ Prompt PromptSource::prompt(const Model& model) const {
     std::vector<ChatMessage> messages;
     if (!system.empty()) messages.push_back({"system", system});
     messages.push_back({"user", text});
-    return {vocab.tokenize(vocab.apply_chat_template(messages, chat_template)), text};
+    return {vocab.tokenize(vocab.apply_chat_template(messages, chat_template, "", variables)), text};
   }
   if (!system.empty())
     throw Error("--system needs a chat template, but the model has none or --no-chat is given");

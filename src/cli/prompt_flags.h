@@ -22,6 +22,7 @@ struct PromptSource {
   std::string text;        ///< empty: the ids are the prompt
   std::string system;
   std::string chat_template;  ///< empty: the model's
+  std::string variables;      ///< of the template, as Vocab::apply_chat_template takes them
   bool no_chat = false;
 
   /// Throws Error where the model lacks what the prompt needs.
@@ -37,6 +38,8 @@ struct PromptFlags {
   std::string system_file;
   std::string chat_template;
   std::string chat_template_file;
+  std::string template_kwargs;
+  std::string reasoning = "auto";
   bool no_chat = false;
   bool escape = false;
   bool no_escape = false;
@@ -47,7 +50,7 @@ struct PromptFlags {
     kConversation,    ///< a document, and questions as they come
   };
   void add_to(CLI::App& app, Takes takes = Takes::kOnePrompt);
-  /// --chat-template and its file alone. Returns both.
+  /// --chat-template and what belongs to it alone. Returns the options.
   std::vector<CLI::Option*> add_template_to(CLI::App& group);
   bool given() const { return !texts.empty() || !file.empty() || !tokens_file.empty(); }
   /// Reads the files, or what is piped into the command where no file is named: a prompt for each -p, all
@@ -61,6 +64,9 @@ struct PromptFlags {
   std::string read_system() const;
   /// --chat-template or its file. Throws Error as read() does.
   std::string read_chat_template() const;
+  /// --chat-template-kwargs and --reasoning, as Vocab::apply_chat_template takes them. Throws Error for what
+  /// is no JSON object.
+  std::string read_variables() const;
 
  private:
   std::vector<PromptSource> sources(const std::string& document) const;

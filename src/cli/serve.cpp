@@ -46,7 +46,8 @@ struct ServeFlags {
   bool allow_grammars = false;
   double max_stall_ms = 250;
   int drain_seconds = 30;
-  std::string chat_template;
+  std::string chat_template, template_variables;
+  std::string reasoning_format = "auto";
 };
 
 /// Accepts 8G, 512M and plain bytes.
@@ -113,6 +114,8 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
   o.generate.cancelled = nullptr;
   o.context = flags.generate.context > 0 ? flags.generate.context : model.hparams().n_ctx_train;
   o.chat_template = flags.chat_template;
+  o.template_variables = flags.template_variables;
+  o.split_reasoning = server::parse_reasoning_format(flags.reasoning_format);
   o.model_names = flags.aliases;
   o.model_names.push_back(std::filesystem::path(model.path()).filename().string());
 
@@ -164,6 +167,7 @@ void serve(ServeFlags& flags) {
   if (flags.http.isolate_keys && flags.http.api_keys.empty())
     throw Error("--isolate-keys needs --api-key: without keys all requests look alike");
   flags.chat_template = flags.prompt.read_chat_template();
+  flags.template_variables = flags.prompt.read_variables();
   flags.http.on_response = [](const std::string& id, const std::string& method, const std::string& path,
                               int status, double ms) {
     spdlog::info("{} {} status={} ms={:.0f} id={}", method, path, status, ms, id);
@@ -313,7 +317,16 @@ void add_serve(CLI::App& app) {
 
   flags->policy.add_to(*command);
   flags->generate.add_to(*command);
-  flags->prompt.add_template_to(*command->add_option_group("Chats"));
+  auto* chats = command->add_option_group("Chats");
+  flags->prompt.add_template_to(*chats);
+  chats
+      ->add_option(
+          "--reasoning-format", flags->reasoning_format,
+          "what becomes of a model's reasoning: deepseek: it is reasoning_content, apart from the content; "
+          "none: it is part of the content; auto: as deepseek")
+      ->check(CLI::IsMember({"none", "deepseek", "auto"}).description(""))
+      ->type_name("none|deepseek|auto")
+      ->capture_default_str();
   add_environment(*command);
   command->callback([flags] { serve(*flags); });
 }

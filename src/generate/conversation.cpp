@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "model/reasoning.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -19,7 +20,7 @@ using Json = nlohmann::json;
 std::string annotation_of(const ConversationOptions& options, const std::vector<ChatMessage>& messages) {
   Json turns = Json::array();
   for (const auto& message : messages)
-    turns.push_back({{"role", message.role}, {"content", message.content}});
+    turns.push_back({{"role", message.role}, {"content", message.content}, {"reasoning", message.reasoning}});
   return Json{
       {"conversation", {{"system", options.system}, {"document", options.document}, {"messages", turns}}}}
       .dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -40,7 +41,7 @@ int64_t Conversation::context() const {
   return options_.context > 0 ? options_.context : model_.hparams().n_ctx_train;
 }
 
-std::vector<Token> Conversation::prompt_of(const std::vector<ChatMessage>& messages) const {
+PromptText Conversation::text_of(const std::vector<ChatMessage>& messages) const {
   std::vector<ChatMessage> all;
   if (!options_.system.empty()) all.push_back({"system", options_.system});
   all.insert(all.end(), messages.begin(), messages.end());
@@ -48,8 +49,7 @@ std::vector<Token> Conversation::prompt_of(const std::vector<ChatMessage>& messa
     auto& first = all[options_.system.empty() ? 0 : 1].content;
     first = first.empty() ? options_.document : options_.document + "\n\n" + first;
   }
-  const auto& vocab = model_.vocab();
-  return vocab.tokenize(vocab.apply_chat_template(all, options_.chat_template));
+  return model_.vocab().apply_chat_template(all, options_.chat_template, "", options_.variables);
 }
 
 PrefillOptions Conversation::prefill_options() {
@@ -63,7 +63,8 @@ PrefillOptions Conversation::prefill_options() {
 void Conversation::read_document() {
   if (options_.document.empty() || !store_) return;
   // What prompts have in common whatever is asked; a document may end within a token.
-  const auto one = prompt_of({{"user", "a"}}), other = prompt_of({{"user", "?"}});
+  const auto& vocab = model_.vocab();
+  const auto one = vocab.tokenize(text_of({{"user", "a"}})), other = vocab.tokenize(text_of({{"user", "?"}}));
   const std::vector<Token> common(one.begin(), std::ranges::mismatch(one, other).in1);
   if (static_cast<int64_t>(common.size()) >= context())
     throw Error(
@@ -81,8 +82,10 @@ const Conversation::Turn& Conversation::ask(const std::string& question) {
   Turn turn;
   const int64_t most = options_.generate.max_tokens;
   const int64_t room = std::min(most < 0 ? kAnswerRoom : most, kAnswerRoom);
+  PromptText text;
   for (;;) {
-    turn.prompt = prompt_of(messages);
+    text = text_of(messages);
+    turn.prompt = model_.vocab().tokenize(text);
     const auto n = static_cast<int64_t>(turn.prompt.size());
     if (n + room <= context()) break;
     if (messages.size() > 1) {
@@ -105,8 +108,27 @@ const Conversation::Turn& Conversation::ask(const std::string& question) {
   auto prefill = prefill_options();
   prefill.reserve = std::min(generate_options.max_tokens, kAnswerRoom);
   const auto logits = engine_.prefill(turn.sequence, turn.prompt, *turn.policy, prefill);
+  const auto& format = reasoning_format(options_.chat_template.empty() ? model_.vocab().chat_template()
+                                                                       : options_.chat_template);
+  const bool inside = ends_in_reasoning(format, text.text) && options_.generate.sampling.grammar.empty();
+  ReasoningSplitter splitter(format, inside);
+  const auto tell = [&](const ReasoningSplitter::Parts& parts) {
+    if (!parts.reasoning.empty()) options_.on_reasoning(parts.reasoning);
+    if (!parts.content.empty() && options_.generate.on_text) options_.generate.on_text(parts.content);
+  };
+  if (options_.on_reasoning) {
+    generate_options.spelled = reasoning_tokens(format, model_.vocab());
+    generate_options.on_text = [&](std::string_view part) { tell(splitter.push(part)); };
+  }
   turn.generation = generate(engine_, &model_.vocab(), turn.sequence, logits, turn.prompt, generate_options);
-  messages.push_back({"assistant", turn.generation.text});
+  ChatMessage answer{"assistant", turn.generation.text};
+  if (options_.on_reasoning) {
+    tell(splitter.finish());
+    auto parts = split_reasoning(format, answer.content, inside);
+    answer.content = std::move(parts.content);
+    answer.reasoning = std::move(parts.reasoning);
+  }
+  messages.push_back(std::move(answer));
   messages_ = std::move(messages);
   return turn_.emplace(std::move(turn));
 }
@@ -128,7 +150,7 @@ void Conversation::load(const std::string& path) {
     const auto saved = Json::parse(store.annotation()).at("conversation");
     std::vector<ChatMessage> messages;
     for (const auto& message : saved.at("messages"))
-      messages.push_back({message.at("role"), message.at("content")});
+      messages.push_back({message.at("role"), message.at("content"), {}, "", message.value("reasoning", "")});
     const std::string system = saved.at("system"), document = saved.at("document");
     if (messages.size() % 2 != 0) throw Error("");
     messages_ = std::move(messages);

@@ -4,15 +4,14 @@
 #include <llama.h>
 
 #include <algorithm>
-#include <chrono>
-#include <ctime>
-#include <iomanip>
+#include <array>
 #include <minja/minja.hpp>
 #include <optional>
-#include <sstream>
 
+#include "model/jinja_functions.h"
+#include "model/jinja_parser.h"
+#include "model/message_json.h"
 #include "model/tool_text.h"
-#include "support/bounded_json.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -26,6 +25,10 @@ std::string first_line_of(const std::exception& e) {
   std::string line = e.what();
   line.resize(std::min(line.find('\n'), line.size()));
   if (line.ends_with(':')) line.pop_back();
+  if (const auto row = line.rfind(" at row "); row != std::string::npos) {
+    line.replace(row + 4, 3, "line");
+    line.resize(std::min(line.find(", column", row), line.size()));
+  }
   return line;
 }
 
@@ -71,53 +74,29 @@ std::vector<ChatMessage> without_system(const std::vector<ChatMessage>& messages
   return out;
 }
 
-minja::Value strftime_now() {
-  return minja::Value::callable([](const std::shared_ptr<minja::Context>&, minja::ArgumentsValue& args) {
-    args.expectArgs("strftime_now", {1, 1}, {0, 0});
-    const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-    std::tm local{};
-    localtime_r(&now, &local);
-    std::ostringstream text;
-    text << std::put_time(&local, args.args[0].get<std::string>().c_str());
-    return minja::Value(text.str());
-  });
+/// The members of messages that hold reasoning, of those that a template names.
+std::vector<std::string> reasoning_members(std::string_view source) {
+  constexpr std::array<std::string_view, 3> kNames = {"reasoning_content", "reasoning", "thinking"};
+  const auto is_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+  std::vector<std::string> found;
+  for (const auto name : kNames)
+    for (size_t at = 0; (at = source.find(name, at)) != std::string_view::npos; at += name.size()) {
+      const auto end = at + name.size();
+      const bool member =
+          at > 0 && (source[at - 1] == '.' || source[at - 1] == '\'' || source[at - 1] == '"');
+      if (!member || (end < source.size() && is_word(source[end]))) continue;
+      found.emplace_back(name);
+      break;
+    }
+  return found;
 }
 
-/// What templates differ in.
-struct Style {
-  bool typed = false;           ///< contents are lists of parts
-  bool text_arguments = false;  ///< arguments of calls are JSON text; else objects
-  bool text_content = false;    ///< a message of calls alone has the content ""; else null
-};
-
-ordered_json arguments_json(const ToolCall& call, const Style& style) {
-  if (style.text_arguments) return call.arguments;
-  try {
-    return parse_bounded_json(call.arguments);
-  } catch (const Error&) {
-    return call.arguments;
-  }
-}
-
-ordered_json message_json(const std::vector<ChatMessage>& messages, const ChatMessage& message,
-                          const Style& style) {
-  ordered_json out{{"role", message.role}};
-  if (message.content.empty() && !message.tool_calls.empty())
-    out["content"] = style.text_content ? ordered_json("") : ordered_json();
-  else if (style.typed)
-    out["content"] = ordered_json::array({{{"type", "text"}, {"text", message.content}}});
-  else
-    out["content"] = message.content;
-  for (const auto& call : message.tool_calls)
-    out["tool_calls"].push_back(
-        {{"id", call.id},
-         {"type", "function"},
-         {"function", {{"name", call.name}, {"arguments", arguments_json(call, style)}}}});
-  if (message.role == "tool") {
-    out["tool_call_id"] = message.tool_call_id;
-    out["name"] = called_name(messages, message);
-  }
-  return out;
+std::vector<ChatMessage> conversation_with_call(const std::string& content = "",
+                                                const std::string& reasoning = "") {
+  constexpr const char* kId = "call00001";  // of nine letters: Mistral's templates insist
+  return {{"user", "Hello"},
+          {"assistant", content, {{kId, "needle_tool", R"({"needle_argument": "x"})"}}, "", reasoning},
+          {"tool", "<Needle>", {}, kId}};
 }
 
 /// minja's chat_template would do, but tries tool calls on every template and prints where one does not take
@@ -125,45 +104,52 @@ ordered_json message_json(const std::vector<ChatMessage>& messages, const ChatMe
 class Jinja {
  public:
   explicit Jinja(const ChatTemplate& chat_template)
-      : template_(chat_template),
-        root_(minja::Parser::parse(
-            chat_template.source,
-            {.trim_blocks = true, .lstrip_blocks = true, .keep_trailing_newline = false})) {}
+      : template_(chat_template), root_(parse_jinja(chat_template.source)) {}
 
-  std::string render(const std::vector<ChatMessage>& messages, const std::string& tools,
-                     const Style& style) const {
-    auto list = ordered_json::array();
-    for (const auto& m : messages) list.push_back(message_json(messages, m, style));
-    auto context =
-        minja::Context::make(ordered_json{{"messages", std::move(list)}, {"add_generation_prompt", true}});
-    context->set("bos_token", template_.bos);
-    context->set("eos_token", template_.eos);
-    context->set("strftime_now", strftime_now());
-    if (!tools.empty()) context->set("tools", minja::Value(ordered_json::parse(tools)));
-    return root_->render(context);
+  ordered_json context(const std::vector<ChatMessage>& messages, const std::string& tools,
+                       const MessageStyle& style) const {
+    // As llama.cpp has it: templates that were made for it take a name that is missing for no.
+    ordered_json names{{"enable_thinking", true}};
+    if (!template_.variables.empty()) names.update(ordered_json::parse(template_.variables));
+    names.update({{"messages", messages_json(messages, style)},
+                  {"add_generation_prompt", true},
+                  {"bos_token", template_.bos},
+                  {"eos_token", template_.eos}});
+    if (!tools.empty()) names["tools"] = ordered_json::parse(tools);
+    return names;
   }
 
-  /// Whether all of the marks come through.
+  std::string render(const std::vector<ChatMessage>& messages, const std::string& tools,
+                     const MessageStyle& style) const {
+    const auto names = minja::Context::make(context(messages, tools, style));
+    jinja::add_functions(*names);
+    return root_->render(names);
+  }
+
+  /// Whether the template takes such a conversation, and all of the marks come through.
   bool shows(const std::vector<std::string>& marks, const std::vector<ChatMessage>& messages,
-             const std::string& tools, const Style& style) const {
+             const std::string& tools, const MessageStyle& style) const {
     try {
-      const auto text = render(messages, tools, style);
-      return std::ranges::all_of(
-          marks, [&](const std::string& mark) { return text.find(mark) != std::string::npos; });
+      return shows_all(marks, render(messages, tools, style));
     } catch (const std::exception&) {
       return false;
     }
   }
 
   /// Whether what such a message says comes through.
-  bool takes(const std::string& role, const Style& style) const {
+  bool takes(const std::string& role, const MessageStyle& style) const {
     constexpr const char* kMark = "<Needle>";
     std::vector<ChatMessage> messages = {{role, kMark}};
     if (role != "user") messages.push_back({"user", "Hello"});
     return shows({kMark}, messages, "", style);
   }
 
-  bool takes_tools(const Style& style) const {
+  /// Whether contents are text or lists of parts.
+  MessageStyle content_style() const {
+    return {.typed = !takes("user", {}) && takes("user", {.typed = true})};
+  }
+
+  bool takes_tools(const MessageStyle& style) const {
     constexpr const char* kTool =
         R"([{"type": "function", "function": {"name": "needle_tool", "description": "A tool.", "parameters":
            {"type": "object", "properties": {"x": {"type": "string", "description": "x."}}, "required": ["x"]}}}])";
@@ -171,24 +157,76 @@ class Jinja {
   }
 
   /// The style in which calls and their results come through; nullopt where none does.
-  std::optional<Style> call_style(Style style) const {
-    constexpr const char* kId = "call00001";  // of nine letters: Mistral's templates insist
-    const std::vector<ChatMessage> messages = {
-        {"user", "Hello"},
-        {"assistant", "", {{kId, "needle_tool", R"({"needle_argument": "x"})"}}},
-        {"tool", "<Needle>", {}, kId}};
-    // Arguments may be written in many ways, and best as JSON that is not quoted.
+  std::optional<MessageStyle> call_style(MessageStyle style) const {
+    const auto messages = conversation_with_call();
+    // Arguments may be written in many ways, and best as JSON that is not quoted. A content that is not there
+    // is none or empty; the wrong one of them shows as a word, or as a turn without text.
     for (const auto& argument : {R"("needle_argument":)", "needle_argument"})
-      for (const bool text_arguments : {false, true})
-        for (const bool text_content : {false, true}) {
+      for (const bool text_arguments : {false, true}) {
+        std::optional<MessageStyle> best;
+        size_t shortest = 0;
+        for (const bool text_content : {true, false}) {
           style.text_arguments = text_arguments;
           style.text_content = text_content;
-          if (shows({"needle_tool", argument, "<Needle>"}, messages, "", style)) return style;
+          const auto text = rendered(messages, style);
+          if (!shows_all({"needle_tool", argument, "<Needle>"}, text) || (best && text.size() >= shortest))
+            continue;
+          best = style;
+          shortest = text.size();
         }
+        if (best) return best;
+      }
     return std::nullopt;
   }
 
+  /// The style in which the template gets the assistant's reasoning. Whether it shows any is its own affair:
+  /// many do of what follows the last question alone.
+  MessageStyle reasoning_style(MessageStyle style) const {
+    style.reasoning_members = reasoning_members(template_.source);
+    if (!style.reasoning_members.empty() && shows_reasoning(style)) return with_calls_reasoned(style);
+    auto parts = style;
+    parts.reasoning_members.clear();
+    parts.reasoning_part = true;
+    if (template_.source.find("'thinking'") != std::string::npos && shows_reasoning(parts)) return parts;
+    style.reasoning_text =
+        style.reasoning_members.empty() && template_.source.find("</think>") != std::string::npos;
+    return style;
+  }
+
  private:
+  static bool shows_all(const std::vector<std::string>& marks, const std::string& text) {
+    return std::ranges::all_of(marks,
+                               [&](const std::string& mark) { return text.find(mark) != std::string::npos; });
+  }
+
+  /// "" where the template does not take it.
+  std::string rendered(const std::vector<ChatMessage>& messages, const MessageStyle& style) const {
+    try {
+      return render(messages, "", style);
+    } catch (const std::exception&) {
+      return "";
+    }
+  }
+
+  static constexpr const char* kThought = "<Thought>";
+
+  /// In an answer, or before a call.
+  bool shows_reasoning(const MessageStyle& style) const {
+    const ChatMessage question{"user", "Hello"};
+    ChatMessage answer{"assistant", "Hi"};
+    answer.reasoning = kThought;
+    return shows({kThought}, {question, answer}, "", style) ||
+           shows({kThought}, conversation_with_call("", kThought), "", style);
+  }
+
+  MessageStyle with_calls_reasoned(MessageStyle style) const {
+    const auto messages = conversation_with_call("Hi", kThought);
+    if (shows({}, messages, "", style)) return style;
+    auto alone = style;
+    alone.reasoning_alone = true;
+    return shows({}, messages, "", alone) ? alone : style;
+  }
+
   const ChatTemplate& template_;
   std::shared_ptr<minja::TemplateNode> root_;
 };
@@ -201,21 +239,58 @@ std::vector<std::string> known_template_names() {
   return {names.begin(), names.end()};
 }
 
+namespace {
+
+/// What a template is rendered with.
+struct Input {
+  std::vector<ChatMessage> messages;
+  std::string tools;
+  MessageStyle style;
+};
+
+Input input_for(const Jinja& jinja, const std::vector<ChatMessage>& messages, const std::string& tools) {
+  Input input{messages, tools, jinja.content_style()};
+  bool knows_tools = tools.empty() || jinja.takes_tools(input.style);
+  if (knows_tools && has_calls(messages)) {
+    const auto found = jinja.call_style(input.style);
+    knows_tools = found.has_value();
+    input.style = found.value_or(input.style);
+  }
+  if (!knows_tools) {
+    input.messages = without_tools(messages, tools);
+    input.tools.clear();
+  }
+  if (std::ranges::any_of(messages, [](const ChatMessage& m) { return !m.reasoning.empty(); }))
+    input.style = jinja.reasoning_style(input.style);
+  const bool system =
+      std::ranges::any_of(input.messages, [](const ChatMessage& m) { return m.role == "system"; });
+  if (system && !jinja.takes("system", input.style)) input.messages = without_system(input.messages);
+  return input;
+}
+
+}  // namespace
+
 std::string apply_jinja(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
                         const std::string& tools) {
   const Jinja jinja(chat_template);
-  Style style;
-  style.typed = !jinja.takes("user", {}) && jinja.takes("user", {.typed = true});
-  bool knows_tools = tools.empty() || jinja.takes_tools(style);
-  if (knows_tools && has_calls(messages)) {
-    const auto found = jinja.call_style(style);
-    knows_tools = found.has_value();
-    style = found.value_or(style);
-  }
-  auto all = knows_tools ? messages : without_tools(messages, tools);
-  const bool system = std::ranges::any_of(all, [](const ChatMessage& m) { return m.role == "system"; });
-  if (system && !jinja.takes("system", style)) all = without_system(all);
-  return jinja.render(all, knows_tools ? tools : "", style);
+  const auto input = input_for(jinja, messages, tools);
+  return jinja.render(input.messages, input.tools, input.style);
+}
+
+std::string jinja_context(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
+                          const std::string& tools) {
+  const Jinja jinja(chat_template);
+  const auto input = input_for(jinja, messages, tools);
+  return jinja.context(input.messages, input.tools, input.style).dump();
+}
+
+void check_template(const std::string& source) {
+  const auto names = known_template_names();
+  if (std::ranges::find(names, source) != names.end()) return;
+  run_in_child("the chat template", [&] {
+    parse_jinja(source);
+    return std::string();
+  });
 }
 
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,

@@ -13,6 +13,7 @@ namespace windowkv {
 struct ChatTemplate {
   std::string source;  ///< or the name of one of llama.cpp's
   std::string bos, eos;
+  std::string variables = {};  ///< a JSON object of further names; empty: none
 };
 
 /// llama.cpp's built-in chat templates.
@@ -26,6 +27,14 @@ std::vector<std::string> known_template_names();
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
                   const std::string& tools, const std::function<void(const std::string& line)>& warning,
                   ChildLimits limits = {});
+
+/// Throws Error, with the line, for Jinja source that cannot be parsed; names of llama.cpp's templates pass.
+void check_template(const std::string& source);
+
+/// What apply_jinja() renders the template with, as JSON text, without functions: for comparisons with other
+/// engines. Throws std::exception where it fails.
+std::string jinja_context(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
+                          const std::string& tools = "");
 
 /// minja alone, in this process and without limits, for templates that are known. Throws std::exception where
 /// it fails.

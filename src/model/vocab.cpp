@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "model/chat_template.h"
 #include "model/gguf_file.h"
+#include "model/reasoning.h"
 #include "model/special_names.h"
 #include "support/bounded_json.h"
 #include "support/deep_stack.h"
@@ -170,6 +171,10 @@ bool Vocab::is_end(Token token) const {
   return llama_vocab_is_eog(vocab_, token);
 }
 
+void Vocab::check_chat_template(const std::string& chat_template) {
+  check_template(chat_template);
+}
+
 std::vector<std::string> Vocab::chat_template_names() {
   return known_template_names();
 }
@@ -213,12 +218,13 @@ void change_json(std::string& text, const OnText& change) {
 /// A conversation and the tools that it may use.
 struct Chat {
   std::vector<ChatMessage> messages;
-  std::string tools;
+  std::string tools, variables;
 
   /// Calls `f` on all that somebody wrote.
   void for_texts(const OnText& f) {
     for (auto& message : messages) {
       f(message.content);
+      f(message.reasoning);
       f(message.tool_call_id);
       for (auto& call : message.tool_calls) {
         f(call.id);
@@ -226,7 +232,8 @@ struct Chat {
         change_json(call.arguments, f);
       }
     }
-    if (!tools.empty()) change_json(tools, f);
+    for (auto* json : {&tools, &variables})
+      if (!json->empty()) change_json(*json, f);
   }
 };
 
@@ -255,11 +262,20 @@ PromptText without_marks(const std::string& text, const std::string& mark) {
 }  // namespace
 
 PromptText Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
-                                      const std::string& chat_template, const std::string& tools) const {
+                                      const std::string& chat_template, const std::string& tools,
+                                      const std::string& variables) const {
   const auto& source = chat_template.empty() ? template_ : chat_template;
   if (source.empty()) throw Error("the model has no chat template; give one, or use the text as it is");
   // A mark before each name in the messages lasts through the template, which may trim, split or move them.
-  Chat chat{messages, tools};
+  Chat chat{messages, tools, variables};
+  // What clients send back as it came is told apart here; the mark would stand in the template's way.
+  if (source.find("</think>") != std::string::npos)
+    for (auto& message : chat.messages)
+      if (message.role == "assistant" && message.reasoning.empty()) {
+        auto parts = split_reasoning(reasoning_format(""), message.content, /*inside=*/false);
+        message.reasoning = std::move(parts.reasoning);
+        if (!message.reasoning.empty()) message.content = std::move(parts.content);
+      }
   const auto mark = unused_mark(chat, source);
   chat.for_texts([&](std::string& text) {
     const auto found = special_names(text);
@@ -267,8 +283,8 @@ PromptText Vocab::apply_chat_template(const std::vector<ChatMessage>& messages,
   });
   auto special_text = [&](Token token) { return token < 0 ? std::string() : piece(token, true); };
   const auto bos = special_text(llama_vocab_bos(vocab_));
-  auto text =
-      apply({source, bos, special_text(llama_vocab_eos(vocab_))}, chat.messages, chat.tools, warning_);
+  auto text = apply({source, bos, special_text(llama_vocab_eos(vocab_)), chat.variables}, chat.messages,
+                    chat.tools, warning_);
   // tokenize() adds BOS where the model wants it; a template that writes it too would double it.
   if (!bos.empty() && llama_vocab_get_add_bos(vocab_) && text.starts_with(bos)) text.erase(0, bos.size());
   return without_marks(text, mark);

@@ -25,7 +25,8 @@ struct TokenLogprob {
 struct Delta {
   int choice = 0;
   std::string text;                  ///< whole UTF-8 characters
-  std::vector<ToolCall> calls = {};  ///< found in its text, of which they are then no part
+  std::string reasoning = {};        ///< found in its text, of which it is then no part
+  std::vector<ToolCall> calls = {};  ///< likewise
   std::vector<TokenLogprob> logprobs;
   std::optional<StopReason> finished;  ///< the choice is complete
 };

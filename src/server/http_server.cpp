@@ -164,7 +164,9 @@ void detokenize(Service& service, const httplib::Request& request, httplib::Resp
 
 void apply_template(Service& service, const httplib::Request& request, httplib::Response& response) {
   const auto body = parse_body(request.body);
-  answer(response, Json{{"prompt", service.chat_text(parse_messages(body), parse_tools(body)).text}});
+  answer(response,
+         Json{{"prompt",
+               service.chat_text(parse_messages(body), parse_tools(body), parse_variables(body)).text}});
 }
 
 void props(Service& service, const httplib::Request&, httplib::Response& response) {

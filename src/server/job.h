@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "model/reasoning.h"
 #include "server/answer.h"
 #include "windowkv/policy.h"
 
@@ -23,6 +24,8 @@ struct Job {
   bool prompt_logprobs = false;  ///< tell those of the prompt's tokens first, as a delta of choice 0
   bool show_kept = false;        ///< tell what is kept of the prompt (Usage::kept_text)
   int64_t kv_bytes = 0;          ///< of K and V that it takes, once submitted
+  const ReasoningFormat* reasoning = {};  ///< of its answers; null: not told apart
+  bool ends_in_reasoning = false;         ///< the prompt
   std::shared_ptr<Answer> answer = std::make_shared<Answer>();
   std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now();
 };

@@ -196,6 +196,14 @@ std::string content_of(const Json& message, const std::string& where) {
   return text;
 }
 
+/// What the assistant thought, as an earlier response told it; "reasoning" is other servers' name for it.
+std::string reasoning_of(const Json& message, const std::string& where) {
+  const Fields fields(message, where + ".");
+  std::string text;
+  fields.read(fields.find("reasoning_content") != nullptr ? "reasoning_content" : "reasoning", text);
+  return text;
+}
+
 }  // namespace
 
 Json parse_body(const std::string& body) {
@@ -238,7 +246,10 @@ std::vector<ChatMessage> parse_messages(const Json& body) {
           "messages");
     out.push_back({name == "developer" ? "system" : name, content_of(message, where)});
     auto& said = out.back();
-    if (name == "assistant") said.tool_calls = tool_calls_of(message, where);
+    if (name == "assistant") {
+      said.tool_calls = tool_calls_of(message, where);
+      said.reasoning = reasoning_of(message, where);
+    }
     if (name == "tool") Fields(message, where + ".").read("tool_call_id", said.tool_call_id);
   }
   return out;
@@ -246,6 +257,27 @@ std::vector<ChatMessage> parse_messages(const Json& body) {
 
 ToolRequest parse_tools(const Json& body) {
   return tools_of(Fields(body));
+}
+
+std::string parse_variables(const Json& body) {
+  const Fields fields(body);
+  auto variables = Json::object();
+  if (const auto* effort = fields.find("reasoning_effort")) {
+    if (!effort->is_string()) fields.refuse("reasoning_effort", "must be a string");
+    variables["reasoning_effort"] = *effort;
+  }
+  if (const auto* given = fields.find("chat_template_kwargs")) {
+    if (!given->is_object()) fields.refuse("chat_template_kwargs", "must be an object");
+    variables.update(*given);
+  }
+  return variables.empty() ? "" : variables.dump();
+}
+
+bool parse_reasoning_format(const std::string& name) {
+  if (name != "none" && name != "auto" && name != "deepseek")
+    throw Error(
+        fmt::format("the reasoning format \"{}\" is not known; there are none, auto and deepseek", name));
+  return name != "none";
 }
 
 CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOptions& defaults,
@@ -258,6 +290,13 @@ CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOp
   if (chat) {
     request.messages = parse_messages(body);
     request.tools = tools_of(fields);
+    request.variables = parse_variables(body);
+    fields.read("reasoning_format", request.reasoning_format);
+    if (request.reasoning_format) try {
+        parse_reasoning_format(*request.reasoning_format);
+      } catch (const Error& e) {
+        throw ApiError(400, e.what(), "reasoning_format");
+      }
   } else {
     read_prompts(fields, request);
   }

@@ -33,7 +33,13 @@ struct CompletionRequest {
   bool own_grammar = false;  ///< the grammar is the request's, not of a JSON format
   int top_logprobs = -1;     ///< −1: no logprobs
   KvRequest kv;
+  std::string variables;                        ///< of a chat's template, a JSON object; empty: none
+  std::optional<std::string> reasoning_format;  ///< as parse_reasoning_format() takes it
 };
+
+/// Whether reasoning is told apart from what answers say: "auto" and "deepseek", and not "none". Throws Error
+/// for anything else.
+bool parse_reasoning_format(const std::string& name);
 
 /// Parses a body. Throws ApiError for what is not JSON.
 Json parse_body(const std::string& body);
@@ -48,6 +54,9 @@ CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOp
 /// Messages and tools as in a chat's body. Throws ApiError.
 std::vector<ChatMessage> parse_messages(const Json& body);
 ToolRequest parse_tools(const Json& body);
+/// What a chat's template may name besides: chat_template_kwargs and reasoning_effort, as the text of an
+/// object; "" for none. Throws ApiError.
+std::string parse_variables(const Json& body);
 
 /// A field that is true or false; `otherwise` where it is missing. Throws ApiError for something else.
 bool optional_flag(const Json& body, const char* name, bool otherwise);

@@ -25,6 +25,7 @@ Json call_json(const ToolCall& call, const std::string& arguments) {
 Json message_json(const ChoiceText& choice) {
   const bool calls_alone = choice.text.empty() && !choice.calls.empty();
   Json message{{"role", "assistant"}, {"content", calls_alone ? Json() : Json(choice.text)}};
+  if (!choice.reasoning.empty()) message["reasoning_content"] = choice.reasoning;
   for (const auto& call : choice.calls) message["tool_calls"].push_back(call_json(call, call.arguments));
   return message;
 }
@@ -152,8 +153,10 @@ std::string CompletionFormat::chat_events(int choice, const Delta& delta, bool f
   std::string events;
   Json said = Json::object();
   if (first) said["role"] = "assistant";
+  if (!delta.reasoning.empty()) said["reasoning_content"] = delta.reasoning;
   if (first || !delta.text.empty())
-    said["content"] = delta.text.empty() && !delta.calls.empty() ? Json() : Json(delta.text);
+    said["content"] =
+        delta.text.empty() && !(delta.calls.empty() && delta.reasoning.empty()) ? Json() : Json(delta.text);
   if (delta.calls.empty()) return sse(chunk(choice, said, delta));
   auto part = delta;
   part.finished = std::nullopt;

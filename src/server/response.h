@@ -23,6 +23,7 @@ struct ResponseHead {
 /// An answer to a request, put together from its deltas.
 struct ChoiceText {
   std::string text;
+  std::string reasoning = {};
   std::vector<ToolCall> calls = {};
   std::vector<TokenLogprob> logprobs;
   bool prompt_unscored = false;  ///< the first token of `logprobs` has none: nothing stands before it

@@ -1,5 +1,7 @@
 #include "server/responses_format.h"
 
+#include <algorithm>
+
 #include "server/responses_request.h"
 
 namespace windowkv::server {
@@ -44,6 +46,13 @@ Json ResponsesFormat::call_item(const ToolCall& call, const char* status,
           {"name", call.name},       {"arguments", arguments}, {"status", status}};
 }
 
+Json ResponsesFormat::reasoning_item(const std::string& text) const {
+  return {{"type", "reasoning"},
+          {"id", "rs_" + head_.id},
+          {"summary", Json::array()},
+          {"content", Json::array({{{"type", "reasoning_text"}, {"text", text}}})}};
+}
+
 Json ResponsesFormat::finished(const Json& output, StopReason reason, const Usage& usage) const {
   const bool whole = reason != StopReason::kLength;
   auto out = response(whole ? "completed" : "incomplete");
@@ -65,6 +74,7 @@ Json ResponsesFormat::whole(std::span<const ChoiceText> choices, const Usage& us
   const auto reason = choice.finished.value_or(StopReason::kEnd);
   const char* status = reason == StopReason::kLength ? "incomplete" : "completed";
   auto output = Json::array();
+  if (!choice.reasoning.empty()) output.push_back(reasoning_item(choice.reasoning));
   if (!choice.text.empty() || choice.calls.empty())
     output.push_back(message(status, Json::array({text_part(choice.text)})));
   for (const auto& call : choice.calls) output.push_back(call_item(call, "completed", call.arguments));
@@ -102,6 +112,16 @@ std::string ResponsesFormat::begin_message() {
   return events += numbered("response.content_part.added", part);
 }
 
+/// The whole of it at once.
+std::string ResponsesFormat::end_reasoning() {
+  if (reasoning_.empty()) return "";
+  const auto item = reasoning_item(std::exchange(reasoning_, ""));
+  auto events = numbered("response.output_item.added", {{"output_index", output_.size()}, {"item", item}});
+  events += numbered("response.output_item.done", {{"output_index", output_.size()}, {"item", item}});
+  output_.push_back(item);
+  return events;
+}
+
 std::string ResponsesFormat::end_message() {
   if (!std::exchange(in_message_, false)) return "";
   auto text = place("msg_" + head_.id);
@@ -136,6 +156,8 @@ std::string ResponsesFormat::call_events(const ToolCall& call) {
 std::string ResponsesFormat::event(int, const Delta& delta, bool) {
   std::string events;
   if (delta.finished) reason_ = *delta.finished;
+  reasoning_ += delta.reasoning;
+  if (!delta.text.empty() || !delta.calls.empty()) events += end_reasoning();
   if (!delta.text.empty()) {
     events += begin_message();
     text_ += delta.text;
@@ -151,8 +173,10 @@ std::string ResponsesFormat::event(int, const Delta& delta, bool) {
 }
 
 std::string ResponsesFormat::end(const Usage& usage) {
-  std::string events;
-  if (output_.empty()) events += begin_message();  // there is always something
+  auto events = end_reasoning();
+  const bool nothing =
+      std::ranges::all_of(output_, [](const Json& item) { return item["type"] == "reasoning"; });
+  if (nothing) events += begin_message();  // there is always something
   events += end_message();
   return events + numbered(reason_ == StopReason::kLength ? "response.incomplete" : "response.completed",
                            {{"response", finished(output_, reason_, usage)}});

@@ -22,6 +22,7 @@ class ResponsesFormat final : public ResponseFormat {
   Json finished(const Json& output, StopReason reason, const Usage& usage) const;
   Json message(const char* status, const Json& content) const;
   Json call_item(const ToolCall& call, const char* status, const std::string& arguments) const;
+  Json reasoning_item(const std::string& text) const;
   /// Where the item is in the response.
   Json place(const std::string& item) const;
   std::string numbered(const std::string& type, const Json& fields);
@@ -32,6 +33,9 @@ class ResponsesFormat final : public ResponseFormat {
 
   ResponseHead head_;
   Json repeated_;
+  std::string end_reasoning();
+
+  std::string reasoning_;        ///< that no item tells yet
   std::string text_;             ///< of the message, streamed so far
   bool in_message_ = false;      ///< it has begun, and not ended
   Json output_ = Json::array();  ///< items that are streamed in full

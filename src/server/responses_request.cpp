@@ -33,17 +33,35 @@ void add_call(Json& messages, const Json& item) {
   messages.back()["tool_calls"].push_back(call_of(item));
 }
 
-void add_item(Json& messages, const Json& item, const std::string& where) {
+/// The text of a reasoning item; "" where it has none, as with models that do not tell theirs.
+std::string reasoning_of(const Json& item) {
+  std::string text;
+  const auto content = item.value("content", Json());
+  if (content.is_array())
+    for (const auto& part : content)
+      if (part.is_object() && part.value("text", Json()).is_string()) text += part["text"].get<std::string>();
+  return text;
+}
+
+/// `reasoning`: of the item before, which belongs to the message or call behind it.
+void add_item(Json& messages, const Json& item, const std::string& where, std::string& reasoning) {
   const auto type = item.is_object() ? item.value("type", Json("message")) : Json();
-  if (type == "message")
-    messages.push_back(item);
-  else if (type == "function_call")
-    add_call(messages, item);
-  else if (type == "function_call_output")
+  const auto thought = std::exchange(reasoning, "");
+  if (type == "message" || type == "function_call") {
+    if (type == "message")
+      messages.push_back(item);
+    else
+      add_call(messages, item);
+    if (!thought.empty() && messages.back().is_object() &&
+        messages.back().value("role", Json()) == "assistant")
+      messages.back()["reasoning_content"] = thought;
+  } else if (type == "function_call_output")
     messages.push_back({{"role", "tool"},
                         {"tool_call_id", item.value("call_id", Json())},
                         {"content", item.value("output", Json())}});
-  else if (type != "reasoning")  // of an earlier response of another model; nothing to say
+  else if (type == "reasoning")
+    reasoning = reasoning_of(item);
+  else
     throw ApiError(400, where + " is neither a message nor a function's call or its output", "input");
 }
 
@@ -59,7 +77,8 @@ Json messages_of(const Fields& fields) {
   if (input == nullptr || !input->is_array() || input->empty())
     fields.refuse("input", "must be text or an array of messages");
   size_t i = 0;
-  for (const auto& item : *input) add_item(messages, item, fmt::format("input[{}]", i++));
+  std::string reasoning;
+  for (const auto& item : *input) add_item(messages, item, fmt::format("input[{}]", i++), reasoning);
   return messages;
 }
 
@@ -93,9 +112,9 @@ Json chat_body_of(const Json& body) {
   for (const char* name : {"previous_response_id", "conversation", "background", "prompt"})
     refuse_if_given(fields, name);
   Json chat{{"messages", messages_of(fields)}};
-  for (const char* name :
-       {"model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stream", "kv", "grammar",
-        "repeat_penalty", "presence_penalty", "frequency_penalty", "parallel_tool_calls"})
+  for (const char* name : {"model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stream", "kv",
+                           "grammar", "chat_template_kwargs", "reasoning_format", "repeat_penalty",
+                           "presence_penalty", "frequency_penalty", "parallel_tool_calls"})
     if (const auto* field = fields.find(name)) chat[name] = *field;
   if (const auto* most = fields.find("max_output_tokens")) chat["max_tokens"] = *most;
   if (const auto* text = fields.find("text")) {

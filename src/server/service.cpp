@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "engine/checks.h"
 #include "windowkv/error.h"
@@ -31,12 +32,17 @@ void check_grammar(const std::string& grammar) {
 
 }  // namespace
 
+const std::string& Service::chat_template() const {
+  return options_.chat_template.empty() && model_.vocab().has_chat_template() ? model_.vocab().chat_template()
+                                                                              : options_.chat_template;
+}
+
 Service::Service(const Model& model, ServiceOptions options)
     : model_(model),
       options_(std::move(options)),
-      calls_(call_format(options_.chat_template.empty() && model.vocab().has_chat_template()
-                             ? model.vocab().chat_template()
-                             : options_.chat_template)),
+      calls_(call_format(chat_template())),
+      reasoning_(reasoning_format(chat_template())),
+      reasoning_tokens_(reasoning_tokens(reasoning_, model.vocab())),
       prefixes_(model, options_.prefixes),
       batcher_(model, options_.batcher, prefixes_, metrics_) {
   for (Token token = 0; token < model.hparams().n_vocab; ++token)
@@ -50,7 +56,9 @@ Service::Service(const Model& model, ServiceOptions options)
 
 CompletionRequest Service::parse(const Json& body, bool chat) const {
   auto request = parse_completion(body, chat, options_.generate, calls_);
-  if (request.tools.active()) request.generate.spelled = call_tokens_;
+  auto& spelled = request.generate.spelled;
+  if (chat) spelled = reasoning_tokens_;
+  if (request.tools.active()) spelled.insert(spelled.end(), call_tokens_.begin(), call_tokens_.end());
   return request;
 }
 
@@ -66,11 +74,18 @@ std::vector<Token> Service::tokenize(const PromptText& text) const {
   return vocab().tokenize(text);
 }
 
-PromptText Service::chat_text(const std::vector<ChatMessage>& messages, const ToolRequest& tools) const {
+PromptText Service::chat_text(const std::vector<ChatMessage>& messages, const ToolRequest& tools,
+                              const std::string& variables) const {
   if (!vocab().has_chat_template() && options_.chat_template.empty())
     throw ApiError(400, "the model has no chat template; use /v1/completions, or start with --chat-template");
   try {
-    return vocab().apply_chat_template(messages, options_.chat_template, tools.json);
+    auto all = options_.template_variables;
+    if (!variables.empty()) {
+      auto names = all.empty() ? Json::object() : Json::parse(all);
+      names.update(Json::parse(variables));
+      all = names.dump();
+    }
+    return vocab().apply_chat_template(messages, options_.chat_template, tools.json, all);
   } catch (const Error& e) {
     throw ApiError(400, e.what(), "messages");
   }
@@ -103,8 +118,15 @@ std::vector<Service::Prompt> Service::prompts_of(const CompletionRequest& reques
     if (request.chat) {
       const auto last =
           std::ranges::find(request.messages.rbegin(), request.messages.rend(), "user", &ChatMessage::role);
-      prompts.push_back({tokenize(chat_text(request.messages, request.tools)),
-                         last != request.messages.rend() ? last->content : ""});
+      const auto text = chat_text(request.messages, request.tools, request.variables);
+      Prompt prompt{tokenize(text), last != request.messages.rend() ? last->content : ""};
+      if (request.reasoning_format ? parse_reasoning_format(*request.reasoning_format)
+                                   : options_.split_reasoning)
+        prompt.reasoning = &reasoning_;
+      // A grammar leaves no room for reasoning to end.
+      prompt.ends_in_reasoning =
+          request.generate.sampling.grammar.empty() && windowkv::ends_in_reasoning(reasoning_, text.text);
+      prompts.push_back(std::move(prompt));
     }
     for (const auto& prompt : request.prompts) {
       if (const auto* text = std::get_if<std::string>(&prompt)) {
@@ -144,6 +166,8 @@ std::vector<std::shared_ptr<Job>> Service::submit(const CompletionRequest& reque
     }
     job->prompt = std::move(prompt.tokens);
     job->generate = request.generate;
+    job->reasoning = prompt.reasoning;
+    job->ends_in_reasoning = prompt.ends_in_reasoning;
     const auto most = options_.context - n;
     auto& wanted = job->generate.max_tokens;
     wanted = wanted < 0 ? most : std::min(wanted, most);

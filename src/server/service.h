@@ -5,6 +5,7 @@
 #include <mutex>
 #include <string>
 
+#include "model/reasoning.h"
 #include "server/batcher.h"
 #include "server/request.h"
 #include "server/response.h"
@@ -18,6 +19,8 @@ struct ServiceOptions {
   GenerateOptions generate;              ///< of requests that do not say
   int64_t context = 0;                   ///< most tokens of a prompt and its answer
   std::string chat_template;             ///< as Vocab::apply_chat_template takes it
+  std::string template_variables;        ///< likewise; requests' own win
+  bool split_reasoning = true;           ///< reasoning is no part of what answers say
   /// Whether requests may bring grammars. One can be written that takes exponential time, which nothing
   /// stops.
   bool grammars = false;
@@ -42,7 +45,8 @@ class Service {
   /// Ids of a text. Throws ApiError for one that cannot fit in the context, whatever its tokens.
   std::vector<Token> tokenize(const PromptText& text) const;
   /// The text of a chat, ready to be tokenized. Throws ApiError where the template does not take it.
-  PromptText chat_text(const std::vector<ChatMessage>& messages, const ToolRequest& tools = {}) const;
+  PromptText chat_text(const std::vector<ChatMessage>& messages, const ToolRequest& tools = {},
+                       const std::string& variables = "") const;
 
   const Model& model() const { return model_; }
   const Vocab& vocab() const { return model_.vocab(); }
@@ -52,16 +56,22 @@ class Service {
   Metrics& metrics() { return metrics_; }
 
  private:
+  /// Requests' own or the model's.
+  const std::string& chat_template() const;
   struct Prompt {
     std::vector<Token> tokens;
-    std::string text;  ///< that tells the task
+    std::string text;                       ///< that tells the task
+    const ReasoningFormat* reasoning = {};  ///< null: nothing is told apart
+    bool ends_in_reasoning = false;
   };
   std::vector<Prompt> prompts_of(const CompletionRequest& request) const;
   void check(const CompletionRequest& request) const;
 
   const Model& model_;
   ServiceOptions options_;
-  const CallFormat& calls_;         ///< the chat template's
+  const CallFormat& calls_;           ///< the chat template's
+  const ReasoningFormat& reasoning_;  ///< likewise
+  std::vector<Token> reasoning_tokens_;
   std::vector<Token> call_tokens_;  ///< control tokens that calls begin with
   size_t longest_piece_ = 1;        ///< bytes of a token at most
   mutable std::mutex tokenizing_;   ///< a long text takes many times its size

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "model/reasoning.h"
 #include "server/call_parser.h"
 #include "support/clock.h"
 
@@ -28,24 +29,36 @@ std::string echoed(const Completion& completion, size_t job, const Vocab& vocab)
   return vocab.text(std::get<std::vector<Token>>(prompt));
 }
 
-/// For each choice of all jobs of a request that has tools; null otherwise.
-using Parsers = std::vector<std::optional<CallParser>>;
+/// Parts the answer of one choice into reasoning, text and calls.
+class Parts {
+ public:
+  Parts(const Job& job, const ToolRequest& tools) {
+    if (job.reasoning != nullptr) reasoning_.emplace(*job.reasoning, job.ends_in_reasoning);
+    if (tools.active()) calls_.emplace(tools.names(), tools.parallel);
+  }
 
-Parsers parsers_of(const CompletionRequest& request, size_t count) {
-  Parsers parsers(count);
-  if (request.tools.active())
-    for (auto& parser : parsers) parser.emplace(request.tools.names(), request.tools.parallel);
-  return parsers;
-}
+  void take_from(Delta& delta) {
+    if (reasoning_) {
+      auto parts = reasoning_->push(delta.text);
+      delta.reasoning = std::move(parts.reasoning);
+      delta.text = std::move(parts.content);
+      if (delta.finished) {
+        const auto rest = reasoning_->finish();
+        delta.reasoning += rest.reasoning;
+        delta.text += rest.content;
+      }
+    }
+    if (!calls_) return;
+    auto found = calls_->push(delta.text);
+    if (delta.finished) found.text += calls_->finish().text;
+    delta.text = std::move(found.text);
+    delta.calls = std::move(found.calls);
+  }
 
-/// Parts calls from the text.
-void find_calls(std::optional<CallParser>& parser, Delta& delta) {
-  if (!parser) return;
-  auto found = parser->push(delta.text);
-  if (delta.finished) found.text += parser->finish().text;
-  delta.text = std::move(found.text);
-  delta.calls = std::move(found.calls);
-}
+ private:
+  std::optional<ReasoningSplitter> reasoning_;
+  std::optional<CallParser> calls_;
+};
 
 /// The prompt's logprobs lack that of its first token.
 void add_first_token(const Job& job, std::vector<TokenLogprob>& logprobs) {
@@ -58,10 +71,11 @@ class Events {
   Events(Completion completion, const Service& service, std::function<void(bool whole)> ended)
       : completion_(std::move(completion)), ended_(std::move(ended)) {
     for (size_t job = 0; job < completion_.jobs.size(); ++job)
-      for (int choice = 0; choice < completion_.request.choices; ++choice)
+      for (int choice = 0; choice < completion_.request.choices; ++choice) {
         echoes_.push_back(echoed(completion_, job, service.vocab()));
+        parts_.emplace_back(*completion_.jobs[job], completion_.request.tools);
+      }
     told_.resize(echoes_.size(), false);
-    parsers_ = parsers_of(completion_.request, echoes_.size());
   }
 
   ~Events() {
@@ -102,8 +116,10 @@ class Events {
   bool send(httplib::DataSink& sink, size_t job, Delta delta) {
     const int choice = static_cast<int>(job) * completion_.request.choices + delta.choice;
     const auto place = static_cast<size_t>(choice);
-    find_calls(parsers_[place], delta);
-    if (delta.text.empty() && delta.calls.empty() && delta.logprobs.empty() && !delta.finished) return true;
+    parts_[place].take_from(delta);
+    if (delta.text.empty() && delta.reasoning.empty() && delta.calls.empty() && delta.logprobs.empty() &&
+        !delta.finished)
+      return true;
     const bool first = !told_[place];
     if (first) delta.text = std::exchange(echoes_[place], "") + delta.text;
     told_[place] = true;
@@ -123,7 +139,7 @@ class Events {
   std::function<void(bool whole)> ended_;
   std::vector<std::string> echoes_;  ///< by choice of all jobs, as told_
   std::vector<bool> told_;           ///< whether something was sent of it
-  Parsers parsers_;
+  std::vector<Parts> parts_;
   bool begun_ = false;
   bool whole_ = false;  ///< all of it was sent
   Clock::time_point last_ = Clock::now();
@@ -139,7 +155,7 @@ void respond_at_once(const Completion& completion, const Service& service, const
     for (size_t i = 0; i < completion.jobs.size(); ++i) {
       const auto& job = *completion.jobs[i];
       std::vector<ChoiceText> own(static_cast<size_t>(job.choices));
-      auto parsers = parsers_of(completion.request, own.size());
+      std::vector<Parts> parts(own.size(), Parts(job, completion.request.tools));
       while (!job.answer->finished()) {
         auto delta = job.answer->next(kPatience);
         if (!delta) {
@@ -149,9 +165,10 @@ void respond_at_once(const Completion& completion, const Service& service, const
           return;
         }
         const auto place = static_cast<size_t>(delta->choice);
-        find_calls(parsers[place], *delta);
+        parts[place].take_from(*delta);
         auto& choice = own[place];
         choice.text += delta->text;
+        choice.reasoning += delta->reasoning;
         choice.calls.insert(choice.calls.end(), delta->calls.begin(), delta->calls.end());
         choice.logprobs.insert(choice.logprobs.end(), delta->logprobs.begin(), delta->logprobs.end());
         if (delta->finished) choice.finished = delta->finished;

@@ -272,6 +272,22 @@ TEST(Hostile, MetadataOfOneFamily) {
   refused(number("glm4moe.expert_gating_func", 3), "expert_gating_func 3");
   refused(real("glm4moe.expert_weights_scale", NAN), "expert_weights_scale");
   refused([](GgufEdit& e) { e.remove_tensor("blk.1.exp_probs_b.bias"); }, "exp_probs_b");
+  RandomModel minimax;
+  minimax.family = "minimax-m2";
+  minimax.n_expert = 4;
+  minimax.n_ff_expert = minimax.n_ff;
+  for (const uint32_t gating : {0u, 3u, 4u})
+    expect_edit_refused(number("minimax-m2.expert_gating_func", gating),
+                        fmt::format("expert_gating_func {}", gating), minimax);
+  expect_edit_refused([](GgufEdit& e) { gguf_remove_key(e.meta, "minimax-m2.expert_gating_func"); },
+                      "expert_gating_func is missing", minimax);
+  expect_edit_refused(number("minimax-m2.feed_forward_length", 64),
+                      "blk.0.ffn_gate_exps.weight has the shape", minimax);
+  expect_edit_refused([](GgufEdit& e) { e.replace_tensor("blk.0.attn_k_norm.weight", {16}); }, "attn_k_norm",
+                      minimax);
+  RandomModel seed;
+  seed.family = "seed_oss";
+  expect_edit_refused([](GgufEdit& e) { e.replace_tensor("blk.0.ffn_norm.weight", {64}); }, "ffn_norm", seed);
   RandomModel phi3;
   phi3.family = "phi3";
   expect_edit_refused(

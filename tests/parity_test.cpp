@@ -350,6 +350,37 @@ std::vector<Case> cases() {
   });
   auto of = [](const char* family) { return [=](RandomModel& m) { m.family = family; }; };
   add("olmo2", kF32, of("olmo2"));
+  // OLMo 3's files: RoPE of the layers without a window is scaled.
+  for (int layers : {7, 8})
+    add(fmt::format("olmo3_{}_layers", layers), kF32, [=](auto& m) {
+      m.family = "olmo2";
+      m.n_layer = layers;
+      m.window = 40;
+      m.rope_base = 5e5f;
+      m.rope_scaling = RopeScaling::kYarn;
+      m.rope_factor = 8;
+      m.rope_attn_factor = 1.2f;
+      m.rope_n_ctx_orig = 64;
+    });
+  add("seed_oss", kF32, [](auto& m) {
+    m.family = "seed_oss";
+    m.rope_base = 1e7f;
+  });
+  auto minimax = [](RandomModel& m) {
+    m.family = "minimax-m2";
+    m.n_rot = 8;
+    m.n_expert = 20;
+    m.n_expert_used = 8;
+    m.n_ff = m.n_ff_expert = 96;
+    m.rope_base = 5e6f;
+  };
+  add("minimax_m2", kRouted, minimax);
+  // All experts are used, so that roundings choose none.
+  add("minimax_m2_q8_0", kQuantized, [&](auto& m) {
+    minimax(m);
+    m.n_expert = m.n_expert_used = 3;
+    m.type = GGML_TYPE_Q8_0;
+  });
   add("granite", kF32, of("granite"));
   add("granitemoe", kRouted, [](auto& m) {
     m.family = "granitemoe";
@@ -440,7 +471,8 @@ TEST_P(SlidingParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
 INSTANTIATE_TEST_SUITE_P(Families, SlidingParity,
                          testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers",
                                                      "gemma3_window_of_one", "gpt_oss_4_layers",
-                                                     "gpt_oss_5_layers", "exaone4_windows"})),
+                                                     "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
+                                                     "olmo3_8_layers"})),
                          [](const auto& test) { return test.param.name; });
 
 class SelectionParity : public testing::TestWithParam<Case> {};
@@ -487,7 +519,8 @@ TEST_P(SelectionParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
 INSTANTIATE_TEST_SUITE_P(Families, SelectionParity,
                          testing::ValuesIn(cases_of({"llama_gqa", "qwen2_gqa", "qwen3_gqa", "qwen3moe",
                                                      "olmo2", "granitemoe", "smollm3", "phi3_long_factors",
-                                                     "mistral3", "hunyuan_dense", "glm4moe"})),
+                                                     "mistral3", "hunyuan_dense", "glm4moe", "seed_oss",
+                                                     "minimax_m2"})),
                          [](const auto& test) { return test.param.name; });
 
 // Files from before rope.scaling.type carry the factor alone; llama.cpp takes that as linear scaling.

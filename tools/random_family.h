@@ -15,6 +15,7 @@ struct RandomFamily {
   std::string_view ffn_norm = "ffn_norm";
   enum class Experts { kNone, kSome, kAlways } experts = Experts::kNone;
   bool router_bias = false;
+  int gating = 0;  ///< expert_gating_func; 0: not in the file
   bool sinks = false;
   bool expert_biases = false;  ///< and of the attention's output
   bool scales = false;         ///< Granite's

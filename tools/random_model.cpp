@@ -167,6 +167,7 @@ class Writer {
       if (m_.dense_layers > 0) number("leading_dense_block_count", m_.dense_layers);
       if (family_.router_bias) gguf_set_val_bool(g, key("expert_weights_norm").c_str(), true);
       if (m_.expert_scale != 1) real("expert_weights_scale", m_.expert_scale);
+      if (family_.gating > 0) number("expert_gating_func", family_.gating);
     }
     if (m_.extra_layers > 0) number("nextn_predict_layers", m_.extra_layers);
     if (family_.scales) {

@@ -17,6 +17,7 @@ struct AttentionSpec {
   float rope_base = 10000.0f;
   float rope_freq_scale = 1.0f;
   bool rope = true;  ///< false: positions are not rotated in
+  bool yarn = true;  ///< false: without HParams::rope_ext_factor and rope_attn_factor
   bool operator==(const AttentionSpec&) const = default;
 };
 

@@ -12,12 +12,14 @@ const Family* granite_family();
 const Family* granitemoe_family();
 const Family* hunyuan_dense_family();
 const Family* llama_family();
+const Family* minimax_m2_family();
 const Family* mistral3_family();
 const Family* olmo2_family();
 const Family* phi3_family();
 const Family* qwen2_family();
 const Family* qwen3_family();
 const Family* qwen3moe_family();
+const Family* seed_oss_family();
 const Family* smollm3_family();
 
 }  // namespace windowkv

@@ -96,7 +96,8 @@ ggml_tensor* rope(ggml_context* ctx, const HParams& hp, const Weights& weights, 
   const auto op = rotation == Family::Rotation::kApply ? ggml_rope_ext : ggml_rope_ext_back;
   // beta_fast and beta_slow are YaRN's published constants.
   return op(ctx, x, pos, w.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig, spec.rope_base,
-            spec.rope_freq_scale, hp.rope_ext_factor, hp.rope_attn_factor, 32.0f, 1.0f);
+            spec.rope_freq_scale, spec.yarn ? hp.rope_ext_factor : 0.0f,
+            spec.yarn ? hp.rope_attn_factor : 1.0f, 32.0f, 1.0f);
 }
 
 }  // namespace

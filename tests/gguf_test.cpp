@@ -288,6 +288,21 @@ TEST(Hostile, MetadataOfOneFamily) {
   RandomModel seed;
   seed.family = "seed_oss";
   expect_edit_refused([](GgufEdit& e) { e.replace_tensor("blk.0.ffn_norm.weight", {64}); }, "ffn_norm", seed);
+  RandomModel gemma;
+  gemma.family = "gemma2";
+  for (const std::string name : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    const auto key = "gemma2." + name;
+    for (const float value : {0.0f, -0.0f, -30.0f})
+      expect_edit_refused(real(key.c_str(), value), fmt::format("{} is {}; it must be above 0", key, value),
+                          gemma);
+    for (const float value : {NAN, INFINITY, -INFINITY})
+      expect_edit_refused(real(key.c_str(), value), key + " is not a number", gemma);
+    expect_edit_refused([&](GgufEdit& e) { gguf_set_val_str(e.meta, key.c_str(), "50"); }, key, gemma);
+    const std::vector<float> two = {50, 30};
+    expect_edit_refused(
+        [&](GgufEdit& e) { gguf_set_arr_data(e.meta, key.c_str(), GGUF_TYPE_FLOAT32, two.data(), 2); }, key,
+        gemma);
+  }
   RandomModel phi3;
   phi3.family = "phi3";
   expect_edit_refused(

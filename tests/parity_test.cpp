@@ -280,6 +280,31 @@ std::vector<Case> cases() {
       m.rope_factor = 8;
     });
   for (int layers : {4, 5})
+    add(fmt::format("gemma2_{}_layers", layers), kF32, [=](auto& m) {
+      m.family = "gemma2";
+      m.tied = true;
+      m.n_layer = layers;
+      m.window = 40;
+      m.rope_base = 5e4f;
+      m.attention_softcap = 2.5f;
+      m.logit_softcap = 7.0f;
+    });
+  // A file that names no bounds and no window.
+  add("gemma2_defaults", kF32, [](auto& m) {
+    m.family = "gemma2";
+    m.tied = true;
+  });
+  // 46 layers stand for the model that scales otherwise; they enlarge roundings.
+  add("gemma2_46_layers", kQuantized, [](auto& m) {
+    m.family = "gemma2";
+    m.tied = true;
+    m.n_layer = 46;
+    m.n_embd = 256;
+    m.n_ff = 64;
+    m.window = 40;
+    m.attention_softcap = 2.5f;
+  });
+  for (int layers : {4, 5})
     add(fmt::format("gpt_oss_{}_layers", layers), kRouted, [=](auto& m) {
       m.family = "gpt-oss";
       m.n_layer = layers;
@@ -468,12 +493,12 @@ TEST_P(SlidingParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
                         random_tokens(150, c.model.n_vocab, c.model.seed), 100, 50, c.bound);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, SlidingParity,
-                         testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers",
-                                                     "gemma3_window_of_one", "gpt_oss_4_layers",
-                                                     "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
-                                                     "olmo3_8_layers"})),
-                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Families, SlidingParity,
+    testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers", "gemma3_window_of_one",
+                                "gpt_oss_4_layers", "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
+                                "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers"})),
+    [](const auto& test) { return test.param.name; });
 
 class SelectionParity : public testing::TestWithParam<Case> {};
 

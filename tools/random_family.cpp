@@ -22,6 +22,7 @@ constexpr std::array kFamilies = {
     RandomFamily{.name = "qwen3", .qk_norm = QkNorm::kHead},
     RandomFamily{.name = "qwen3moe", .qk_norm = QkNorm::kHead, .experts = Experts::kAlways},
     RandomFamily{.name = "olmo2", .qk_norm = QkNorm::kAllHeads, .norms = Norms::kAfter},
+    RandomFamily{.name = "gemma2", .norms = Norms::kBoth},
     RandomFamily{.name = "gemma3", .qk_norm = QkNorm::kHead, .norms = Norms::kBoth},
     RandomFamily{.name = "exaone4", .qk_norm = QkNorm::kHead, .norms = Norms::kAfter},
     RandomFamily{.name = "gpt-oss",

@@ -176,6 +176,8 @@ class Writer {
       real("attention.scale", 0.3f);
       real("logit_scale", 2.5f);
     }
+    if (m_.attention_softcap != 0) real("attn_logit_softcapping", m_.attention_softcap);
+    if (m_.logit_softcap != 0) real("final_logit_softcapping", m_.logit_softcap);
     if (m_.query_growth != 0) {
       real("attention.temperature_scale", m_.query_growth);
       real("rope.scaling.yarn_log_multiplier", 1.0f);

@@ -41,8 +41,10 @@ struct RandomModel {
   int n_ff_shared = 0;  ///< of the expert that every token passes; 0: there is none
   int dense_layers = 0;
   float expert_scale = 1.0f;
-  int extra_layers = 0;       ///< that predict further tokens, for glm4moe
-  float query_growth = 0.0f;  ///< for mistral3
+  int extra_layers = 0;            ///< that predict further tokens, for glm4moe
+  float query_growth = 0.0f;       ///< for mistral3
+  float attention_softcap = 0.0f;  ///< these two 0: not in the file
+  float logit_softcap = 0.0f;
   uint64_t seed = 1;
 };
 

@@ -53,12 +53,14 @@ struct HParams {
   int n_ctx_train = 0;
   float rms_eps = 1e-5f;
   float attention_scale = 0.0f;
+  float attention_softcap = 0.0f;  ///< s = scale·q·k becomes softcap·tanh(s / softcap); 0: it stays
   /// By layer; empty where all see all tokens, and RoPE is as below.
   std::vector<AttentionSpec> attention;
   float embedding_scale = 1.0f;  ///< of the embedding's rows
   float residual_scale = 1.0f;   ///< of what attention and feed-forward add to the hidden states
   float logit_scale = 1.0f;
-  float query_growth = 0.0f;  ///< by which queries grow past rope_n_ctx_orig; 0: not at all
+  float logit_softcap = 0.0f;  ///< of the tokens' logits, as attention_softcap
+  float query_growth = 0.0f;   ///< by which queries grow past rope_n_ctx_orig; 0: not at all
   enum class Activation {
     kSilu,
     kGelu,

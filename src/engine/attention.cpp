@@ -9,7 +9,7 @@ namespace {
 /// q [d_head, t, n_head, s], k and v [d_head, count, n_head_kv, s] → [d_head·n_head, t·s].
 ggml_tensor* flash_attention(ggml_context* ctx, const HParams& hp, const LayerAttention& layer,
                              ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, ggml_tensor* mask) {
-  auto* out = ggml_flash_attn_ext(ctx, q, k, v, mask, layer.scale, 0.0f, 0.0f);
+  auto* out = ggml_flash_attn_ext(ctx, q, k, v, mask, layer.logits.scale, 0.0f, layer.logits.softcap);
   ggml_flash_attn_ext_add_sinks(out, layer.sinks);
   ggml_prec_set_acc(out, GGML_PREC_F32);
   return ggml_reshape_2d(ctx, out, static_cast<int64_t>(hp.d_head) * hp.n_head, q->ne[1] * q->ne[3]);

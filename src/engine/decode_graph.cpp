@@ -165,7 +165,7 @@ ggml_tensor* DecodeGraph::attention(LoadedModel& m, Batch caches, int layer, ggm
   const auto how = m.attention(layer);
   if (c.layout.runs.empty()) {
     auto& rows = in_place_[static_cast<size_t>(layer)];
-    rows = {m.hp.n_head_kv, how.scale,
+    rows = {m.hp.n_head_kv, how.logits,
             how.sinks != nullptr ? static_cast<const float*>(how.sinks->data) : nullptr,
             std::vector<AttendedRows>(caches.size())};
     return attend_in_place(ctx, q, rows);

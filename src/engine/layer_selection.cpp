@@ -11,7 +11,7 @@ namespace windowkv {
 size_t scoring_nodes(const HParams& hp) {
   // Of every KV head its attention, of every query head what its values or expected attention take, and a
   // step of runs for each power of two that a window size may reach.
-  return 512 + 24 * static_cast<size_t>(hp.n_head_kv) + 64 * static_cast<size_t>(hp.n_head);
+  return 512 + 28 * static_cast<size_t>(hp.n_head_kv) + 64 * static_cast<size_t>(hp.n_head);
 }
 
 namespace {
@@ -78,6 +78,7 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
     }
     view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
     view.scale = m.hp.attention_scale;
+    view.softcap = m.hp.attention_softcap;
     views.push_back(view);
   }
   if (views.empty()) return {};
@@ -172,6 +173,7 @@ std::vector<SettledLayers> build_scorings(Graph& graph, const LoadedModel& m, co
       view.layer = layer;
       view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
       view.scale = m.hp.attention_scale;
+      view.softcap = m.hp.attention_softcap;
       fill(graph.ctx(), view);
     }
     settled.push_back(

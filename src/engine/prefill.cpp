@@ -243,7 +243,7 @@ class Prefill {
       const auto sums = sums_of(ctx, run.prompt, layer);
       const bool summed = parts.output && pass_.sums_received();
       if (!summed)
-        for (const auto& s : sums) accumulate(graph, rows, past_ + run.first, part.q, s);
+        for (const auto& s : sums) accumulate(graph, layer, rows, past_ + run.first, part.q, s);
       if (parts.output)
         attention.push_back(pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first, {},
                                          summed ? sums : std::vector<ReceivedSum>{}));
@@ -387,7 +387,7 @@ class Prefill {
 
   /// Adds the attention of some of a chunk's queries to what each token has received, where the chunk's own
   /// attention does not.
-  void accumulate(Graph& graph, const KvRows& rows, int64_t first, ggml_tensor* chunk_q,
+  void accumulate(Graph& graph, int layer, const KvRows& rows, int64_t first, ggml_tensor* chunk_q,
                   const ReceivedSum& sum) {
     auto* ctx = graph.ctx();
     const int64_t keys = first + chunk_q->ne[2];
@@ -402,7 +402,7 @@ class Prefill {
     auto* sums = sum.sums;
     for (int64_t h = 0; h < m_.hp.n_head_kv; ++h) {
       auto* received = build_sum_over_queries(
-          ctx, build_attention(ctx, q, k, {h, 1}, first + skipped, m_.hp.attention_scale, sum.stride));
+          ctx, build_attention(ctx, q, k, {h, 1}, first + skipped, m_.attention(layer).logits, sum.stride));
       auto* held =
           ggml_view_2d(ctx, sums, keys, share, sums->nb[1], static_cast<size_t>(h * share) * sums->nb[1]);
       graph.add(ggml_cpy(ctx, ggml_add(ctx, held, received), held));

@@ -140,11 +140,11 @@ ggml_tensor* build_weights(ggml_context* ctx, const LayerAttention& layer, ggml_
     // The number itself, which outlives the graph.
     auto* window = reinterpret_cast<void*>(  // NOLINT(performance-no-int-to-ptr)
         static_cast<intptr_t>(layer.window));
-    a = ggml_custom_inplace(ctx, build_products(ctx, q, k), nullptr, 0, hide_outside, GGML_N_TASKS_MAX,
-                            window);
-    a = ggml_soft_max_ext_inplace(ctx, a, nullptr, layer.scale, 0.0f);
+    a = build_capped(ctx, build_products(ctx, q, k), layer.logits);
+    a = ggml_custom_inplace(ctx, a, nullptr, 0, hide_outside, GGML_N_TASKS_MAX, window);
+    a = ggml_soft_max_ext_inplace(ctx, a, nullptr, softmax_scale(layer.logits), 0.0f);
   } else {
-    a = build_head_attention(ctx, q, k, k->ne[1] - q->ne[1], layer.scale);
+    a = build_head_attention(ctx, q, k, k->ne[1] - q->ne[1], layer.logits);
   }
   if (layer.sinks != nullptr)
     ggml_soft_max_add_sinks(
@@ -209,7 +209,7 @@ ggml_tensor* ProductAttention::build(Graph& graph, const LayerAttention& layer, 
 
 size_t ProductAttention::nodes(const HParams& hp, int64_t chunk) {
   const int64_t tiles = (chunk + kLeastTile - 1) / kLeastTile;
-  return static_cast<size_t>(hp.n_head_kv) * (8 + (16 + 4 * kMostStrides) * static_cast<size_t>(tiles)) + 8;
+  return static_cast<size_t>(hp.n_head_kv) * (8 + (20 + 4 * kMostStrides) * static_cast<size_t>(tiles)) + 8;
 }
 
 int64_t ProductAttention::result_bytes(const HParams& hp, int64_t chunk) {

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <ggml.h>
 
 #include <algorithm>
@@ -91,13 +92,13 @@ HParams read_common(const GgufFile& file) {
   return hp;
 }
 
-int read_window(const GgufFile& file, const HParams& hp) {
-  const int window = file.find_int(hp.family + ".attention.sliding_window").value_or(0);
+int read_window(const GgufFile& file, const HParams& hp, int missing) {
+  const int window = file.find_int(hp.family + ".attention.sliding_window").value_or(missing);
   return window < hp.n_ctx_train ? window : 0;
 }
 
 void slide(const GgufFile& file, HParams& hp, AttentionSpec sliding, int period) {
-  sliding.window = read_window(file, hp);
+  sliding.window = read_window(file, hp, sliding.window);
   period = file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(period);
   if (sliding.window == 0) return;
   for (int layer = 0; layer < hp.n_layer; ++layer)
@@ -110,6 +111,12 @@ void check_window(const GgufFile& file, const Family& family, const HParams& hp)
   if (window > 0 && !family.may_slide())
     file.fail("not supported: sliding-window attention (" + std::to_string(window) +
               " tokens) in models of family \"" + hp.family + "\"");
+}
+
+float read_softcap(const GgufFile& file, const HParams& hp, const char* key, float missing) {
+  const float softcap = file.find_float(hp.family + "." + key).value_or(missing);
+  if (!(softcap > 0)) file.fail(fmt::format("{}.{} is {}; it must be above 0", hp.family, key, softcap));
+  return softcap;
 }
 
 std::vector<int> HParams::full_layers() const {

@@ -149,7 +149,9 @@ ggml_tensor* PreNormDecoder::embed(ggml_context* ctx, const HParams& hp, const W
 ggml_tensor* PreNormDecoder::logits(ggml_context* ctx, const HParams& hp, const Weights& weights,
                                     ggml_tensor* x) const {
   auto* y = ggml_mul_mat(ctx, weights.output, rms_norm(ctx, hp, x, weights.output_norm));
-  return scaled(ctx, y, hp.logit_scale);
+  y = scaled(ctx, y, hp.logit_scale);
+  if (hp.logit_softcap == 0) return y;
+  return ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, y, 1.0f / hp.logit_softcap)), hp.logit_softcap);
 }
 
 }  // namespace windowkv

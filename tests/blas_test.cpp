@@ -221,7 +221,7 @@ TEST(ProductAttention, EqualsPlainLoops) {
     const ProductAttention attention(backends, hp, t);
     KvMeter meter;
     const KvSegment segment(std::make_shared<KvMemory>(backends, hp, KvTypes{}, std::vector<int64_t>{keys}),
-                            {keys}, {0}, meter);
+                            std::vector<KvSegment::Run>{{keys, 1, 0}}, meter);
     const auto& rows = segment.layer(0);
     for (auto [from, to] : {std::pair{&k, rows.k()}, {&v, rows.v()}}) {
       std::vector<ggml_fp16_t> halves(from->size());

@@ -304,6 +304,29 @@ std::vector<Case> cases() {
     m.window = 40;
     m.attention_softcap = 2.5f;
   });
+  // The sizes of the larger files, scaled down, and the other way round.
+  auto gemma4 = [](RandomModel& m) {
+    m.family = "gemma4";
+    m.window = 40;
+    m.rope_base = 1e6f;
+    m.n_layer = 7;
+    m.d_head = 32;
+    m.n_head_kv = 1;
+    m.d_head_window = 16;
+    m.n_head_kv_window = 4;
+    m.logit_softcap = 7.0f;
+  };
+  add("gemma4", kF32, gemma4);
+  add("gemma4_wide_windows", kF32, [&](auto& m) {
+    gemma4(m);
+    m.n_layer = 6;
+    m.n_head_kv = 2;
+    m.d_head_window = 48;
+    m.n_head_kv_window = 2;
+    m.n_rot_window = 12;
+    m.logit_softcap = 0;
+    m.tied = true;
+  });
   for (int layers : {4, 5})
     add(fmt::format("gpt_oss_{}_layers", layers), kRouted, [=](auto& m) {
       m.family = "gpt-oss";
@@ -493,12 +516,13 @@ TEST_P(SlidingParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
                         random_tokens(150, c.model.n_vocab, c.model.seed), 100, 50, c.bound);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, SlidingParity,
-    testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers", "gemma3_window_of_one",
-                                "gpt_oss_4_layers", "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
-                                "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers"})),
-    [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(Families, SlidingParity,
+                         testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers",
+                                                     "gemma3_window_of_one", "gpt_oss_4_layers",
+                                                     "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
+                                                     "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers",
+                                                     "gemma4", "gemma4_wide_windows"})),
+                         [](const auto& test) { return test.param.name; });
 
 class SelectionParity : public testing::TestWithParam<Case> {};
 

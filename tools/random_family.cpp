@@ -24,6 +24,7 @@ constexpr std::array kFamilies = {
     RandomFamily{.name = "olmo2", .qk_norm = QkNorm::kAllHeads, .norms = Norms::kAfter},
     RandomFamily{.name = "gemma2", .norms = Norms::kBoth},
     RandomFamily{.name = "gemma3", .qk_norm = QkNorm::kHead, .norms = Norms::kBoth},
+    RandomFamily{.name = "gemma4", .qk_norm = QkNorm::kHead, .norms = Norms::kBoth, .layers_differ = true},
     RandomFamily{.name = "exaone4", .qk_norm = QkNorm::kHead, .norms = Norms::kAfter},
     RandomFamily{.name = "gpt-oss",
                  .qkv = Qkv::kBias,

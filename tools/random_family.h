@@ -17,6 +17,7 @@ struct RandomFamily {
   bool router_bias = false;
   int gating = 0;  ///< expert_gating_func; 0: not in the file
   bool sinks = false;
+  bool layers_differ = false;  ///< which have a window is a list, and so are KV heads; the others have no V
   bool expert_biases = false;  ///< and of the attention's output
   bool scales = false;         ///< Granite's
   bool shared_count = false;   ///< the shared expert's width is given as a number of experts

@@ -35,6 +35,9 @@ struct RandomModel {
   bool qkv_bias = false;     ///< for llama; qwen2 has them always
   bool output_bias = false;  ///< bias of the attention's output projection, for llama
   int window = 0;            ///< of sliding layers, for families that have some; 0: not in the file
+  int d_head_window = 0;     ///< of layers with a window, in families whose layers differ; 0: as the others
+  int n_head_kv_window = 0;  ///< likewise
+  int n_rot_window = 0;      ///< likewise
   int n_expert = 0;          ///< 0: none, in families that can do without
   int n_expert_used = 2;
   int n_ff_expert = 64;

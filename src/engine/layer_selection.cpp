@@ -59,8 +59,8 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       q = ggml_reshape_3d(ctx, q, m.hp.d_head, m.hp.n_head, count);
       view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
     }
-    view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, target.past + computed);
-    view.v = KvRows::by_head(ctx, rows_of(layer).v(), m.hp, target.past + computed);
+    view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp.d_head, target.past + computed);
+    view.v = KvRows::by_head(ctx, rows_of(layer).v(), m.hp.d_head, target.past + computed);
     view.wo = m.weights.layers[static_cast<size_t>(layer)].wo;
     // No weights are read first, which would tell the scheduler where.
     auto* device = m.backends->backend(m.backends->device_of(layer));
@@ -93,10 +93,10 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
 
 /// Copies the kept rows, or each head's part of them where heads keep different tokens: to the end of the
 /// first `count` rows, where some keep fewer.
-void gather(LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept, int64_t count,
+void gather(Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept, int64_t count,
             const KvRows& to) {
   const auto lists = static_cast<int64_t>(kept.size());
-  const int64_t part = m.hp.kv_row() / lists;
+  const int64_t part = rows.k()->ne[0] / lists;
   Graph graph(64 + 16 * kept.size());
   auto* ctx = graph.ctx();
   auto* ids = graph.input(GGML_TYPE_I32, count, lists);
@@ -218,8 +218,7 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
       cache.begins = begins_of(kept, cache.length, m.hp.n_head_kv);
       if (capacity_is_late(selector, target.waiting))
         target.cache->set_capacity(target.waiting, cache.length + target.reserve);
-      if (cache.length > 0 && &cache.rows != &rows)
-        gather(m, scheduler, rows, kept, cache.length, cache.rows);
+      if (cache.length > 0 && &cache.rows != &rows) gather(scheduler, rows, kept, cache.length, cache.rows);
     }
     if (target.recall != nullptr) target.recall->starts_with(target.waiting, std::move(kept));
   }

@@ -151,7 +151,7 @@ class Prefill {
     const size_t device = m_.backends->device_of(layer);
     if (place.device != device) place.rows.reset();
     if (!place.rows) place = make_scratch(device, scratch_capacities(device));
-    return place.rows->layer(static_cast<int>(prompt));
+    return place.rows->layer_as(static_cast<int>(prompt), m_.hp.row_units(layer));
   }
 
   /// The layer's K and V of a prompt once more, with room behind them for a repetition.
@@ -159,9 +159,10 @@ class Prefill {
     const size_t device = m_.backends->device_of(layer);
     if (replay_scratch_.device != device) replay_scratch_.rows.reset();
     if (!replay_scratch_.rows)
-      replay_scratch_ =
-          make_scratch(device, {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, replay_rows_, device)});
-    const auto& to = replay_scratch_.rows->layer(0);
+      replay_scratch_ = make_scratch(
+          device,
+          {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, replay_rows_, device, m_.hp.widest_layer())});
+    const auto& to = replay_scratch_.rows->layer_as(0, m_.hp.row_units(layer));
     const auto& from = rows_for(layer, prompt);
     Graph graph(16);
     for (auto [source, target] : {std::pair{from.k(), to.k()}, {from.v(), to.v()}})
@@ -178,7 +179,8 @@ class Prefill {
     for (size_t prompt = 0; prompt < capacities.size(); ++prompt)
       for (int layer = run.first; layer <= run.last && capacities[prompt] == 0; ++layer)
         if (whole_target(layer, prompt) == nullptr)
-          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device);
+          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device,
+                                                   m_.hp.widest_layer());
     return capacities;
   }
 
@@ -188,12 +190,17 @@ class Prefill {
     size_t device = 0;
   };
 
+  /// Of rows of the widest layer: each layer takes of them what it needs.
   Scratch make_scratch(size_t device, const std::vector<int64_t>& capacities) {
-    std::vector<int64_t> rows(m_.backends->device_count(), 0);
-    rows[device] = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
-    return {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
-                                        capacities, std::vector(capacities.size(), device),
-                                        targets_[0].cache->meter()),
+    std::vector<KvSegment::Run> runs;
+    std::vector<int64_t> units(m_.backends->device_count(), 0);
+    const int64_t row = m_.hp.row_units(m_.hp.widest_layer());
+    for (const int64_t capacity : capacities) {
+      runs.push_back({capacity, row, device});
+      units[device] += capacity * row;
+    }
+    return {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, units),
+                                        runs, targets_[0].cache->meter()),
             device};
   }
 
@@ -398,7 +405,7 @@ class Prefill {
                            chunk_q->nb[2] * static_cast<size_t>(sum.stride),
                            static_cast<size_t>(skipped) * chunk_q->nb[2]);
     auto* q = ggml_cont(ctx, ggml_permute(ctx, chunk_q, 0, 2, 1, 3));
-    auto* k = KvRows::by_head(ctx, rows.k(), m_.hp, keys);
+    auto* k = KvRows::by_head(ctx, rows.k(), m_.hp.d_head, keys);
     auto* sums = sum.sums;
     for (int64_t h = 0; h < m_.hp.n_head_kv; ++h) {
       auto* received = build_sum_over_queries(
@@ -425,7 +432,7 @@ class Prefill {
       const int64_t row = past_ + end.first;
       const auto column = static_cast<int64_t>(attention.size());
       attention.push_back(how.window > 0 ? pass_.attend(graph, layer, qkv.q, rows, row, column)
-                                         : attend(ctx, m_.hp, how, qkv.q, rows, 0, row + 1, nullptr));
+                                         : attend(ctx, how, qkv.q, rows, 0, row + 1, nullptr));
     }
     return pass_.logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
                                                        join_columns(ctx, attention)));

@@ -29,6 +29,10 @@ class Family {
   /// does.
   virtual bool may_slide() const { return false; }
 
+  /// Whether its layers may have different numbers of KV heads: read() sees to it that those that see all
+  /// tokens have not.
+  virtual bool layers_may_differ() const { return false; }
+
   /// Asks the loader for every tensor.
   virtual void declare(WeightLoader& loader, const HParams& hp, Weights& weights) const = 0;
 
@@ -64,7 +68,8 @@ class Family {
 };
 
 /// The metadata every family shares; refuses sizes that disagree. All layers see all tokens.
-HParams read_common(const GgufFile& file);
+/// `layers_may_differ`: Family::layers_may_differ(); each layer then gets heads of its own.
+HParams read_common(const GgufFile& file, bool layers_may_differ = false);
 /// Tokens of the file's sliding window, `missing` where it says nothing; 0 where the trained context fits in
 /// it.
 int read_window(const GgufFile& file, const HParams& hp, int missing = 0);

@@ -310,8 +310,7 @@ void Batcher::note_prefill(Started& started, const Sequence& sequence, const Pre
   for (const auto kept : sequence.kept) usage.kept_tokens += static_cast<double>(kept);
   usage.kept_tokens /= static_cast<double>(sequence.kept.size());
   usage.kept_bytes = sequence.bytes.kept;
-  usage.full_bytes =
-      model_.hparams().full_rows(sequence.prompt_tokens) * model_.hparams().kv_layer_bytes_per_token();
+  usage.full_bytes = model_.hparams().full_bytes(sequence.prompt_tokens);
   usage.stored_bytes = store != nullptr ? store->bytes(usage.prompt_tokens) : 0;
   usage.prompt_ms = sequence.timing.total;
   if (job.show_kept) usage.kept_text = kept_text_of(model_.vocab(), job, sequence);

@@ -7,6 +7,7 @@ class Family;
 const Family* exaone4_family();
 const Family* gemma2_family();
 const Family* gemma3_family();
+const Family* gemma4_family();
 const Family* glm4moe_family();
 const Family* gpt_oss_family();
 const Family* granite_family();

@@ -245,7 +245,7 @@ class Prefill {
       const auto part = columns_of(ctx, qkv, run.row - first, run.count);
       store_kv(graph, rows, past_ + run.first, part);
       if (parts.queries) keep_queries(graph, layer, run, part.q);
-      if (pack_.has_moments())
+      if (pack_.has_moments() && !m_.hp.slides(layer))  // nothing is chosen there
         add_moments(graph, layer, run, part.q, pack_.positions_at(ctx, run.row, run.count));
       const auto sums = sums_of(ctx, run.prompt, layer);
       const bool summed = parts.output && pass_.sums_received();

@@ -105,6 +105,10 @@ class Writer {
       throw Error(fmt::format("{} query heads cannot share {} KV heads", m_.n_head, m_.n_head_kv));
     if (n_rot() % 2 != 0 || n_rot() > m_.d_head)
       throw Error(fmt::format("RoPE cannot rotate {} of a head's {} dimensions", n_rot(), m_.d_head));
+    if (family_.layers_differ && m_.window < 1)
+      throw Error(fmt::format("the family {} needs a sliding window", m_.family));
+    if (family_.layers_differ && m_.n_head % n_head_kv_of(0) != 0)
+      throw Error(fmt::format("{} query heads cannot share {} KV heads", m_.n_head, n_head_kv_of(0)));
     if (!(m_.rope_factor > 0)) throw Error("the RoPE scaling factor must be above 0");
     const int64_t block = ggml_blck_size(m_.type);
     for (auto [what, size] : {std::pair{"the width", m_.n_embd},

@@ -660,7 +660,7 @@ TEST(Arena, CanBeTakenFromInSeveralThreads) {
           for (int64_t r = first; r < first + rows; ++r) --holders[static_cast<size_t>(r)];
           arena.give_back(first, rows);
         } catch (const PoolFull&) {
-          wrong += arena.free_rows() > 64;
+          wrong += arena.free_units() > 64;
         }
       }
     });
@@ -702,7 +702,7 @@ TEST(Arena, GivesWhatIsFreeAndNeverTwice) {
       std::fill_n(used.begin() + first, rows, false);
     }
     EXPECT_EQ(arena.longest_free(), longest());
-    EXPECT_EQ(arena.free_rows(), std::count(used.begin(), used.end(), false));
+    EXPECT_EQ(arena.free_units(), std::count(used.begin(), used.end(), false));
   }
 }
 

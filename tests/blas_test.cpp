@@ -171,7 +171,10 @@ std::vector<double> plain_attention(const HParams& hp, int64_t window, const std
         double dot = 0;
         for (size_t c = 0; c < d; ++c)
           dot += static_cast<double>(q[(i * heads + h) * d + c]) * half(k[j * row + kv * d + c]);
-        sum += w[j] = std::exp(dot * static_cast<double>(hp.attention_scale));
+        dot *= static_cast<double>(hp.attention_scale);
+        if (const auto cap = static_cast<double>(hp.attention_softcap); cap > 0)
+          dot = cap * std::tanh(dot / cap);
+        sum += w[j] = std::exp(dot);
       }
       for (size_t j = from; j < seen; ++j)
         for (size_t c = 0; c < d; ++c)
@@ -181,23 +184,27 @@ std::vector<double> plain_attention(const HParams& hp, int64_t window, const std
 }
 
 TEST(ProductAttention, EqualsPlainLoops) {
-  for (auto [n_head, n_head_kv, keys, t, window, with_sinks] :
-       {std::tuple{4, 2, 100, 40, 0, false},
-        {3, 3, 50, 50, 0, true},
-        {4, 1, 33, 1, 0, false},
-        {2, 2, 9000, 300, 0, false},  // in several tiles
-        {4, 2, 100, 40, 30, false},   // a window of fewer tokens than there are queries
-        {4, 2, 100, 40, 70, true},
-        {2, 1, 50, 50, 1, true},
-        {2, 1, 50, 50, 64, false},
-        {4, 1, 4500, 70, 4100, false}}) {  // in two tiles
-    SCOPED_TRACE(fmt::format("{} heads, {} KV heads, {} keys, {} queries, a window of {}, sinks: {}", n_head,
-                             n_head_kv, keys, t, window, with_sinks));
+  for (auto [n_head, n_head_kv, keys, t, window, with_sinks, softcap] :
+       {std::tuple{4, 2, 100, 40, 0, false, 0.0f},
+        {3, 3, 50, 50, 0, true, 0.0f},
+        {4, 1, 33, 1, 0, false, 0.0f},
+        {2, 2, 9000, 300, 0, false, 0.0f},  // in several tiles
+        {4, 2, 100, 40, 30, false, 0.0f},   // a window of fewer tokens than there are queries
+        {4, 2, 100, 40, 70, true, 0.0f},
+        {2, 1, 50, 50, 1, true, 0.0f},
+        {2, 1, 50, 50, 64, false, 0.0f},
+        {4, 1, 4500, 70, 4100, false, 0.0f},  // in two tiles
+        {4, 2, 100, 40, 0, false, 0.5f},
+        {4, 2, 100, 40, 30, true, 1.5f}}) {
+    SCOPED_TRACE(
+        fmt::format("{} heads, {} KV heads, {} keys, {} queries, a window of {}, sinks: {}, a cap of {}",
+                    n_head, n_head_kv, keys, t, window, with_sinks, softcap));
     HParams hp;
     hp.n_head = n_head;
     hp.n_head_kv = n_head_kv;
     hp.d_head = 32;
     hp.attention_scale = 0.2f;
+    hp.attention_softcap = softcap;
     std::mt19937 random(7);
     auto values = [&](int64_t count) {
       std::vector<float> out(static_cast<size_t>(count));
@@ -214,7 +221,7 @@ TEST(ProductAttention, EqualsPlainLoops) {
     const ProductAttention attention(backends, hp, t);
     KvMeter meter;
     const KvSegment segment(std::make_shared<KvMemory>(backends, hp, KvTypes{}, std::vector<int64_t>{keys}),
-                            {keys}, {0}, meter);
+                            std::vector<KvSegment::Run>{{keys, 1, 0}}, meter);
     const auto& rows = segment.layer(0);
     for (auto [from, to] : {std::pair{&k, rows.k()}, {&v, rows.v()}}) {
       std::vector<ggml_fp16_t> halves(from->size());
@@ -224,8 +231,8 @@ TEST(ProductAttention, EqualsPlainLoops) {
     const auto sinks = with_sinks ? values(n_head) : std::vector<float>{};
     Graph graph(nodes);
     auto* input = graph.input(GGML_TYPE_F32, int64_t{hp.d_head} * n_head, t);
-    const LayerAttention layer{hp.attention_scale, window,
-                               with_sinks ? graph.input(GGML_TYPE_F32, n_head) : nullptr};
+    const LayerAttention layer{
+        {hp.attention_scale, softcap}, window, with_sinks ? graph.input(GGML_TYPE_F32, n_head) : nullptr};
     auto* out = graph.output(ggml_cont(
         graph.ctx(), attention.build(graph, layer, ggml_reshape_3d(graph.ctx(), input, hp.d_head, n_head, t),
                                      rows, keys - t)));

@@ -272,6 +272,37 @@ TEST(Hostile, MetadataOfOneFamily) {
   refused(number("glm4moe.expert_gating_func", 3), "expert_gating_func 3");
   refused(real("glm4moe.expert_weights_scale", NAN), "expert_weights_scale");
   refused([](GgufEdit& e) { e.remove_tensor("blk.1.exp_probs_b.bias"); }, "exp_probs_b");
+  RandomModel minimax;
+  minimax.family = "minimax-m2";
+  minimax.n_expert = 4;
+  minimax.n_ff_expert = minimax.n_ff;
+  for (const uint32_t gating : {0u, 3u, 4u})
+    expect_edit_refused(number("minimax-m2.expert_gating_func", gating),
+                        fmt::format("expert_gating_func {}", gating), minimax);
+  expect_edit_refused([](GgufEdit& e) { gguf_remove_key(e.meta, "minimax-m2.expert_gating_func"); },
+                      "expert_gating_func is missing", minimax);
+  expect_edit_refused(number("minimax-m2.feed_forward_length", 64),
+                      "blk.0.ffn_gate_exps.weight has the shape", minimax);
+  expect_edit_refused([](GgufEdit& e) { e.replace_tensor("blk.0.attn_k_norm.weight", {16}); }, "attn_k_norm",
+                      minimax);
+  RandomModel seed;
+  seed.family = "seed_oss";
+  expect_edit_refused([](GgufEdit& e) { e.replace_tensor("blk.0.ffn_norm.weight", {64}); }, "ffn_norm", seed);
+  RandomModel gemma;
+  gemma.family = "gemma2";
+  for (const std::string name : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    const auto key = "gemma2." + name;
+    for (const float value : {0.0f, -0.0f, -30.0f})
+      expect_edit_refused(real(key.c_str(), value), fmt::format("{} is {}; it must be above 0", key, value),
+                          gemma);
+    for (const float value : {NAN, INFINITY, -INFINITY})
+      expect_edit_refused(real(key.c_str(), value), key + " is not a number", gemma);
+    expect_edit_refused([&](GgufEdit& e) { gguf_set_val_str(e.meta, key.c_str(), "50"); }, key, gemma);
+    const std::vector<float> two = {50, 30};
+    expect_edit_refused(
+        [&](GgufEdit& e) { gguf_set_arr_data(e.meta, key.c_str(), GGUF_TYPE_FLOAT32, two.data(), 2); }, key,
+        gemma);
+  }
   RandomModel phi3;
   phi3.family = "phi3";
   expect_edit_refused(
@@ -456,6 +487,62 @@ TEST(RecurrentLayers, AreChecked) {
     list(e, layers, {1, 1, 1, 0});
   });
   EXPECT_EQ(load(path)->hparams().full_layers(), (std::vector<int>{3}));
+}
+
+TEST(Hostile, LayersThatDiffer) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.window = 100;
+  m.n_layer = 4;
+  m.d_head_window = 32;
+  m.n_head_kv_window = 4;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, m); };
+  auto number = [](const char* key, uint32_t value) {
+    return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, key, value); };
+  };
+  auto list = [](const char* key, const std::vector<int32_t>& values) {
+    return
+        [=](GgufEdit& e) { gguf_set_arr_data(e.meta, key, GGUF_TYPE_INT32, values.data(), values.size()); };
+  };
+  constexpr auto kKv = "gemma4.attention.head_count_kv";
+  constexpr auto kPattern = "gemma4.attention.sliding_window_pattern";
+  EXPECT_EQ(load_error(random_model_path("source_gemma4", m)), "");
+  for (const auto* key : {kKv, kPattern}) {
+    refused(list(key, {1, 1, 1}), "has 3 numbers for 4 layers");
+    refused(list(key, {1, 1, 1, 1, 1}), "has 5 numbers for 4 layers");
+    refused(list(key, {}), fmt::format("{} has 0 numbers", key));
+    refused(list(key, {4, 4, -1, 4}), fmt::format("{} is out of range: -1", key));
+    refused([=](GgufEdit& e) { gguf_remove_key(e.meta, key); }, fmt::format("{} is missing", key));
+    const std::vector<float> reals(4, 1.0f);
+    refused([&](GgufEdit& e) { gguf_set_arr_data(e.meta, key, GGUF_TYPE_FLOAT32, reals.data(), 4); }, key);
+    std::vector<const char*> texts(4, "4");
+    refused([&](GgufEdit& e) { gguf_set_arr_str(e.meta, key, texts.data(), 4); }, key);
+  }
+  refused(list(kKv, {4, 4, 0, 4}), "head_count_kv is 0");
+  refused(list(kKv, {4, 4, 8, 4}), "head_count_kv is 8");
+  refused(list(kKv, {4, 3, 2, 4}), "4 query heads cannot share 3 KV heads");
+  refused(list(kKv, {4, 2, 2, 4}), "differs among layers of one kind");
+  refused(list(kKv, {4, 4, 1, 4}), "blk.2.attn_k.weight has the shape");
+  refused(number(kKv, 4), "blk.2.attn_k.weight has the shape");
+  refused(list(kPattern, {1, 1, 1, 1}), "differs among layers of one kind");
+  refused(list(kPattern, {0, 0, 0, 0}), "differs among layers of one kind");
+  refused(number("gemma4.attention.sliding_window", 0), "sliding_window is 0");
+  refused([](GgufEdit& e) { gguf_remove_key(e.meta, "gemma4.attention.sliding_window"); }, "sliding_window");
+  refused(number("gemma4.attention.key_length_swa", 0), "key_length_swa is 0");
+  refused(number("gemma4.attention.key_length_swa", 2048), "key_length_swa is 2048");
+  refused(number("gemma4.attention.key_length_swa", 16), "K and V heads of different sizes");
+  for (const uint32_t rotated : {0u, 1u, 15u, 34u})
+    refused(number("gemma4.rope.dimension_count_swa", rotated), "dimension_count_swa is");
+  refused(number("gemma4.attention.shared_kv_layers", 1), "shared_kv_layers is 1");
+  refused(number("gemma4.embedding_length_per_layer_input", 8), "embedding_length_per_layer_input is 8");
+  refused([](GgufEdit& e) { e.remove_tensor("blk.0.attn_k.weight"); }, "blk.0.attn_k.weight is missing");
+  refused([](GgufEdit& e) { e.replace_tensor("blk.1.layer_output_scale.weight", {2}); },
+          "layer_output_scale");
+  refused([](GgufEdit& e) { e.replace_tensor("blk.0.attn_v.weight", {64, 32}); }, "blk.0.attn_v.weight");
+  refused([](GgufEdit& e) { gguf_set_val_f32(e.meta, "gemma4.final_logit_softcapping", -1); },
+          "final_logit_softcapping is -1");
+  // Other families have one size.
+  expect_edit_refused(list("llama.attention.head_count_kv", {2, 1}), "differs by layer");
 }
 
 // Tensors the graph would leave out would change what the model says without a word.

@@ -297,6 +297,54 @@ std::vector<Case> cases() {
       m.rope_factor = 8;
     });
   for (int layers : {4, 5})
+    add(fmt::format("gemma2_{}_layers", layers), kF32, [=](auto& m) {
+      m.family = "gemma2";
+      m.tied = true;
+      m.n_layer = layers;
+      m.window = 40;
+      m.rope_base = 5e4f;
+      m.attention_softcap = 2.5f;
+      m.logit_softcap = 7.0f;
+    });
+  // A file that names no bounds and no window.
+  add("gemma2_defaults", kF32, [](auto& m) {
+    m.family = "gemma2";
+    m.tied = true;
+  });
+  // 46 layers stand for the model that scales otherwise; they enlarge roundings.
+  add("gemma2_46_layers", kQuantized, [](auto& m) {
+    m.family = "gemma2";
+    m.tied = true;
+    m.n_layer = 46;
+    m.n_embd = 256;
+    m.n_ff = 64;
+    m.window = 40;
+    m.attention_softcap = 2.5f;
+  });
+  // The sizes of the larger files, scaled down, and the other way round.
+  auto gemma4 = [](RandomModel& m) {
+    m.family = "gemma4";
+    m.window = 40;
+    m.rope_base = 1e6f;
+    m.n_layer = 7;
+    m.d_head = 32;
+    m.n_head_kv = 1;
+    m.d_head_window = 16;
+    m.n_head_kv_window = 4;
+    m.logit_softcap = 7.0f;
+  };
+  add("gemma4", kF32, gemma4);
+  add("gemma4_wide_windows", kF32, [&](auto& m) {
+    gemma4(m);
+    m.n_layer = 6;
+    m.n_head_kv = 2;
+    m.d_head_window = 48;
+    m.n_head_kv_window = 2;
+    m.n_rot_window = 12;
+    m.logit_softcap = 0;
+    m.tied = true;
+  });
+  for (int layers : {4, 5})
     add(fmt::format("gpt_oss_{}_layers", layers), kRouted, [=](auto& m) {
       m.family = "gpt-oss";
       m.n_layer = layers;
@@ -398,6 +446,37 @@ std::vector<Case> cases() {
     });
   auto of = [](const char* family) { return [=](RandomModel& m) { m.family = family; }; };
   add("olmo2", kF32, of("olmo2"));
+  // OLMo 3's files: RoPE of the layers without a window is scaled.
+  for (int layers : {7, 8})
+    add(fmt::format("olmo3_{}_layers", layers), kF32, [=](auto& m) {
+      m.family = "olmo2";
+      m.n_layer = layers;
+      m.window = 40;
+      m.rope_base = 5e5f;
+      m.rope_scaling = RopeScaling::kYarn;
+      m.rope_factor = 8;
+      m.rope_attn_factor = 1.2f;
+      m.rope_n_ctx_orig = 64;
+    });
+  add("seed_oss", kF32, [](auto& m) {
+    m.family = "seed_oss";
+    m.rope_base = 1e7f;
+  });
+  auto minimax = [](RandomModel& m) {
+    m.family = "minimax-m2";
+    m.n_rot = 8;
+    m.n_expert = 20;
+    m.n_expert_used = 8;
+    m.n_ff = m.n_ff_expert = 96;
+    m.rope_base = 5e6f;
+  };
+  add("minimax_m2", kRouted, minimax);
+  // All experts are used, so that roundings choose none.
+  add("minimax_m2_q8_0", kQuantized, [&](auto& m) {
+    minimax(m);
+    m.n_expert = m.n_expert_used = 3;
+    m.type = GGML_TYPE_Q8_0;
+  });
   add("granite", kF32, of("granite"));
   add("granitemoe", kRouted, [](auto& m) {
     m.family = "granitemoe";
@@ -488,7 +567,9 @@ TEST_P(SlidingParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
 INSTANTIATE_TEST_SUITE_P(Families, SlidingParity,
                          testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers",
                                                      "gemma3_window_of_one", "gpt_oss_4_layers",
-                                                     "gpt_oss_5_layers", "exaone4_windows"})),
+                                                     "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
+                                                     "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers",
+                                                     "gemma4", "gemma4_wide_windows"})),
                          [](const auto& test) { return test.param.name; });
 
 class SelectionParity : public testing::TestWithParam<Case> {};
@@ -540,7 +621,8 @@ INSTANTIATE_TEST_SUITE_P(Families, SelectionParity,
                          testing::ValuesIn(cases_of({"llama_gqa", "qwen2_gqa", "qwen3_gqa", "qwen3moe",
                                                      "olmo2", "granitemoe", "smollm3", "phi3_long_factors",
                                                      "mistral3", "hunyuan_dense", "glm4moe", "qwen35",
-                                                     "qwen35_seven_layers", "qwen35moe"})),
+                                                     "qwen35_seven_layers", "qwen35moe",
+                                                     "seed_oss", "minimax_m2"})),
                          [](const auto& test) { return test.param.name; });
 
 // Files from before rope.scaling.type carry the factor alone; llama.cpp takes that as linear scaling.

@@ -54,7 +54,7 @@ class RowKernels : public testing::TestWithParam<Shape> {
   Rows k{shape.type, shape.d_head, kTokens, 1};
   Rows v{shape.type, shape.d_head, kTokens, 2};
   std::vector<float> q = random_queries();
-  float scale = 1 / std::sqrt(static_cast<float>(shape.d_head));
+  LogitScale logits{.scale = 1 / std::sqrt(static_cast<float>(shape.d_head))};
 
   std::vector<float> random_queries() const {
     std::mt19937 random(3);
@@ -68,7 +68,9 @@ class RowKernels : public testing::TestWithParam<Shape> {
     for (int i = 0; i < shape.d_head; ++i)
       sum += static_cast<double>(q[static_cast<size_t>(column * shape.d_head + i)]) *
              static_cast<double>(k.at(token, head)[i]);
-    return sum * static_cast<double>(scale);
+    sum *= static_cast<double>(logits.scale);
+    const double cap = static_cast<double>(logits.softcap);
+    return cap > 0 ? cap * std::tanh(sum / cap) : sum;
   }
   /// Attention of a query head over some tokens.
   std::vector<double> expected(int column, int64_t head, const std::vector<int32_t>& tokens) const {
@@ -90,7 +92,7 @@ class RowKernels : public testing::TestWithParam<Shape> {
     std::vector<AttentionState> states;
     for (size_t h = 0; h < share; ++h) states.push_back({&sums[h * d], &weights[h], &highest[h]});
     for (const auto& range : ranges)
-      attend_rows(k.rows, v.rows, head, range, q.data(), shape.share, shape.d_head, scale, states.data());
+      attend_rows(k.rows, v.rows, head, range, q.data(), shape.share, shape.d_head, logits, states.data());
     for (size_t h = 0; h < share; ++h) {
       const auto want = expected(static_cast<int>(h), head, tokens);
       for (size_t i = 0; i < d; ++i)
@@ -121,18 +123,32 @@ TEST_P(RowKernels, AttendToLists) {
 
 // A later row may outweigh all before it, and most may weigh nothing.
 TEST_P(RowKernels, AttendWhereOneRowOutweighsTheRest) {
-  scale = 40;
+  logits.scale = 40;
   check(0, {{nullptr, 0, kTokens}}, numbers(0, kTokens));
+}
+
+TEST_P(RowKernels, AttendWhereScoresAreBounded) {
+  for (const float cap : {0.5f, 3.0f, 50.0f}) {
+    logits.softcap = cap;
+    check(0, {{nullptr, 0, kTokens}}, numbers(0, kTokens));
+  }
+  logits = {40, 2};  // nearly all of them are at the bound
+  check(1, {{nullptr, 0, kTokens}}, numbers(0, kTokens));
 }
 
 TEST_P(RowKernels, ScoreRows) {
   constexpr int64_t kStride = 400;
-  std::vector<float> out(static_cast<size_t>(shape.share * kStride), -1);
-  score_rows(k.rows, 1, {nullptr, 11, 300}, q.data(), shape.share, shape.d_head, scale, out.data(), kStride);
-  for (int c = 0; c < shape.share; ++c) {
-    for (int64_t i = 0; i < 300; ++i)
-      ASSERT_NEAR(static_cast<double>(out[static_cast<size_t>(c * kStride + i)]), score(c, 11 + i, 1), 5e-6);
-    EXPECT_EQ(out[static_cast<size_t>(c * kStride + 300)], -1) << "written past the end";
+  for (const float cap : {0.0f, 0.1f, 4.0f}) {
+    logits.softcap = cap;
+    std::vector<float> out(static_cast<size_t>(shape.share * kStride), -1);
+    score_rows(k.rows, 1, {nullptr, 11, 300}, q.data(), shape.share, shape.d_head, logits, out.data(),
+               kStride);
+    for (int c = 0; c < shape.share; ++c) {
+      for (int64_t i = 0; i < 300; ++i)
+        ASSERT_NEAR(static_cast<double>(out[static_cast<size_t>(c * kStride + i)]), score(c, 11 + i, 1),
+                    5e-6);
+      EXPECT_EQ(out[static_cast<size_t>(c * kStride + 300)], -1) << "written past the end";
+    }
   }
 }
 

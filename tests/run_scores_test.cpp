@@ -129,7 +129,8 @@ TEST(CombinedHeads, MeanMaxAndByKvHead) {
   }
 }
 
-/// Attention by row, causal inside the observation window, of queries and keys that are small whole numbers.
+/// Attention by row of queries and keys that are small whole numbers, causal inside the observation window;
+/// or of queries behind the prompt, which our own kernels score.
 TEST(RowsMax, IsTheMostThatOneRowGives) {
   constexpr int64_t kTokens = 50, kRows = 7, kDim = 8, kHeads = 4, kKv = 2;
   std::mt19937_64 random(9);
@@ -139,23 +140,35 @@ TEST(RowsMax, IsTheMostThatOneRowGives) {
   for (auto& x : k) x = static_cast<float>(random() % 9) - 4;
   Backends backends("cpu", 1);
   Scheduler scheduler(backends);
-  for (auto rows : {Rows::kSum, Rows::kMax})
-    for (int64_t keys : {kTokens, kTokens - kRows, int64_t{1}}) {
-      SCOPED_TRACE(fmt::format("{} of {} keys", to_string(rows), keys));
+  std::vector<ggml_fp16_t> halves(k.size());
+  ggml_fp32_to_fp16_row(k.data(), halves.data(), static_cast<int64_t>(k.size()));
+  const std::vector<int64_t> some_keys = {kTokens, kTokens - kRows, 1};
+  for (auto [rows, softcap, behind] : {std::tuple{Rows::kSum, 0.0f, false},
+                                       {Rows::kMax, 0.0f, false},
+                                       {Rows::kSum, 3.0f, false},
+                                       {Rows::kMax, 3.0f, false},
+                                       {Rows::kSum, 0.0f, true},
+                                       {Rows::kMax, 3.0f, true}})
+    for (int64_t keys : some_keys) {
+      SCOPED_TRACE(fmt::format("{} of {} keys, a cap of {}, behind the prompt: {}", to_string(rows), keys,
+                               softcap, behind));
       Graph graph;
       auto* ctx = graph.ctx();
       auto* q_in = graph.input(GGML_TYPE_F32, kDim, kRows * kHeads);
-      auto* k_in = graph.input(GGML_TYPE_F32, kDim * kKv, kTokens);
+      auto* k_in = graph.input(GGML_TYPE_F16, kDim * kKv, kTokens);
       LayerView view;
       view.q = ggml_reshape_3d(ctx, q_in, kDim, kRows, kHeads);
-      view.k = ggml_view_3d(ctx, k_in, kDim, kTokens, kKv, k_in->nb[1], kDim * sizeof(float), 0);
+      view.k = ggml_view_3d(ctx, k_in, kDim, kTokens, kKv, k_in->nb[1], kDim * sizeof(ggml_fp16_t), 0);
       view.scale = 0.25f;
+      view.softcap = softcap;
+      view.on_cpu = behind;
+      view.after_prompt = behind ? kRows : 0;
       auto* out = graph.output(build_observed_by_head(ctx, view, keys, rows));
       ASSERT_EQ(out->ne[0], keys);
       ASSERT_EQ(out->ne[1], kHeads);
       scheduler.allocate(graph);
       ggml_backend_tensor_set(q_in, q.data(), 0, ggml_nbytes(q_in));
-      ggml_backend_tensor_set(k_in, k.data(), 0, ggml_nbytes(k_in));
+      ggml_backend_tensor_set(k_in, halves.data(), 0, ggml_nbytes(k_in));
       scheduler.compute(graph);
       std::vector<float> got(static_cast<size_t>(keys * kHeads));
       ggml_backend_tensor_get(out, got.data(), 0, ggml_nbytes(out));
@@ -164,12 +177,14 @@ TEST(RowsMax, IsTheMostThatOneRowGives) {
         for (int64_t i = 0; i < kRows; ++i) {
           std::vector<double> e(kTokens, 0.0);
           double sum = 0;
-          for (int64_t j = 0; j <= kTokens - kRows + i; ++j) {
+          for (int64_t j = 0; j < (behind ? kTokens : kTokens - kRows + i + 1); ++j) {
             double dot = 0;
             for (int64_t x = 0; x < kDim; ++x)
               dot += static_cast<double>(q[static_cast<size_t>((h * kRows + i) * kDim + x)]) *
                      k[static_cast<size_t>((j * kKv + h / 2) * kDim + x)];
-            sum += e[static_cast<size_t>(j)] = std::exp(dot * 0.25);
+            dot *= 0.25;
+            if (softcap > 0) dot = softcap * std::tanh(dot / softcap);
+            sum += e[static_cast<size_t>(j)] = std::exp(dot);
           }
           for (size_t j = 0; j < e.size(); ++j)
             expected[j] = rows == Rows::kSum ? expected[j] + e[j] / sum : std::max(expected[j], e[j] / sum);

@@ -15,7 +15,9 @@ struct RandomFamily {
   std::string_view ffn_norm = "ffn_norm";
   enum class Experts { kNone, kSome, kAlways } experts = Experts::kNone;
   bool router_bias = false;
+  int gating = 0;  ///< expert_gating_func; 0: not in the file
   bool sinks = false;
+  bool layers_differ = false;  ///< which have a window is a list, and so are KV heads; the others have no V
   bool expert_biases = false;  ///< and of the attention's output
   bool scales = false;         ///< Granite's
   bool delta_net = false;      ///< recurrent layers, and attention with gates in the others

@@ -116,6 +116,10 @@ class Writer {
       throw Error(fmt::format("{} query heads cannot share {} KV heads", m_.n_head, m_.n_head_kv));
     if (n_rot() % 2 != 0 || n_rot() > m_.d_head)
       throw Error(fmt::format("RoPE cannot rotate {} of a head's {} dimensions", n_rot(), m_.d_head));
+    if (family_.layers_differ && m_.window < 1)
+      throw Error(fmt::format("the family {} needs a sliding window", m_.family));
+    if (family_.layers_differ && m_.n_head % n_head_kv_of(0) != 0)
+      throw Error(fmt::format("{} query heads cannot share {} KV heads", m_.n_head, n_head_kv_of(0)));
     if (!(m_.rope_factor > 0)) throw Error("the RoPE scaling factor must be above 0");
     const int64_t block = ggml_blck_size(m_.type);
     for (auto [what, size] :
@@ -151,7 +155,10 @@ class Writer {
     number("embedding_length", m_.n_embd);
     number("feed_forward_length", m_.n_ff);
     number("attention.head_count", m_.n_head);
-    number("attention.head_count_kv", m_.n_head_kv);
+    if (family_.layers_differ)
+      differing_layers();
+    else
+      number("attention.head_count_kv", m_.n_head_kv);
     number("attention.key_length", m_.d_head);
     number("attention.value_length", m_.d_head);
     number("rope.dimension_count", n_rot());
@@ -180,6 +187,7 @@ class Writer {
       if (m_.dense_layers > 0) number("leading_dense_block_count", m_.dense_layers);
       if (family_.router_bias) gguf_set_val_bool(g, key("expert_weights_norm").c_str(), true);
       if (m_.expert_scale != 1) real("expert_weights_scale", m_.expert_scale);
+      if (family_.gating > 0) number("expert_gating_func", family_.gating);
     }
     if (m_.extra_layers > 0) number("nextn_predict_layers", m_.extra_layers);
     if (family_.scales) {
@@ -199,11 +207,47 @@ class Writer {
       const int32_t sections[] = {(pairs + 2) / 3, (pairs + 1) / 3, pairs / 3, 0};
       gguf_set_arr_data(g, key("rope.dimension_sections").c_str(), GGUF_TYPE_INT32, sections, 4);
     }
+    if (m_.attention_softcap != 0) real("attn_logit_softcapping", m_.attention_softcap);
+    if (m_.logit_softcap != 0) real("final_logit_softcapping", m_.logit_softcap);
     if (m_.query_growth != 0) {
       real("attention.temperature_scale", m_.query_growth);
       real("rope.scaling.yarn_log_multiplier", 1.0f);
     }
     gguf_set_val_str(g, "tokenizer.ggml.model", "no_vocab");
+  }
+
+  /// In families whose layers differ: every third one has none.
+  bool has_window(int layer) const { return family_.layers_differ && layer % 3 < 2; }
+  int d_head_of(int layer) const {
+    return has_window(layer) && m_.d_head_window > 0 ? m_.d_head_window : m_.d_head;
+  }
+  int n_head_kv_of(int layer) const {
+    return has_window(layer) && m_.n_head_kv_window > 0 ? m_.n_head_kv_window : m_.n_head_kv;
+  }
+
+  void differing_layers() {
+    std::vector<int32_t> kv_heads;
+    std::vector<int8_t> windows;
+    for (int layer = 0; layer < m_.n_layer; ++layer) {
+      kv_heads.push_back(n_head_kv_of(layer));
+      windows.push_back(has_window(layer) ? 1 : 0);
+    }
+    auto* g = gguf_.get();
+    const auto count = static_cast<size_t>(m_.n_layer);
+    const std::string prefix = m_.family + ".";
+    gguf_set_arr_data(g, (prefix + "attention.head_count_kv").c_str(), GGUF_TYPE_INT32, kv_heads.data(),
+                      count);
+    gguf_set_arr_data(g, (prefix + "attention.sliding_window_pattern").c_str(), GGUF_TYPE_BOOL,
+                      windows.data(), count);
+    auto number = [&](const char* name, int value) {
+      gguf_set_val_u32(g, (prefix + name).c_str(), static_cast<uint32_t>(value));
+    };
+    number("attention.key_length_swa", d_head_of(0));
+    number("attention.value_length_swa", d_head_of(0));
+    number("rope.dimension_count_swa", m_.n_rot_window > 0 ? m_.n_rot_window : d_head_of(0));
+    number("attention.shared_kv_layers", 0);
+    number("embedding_length_per_layer_input", 0);
+    gguf_set_val_f32(g, (prefix + "rope.freq_base_swa").c_str(), 2e4f);
   }
 
   Entry& add(const std::string& name, ggml_type type, float mean, float deviation, int64_t ne0,
@@ -229,7 +273,7 @@ class Writer {
     matrix("token_embd.weight", 3.0f, m_.n_embd, m_.n_vocab);
     norm("output_norm.weight", 1.0f, m_.n_embd);
     if (!m_.tied) matrix("output.weight", 3.0f, m_.n_embd, m_.n_vocab);
-    if (m_.llama3_rope_freqs)
+    if (m_.llama3_rope_freqs || family_.layers_differ)
       add("rope_freqs.weight", GGML_TYPE_F32, 0, 0, m_.d_head / 2).values = llama3_factors();
     if (m_.rope_scaling == RopeScaling::kLong)
       for (const bool is_long : {true, false}) {
@@ -246,7 +290,7 @@ class Writer {
       if (family_.delta_net && i < m_.n_layer && (i + 1) % m_.attention_interval != 0)
         declare_delta_net(prefix);
       else
-        declare_attention(prefix);
+        declare_attention(prefix, i);
       if (behind) norm(prefix + "post_attention_norm.weight", 1.0f, m_.n_embd);
       if (before) norm(fmt::format("{}{}.weight", prefix, family_.ffn_norm), 1.0f, m_.n_embd);
       if (has_experts() && i >= m_.dense_layers)
@@ -254,6 +298,7 @@ class Writer {
       else
         declare_feed_forward(prefix);
       if (behind) norm(prefix + "post_ffw_norm.weight", 1.0f, m_.n_embd);
+      if (family_.layers_differ) add(prefix + "layer_output_scale.weight", GGML_TYPE_F32, 0.9f, 0.1f, 1);
       if (i < m_.n_layer) continue;
       matrix(prefix + "nextn.eh_proj.weight", 1.0f, int64_t{2} * m_.n_embd, m_.n_embd);
       norm(prefix + "nextn.enorm.weight", 1.0f, m_.n_embd);
@@ -261,16 +306,17 @@ class Writer {
     }
   }
 
-  void declare_attention(const std::string& prefix) {
+  void declare_attention(const std::string& prefix, int layer) {
     using enum RandomFamily::Qkv;
-    const int64_t q_row = static_cast<int64_t>(m_.n_head) * m_.d_head;
-    const int64_t kv_row = static_cast<int64_t>(m_.n_head_kv) * m_.d_head;
+    const int64_t q_row = static_cast<int64_t>(m_.n_head) * d_head_of(layer);
+    const int64_t kv_row = static_cast<int64_t>(n_head_kv_of(layer)) * d_head_of(layer);
     if (family_.qkv == kStacked) {
       matrix(prefix + "attn_qkv.weight", 1.4f, m_.n_embd, q_row + 2 * kv_row);
     } else {
       matrix(prefix + "attn_q.weight", 1.4f, m_.n_embd, family_.delta_net ? 2 * q_row : q_row);
       matrix(prefix + "attn_k.weight", 1.4f, m_.n_embd, kv_row);
-      matrix(prefix + "attn_v.weight", 1.0f, m_.n_embd, kv_row);
+      if (!family_.layers_differ || has_window(layer))
+        matrix(prefix + "attn_v.weight", 1.0f, m_.n_embd, kv_row);
     }
     matrix(prefix + "attn_output.weight", 1.0f, q_row, m_.n_embd);
     if (family_.qkv == kBias || (family_.qkv == kOptionalBias && m_.qkv_bias)) {
@@ -283,8 +329,10 @@ class Writer {
       bias(prefix + "attn_output.bias", m_.n_embd);
     if (family_.qk_norm != RandomFamily::QkNorm::kNone) {
       const bool all = family_.qk_norm == RandomFamily::QkNorm::kAllHeads;
-      norm(prefix + "attn_q_norm.weight", 1.4f, all ? q_row : m_.d_head);
-      norm(prefix + "attn_k_norm.weight", 1.4f, all ? kv_row : m_.d_head);
+      // Where logits are not scaled, a narrow head's stay near 1 by its norms.
+      const float mean = family_.layers_differ ? 0.6f : 1.4f;
+      norm(prefix + "attn_q_norm.weight", mean, all ? q_row : d_head_of(layer));
+      norm(prefix + "attn_k_norm.weight", mean, all ? kv_row : d_head_of(layer));
     }
   }
 

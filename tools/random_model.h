@@ -35,14 +35,19 @@ struct RandomModel {
   bool qkv_bias = false;     ///< for llama; qwen2 has them always
   bool output_bias = false;  ///< bias of the attention's output projection, for llama
   int window = 0;            ///< of sliding layers, for families that have some; 0: not in the file
+  int d_head_window = 0;     ///< of layers with a window, in families whose layers differ; 0: as the others
+  int n_head_kv_window = 0;  ///< likewise
+  int n_rot_window = 0;      ///< likewise
   int n_expert = 0;          ///< 0: none, in families that can do without
   int n_expert_used = 2;
   int n_ff_expert = 64;
   int n_ff_shared = 0;  ///< of the expert that every token passes; 0: there is none
   int dense_layers = 0;
   float expert_scale = 1.0f;
-  int extra_layers = 0;       ///< that predict further tokens, for glm4moe
-  float query_growth = 0.0f;  ///< for mistral3
+  int extra_layers = 0;            ///< that predict further tokens, for glm4moe
+  float query_growth = 0.0f;       ///< for mistral3
+  float attention_softcap = 0.0f;  ///< these two 0: not in the file
+  float logit_softcap = 0.0f;
   // Of recurrent layers, for qwen35 and qwen35moe:
   int attention_interval = 4;  ///< every so many-th layer attends
   int delta_key_heads = 2;

@@ -25,7 +25,8 @@ struct KvTypes {
   bool operator==(const KvTypes&) const = default;
 };
 
-/// Bytes of one token's K and V in one layer.
+/// Bytes of one token's K and V in one layer that sees all tokens, or in that layer.
 int64_t kv_token_bytes(const HParams& hp, KvTypes types);
+int64_t kv_token_bytes(const HParams& hp, KvTypes types, int layer);
 
 }  // namespace windowkv

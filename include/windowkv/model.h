@@ -11,13 +11,27 @@ namespace windowkv {
 class Vocab;
 struct LoadedModel;
 
+/// Sizes of one layer's attention.
+struct HeadSizes {
+  int n_head = 0;
+  int n_head_kv = 0;
+  int d_head = 0;  ///< of both K and V
+  /// Elements of one token's K (or V) row.
+  int64_t kv_row() const { return static_cast<int64_t>(d_head) * n_head_kv; }
+  bool operator==(const HeadSizes&) const = default;
+};
+
 /// How one layer attends.
 struct AttentionSpec {
   int window = 0;  ///< tokens that a query sees, its own the last of them (a sliding window); 0: all so far
   float rope_base = 10000.0f;
   float rope_freq_scale = 1.0f;
-  bool rope = true;        ///< false: positions are not rotated in
-  bool recurrent = false;  ///< there is no attention: the layer is HParams::delta_net
+  bool rope = true;          ///< false: positions are not rotated in
+  bool recurrent = false;    ///< there is no attention: the layer is HParams::delta_net
+  bool yarn = true;          ///< false: without HParams::rope_ext_factor and rope_attn_factor
+  HeadSizes heads = {};      ///< where d_head is 0, those of HParams
+  int n_rot = 0;             ///< 0: HParams::n_rot
+  bool rope_factors = true;  ///< false: RoPE's frequencies are not divided by the file's factors
   bool operator==(const AttentionSpec&) const = default;
 };
 
@@ -58,14 +72,16 @@ struct HParams {
   std::string fingerprint;
   int n_layer = 0;
   int n_embd = 0;
+  // Of the layers that see all tokens; those with a window may have sizes of their own (heads()).
   int n_head = 0;
   int n_head_kv = 0;
-  int d_head = 0;  ///< of both K and V
+  int d_head = 0;
   int n_ff = 0;
   int n_vocab = 0;
   int n_ctx_train = 0;
   float rms_eps = 1e-5f;
   float attention_scale = 0.0f;
+  float attention_softcap = 0.0f;  ///< s = scale·q·k becomes softcap·tanh(s / softcap); 0: it stays
   /// By layer; empty where all see all tokens, and RoPE is as below.
   std::vector<AttentionSpec> attention;
   DeltaNet delta_net;
@@ -73,7 +89,8 @@ struct HParams {
   float embedding_scale = 1.0f;  ///< of the embedding's rows
   float residual_scale = 1.0f;   ///< of what attention and feed-forward add to the hidden states
   float logit_scale = 1.0f;
-  float query_growth = 0.0f;  ///< by which queries grow past rope_n_ctx_orig; 0: not at all
+  float logit_softcap = 0.0f;  ///< of the tokens' logits, as attention_softcap
+  float query_growth = 0.0f;   ///< by which queries grow past rope_n_ctx_orig; 0: not at all
   enum class Activation {
     kSilu,
     kGelu,
@@ -96,6 +113,11 @@ struct HParams {
     return attention.empty() ? AttentionSpec{0, rope_base, rope_freq_scale}
                              : attention[static_cast<size_t>(layer)];
   }
+  HeadSizes heads(int layer) const {
+    if (!attention.empty() && attention[static_cast<size_t>(layer)].heads.d_head > 0)
+      return attention[static_cast<size_t>(layer)].heads;
+    return {n_head, n_head_kv, d_head};
+  }
   bool slides(int layer) const { return attention_of(layer).window > 0; }
   bool recurrent(int layer) const { return attention_of(layer).recurrent; }
   /// Whether any layer is.
@@ -113,10 +135,29 @@ struct HParams {
   int64_t state_bytes() const;
   int64_t state_bytes(int layer) const { return recurrent(layer) ? delta_net.state_bytes() : 0; }
 
-  /// Elements of one token's K (or V) row in one layer.
-  int64_t kv_row() const { return static_cast<int64_t>(d_head) * n_head_kv; }
-  /// Bytes of one token's K and V in one layer, F16.
+  /// Elements of one token's K (or V) row in a layer that sees all tokens.
+  int64_t kv_row() const { return heads_of_full().kv_row(); }
+  int64_t kv_row(int layer) const { return heads(layer).kv_row(); }
+  /// Bytes of one token's K and V in one such layer, F16.
   int64_t kv_layer_bytes_per_token() const { return 4 * kv_row(); }
+  /// Bytes, F16, of full_rows() of all layers.
+  int64_t full_bytes(int64_t tokens) const;
+  /// Whether all layers have heads of the same number and width.
+  bool layers_alike() const;
+  /// The greatest number of elements that every layer's row is a multiple of: the unit that memory for K and
+  /// V is divided into.
+  int64_t kv_unit() const;
+  /// Such units of a layer's row.
+  int64_t row_units(int layer) const { return kv_row(layer) / kv_unit(); }
+  /// The least number of units that is whole rows of every layer.
+  int64_t common_units() const;
+  /// One of the layers with the longest rows.
+  int widest_layer() const;
+  /// The largest that a layer has of each.
+  HeadSizes most_heads() const;
+
+ private:
+  HeadSizes heads_of_full() const { return {n_head, n_head_kv, d_head}; }
 };
 
 struct ModelOptions {

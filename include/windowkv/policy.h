@@ -76,9 +76,10 @@ struct LayerView {
   /// How many of the queries, the last ones, are those of tokens behind the prompt, which see all of its
   /// keys.
   int64_t after_prompt = 0;
-  bool on_cpu = false;  ///< whether the CPU computes the layer, so that functions of one's own
-                        ///< (ggml_custom_4d) run where the tensors lie
-  float scale = 1.0f;   ///< factor on q·k, 1/√d_head
+  bool on_cpu = false;   ///< whether the CPU computes the layer, so that functions of one's own
+                         ///< (ggml_custom_4d) run where the tensors lie
+  float scale = 1.0f;    ///< factor on q·k, 1/√d_head
+  float softcap = 0.0f;  ///< HParams::attention_softcap
 };
 
 /// Kept token positions of a layer, ascending: one list for all KV heads, or one per KV head, which may

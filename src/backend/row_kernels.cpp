@@ -124,8 +124,38 @@ INLINE void add_lanes(const Lanes* a, float* out) {
   std::memcpy(out, &sums, sizeof sums);
 }
 
-/// scores[i] = scale · q · row i of the tile.
-INLINE void score_tile(const float* q, const float* tile, int64_t d, float scale, float* scores) {
+/// e^y for −87 ≤ y ≤ 0 to 2·10⁻⁷; 0 below. 2^f by the Taylor series of the fraction f, which is in ±½.
+INLINE Lanes exp_lanes(Lanes y) {
+  const Lanes power = (y < -87.0f ? y * 0 - 87.0f : y) * 1.44269504f;
+  const Whole whole = __builtin_convertvector(power - 0.5f, Whole);
+  const Lanes f = (power - __builtin_convertvector(whole, Lanes)) * 0.693147181f;
+  const Whole bits = (whole + 127) << 23;
+  Lanes e;
+  std::memcpy(&e, &bits, sizeof e);
+  e *=
+      1.0f + f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120 + f * (1.0f / 720))))));
+  return y < -87.0f ? Lanes{} : e;
+}
+
+/// Each of x[kTile] becomes cap · tanh(x / cap), to 2·10⁻⁷ of cap.
+INLINE void cap_tile(float* x, float cap) {
+  for (int64_t i = 0; i < kTile; i += kLanes) {
+    Lanes y;
+    std::memcpy(&y, x + i, sizeof y);
+    y /= cap;
+    const Lanes e = exp_lanes((y < 0.0f ? y : -y) * 2.0f);
+    const Lanes far = (1.0f - e) / (1.0f + e);
+    const Lanes square = y * y;
+    // Near 0 the difference from 1 would be lost.
+    const Lanes near = y * (1.0f + square * (-1.0f / 3 + square * (2.0f / 15 - square * (17.0f / 315))));
+    y = square < 0.04f ? near : y < 0.0f ? -far : far;
+    y *= cap;
+    std::memcpy(x + i, &y, sizeof y);
+  }
+}
+
+/// scores[i] = the logit of q and row i of the tile.
+INLINE void score_tile(const float* q, const float* tile, int64_t d, LogitScale logits, float* scores) {
   for (int64_t row = 0; row < kTile; row += kLanes) {
     Lanes sums[kLanes] = {};
     for (int64_t i = 0; i < d; i += kLanes) {
@@ -139,28 +169,19 @@ INLINE void score_tile(const float* q, const float* tile, int64_t d, float scale
     }
     add_lanes(sums, scores + row);
   }
-  for (int64_t i = 0; i < kTile; ++i) scores[i] *= scale;
+  for (int64_t i = 0; i < kTile; ++i) scores[i] *= logits.scale;
+  if (logits.softcap > 0) cap_tile(scores, logits.softcap);
 }
 
-/// Each of x[kTile] becomes e^(x − shift), for x ≤ shift, to 2·10⁻⁷; 0 below e^−87. 2^f by the Taylor series
-/// of the fraction f, which is in ±½. Returns their sum.
+/// Each of x[kTile] becomes e^(x − shift), for x ≤ shift (exp_lanes). Returns their sum.
 INLINE float exp_tile(float* x, float shift) {
   Lanes sums = {};
   for (int64_t i = 0; i < kTile; i += kLanes) {
     Lanes y;
     std::memcpy(&y, x + i, sizeof y);
-    y -= shift;
-    const Lanes power = (y < -87.0f ? y * 0 - 87.0f : y) * 1.44269504f;
-    const Whole whole = __builtin_convertvector(power - 0.5f, Whole);
-    const Lanes f = (power - __builtin_convertvector(whole, Lanes)) * 0.693147181f;
-    const Whole bits = (whole + 127) << 23;
-    Lanes e;
-    std::memcpy(&e, &bits, sizeof e);
-    e *= 1.0f +
-         f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120 + f * (1.0f / 720))))));
-    e = y < -87.0f ? Lanes{} : e;
-    sums += e;
-    std::memcpy(x + i, &e, sizeof e);
+    y = exp_lanes(y - shift);
+    sums += y;
+    std::memcpy(x + i, &y, sizeof y);
   }
   float sum = 0;
   for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
@@ -179,7 +200,8 @@ INLINE void add_weighted(const float* weights, const float* tile, int64_t d, int
 }
 
 INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, const RowRange& range,
-                        const float* q, int heads, int64_t d, float scale, const AttentionState* states) {
+                        const float* q, int heads, int64_t d, LogitScale logits,
+                        const AttentionState* states) {
   float keys[kTile * kMostWide];
   float values[kTile * kMostWide];
   const size_t k_bytes = ggml_row_size(k.type, d);
@@ -193,7 +215,7 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
     for (int64_t h = 0; h < heads; ++h) {
       const auto& state = states[h];
       float weights[kTile];
-      score_tile(q + h * d, keys, d, scale, weights);
+      score_tile(q + h * d, keys, d, logits, weights);
       for (int64_t i = count; i < kTile; ++i) weights[i] = -INFINITY;
       float highest = *state.highest;
       for (int64_t i = 0; i < kTile; ++i) highest = std::max(highest, weights[i]);
@@ -208,7 +230,7 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
 }
 
 INLINE void score_body(const HostRows& k, int64_t head, const RowRange& range, const float* q, int columns,
-                       int64_t d, float scale, float* out, int64_t stride) {
+                       int64_t d, LogitScale logits, float* out, int64_t stride) {
   float keys[kTile * kMostWide];
   const size_t bytes = ggml_row_size(k.type, d);
   fetch_tile(k, head, range, 0, bytes);
@@ -217,7 +239,7 @@ INLINE void score_body(const HostRows& k, int64_t head, const RowRange& range, c
     fetch_tile(k, head, range, done + kTile, bytes);
     for (int64_t c = 0; c < columns; ++c) {
       float scores[kTile];
-      score_tile(q + c * d, keys, d, scale, scores);
+      score_tile(q + c * d, keys, d, logits, scores);
       std::memcpy(out + c * stride + done, scores, static_cast<size_t>(count) * sizeof(float));
     }
   }
@@ -250,20 +272,20 @@ INLINE void softmax_body(float* scores, int64_t n, int64_t keys, bool most, floa
 
 #define ATTEND_PARAMETERS                                                                                    \
   const HostRows &k, const HostRows &v, int64_t head, RowRange range, const float *q, int heads, int d_head, \
-      float scale, const AttentionState *states
-#define SCORE_PARAMETERS                                                                                 \
-  const HostRows &k, int64_t head, RowRange range, const float *q, int columns, int d_head, float scale, \
-      float *out, int64_t stride
+      LogitScale logits, const AttentionState *states
+#define SCORE_PARAMETERS                                                                    \
+  const HostRows &k, int64_t head, RowRange range, const float *q, int columns, int d_head, \
+      LogitScale logits, float *out, int64_t stride
 #define SOFTMAX_PARAMETERS float *scores, int64_t n, int64_t keys, bool most, float *out
-#define VARIANT(name, ...)                                              \
-  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                   \
-    attend_body(k, v, head, range, q, heads, d_head, scale, states);    \
-  }                                                                     \
-  __VA_ARGS__ void score_##name(SCORE_PARAMETERS) {                     \
-    score_body(k, head, range, q, columns, d_head, scale, out, stride); \
-  }                                                                     \
-  __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) {                 \
-    softmax_body(scores, n, keys, most, out);                           \
+#define VARIANT(name, ...)                                               \
+  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                    \
+    attend_body(k, v, head, range, q, heads, d_head, logits, states);    \
+  }                                                                      \
+  __VA_ARGS__ void score_##name(SCORE_PARAMETERS) {                      \
+    score_body(k, head, range, q, columns, d_head, logits, out, stride); \
+  }                                                                      \
+  __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) {                  \
+    softmax_body(scores, n, keys, most, out);                            \
   }
 
 VARIANT(any)
@@ -303,11 +325,11 @@ bool row_kernels_take(ggml_type type, int64_t d_head) {
 }
 
 void attend_rows(ATTEND_PARAMETERS) {
-  variant().attend(k, v, head, range, q, heads, d_head, scale, states);
+  variant().attend(k, v, head, range, q, heads, d_head, logits, states);
 }
 
 void score_rows(SCORE_PARAMETERS) {
-  variant().score(k, head, range, q, columns, d_head, scale, out, stride);
+  variant().score(k, head, range, q, columns, d_head, logits, out, stride);
 }
 
 void add_softmax(SOFTMAX_PARAMETERS) {

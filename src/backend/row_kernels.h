@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "backend/logit_scale.h"
+
 namespace windowkv {
 
 /// K or V of one layer as it lies in the host's memory, whatever its layout: rows of d_head elements, one a
@@ -46,11 +48,11 @@ struct AttentionState {
 /// [heads]. Begin with sum = weight = 0 and highest = −∞. A row is widened once for all heads, where ggml's
 /// fused kernel reads it once for each.
 void attend_rows(const HostRows& k, const HostRows& v, int64_t head, RowRange range, const float* q,
-                 int heads, int d_head, float scale, const AttentionState* states);
+                 int heads, int d_head, LogitScale logits, const AttentionState* states);
 
-/// scale·q·k of the range's rows: q [d_head, columns] F32 → out[column · stride + i].
+/// Logits of the range's rows: q [d_head, columns] F32 → out[column · stride + i].
 void score_rows(const HostRows& k, int64_t head, RowRange range, const float* q, int columns, int d_head,
-                float scale, float* out, int64_t stride);
+                LogitScale logits, float* out, int64_t stride);
 
 /// Softmax of scores [n], whose content is lost; its first `keys` elements are added to out, or with `most`
 /// take the place of what is less there.

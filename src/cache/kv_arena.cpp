@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 #include <numeric>
+#include <set>
 
 #include "cache/kv_type.h"
 #include "support/unique_id.h"
@@ -12,51 +13,69 @@
 
 namespace windowkv {
 
-KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows, size_t device)
+KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int64_t units, size_t device)
     : id_(unique_id()),
       storage_(backends, "the KV cache", 2, device),
       types_(types),
-      rows_(rows),
-      row_bytes_(kv_token_bytes(hp, types)) {
-  if (rows == 0) return;
-  k_ = storage_.add(to_ggml(types.k), hp.kv_row(), rows);
-  v_ = storage_.add(to_ggml(types.v), hp.kv_row(), rows);
+      units_(units),
+      unit_bytes_(kv_row_bytes(types, hp.kv_unit())) {
+  const int64_t unit = hp.kv_unit();
+  std::set<int64_t> sizes = {1};
+  for (int layer = 0; layer < hp.n_layer; ++layer) sizes.insert(hp.row_units(layer));
+  if (units == 0) return;
+  const Rows all = {storage_.add(to_ggml(types.k), unit, units), storage_.add(to_ggml(types.v), unit, units)};
   storage_.allocate(/*clear=*/true);
-  free_[0] = rows;
+  views_.reset(ggml_init({2 * sizes.size() * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
+  for (const int64_t size : sizes) {
+    auto as_rows = [&](ggml_tensor* t) {
+      if (size == 1) return t;
+      auto* view =
+          ggml_view_2d(views_.get(), t, size * unit, units / size, static_cast<size_t>(size) * t->nb[1], 0);
+      ggml_backend_view_init(view);
+      return view;
+    };
+    rows_[size] = {as_rows(all.k), as_rows(all.v)};
+  }
+  free_[0] = units;
+}
+
+KvArena::Rows KvArena::rows_of(int64_t units) const {
+  const auto rows = rows_.find(units);
+  return rows != rows_.end() ? rows->second : Rows{};
 }
 
 int64_t KvArena::rounded_up(const Backends& backends, const HParams& hp, KvTypes types, int64_t rows,
-                            size_t device) {
+                            size_t device, int layer) {
   const auto alignment = static_cast<int64_t>(backends.alignment(device));
-  int64_t unit = 1;
+  int64_t step = hp.common_units() / hp.row_units(layer);
   for (auto type : {types.k, types.v}) {
-    const auto bytes = static_cast<int64_t>(ggml_row_size(to_ggml(type), hp.kv_row()));
-    unit = std::max(unit, alignment / std::gcd(alignment, bytes));
+    const auto bytes = static_cast<int64_t>(ggml_row_size(to_ggml(type), hp.kv_row(layer)));
+    step = std::lcm(step, alignment / std::gcd(alignment, bytes));
   }
-  return (rows + unit - 1) / unit * unit;
+  return (rows + step - 1) / step * step;
 }
 
-int64_t KvArena::take(int64_t rows) {
-  if (rows == 0) return 0;
+int64_t KvArena::take(int64_t units) {
+  if (units == 0) return 0;
   std::scoped_lock lock(mutex_);
-  const auto run = std::find_if(free_.begin(), free_.end(), [&](const auto& r) { return r.second >= rows; });
+  const auto run = std::find_if(free_.begin(), free_.end(), [&](const auto& r) { return r.second >= units; });
   if (run == free_.end())
     throw PoolFull(
         fmt::format("the KV pool has {} contiguous bytes free, but {} are needed; release another sequence "
                     "first or make a larger pool",
-                    longest_run() * row_bytes_, rows * row_bytes_),
+                    longest_run() * unit_bytes_, units * unit_bytes_),
         {});
   const auto [first, length] = *run;
   free_.erase(run);
-  if (length > rows) free_[first + rows] = length - rows;
+  if (length > units) free_[first + units] = length - units;
   return first;
 }
 
-void KvArena::give_back(int64_t first, int64_t rows) {
-  if (rows == 0) return;
+void KvArena::give_back(int64_t first, int64_t units) {
+  if (units == 0) return;
   std::scoped_lock lock(mutex_);
-  auto run = free_.emplace(first, rows).first;
-  if (const auto after = std::next(run); after != free_.end() && after->first == first + rows) {
+  auto run = free_.emplace(first, units).first;
+  if (const auto after = std::next(run); after != free_.end() && after->first == first + units) {
     run->second += after->second;
     free_.erase(after);
   }
@@ -67,10 +86,10 @@ void KvArena::give_back(int64_t first, int64_t rows) {
   }
 }
 
-int64_t KvArena::free_rows() const {
+int64_t KvArena::free_units() const {
   std::scoped_lock lock(mutex_);
   int64_t sum = 0;
-  for (const auto& [first, rows] : free_) sum += rows;
+  for (const auto& [first, units] : free_) sum += units;
   return sum;
 }
 
@@ -88,8 +107,8 @@ int64_t KvArena::longest_run() const {
 namespace {
 
 /// A device's part of so many rows, rounded up.
-int64_t part_of(int64_t rows, const LayerRun& run, int64_t layers) {
-  return (rows * run.count() + layers - 1) / layers;
+int64_t part_of(int64_t units, const LayerRun& run, int64_t layers) {
+  return (units * run.count() + layers - 1) / layers;
 }
 
 /// At least 1: before layers are placed, all is the first device's.
@@ -102,40 +121,41 @@ int64_t layers_of(const Backends& backends) {
 }  // namespace
 
 KvMemory::KvMemory(const Backends& backends, const HParams& hp, KvTypes types,
-                   const std::vector<int64_t>& rows)
+                   const std::vector<int64_t>& units)
     : backends_(backends) {
   for (size_t device = 0; device < backends.device_count(); ++device)
-    arenas_.push_back(std::make_unique<KvArena>(backends, hp, types, rows[device], device));
+    arenas_.push_back(std::make_unique<KvArena>(backends, hp, types, units[device], device));
 }
 
-std::vector<int64_t> KvMemory::cut(const Backends& backends, int64_t rows) {
+std::vector<int64_t> KvMemory::cut(const Backends& backends, int64_t units) {
   const int64_t layers = layers_of(backends);
   std::vector<int64_t> out;
-  int64_t left = rows;
+  int64_t left = units;
   for (const auto& run : backends.layer_runs()) {
-    out.push_back(rows * run.count() / layers);
+    out.push_back(units * run.count() / layers);
     left -= out.back();
   }
   out[backends.device_of(0)] += left;
   return out;
 }
 
-int64_t KvMemory::rows() const {
+int64_t KvMemory::units() const {
   int64_t sum = 0;
-  for (const auto& arena : arenas_) sum += arena->rows();
+  for (const auto& arena : arenas_) sum += arena->units();
   return sum;
 }
 
-int64_t KvMemory::free_rows() const {
+int64_t KvMemory::free_units() const {
   int64_t sum = 0;
-  for (const auto& arena : arenas_) sum += arena->free_rows();
+  for (const auto& arena : arenas_) sum += arena->free_units();
   return sum;
 }
 
-bool KvMemory::fits(int64_t rows) const {
+bool KvMemory::fits(int64_t units) const {
   const int64_t layers = layers_of(backends_);
   for (size_t device = 0; device < arenas_.size(); ++device)
-    if (part_of(rows, backends_.layer_runs()[device], layers) > arenas_[device]->longest_free()) return false;
+    if (part_of(units, backends_.layer_runs()[device], layers) > arenas_[device]->longest_free())
+      return false;
   return true;
 }
 

@@ -8,11 +8,10 @@ namespace windowkv {
 
 namespace {
 
-std::vector<int64_t> rows_by_device(const Backends& backends, const std::vector<int64_t>& capacities,
-                                    const std::vector<size_t>& devices) {
-  std::vector<int64_t> rows(backends.device_count(), 0);
-  for (size_t i = 0; i < capacities.size(); ++i) rows[devices[i]] += capacities[i];
-  return rows;
+std::vector<int64_t> units_by_device(const Backends& backends, const std::vector<KvSegment::Run>& runs) {
+  std::vector<int64_t> units(backends.device_count(), 0);
+  for (const auto& run : runs) units[run.device] += run.capacity * run.units;
+  return units;
 }
 
 std::vector<int64_t> capacities_of(std::span<const KvCache* const> by_layer) {
@@ -45,43 +44,54 @@ void copy_layers(const Backends& backends, std::span<const RowsCopy> copies) {
 
 }  // namespace
 
-KvRows::KvRows(ggml_context* ctx, const KvArena& arena, int64_t first, int64_t capacity) : first_(first) {
+KvRows::KvRows(ggml_context* ctx, const KvArena::Rows& all, int64_t first, int64_t capacity) : first_(first) {
   if (capacity == 0) return;
-  k_ = slice(ctx, arena.k(), first, capacity);
-  v_ = slice(ctx, arena.v(), first, capacity);
+  k_ = slice(ctx, all.k, first, capacity);
+  v_ = slice(ctx, all.v, first, capacity);
   for (auto* view : {k_, v_}) ggml_backend_view_init(view);
 }
 
-ggml_tensor* KvRows::by_head(ggml_context* ctx, ggml_tensor* rows, const HParams& hp, int64_t count) {
-  const size_t head = ggml_row_size(rows->type, hp.d_head);
-  return ggml_view_3d(ctx, rows, hp.d_head, count, hp.n_head_kv, rows->nb[1], head, 0);
+ggml_tensor* KvRows::by_head(ggml_context* ctx, ggml_tensor* rows, int64_t d_head, int64_t count) {
+  const size_t head = ggml_row_size(rows->type, d_head);
+  return ggml_view_3d(ctx, rows, d_head, count, rows->ne[0] / d_head, rows->nb[1], head, 0);
 }
 
 ggml_tensor* KvRows::slice(ggml_context* ctx, ggml_tensor* rows, int64_t first, int64_t count) {
   return ggml_view_2d(ctx, rows, rows->ne[0], count, rows->nb[1], static_cast<size_t>(first) * rows->nb[1]);
 }
 
-KvSegment::KvSegment(std::shared_ptr<KvMemory> memory, const std::vector<int64_t>& capacities,
-                     const std::vector<size_t>& devices, KvMeter& meter)
-    : memory_(std::move(memory)),
-      meter_(meter),
-      rows_(std::accumulate(capacities.begin(), capacities.end(), int64_t{0})) {
-  const auto wanted = rows_by_device(memory_->backends(), capacities, devices);
-  std::vector<int64_t> next;  // by device, row where the next layer begins
+KvSegment::KvSegment(std::shared_ptr<KvMemory> memory, const std::vector<Run>& runs, KvMeter& meter)
+    : memory_(std::move(memory)), meter_(meter), runs_(runs) {
+  const auto wanted = units_by_device(memory_->backends(), runs);
+  units_ = std::accumulate(wanted.begin(), wanted.end(), int64_t{0});
+  std::vector<int64_t> next;  // by device, unit where the next layer begins
   for (size_t device = 0; device < wanted.size(); ++device) {
     pieces_.push_back(std::make_unique<Piece>(memory_->on(device), wanted[device]));
     next.push_back(pieces_.back()->first());
   }
-  views_.reset(ggml_init({2 * capacities.size() * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
-  for (size_t i = 0; i < capacities.size(); ++i) {
-    layers_.emplace_back(views_.get(), memory_->on(devices[i]), next[devices[i]], capacities[i]);
-    next[devices[i]] += capacities[i];
+  views_.reset(ggml_init({2 * runs.size() * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
+  for (const auto& run : runs) {
+    layers_.emplace_back(views_.get(), memory_->on(run.device).rows_of(run.units),
+                         next[run.device] / run.units, run.capacity);
+    next[run.device] += run.capacity * run.units;
   }
-  meter_.add(rows_ * memory_->row_bytes());
+  meter_.add(units_ * memory_->unit_bytes());
 }
 
 KvSegment::~KvSegment() {
-  meter_.add(-rows_ * memory_->row_bytes());
+  meter_.add(-units_ * memory_->unit_bytes());
+}
+
+const KvRows& KvSegment::layer_as(int index, int64_t units) {
+  const auto& run = runs_[static_cast<size_t>(index)];
+  if (units == run.units) return layer(index);
+  auto& other = others_[{index, units}];
+  if (!other.views) {
+    other.views.reset(ggml_init({2 * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
+    other.rows = KvRows(other.views.get(), memory_->on(run.device).rows_of(units),
+                        layer(index).first() * run.units / units, run.capacity);
+  }
+  return other.rows;
 }
 
 KvCache::KvCache(const Backends& backends, const HParams& hp, KvTypes types,
@@ -120,26 +130,22 @@ KvCache::KvCache(std::span<const KvCache* const> by_layer, std::shared_ptr<KvMem
   }
 }
 
-int64_t KvCache::rounded_up(int layer, int64_t capacity) const {
-  return KvArena::rounded_up(backends_, hp_, types_, capacity, backends_.device_of(layer));
+KvSegment::Run KvCache::run_of(int layer, int64_t capacity) const {
+  const size_t device = backends_.device_of(layer);
+  return {KvArena::rounded_up(backends_, hp_, types_, capacity, device, layer), hp_.row_units(layer), device};
 }
 
 std::unique_ptr<KvSegment> KvCache::pooled_segment(const std::vector<int64_t>& capacities) {
-  std::vector<size_t> devices;
-  std::vector<int64_t> rounded;
-  for (size_t i = 0; i < capacities.size(); ++i) {
-    devices.push_back(backends_.device_of(static_cast<int>(i)));
-    rounded.push_back(rounded_up(static_cast<int>(i), capacities[i]));
-  }
-  return std::make_unique<KvSegment>(shared_, rounded, devices, *meter_);
+  std::vector<KvSegment::Run> runs;
+  runs.reserve(capacities.size());
+  for (size_t i = 0; i < capacities.size(); ++i) runs.push_back(run_of(static_cast<int>(i), capacities[i]));
+  return std::make_unique<KvSegment>(shared_, runs, *meter_);
 }
 
 std::unique_ptr<KvSegment> KvCache::own_segment(int layer, int64_t capacity) {
-  const std::vector<int64_t> rows = {rounded_up(layer, capacity)};
-  const std::vector<size_t> devices = {backends_.device_of(layer)};
+  const std::vector<KvSegment::Run> runs = {run_of(layer, capacity)};
   return std::make_unique<KvSegment>(
-      std::make_shared<KvMemory>(backends_, hp_, types_, rows_by_device(backends_, rows, devices)), rows,
-      devices, *meter_);
+      std::make_shared<KvMemory>(backends_, hp_, types_, units_by_device(backends_, runs)), runs, *meter_);
 }
 
 void KvCache::set_capacity(int layer, int64_t rows) {

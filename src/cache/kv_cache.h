@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cache/chosen_rows.h"
@@ -30,17 +32,17 @@ class KvMeter {
 class KvRows {
  public:
   KvRows() = default;
-  /// Rows [first, first + capacity) of the arena, as tensors of `ctx`.
-  KvRows(ggml_context* ctx, const KvArena& arena, int64_t first, int64_t capacity);
+  /// Rows [first, first + capacity) of the arena's, as tensors of `ctx`.
+  KvRows(ggml_context* ctx, const KvArena::Rows& all, int64_t first, int64_t capacity);
 
   ggml_tensor* k() const { return k_; }
   ggml_tensor* v() const { return v_; }
   int64_t capacity() const { return k_ != nullptr ? k_->ne[1] : 0; }
-  /// Where they begin in the arena.
+  /// Where they begin among the arena's rows of that size.
   int64_t first() const { return first_; }
 
   /// Rows [first, first + count) as [d_head, count, n_head_kv], the layout attention reads.
-  static ggml_tensor* by_head(ggml_context* ctx, ggml_tensor* rows, const HParams& hp, int64_t count);
+  static ggml_tensor* by_head(ggml_context* ctx, ggml_tensor* rows, int64_t d_head, int64_t count);
   /// Rows [first, first + count) as they lie: [row, count].
   static ggml_tensor* slice(ggml_context* ctx, ggml_tensor* rows, int64_t first, int64_t count);
 
@@ -53,38 +55,51 @@ class KvRows {
 /// A segment of each device's arena, cut into one run of rows a layer; given back when this goes.
 class KvSegment {
  public:
-  /// `capacities`: as KvArena::rounded_up gives them. `devices`, by entry of them: whose arena it lies in.
-  KvSegment(std::shared_ptr<KvMemory> memory, const std::vector<int64_t>& capacities,
-            const std::vector<size_t>& devices, KvMeter& meter);
+  /// A run of rows: `capacity` as KvArena::rounded_up gives it, units of a row (HParams::row_units), and
+  /// whose arena it lies in.
+  struct Run {
+    int64_t capacity;
+    int64_t units;
+    size_t device;
+  };
+  KvSegment(std::shared_ptr<KvMemory> memory, const std::vector<Run>& runs, KvMeter& meter);
   ~KvSegment();
   KvSegment(const KvSegment&) = delete;
   KvSegment& operator=(const KvSegment&) = delete;
 
   const KvRows& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
+  /// The same memory as rows of so many units, no more than the run has.
+  const KvRows& layer_as(int index, int64_t units);
   const KvMemory& memory() const { return *memory_; }
 
  private:
-  /// Rows taken of one arena.
+  /// Units taken of one arena.
   class Piece {
    public:
-    Piece(KvArena& arena, int64_t rows) : arena_(arena), rows_(rows), first_(arena.take(rows)) {}
-    ~Piece() { arena_.give_back(first_, rows_); }
+    Piece(KvArena& arena, int64_t units) : arena_(arena), units_(units), first_(arena.take(units)) {}
+    ~Piece() { arena_.give_back(first_, units_); }
     Piece(const Piece&) = delete;
     Piece& operator=(const Piece&) = delete;
     int64_t first() const { return first_; }
 
    private:
     KvArena& arena_;
-    int64_t rows_;
+    int64_t units_;
     int64_t first_;
   };
 
   std::shared_ptr<KvMemory> memory_;
   KvMeter& meter_;
-  int64_t rows_ = 0;
+  std::vector<Run> runs_;
+  int64_t units_ = 0;
   std::vector<std::unique_ptr<Piece>> pieces_;  ///< by device
   ggml_context_ptr views_;
   std::vector<KvRows> layers_;
+  struct OtherRows {
+    ggml_context_ptr views;
+    KvRows rows;
+  };
+  std::map<std::pair<int, int64_t>, OtherRows> others_;  ///< by run and units
 };
 
 /// The compressed cache of one sequence: every layer its own length and capacity. In a pool all layers lie in
@@ -118,8 +133,10 @@ class KvCache {
   const Layer& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
   /// Where the layer's rows lie. Caches whose layers share one arena share all.
   const KvArena& arena(int index) const { return segment_of(index).memory().of(index); }
+  /// All of the arena, in rows of the layer.
+  KvArena::Rows arena_rows(int index) const { return arena(index).rows_of(hp_.row_units(index)); }
   KvTypes types() const { return types_; }
-  int64_t d_head() const { return hp_.d_head; }
+  int64_t d_head(int layer) const { return hp_.heads(layer).d_head; }
   const Backends& backends() const { return backends_; }
   /// Of the recurrent layers, which have no rows; null where the model has none.
   RecurrentState* states() const { return states_.get(); }
@@ -158,7 +175,7 @@ class KvCache {
   /// All layers in the pool, or one in memory of its own.
   std::unique_ptr<KvSegment> pooled_segment(const std::vector<int64_t>& capacities);
   std::unique_ptr<KvSegment> own_segment(int layer, int64_t capacity);
-  int64_t rounded_up(int layer, int64_t capacity) const;
+  KvSegment::Run run_of(int layer, int64_t capacity) const;
   const KvSegment& segment_of(int layer) const {
     return *segments_[shared_ ? 0 : static_cast<size_t>(layer)];
   }

@@ -45,16 +45,25 @@ std::vector<std::string> kv_type_names() {
 }
 
 int64_t kv_token_bytes(const HParams& hp, KvTypes types) {
-  return static_cast<int64_t>(ggml_row_size(to_ggml(types.k), hp.kv_row()) +
-                              ggml_row_size(to_ggml(types.v), hp.kv_row()));
+  return kv_row_bytes(types, hp.kv_row());
+}
+
+int64_t kv_token_bytes(const HParams& hp, KvTypes types, int layer) {
+  return kv_row_bytes(types, hp.kv_row(layer));
+}
+
+int64_t kv_row_bytes(KvTypes types, int64_t elements) {
+  return static_cast<int64_t>(ggml_row_size(to_ggml(types.k), elements) +
+                              ggml_row_size(to_ggml(types.v), elements));
 }
 
 void check_kv_types(const HParams& hp, KvTypes types) {
-  for (auto type : {types.k, types.v})
-    if (const int64_t block = ggml_blck_size(to_ggml(type)); hp.d_head % block != 0)
-      throw Error(fmt::format(
-          "a {} KV cache needs a head size that is a multiple of {}; this model's is {}; use f16 or bf16",
-          to_string(type), block, hp.d_head));
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    for (auto type : {types.k, types.v})
+      if (const int64_t block = ggml_blck_size(to_ggml(type)); hp.heads(layer).d_head % block != 0)
+        throw Error(fmt::format(
+            "a {} KV cache needs a head size that is a multiple of {}; this model's is {}; use f16 or bf16",
+            to_string(type), block, hp.heads(layer).d_head));
 }
 
 }  // namespace windowkv

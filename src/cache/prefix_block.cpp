@@ -6,16 +6,17 @@
 
 namespace windowkv {
 
-size_t PrefixBlock::tensor_bytes(const HParams& hp, KvType type, int64_t tokens) {
-  return GGML_PAD(static_cast<size_t>(tokens * hp.n_head_kv) * ggml_row_size(to_ggml(type), hp.d_head),
+size_t PrefixBlock::tensor_bytes(const HeadSizes& heads, KvType type, int64_t tokens) {
+  return GGML_PAD(static_cast<size_t>(tokens * heads.n_head_kv) * ggml_row_size(to_ggml(type), heads.d_head),
                   kAlignment);
 }
 
 size_t PrefixBlock::bytes(const HParams& hp, KvTypes types, int64_t tokens) {
-  int layers = 0;
-  for (int layer = 0; layer < hp.n_layer; ++layer) layers += hp.recurrent(layer) ? 0 : 1;
-  return static_cast<size_t>(layers) *
-         (tensor_bytes(hp, types.k, tokens) + tensor_bytes(hp, types.v, tokens));
+  size_t all = 0;
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    for (const auto type : {types.k, types.v})
+      all += hp.recurrent(layer) ? 0 : tensor_bytes(hp.heads(layer), type, tokens);
+  return all;
 }
 
 PrefixBlock::PrefixBlock(const HParams& hp, KvTypes types, int64_t tokens, HostMemory memory, size_t offset)
@@ -24,10 +25,10 @@ PrefixBlock::PrefixBlock(const HParams& hp, KvTypes types, int64_t tokens, HostM
   buffer_.reset(ggml_backend_cpu_buffer_from_ptr(next, bytes(hp, types, tokens)));
   const auto tensors = 2 * static_cast<size_t>(hp.n_layer);
   ctx_.reset(ggml_init({tensors * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
-  const auto add = [&](KvType type) {
-    auto* tensor = ggml_new_tensor_3d(ctx_.get(), to_ggml(type), hp.d_head, tokens, hp.n_head_kv);
+  const auto add = [&](const HeadSizes& heads, KvType type) {
+    auto* tensor = ggml_new_tensor_3d(ctx_.get(), to_ggml(type), heads.d_head, tokens, heads.n_head_kv);
     ggml_backend_tensor_alloc(buffer_.get(), tensor, next);
-    next += tensor_bytes(hp, type, tokens);
+    next += tensor_bytes(heads, type, tokens);
     return tensor;
   };
   for (int layer = 0; layer < hp.n_layer; ++layer) {
@@ -35,8 +36,9 @@ PrefixBlock::PrefixBlock(const HParams& hp, KvTypes types, int64_t tokens, HostM
       layers_.push_back({nullptr, nullptr});
       continue;
     }
-    auto* k = add(types.k);
-    layers_.push_back({k, add(types.v)});
+    const auto heads = hp.heads(layer);
+    auto* k = add(heads, types.k);
+    layers_.push_back({k, add(heads, types.v)});
   }
 }
 

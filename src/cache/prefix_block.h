@@ -24,8 +24,12 @@ class PrefixBlock {
   PrefixBlock(const HParams& hp, KvTypes types, int64_t tokens, HostMemory memory, size_t offset = 0);
 
   static size_t bytes(const HParams& hp, KvTypes types, int64_t tokens);
-  /// Of one layer's K or V, up to where the next tensor begins.
-  static size_t tensor_bytes(const HParams& hp, KvType type, int64_t tokens);
+  /// Of one layer's K or V, up to where the next tensor begins; without sizes, of a layer that sees all
+  /// tokens.
+  static size_t tensor_bytes(const HeadSizes& heads, KvType type, int64_t tokens);
+  static size_t tensor_bytes(const HParams& hp, KvType type, int64_t tokens) {
+    return tensor_bytes({hp.n_head, hp.n_head_kv, hp.d_head}, type, tokens);
+  }
 
   int64_t tokens() const { return tokens_; }
   /// Bytes that it lies in.

@@ -65,10 +65,17 @@ std::span<const uint8_t> bytes_of(const HostMemory& memory) {
   return {memory.data(), memory.size()};
 }
 
+/// A header has one size of heads for all layers.
+void check_alike(const HParams& hp, const std::string& path) {
+  if (!hp.layers_alike())
+    throw Error(path + ": prefixes of models whose layers differ in size are not saved");
+}
+
 }  // namespace
 
 void write_prefix_file(const PrefixParts& parts, const std::string& annotation, const std::string& path) {
   if (parts.tokens().empty()) throw Error(path + ": not written: there are no tokens to save");
+  check_alike(parts.hparams(), path);
   const int layers = parts.hparams().n_layer;
   // Of a file that is mapped, perhaps by this store, only another can take the place.
   AtomicFile file(path, AtomicFile::InPlace::kNever);
@@ -102,6 +109,7 @@ void write_prefix_file(const PrefixParts& parts, const std::string& annotation, 
 
 std::unique_ptr<PrefixParts> read_prefix_file(const Model& model, const std::string& path,
                                               PrefixStoreOptions::Place place) {
+  check_alike(model.hparams(), path);
   auto memory = HostMemory::of_file(path);
   const SavedPrefix saved(bytes_of(memory), path);
   const auto& header = saved.header();

@@ -6,6 +6,7 @@
 
 #include "cache/kv_type.h"
 #include "support/checksum.h"
+#include "windowkv/error.h"
 #include "windowkv/vocab.h"
 
 namespace windowkv {
@@ -68,7 +69,7 @@ constexpr int64_t kRowsAtOnce = 8192;
 constexpr size_t kPiecesAtOnce = 32;
 
 size_t nodes_of(const HParams& hp) {
-  return 32 + 16 * static_cast<size_t>(hp.n_head_kv);
+  return 32 + 16 * static_cast<size_t>(hp.most_heads().n_head_kv);
 }
 
 /// [d_head, count, n_head_kv] to the same, whose tokens and heads may lie apart.
@@ -89,8 +90,8 @@ void add_copy(Graph& graph, ggml_tensor* from, ggml_tensor* to) {
 }
 
 /// Tokens [first, first + count) of rows, by head.
-ggml_tensor* heads_of(ggml_context* ctx, ggml_tensor* rows, const HParams& hp, int64_t first, int64_t count) {
-  return KvRows::by_head(ctx, KvRows::slice(ctx, rows, first, count), hp, count);
+ggml_tensor* heads_of(ggml_context* ctx, ggml_tensor* rows, int64_t d_head, int64_t first, int64_t count) {
+  return KvRows::by_head(ctx, KvRows::slice(ctx, rows, first, count), d_head, count);
 }
 
 }  // namespace
@@ -111,7 +112,8 @@ void restore_rows(Scheduler& scheduler, const PrefixParts& parts, int layer, int
     for (size_t piece = 0; done < count && in_graph < kRowsAtOnce && piece < pieces; ++piece) {
       const int64_t some = std::min({part->count - in_part, count - done, kRowsAtOnce - in_graph});
       for (auto [from, to] : {std::pair{part->block->k(layer), rows.k()}, {part->block->v(layer), rows.v()}})
-        add_copy(graph, PrefixBlock::slice(ctx, from, in_part, some), heads_of(ctx, to, hp, done, some));
+        add_copy(graph, PrefixBlock::slice(ctx, from, in_part, some),
+                 heads_of(ctx, to, from->ne[0], done, some));
       done += some;
       in_graph += some;
       in_part += some;
@@ -131,7 +133,8 @@ void store_rows(Scheduler& scheduler, const HParams& hp, const KvRows& rows, int
     Graph graph(2 * nodes_of(hp));
     auto* ctx = graph.ctx();
     for (auto [from, to] : {std::pair{rows.k(), block.k(layer)}, {rows.v(), block.v(layer)}})
-      add_copy(graph, heads_of(ctx, from, hp, first + done, some), PrefixBlock::slice(ctx, to, done, some));
+      add_copy(graph, heads_of(ctx, from, to->ne[0], first + done, some),
+               PrefixBlock::slice(ctx, to, done, some));
     scheduler.run(graph);
   }
 }

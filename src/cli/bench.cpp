@@ -76,7 +76,7 @@ std::vector<Rival> rivals_of(const std::vector<BenchCell>& cells, const BenchFla
   std::vector<Rival> out;
   for (const auto& cell : cells) {
     const auto plan = engine.plan(cell.length, *flags.make_policy(hp, task, cell.budget), flags.predict);
-    const int64_t theirs = llama.rows(hp, cell.length) * kv_token_bytes(hp, llama.kv) + hp.state_bytes();
+    const int64_t theirs = llama.kv_bytes(hp, cell.length) + hp.state_bytes();
     for (size_t i = 0; i < cell.decode.size(); ++i) {
       const int64_t ours = cell.decode[i].sequences * (plan.kv_kept + plan.kv_reserve);
       const int64_t sequences =

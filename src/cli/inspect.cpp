@@ -53,14 +53,18 @@ void note_unused(std::span<const CLI::Option* const> options, const char* why) {
 
 /// What layers with a sliding window hold, which no policy chooses of; "" where none has one.
 std::string windows_text(const HParams& hp) {
-  std::map<int, int> layers;  // by window
+  std::map<int, std::pair<int, int64_t>> layers;  // by window: how many, and bytes
   for (int layer = 0; layer < hp.n_layer; ++layer)
-    if (hp.slides(layer)) ++layers[hp.attention_of(layer).window];
+    if (const int window = hp.attention_of(layer).window; window > 0) {
+      auto& [count, bytes] = layers[window];
+      ++count;
+      bytes += window * kv_token_bytes(hp, KvTypes{}, layer);
+    }
   std::vector<std::string> parts;
   parts.reserve(layers.size());
-  for (auto [window, count] : layers)
-    parts.push_back(fmt::format("{} layers of the last {} tokens, at most {}", count, window,
-                                bytes_text(hp.kv_layer_bytes_per_token() * window * count)));
+  for (const auto& [window, sum] : layers)
+    parts.push_back(fmt::format("{} layers of the last {} tokens, at most {}", sum.first, window,
+                                bytes_text(sum.second)));
   return parts.empty() ? "" : fmt::format("{}; kept whole", fmt::join(parts, "; "));
 }
 
@@ -76,6 +80,12 @@ void show_model(const Model& model) {
   line("buffers", fmt::format("{} on {}", fmt::join(model.buffers(), ", "), model.device_name()));
   line("layers", fmt::format("{}", hp.n_layer));
   line("heads", fmt::format("{} query heads, {} KV heads, head size {}", hp.n_head, hp.n_head_kv, hp.d_head));
+  for (int layer = 0; layer < hp.n_layer && !hp.layers_alike(); ++layer)
+    if (const auto heads = hp.heads(layer); hp.slides(layer)) {
+      line("heads in windows", fmt::format("{} query heads, {} KV heads, head size {}", heads.n_head,
+                                           heads.n_head_kv, heads.d_head));
+      break;
+    }
   line("embedding", fmt::format("{}, feed-forward {}", hp.n_embd, hp.n_ff));
   if (const auto& m = hp.mixture; m.experts > 0)
     line("experts", fmt::format("{} of width {}, {} used by each token", m.experts, m.n_ff, m.used));
@@ -92,7 +102,7 @@ void show_model(const Model& model) {
     line("recurrent layers",
          fmt::format("{} layers, {} a sequence whatever its length, held twice",
                      hp.n_layer - hp.row_layer(hp.n_layer), bytes_text(hp.state_bytes())));
-  if (const KvTypes store = PrefixStoreOptions().types; hp.d_head % 32 == 0 && !hp.recurrent())
+  if (const KvTypes store = PrefixStoreOptions().types; hp.d_head % 32 == 0 && hp.layers_alike() && !hp.recurrent())
     line("prefix store", fmt::format("{} per token, {}", bytes_text(kv_token_bytes(hp, store) * hp.n_layer),
                                      to_string(store.k)));
   print(text);

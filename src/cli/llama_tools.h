@@ -31,8 +31,8 @@ struct LlamaTools {
   Speed measure(int64_t n, int64_t sequences) const;
   /// Cells of the cache llama.cpp makes for one sequence.
   int64_t cells(int64_t n) const;
-  /// Rows of all layers in it.
-  int64_t rows(const HParams& hp, int64_t n) const;
+  /// Bytes of K and V of all layers in it.
+  int64_t kv_bytes(const HParams& hp, int64_t n) const;
 };
 
 }  // namespace windowkv::cli

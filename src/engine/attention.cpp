@@ -7,12 +7,12 @@ namespace windowkv {
 namespace {
 
 /// q [d_head, t, n_head, s], k and v [d_head, count, n_head_kv, s] → [d_head·n_head, t·s].
-ggml_tensor* flash_attention(ggml_context* ctx, const HParams& hp, const LayerAttention& layer,
-                             ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, ggml_tensor* mask) {
-  auto* out = ggml_flash_attn_ext(ctx, q, k, v, mask, layer.scale, 0.0f, 0.0f);
+ggml_tensor* flash_attention(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, ggml_tensor* k,
+                             ggml_tensor* v, ggml_tensor* mask) {
+  auto* out = ggml_flash_attn_ext(ctx, q, k, v, mask, layer.logits.scale, 0.0f, layer.logits.softcap);
   ggml_flash_attn_ext_add_sinks(out, layer.sinks);
   ggml_prec_set_acc(out, GGML_PREC_F32);
-  return ggml_reshape_2d(ctx, out, static_cast<int64_t>(hp.d_head) * hp.n_head, q->ne[1] * q->ne[3]);
+  return ggml_reshape_2d(ctx, out, q->ne[0] * q->ne[2], q->ne[1] * q->ne[3]);
 }
 
 }  // namespace
@@ -29,14 +29,14 @@ int64_t first_shown(int64_t first, int64_t window) {
   return window > 0 ? std::max<int64_t>(0, first + 1 - window) / kStep * kStep : 0;
 }
 
-ggml_tensor* attend(ggml_context* ctx, const HParams& hp, const LayerAttention& layer, ggml_tensor* q,
-                    const KvRows& rows, int64_t first, int64_t end, ggml_tensor* mask) {
+ggml_tensor* attend(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows,
+                    int64_t first, int64_t end, ggml_tensor* mask) {
   auto by_head = [&](ggml_tensor* all) {
-    return KvRows::by_head(ctx, first > 0 ? KvRows::slice(ctx, all, first, end - first) : all, hp,
+    return KvRows::by_head(ctx, first > 0 ? KvRows::slice(ctx, all, first, end - first) : all, q->ne[0],
                            end - first);
   };
-  return flash_attention(ctx, hp, layer, ggml_permute(ctx, q, 0, 2, 1, 3), by_head(rows.k()),
-                         by_head(rows.v()), mask);
+  return flash_attention(ctx, layer, ggml_permute(ctx, q, 0, 2, 1, 3), by_head(rows.k()), by_head(rows.v()),
+                         mask);
 }
 
 ggml_tensor* token_columns(ggml_context* ctx, ggml_tensor* x, int64_t first, int64_t count) {
@@ -53,16 +53,16 @@ ggml_tensor* join_columns(ggml_context* ctx, std::vector<ggml_tensor*> parts) {
   return parts.front();
 }
 
-ggml_tensor* attend(ggml_context* ctx, const HParams& hp, const LayerAttention& layer, ggml_tensor* q,
-                    const KvStack& stack, ggml_tensor* mask) {
+ggml_tensor* attend(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, const KvStack& stack,
+                    ggml_tensor* mask) {
+  const int64_t d_head = q->ne[0];
   auto stacked = [&](ggml_tensor* rows) {
-    return ggml_view_4d(ctx, rows, hp.d_head, stack.visible, hp.n_head_kv, stack.caches, rows->nb[1],
-                        ggml_row_size(rows->type, hp.d_head),
-                        static_cast<size_t>(stack.distance) * rows->nb[1],
+    return ggml_view_4d(ctx, rows, d_head, stack.visible, rows->ne[0] / d_head, stack.caches, rows->nb[1],
+                        ggml_row_size(rows->type, d_head), static_cast<size_t>(stack.distance) * rows->nb[1],
                         static_cast<size_t>(stack.first) * rows->nb[1]);
   };
-  return flash_attention(ctx, hp, layer, ggml_reshape_4d(ctx, q, hp.d_head, 1, hp.n_head, stack.caches),
-                         stacked(stack.arena->k()), stacked(stack.arena->v()), mask);
+  return flash_attention(ctx, layer, ggml_reshape_4d(ctx, q, d_head, 1, q->ne[1], stack.caches),
+                         stacked(stack.all.k), stacked(stack.all.v), mask);
 }
 
 }  // namespace windowkv

@@ -18,8 +18,8 @@ int64_t first_shown(int64_t first, int64_t window);
 
 /// Attention of q [d_head, n_head, t] over rows [first, end): [d_head·n_head, t] F32. `mask` [≥ end − first,
 /// t] F16 or null.
-ggml_tensor* attend(ggml_context* ctx, const HParams& hp, const LayerAttention& layer, ggml_tensor* q,
-                    const KvRows& rows, int64_t first, int64_t end, ggml_tensor* mask);
+ggml_tensor* attend(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows,
+                    int64_t first, int64_t end, ggml_tensor* mask);
 
 /// Tokens [first, first + count) of x [d_head, heads, t].
 ggml_tensor* token_columns(ggml_context* ctx, ggml_tensor* x, int64_t first, int64_t count);
@@ -29,7 +29,7 @@ ggml_tensor* join_columns(ggml_context* ctx, std::vector<ggml_tensor*> parts);
 
 /// Rows of the same layer of several caches, at equal distances in one arena.
 struct KvStack {
-  const KvArena* arena;
+  KvArena::Rows all;
   int64_t first;     ///< row where the first cache's begin
   int64_t distance;  ///< rows from one cache's to the next one's; any for a single cache
   int64_t caches;
@@ -38,7 +38,7 @@ struct KvStack {
 
 /// Attention of one token of each cache, q [d_head, n_head, caches], over its own rows: [d_head·n_head,
 /// caches] F32. `mask` [visible, 1, 1 or n_head, caches] F16.
-ggml_tensor* attend(ggml_context* ctx, const HParams& hp, const LayerAttention& layer, ggml_tensor* q,
-                    const KvStack& stack, ggml_tensor* mask);
+ggml_tensor* attend(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, const KvStack& stack,
+                    ggml_tensor* mask);
 
 }  // namespace windowkv

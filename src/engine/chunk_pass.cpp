@@ -62,7 +62,7 @@ ggml_tensor* ChunkPass::attend(Graph& graph, int layer, ggml_tensor* q, const Kv
   auto* ctx = graph.ctx();
   const int64_t count = q->ne[2];
   const int64_t shown = first_shown(first, how.window);
-  return windowkv::attend(ctx, m_.hp, how, q, rows, shown, first + count,
+  return windowkv::attend(ctx, how, q, rows, shown, first + count,
                           masks_.at(how.window).of(ctx, first, count, shown));
 }
 

@@ -94,7 +94,7 @@ inline ggml_tensor* build_gated(ggml_context* ctx, ggml_tensor* attention, ggml_
 /// No fewer nodes than the graph of a chunk through one layer has, where tokens of `prompts` prompts are in
 /// it.
 inline size_t chunk_nodes(const LoadedModel& m, int64_t chunk, size_t prompts) {
-  const auto heads = static_cast<size_t>(m.hp.n_head_kv);
+  const auto heads = static_cast<size_t>(m.hp.most_heads().n_head_kv);
   return 256 + 64 * heads + (m.backends->blas() != nullptr ? ProductAttention::nodes(m.hp, chunk) : 0) +
          (prompts - 1) * (32 + 32 * heads);
 }

@@ -31,7 +31,7 @@ AttendedRows attended_rows(const KvCache& cache, int layer, int64_t window) {
   const auto& [rows, length, prompt, begins] = cache.layer(layer);
   auto host_rows = [&](const ggml_tensor* t) {
     return HostRows{t->type, static_cast<const char*>(t->data), t->nb[1],
-                    ggml_row_size(t->type, cache.d_head())};
+                    ggml_row_size(t->type, cache.d_head(layer))};
   };
   return {.k = host_rows(rows.k()),
           .v = host_rows(rows.v()),
@@ -102,7 +102,7 @@ DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer, int64_t wind
     out.lengths.push_back(length);
     out.begins.push_back(begins);
     if (in_place(*caches[c], layer)) continue;
-    const int64_t left = caches[c]->arena(layer).rows() - rows.first();
+    const int64_t left = caches[c]->arena_rows(layer).count() - rows.first();
     const int64_t wanted = rounded_up(length);
     const int64_t heads = begins.empty() ? 1 : n_head_;
     if (!out.runs.empty()) {
@@ -148,14 +148,14 @@ void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_te
   auto* ctx = graph_.ctx();
   for (size_t first = 0, next; first < caches.size(); first = next) {
     for (next = first; next < caches.size() && arenas_[next] == first;) ++next;
-    const auto& arena = caches[first]->arena(layer);
+    const auto arena = caches[first]->arena_rows(layer);
     const int64_t start = lowest_row(caches, first, layer);
     const auto count = static_cast<int64_t>(next - first);
     // Not a view where it would show all: the scheduler copies each view of an input to another device.
     auto* ids = count == slots->ne[0] ? slots : ggml_view_1d(ctx, slots, count, first * slots->nb[0]);
-    for (auto [from, to] : {std::pair{qkv.k, arena.k()}, {qkv.v, arena.v()}})
+    for (auto [from, to] : {std::pair{qkv.k, arena.k}, {qkv.v, arena.v}})
       graph_.add(
-          ggml_set_rows(ctx, KvRows::slice(ctx, to, start, arena.rows() - start),
+          ggml_set_rows(ctx, KvRows::slice(ctx, to, start, arena.count() - start),
                         ggml_reshape_2d(ctx, token_columns(ctx, from, static_cast<int64_t>(first), count),
                                         to->ne[0], count),
                         ids));
@@ -185,7 +185,7 @@ ggml_tensor* DecodeGraph::attention(LoadedModel& m, Batch caches, int layer, ggm
   const auto how = m.attention(layer);
   if (c.layout.runs.empty()) {
     auto& rows = in_place_[static_cast<size_t>(layer)];
-    rows = {m.hp.n_head_kv, how.scale,
+    rows = {m.hp.heads(layer).n_head_kv, how.logits,
             how.sinks != nullptr ? static_cast<const float*>(how.sinks->data) : nullptr,
             std::vector<AttendedRows>(caches.size())};
     return attend_in_place(ctx, q, rows);
@@ -194,21 +194,21 @@ ggml_tensor* DecodeGraph::attention(LoadedModel& m, Batch caches, int layer, ggm
   for (size_t i = 0; i < c.layout.runs.size(); ++i) {
     const auto& run = c.layout.runs[i];
     const auto& cache = *caches[run.first];
-    const KvStack stack{&cache.arena(layer), cache.layer(layer).rows.first(), run.distance,
+    const KvStack stack{cache.arena_rows(layer), cache.layer(layer).rows.first(), run.distance,
                         static_cast<int64_t>(run.count), run.visible};
-    parts.push_back(
-        attend(ctx, m.hp, how,
-               token_columns(ctx, q, static_cast<int64_t>(run.first), static_cast<int64_t>(run.count)), stack,
-               c.masks[i]));
+    parts.push_back(attend(
+        ctx, how, token_columns(ctx, q, static_cast<int64_t>(run.first), static_cast<int64_t>(run.count)),
+        stack, c.masks[i]));
   }
   return join_columns(ctx, std::move(parts));
 }
 
 bool DecodeGraph::in_place(const KvCache& cache, int layer) const {
   const auto& backends = cache.backends();
-  const auto& arena = cache.arena(layer);
-  return backends.is_cpu(backends.device_of(layer)) && row_kernels_take(arena.k()->type, cache.d_head()) &&
-         row_kernels_take(arena.v()->type, cache.d_head());
+  const auto arena = cache.arena_rows(layer);
+  const int64_t d_head = cache.d_head(layer);
+  return backends.is_cpu(backends.device_of(layer)) && row_kernels_take(arena.k->type, d_head) &&
+         row_kernels_take(arena.v->type, d_head);
 }
 
 int64_t DecodeGraph::lowest_row(Batch caches, size_t first, int layer) const {

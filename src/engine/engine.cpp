@@ -39,12 +39,14 @@ Engine::~Engine() = default;
 
 KvPool Engine::make_pool(int64_t bytes) {
   const auto& m = state_->m;
-  const int64_t rows = bytes / kv_token_bytes(m.hp, state_->options.kv);
-  if (rows < 1) throw Error(fmt::format("{} bytes of KV memory are too few for one token", bytes));
-  const auto cut = KvMemory::cut(*m.backends, rows);
+  const int64_t unit = kv_row_bytes(state_->options.kv, m.hp.kv_unit());
+  const int64_t units = bytes / unit;
+  if (units < m.hp.common_units())
+    throw Error(fmt::format("{} bytes of KV memory are too few for one token", bytes));
+  const auto cut = KvMemory::cut(*m.backends, units);
   for (size_t device = 0; device < cut.size(); ++device) {
     const int64_t available = m.backends->free_memory(device);
-    const int64_t wanted = cut.size() == 1 ? bytes : cut[device] * kv_token_bytes(m.hp, state_->options.kv);
+    const int64_t wanted = cut.size() == 1 ? bytes : cut[device] * unit;
     if (available >= 0 && wanted > available)
       throw Error(fmt::format("{} of KV memory were requested, but {} are free{}", bytes_text(wanted),
                               bytes_text(available), place_text(*m.backends, device)));
@@ -94,7 +96,7 @@ Sequence Engine::compose(std::span<const Sequence* const> by_layer, const KvPool
   out.kv_types = by_layer.front()->kv_types;
   for (size_t layer = 0; layer < by_layer.size(); ++layer) {
     out.kept.push_back(by_layer[layer]->kept[layer]);
-    out.bytes.kept += out.kept.back() * kv_token_bytes(state_->m.hp, out.kv_types);
+    out.bytes.kept += out.kept.back() * kv_token_bytes(state_->m.hp, out.kv_types, static_cast<int>(layer));
   }
   out.bytes.kept += state_->m.hp.state_bytes();
   out.bytes.full = by_layer.front()->bytes.full;
@@ -118,15 +120,15 @@ int64_t Engine::compute_bytes() const {
 }
 
 int64_t KvPool::bytes() const {
-  return memory_ ? memory_->rows() * memory_->row_bytes() : 0;
+  return memory_ ? memory_->units() * memory_->unit_bytes() : 0;
 }
 
 int64_t KvPool::free_bytes() const {
-  return memory_ ? memory_->free_rows() * memory_->row_bytes() : 0;
+  return memory_ ? memory_->free_units() * memory_->unit_bytes() : 0;
 }
 
 bool KvPool::fits(int64_t bytes) const {
-  return !memory_ || memory_->fits((bytes + memory_->row_bytes() - 1) / memory_->row_bytes());
+  return !memory_ || memory_->fits((bytes + memory_->unit_bytes() - 1) / memory_->unit_bytes());
 }
 
 }  // namespace windowkv

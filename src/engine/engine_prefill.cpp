@@ -260,25 +260,30 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     sequence.groups = job.drafts[i] ? job.drafts[i]->groups() : job.selectors[i]->groups();
     sequence.kv_types = options.kv;
     sequence.reads_store = sequence.cache->chosen != nullptr;
-    const int64_t row =
-        kv_token_bytes(m.hp, sequence.reads_store ? job.stored.parts->options().types : options.kv);
+    const auto types = sequence.reads_store ? job.stored.parts->options().types : options.kv;
     int64_t all_heads = 0;
     for (int layer = 0; layer < m.hp.n_layer; ++layer) {
-      const int64_t heads =
-          sequence.reads_store
-              ? heads_kept(sequence.recall->first()[static_cast<size_t>(layer)], m.hp.n_head_kv)
-              : heads_kept(sequence.cache->layer(layer), m.hp.n_head_kv);
-      // Whole tokens, which over all layers come to what the heads keep.
-      const int64_t before = all_heads / m.hp.n_head_kv;
-      all_heads += heads;
-      sequence.kept.push_back(all_heads / m.hp.n_head_kv - before);
+      const int64_t row = kv_token_bytes(m.hp, types, layer);
+      const int64_t n_head_kv = m.hp.heads(layer).n_head_kv;
+      const int64_t heads = sequence.reads_store
+                                ? heads_kept(sequence.recall->first()[static_cast<size_t>(layer)], n_head_kv)
+                                : heads_kept(sequence.cache->layer(layer), n_head_kv);
+      sequence.bytes.kept += heads * (row / n_head_kv);
       if (!sequence.reads_store) sequence.bytes.padding += sequence.cache->layer(layer).length * row;
-      sequence.bytes.kept += heads * (row / m.hp.n_head_kv);
+      if (m.hp.slides(layer)) {
+        sequence.kept.push_back(heads / n_head_kv);
+        continue;
+      }
+      // Whole tokens, which over all layers come to what the heads keep.
+      const int64_t before = all_heads / n_head_kv;
+      all_heads += heads;
+      sequence.kept.push_back(all_heads / n_head_kv - before);
     }
     sequence.bytes.padding = std::max<int64_t>(0, sequence.bytes.padding - sequence.bytes.kept);
     sequence.bytes.kept += m.hp.state_bytes();
-    sequence.bytes.full = m.hp.full_rows(n) * (sequence.reads_store ? row : m.hp.kv_layer_bytes_per_token()) +
-                          m.hp.state_bytes();
+    sequence.bytes.full =
+        (sequence.reads_store ? m.hp.full_rows(n) * kv_token_bytes(m.hp, types) : m.hp.full_bytes(n)) +
+        m.hp.state_bytes();
     sequence.bytes.peak = sequence.cache->meter().peak();
   }
   job.stored.added.reset();

@@ -128,8 +128,8 @@ void Eviction::drop(KvCache& cache) {
       graph, m_, *selector,
       [&](ggml_context* ctx, LayerView& view) {
         view.q = queries_of(ctx, view.layer);
-        view.k = KvRows::by_head(ctx, cache.layer(view.layer).rows.k(), hp, total_);
-        view.v = KvRows::by_head(ctx, cache.layer(view.layer).rows.v(), hp, total_);
+        view.k = KvRows::by_head(ctx, cache.layer(view.layer).rows.k(), hp.d_head, total_);
+        view.v = KvRows::by_head(ctx, cache.layer(view.layer).rows.v(), hp.d_head, total_);
       },
       [&](int layer) { return is_full(cache, layer); });
   if (ggml_graph_n_nodes(graph.nodes()) > 0) scheduler.run(graph);
@@ -144,7 +144,7 @@ void Eviction::drop(KvCache& cache) {
       std::ranges::generate(stays.front(),
                             [row = static_cast<int32_t>(held.length - window)]() mutable { return row++; });
     }
-    held.length = gather(m_, scheduler, held.rows, stays, held.rows);
+    held.length = gather(scheduler, held.rows, stays, held.rows);
   }
   cache.forget_masks();
   dropped_ = true;

@@ -12,7 +12,7 @@ namespace windowkv {
 size_t scoring_nodes(const HParams& hp) {
   // Of every KV head its attention, of every query head what its values or expected attention take, and a
   // step of runs for each power of two that a window size may reach.
-  return 512 + 24 * static_cast<size_t>(hp.n_head_kv) + 64 * static_cast<size_t>(hp.n_head);
+  return 512 + 28 * static_cast<size_t>(hp.n_head_kv) + 64 * static_cast<size_t>(hp.n_head);
 }
 
 namespace {
@@ -60,8 +60,8 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       q = ggml_reshape_3d(ctx, q, m.hp.d_head, m.hp.n_head, count);
       view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
     }
-    view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp, target.past + computed);
-    view.v = KvRows::by_head(ctx, rows_of(layer).v(), m.hp, target.past + computed);
+    view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp.d_head, target.past + computed);
+    view.v = KvRows::by_head(ctx, rows_of(layer).v(), m.hp.d_head, target.past + computed);
     view.wo = m.weights.layers[static_cast<size_t>(layer)].wo;
     // No weights are read first, which would tell the scheduler where.
     auto* device = m.backends->backend(m.backends->device_of(layer));
@@ -79,6 +79,7 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
     }
     view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
     view.scale = m.hp.attention_scale;
+    view.softcap = m.hp.attention_softcap;
     views.push_back(view);
   }
   if (views.empty()) return {};
@@ -140,6 +141,7 @@ std::vector<SettledLayers> build_scorings(Graph& graph, const LoadedModel& m, co
       view.layer = layer;
       view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
       view.scale = m.hp.attention_scale;
+      view.softcap = m.hp.attention_softcap;
       fill(graph.ctx(), view);
     }
     settled.push_back(
@@ -164,12 +166,11 @@ std::vector<KeptTokens> choose_settled(std::span<const SettledLayers> settled, S
   return kept;
 }
 
-int64_t gather(const LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept,
-               const KvRows& to) {
+int64_t gather(Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept, const KvRows& to) {
   const int64_t count = longest(kept);
   if (count == 0) return 0;
   const auto lists = static_cast<int64_t>(kept.size());
-  const int64_t part = m.hp.kv_row() / lists;
+  const int64_t part = rows.k()->ne[0] / lists;
   Graph graph(64 + 16 * kept.size());
   auto* ctx = graph.ctx();
   auto* ids = graph.input(GGML_TYPE_I32, count, lists);
@@ -228,7 +229,7 @@ void settle_layers(LoadedModel& m, Scheduler& scheduler, const Pack& pack, int l
         target.cache->set_capacity(target.waiting, cache.length + target.reserve);
       if (cache.length > 0)
         if (const auto& rows = rows_of(target.waiting); &cache.rows != &rows)
-          gather(m, scheduler, rows, kept, cache.rows);
+          gather(scheduler, rows, kept, cache.rows);
     }
     if (target.recall != nullptr) target.recall->starts_with(target.waiting, std::move(kept));
   }

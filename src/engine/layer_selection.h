@@ -64,8 +64,7 @@ std::vector<KeptTokens> choose_settled(std::span<const SettledLayers> settled, S
 
 /// Copies rows of a layer, or each head's part of them where heads keep different tokens, to the end of the
 /// first rows of `to`, which may be the same: as many as a head keeps at most, which it returns.
-int64_t gather(const LoadedModel& m, Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept,
-               const KvRows& to);
+int64_t gather(Scheduler& scheduler, const KvRows& rows, const KeptTokens& kept, const KvRows& to);
 
 /// K and V of all tokens of the target's prompt in a layer.
 using RowsOf = std::function<const KvRows&(int layer)>;

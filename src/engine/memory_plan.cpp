@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 
+#include "cache/kv_type.h"
 #include "engine/eviction.h"
 #include "engine/layer_selection.h"
 #include "engine/pack.h"
@@ -45,14 +46,16 @@ int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun&
       std::max(2 * int64_t{hp.n_ff}, m.used * (2 * int64_t{m.n_ff} + hp.n_embd) + 2 * int64_t{m.n_ff_shared});
   const auto& net = hp.delta_net;
   const int64_t recurrent = hp.recurrent() ? 4 * net.channels() + 6 * int64_t{net.d_head} * net.heads : 0;
-  int64_t activations = width * (6 * int64_t{hp.n_embd} + std::max(inner, recurrent) + 2 * hp.kv_row()) * 4;
+  int64_t activations =
+      width * (6 * int64_t{hp.n_embd} + std::max(inner, recurrent) + 2 * hp.kv_row(hp.widest_layer())) * 4;
   if (blas) activations += ProductAttention::bytes(hp, longest, width);
   // On the device and once more on the host.
   const int64_t copies = backends.is_cpu(backends.device_of(run.first)) ? 2 : 1;
   const int64_t logits = run.last + 1 == hp.n_layer ? copies * logit_columns * hp.n_vocab * 4 : 0;
   // BLAS widens one weight at a time.
+  const auto most = hp.most_heads();
   const int64_t widened =
-      blas ? int64_t{4} * hp.n_embd * std::max<int64_t>(hp.n_ff, int64_t{hp.n_head} * hp.d_head) : 0;
+      blas ? int64_t{4} * hp.n_embd * std::max<int64_t>(hp.n_ff, int64_t{most.n_head} * most.d_head) : 0;
   return std::max({activations, scoring, logits}) + widened;
 }
 
@@ -118,16 +121,16 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   const auto& backends = *m.backends;
   const auto& hp = m.hp;
   const size_t device = backends.device_of(run.first);
-  const int64_t row = kv_token_bytes(hp, options.kv);
-  const int64_t full_row = hp.kv_layer_bytes_per_token();
+  const int widest = hp.widest_layer();
+  const int64_t scratch_row = kv_token_bytes(hp, KvTypes{}, widest);
   const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0}) - stored.past;
   const auto replays = replays_of(lengths, wanted);
   const int64_t replayed = tokens_of(replays);
   const int64_t repeated_rows = replay_rows(replays, lengths);
   const int64_t longest = std::max(repeated_rows, std::ranges::max(lengths));
   const int64_t width = std::min<int64_t>(options.chunk, std::max(tokens, longest_replay(replays)));
-  auto rounded = [&](KvTypes types, int64_t rows) {
-    return KvArena::rounded_up(backends, hp, types, rows, device);
+  auto rounded = [&](KvTypes types, int64_t rows, int layer) {
+    return KvArena::rounded_up(backends, hp, types, rows, device, layer);
   };
 
   MemoryPlan plan;
@@ -157,30 +160,33 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
       }
       const int64_t kept = in_store ? 0 : selector->capacity(layer);
       auto bounded = [&](int64_t rows) {
-        return rounded(options.kv, Eviction::capacity(hp, *w.policy, layer, rows));
+        return rounded(options.kv, Eviction::capacity(hp, *w.policy, layer, rows), layer);
       };
+      const int64_t row = kv_token_bytes(hp, options.kv, layer);
       const int64_t capacity = bounded(kept + reserve);
       plan.kv_kept += kept * row;
       plan.kv_reserve += (capacity - kept) * row;
-      largest = std::max(largest, capacity);
-      grown += bounded(kept + reserve + KvCache::kFirstGrowth) - capacity;
+      largest = std::max(largest, capacity * row);
+      grown += (bounded(kept + reserve + KvCache::kFirstGrowth) - capacity) * row;
       if (!in_store && keeps_whole(*selector, layer, n, options.kv))
         whole[w.prompt][static_cast<size_t>(layer)] = true;
       if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));
     }
     if (in_store) plan.recall = std::max(plan.recall, recall_bytes(hp, n));
     if (Draft::wanted(hp, *w.policy, n)) plan.recall = std::max(plan.recall, scoring);
-    plan.kv_growth = std::max(plan.kv_growth, (grown + largest) * row);
+    plan.kv_growth = std::max(plan.kv_growth, grown + largest);
   }
   const int with_rows = hp.row_layer(run.last + 1) - hp.row_layer(run.first);
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {
     for (int layer = run.first; layer <= run.last; ++layer)
-      plan.kv_full += m.hp.full_rows(layer, lengths[prompt]) * full_row + hp.state_bytes(layer);
+      plan.kv_full +=
+          hp.full_rows(layer, lengths[prompt]) * kv_token_bytes(hp, KvTypes{}, layer) + hp.state_bytes(layer);
     const auto first = whole[prompt].begin() + run.first;
     if (!std::all_of(first, first + run.count(), std::identity{}))
-      plan.kv_scratch += std::min(in_flight, with_rows) * rounded(KvTypes{}, lengths[prompt]) * full_row;
+      plan.kv_scratch +=
+          std::min(in_flight, with_rows) * rounded(KvTypes{}, lengths[prompt], widest) * scratch_row;
   }
-  plan.kv_scratch += rounded(KvTypes{}, repeated_rows) * full_row;
+  plan.kv_scratch += rounded(KvTypes{}, repeated_rows, widest) * scratch_row;
   const int64_t received =
       (static_cast<int64_t>(strides.size()) * hp.n_head + (replayed > 0 ? hp.n_head_kv : 0)) * in_flight;
   const int64_t moments = has_moments ? int64_t{hp.d_head} * (hp.d_head + 1) * hp.n_head * in_flight : 0;
@@ -241,13 +247,13 @@ PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, in
   const auto memory = plan(n, policy, reserve);
   PoolPlan pool;
   // A pool is cut in proportion to the devices' layers: the one that holds most a layer needs all to be more.
-  const int64_t row = kv_token_bytes(state_->m.hp, state_->options.kv);
+  const int64_t unit = kv_row_bytes(state_->options.kv, state_->m.hp.kv_unit());
   for (const auto& run : state_->m.backends->layer_runs()) {
     if (run.count() == 0) continue;
     const auto part = state_->plan(run, n, policy, reserve);
-    const int64_t rows = (part.kv_kept - part.kv_states + part.kv_reserve) / row;
-    const int64_t whole = (rows * state_->m.hp.n_layer + run.count() - 1) / run.count();
-    pool.sequence_bytes = std::max(pool.sequence_bytes, whole * row);
+    const int64_t units = (part.kv_kept - part.kv_states + part.kv_reserve) / unit;
+    const int64_t whole = (units * state_->m.hp.n_layer + run.count() - 1) / run.count();
+    pool.sequence_bytes = std::max(pool.sequence_bytes, whole * unit);
   }
   pool.scratch_bytes = memory.kv_scratch;
   // A policy may keep nothing, without room for anything.

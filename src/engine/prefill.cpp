@@ -158,7 +158,7 @@ class Prefill {
     const size_t device = m_.backends->device_of(layer);
     if (place.device != device) place.rows.reset();
     if (!place.rows) place = make_scratch(device, scratch_capacities(device));
-    return place.rows->layer(static_cast<int>(prompt));
+    return place.rows->layer_as(static_cast<int>(prompt), m_.hp.row_units(layer));
   }
 
   /// The layer's K and V of a prompt once more, with room behind them for a repetition.
@@ -166,9 +166,10 @@ class Prefill {
     const size_t device = m_.backends->device_of(layer);
     if (replay_scratch_.device != device) replay_scratch_.rows.reset();
     if (!replay_scratch_.rows)
-      replay_scratch_ =
-          make_scratch(device, {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, replay_rows_, device)});
-    const auto& to = replay_scratch_.rows->layer(0);
+      replay_scratch_ = make_scratch(
+          device,
+          {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, replay_rows_, device, m_.hp.widest_layer())});
+    const auto& to = replay_scratch_.rows->layer_as(0, m_.hp.row_units(layer));
     const auto& from = rows_for(layer, prompt);
     Graph graph(16);
     for (auto [source, target] : {std::pair{from.k(), to.k()}, {from.v(), to.v()}})
@@ -185,7 +186,8 @@ class Prefill {
     for (size_t prompt = 0; prompt < capacities.size(); ++prompt)
       for (int layer = run.first; layer <= run.last && capacities[prompt] == 0; ++layer)
         if (!m_.hp.recurrent(layer) && whole_target(layer, prompt) == nullptr)
-          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device);
+          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device,
+                                                   m_.hp.widest_layer());
     return capacities;
   }
 
@@ -195,12 +197,17 @@ class Prefill {
     size_t device = 0;
   };
 
+  /// Of rows of the widest layer: each layer takes of them what it needs.
   Scratch make_scratch(size_t device, const std::vector<int64_t>& capacities) {
-    std::vector<int64_t> rows(m_.backends->device_count(), 0);
-    rows[device] = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
-    return {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, rows),
-                                        capacities, std::vector(capacities.size(), device),
-                                        targets_[0].cache->meter()),
+    std::vector<KvSegment::Run> runs;
+    std::vector<int64_t> units(m_.backends->device_count(), 0);
+    const int64_t row = m_.hp.row_units(m_.hp.widest_layer());
+    for (const int64_t capacity : capacities) {
+      runs.push_back({capacity, row, device});
+      units[device] += capacity * row;
+    }
+    return {std::make_unique<KvSegment>(std::make_shared<KvMemory>(*m_.backends, m_.hp, KvTypes{}, units),
+                                        runs, targets_[0].cache->meter()),
             device};
   }
 
@@ -245,12 +252,12 @@ class Prefill {
       const auto part = columns_of(ctx, qkv, run.row - first, run.count);
       store_kv(graph, rows, past_ + run.first, part);
       if (parts.queries) keep_queries(graph, layer, run, part.q);
-      if (pack_.has_moments())
+      if (pack_.has_moments() && !m_.hp.slides(layer))  // nothing is chosen there
         add_moments(graph, layer, run, part.q, pack_.positions_at(ctx, run.row, run.count));
       const auto sums = sums_of(ctx, run.prompt, layer);
       const bool summed = parts.output && pass_.sums_received();
       if (!summed)
-        for (const auto& s : sums) accumulate(graph, rows, past_ + run.first, part.q, s);
+        for (const auto& s : sums) accumulate(graph, layer, rows, past_ + run.first, part.q, s);
       if (parts.output)
         attention.push_back(pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first, {},
                                          summed ? sums : std::vector<ReceivedSum>{}));
@@ -436,7 +443,7 @@ class Prefill {
 
   /// Adds the attention of some of a chunk's queries to what each token has received, where the chunk's own
   /// attention does not.
-  void accumulate(Graph& graph, const KvRows& rows, int64_t first, ggml_tensor* chunk_q,
+  void accumulate(Graph& graph, int layer, const KvRows& rows, int64_t first, ggml_tensor* chunk_q,
                   const ReceivedSum& sum) {
     auto* ctx = graph.ctx();
     const int64_t keys = first + chunk_q->ne[2];
@@ -447,11 +454,11 @@ class Prefill {
                            chunk_q->nb[2] * static_cast<size_t>(sum.stride),
                            static_cast<size_t>(skipped) * chunk_q->nb[2]);
     auto* q = ggml_cont(ctx, ggml_permute(ctx, chunk_q, 0, 2, 1, 3));
-    auto* k = KvRows::by_head(ctx, rows.k(), m_.hp, keys);
+    auto* k = KvRows::by_head(ctx, rows.k(), m_.hp.d_head, keys);
     auto* sums = sum.sums;
     for (int64_t h = 0; h < m_.hp.n_head_kv; ++h) {
       auto* received = build_sum_over_queries(
-          ctx, build_attention(ctx, q, k, {h, 1}, first + skipped, m_.hp.attention_scale, sum.stride));
+          ctx, build_attention(ctx, q, k, {h, 1}, first + skipped, m_.attention(layer).logits, sum.stride));
       auto* held =
           ggml_view_2d(ctx, sums, keys, share, sums->nb[1], static_cast<size_t>(h * share) * sums->nb[1]);
       graph.add(ggml_cpy(ctx, ggml_add(ctx, held, received), held));
@@ -475,7 +482,7 @@ class Prefill {
       const int64_t row = past_ + end.first;
       const auto column = static_cast<int64_t>(attention.size());
       auto* read = how.window > 0 ? pass_.attend(graph, layer, qkv.q, rows, row, column)
-                                  : attend(ctx, m_.hp, how, qkv.q, rows, 0, row + 1, nullptr);
+                                  : attend(ctx, how, qkv.q, rows, 0, row + 1, nullptr);
       attention.push_back(build_gated(ctx, read, qkv.gate));
     }
     if (m_.hp.recurrent(layer)) return pass_.logits(graph, join_columns(ctx, last));

@@ -18,12 +18,18 @@ constexpr int64_t kTileBytes = int64_t{4} << 20;
 /// Fewer queries than this make products too narrow.
 constexpr int64_t kLeastTile = 32;
 
-int64_t share_of(const HParams& hp) {
-  return hp.n_head / hp.n_head_kv;
+int64_t tile_queries(int64_t share, int64_t keys) {
+  return std::max(kLeastTile, kTileBytes / (keys * share * static_cast<int64_t>(sizeof(float))));
 }
 
-int64_t tile_queries(const HParams& hp, int64_t keys) {
-  return std::max(kLeastTile, kTileBytes / (keys * share_of(hp) * static_cast<int64_t>(sizeof(float))));
+/// Queries' elements of a token in the layer that has most.
+int64_t most_query_elements(const HParams& hp) {
+  int64_t most = 0;
+  for (int layer = 0; layer < std::max(1, hp.n_layer); ++layer) {
+    const auto heads = hp.heads(layer);
+    most = std::max(most, int64_t{heads.n_head} * heads.d_head);
+  }
+  return most;
 }
 
 const float* row_of(const ggml_tensor* weights, int64_t query, int64_t head) {
@@ -140,11 +146,11 @@ ggml_tensor* build_weights(ggml_context* ctx, const LayerAttention& layer, ggml_
     // The number itself, which outlives the graph.
     auto* window = reinterpret_cast<void*>(  // NOLINT(performance-no-int-to-ptr)
         static_cast<intptr_t>(layer.window));
-    a = ggml_custom_inplace(ctx, build_products(ctx, q, k), nullptr, 0, hide_outside, GGML_N_TASKS_MAX,
-                            window);
-    a = ggml_soft_max_ext_inplace(ctx, a, nullptr, layer.scale, 0.0f);
+    a = build_capped(ctx, build_products(ctx, q, k), layer.logits);
+    a = ggml_custom_inplace(ctx, a, nullptr, 0, hide_outside, GGML_N_TASKS_MAX, window);
+    a = ggml_soft_max_ext_inplace(ctx, a, nullptr, softmax_scale(layer.logits), 0.0f);
   } else {
-    a = build_head_attention(ctx, q, k, k->ne[1] - q->ne[1], layer.scale);
+    a = build_head_attention(ctx, q, k, k->ne[1] - q->ne[1], layer.logits);
   }
   if (layer.sinks != nullptr)
     ggml_soft_max_add_sinks(
@@ -155,8 +161,8 @@ ggml_tensor* build_weights(ggml_context* ctx, const LayerAttention& layer, ggml_
 }  // namespace
 
 ProductAttention::ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk)
-    : hp_(hp), storage_(backends, "a chunk's attention", 1) {
-  out_ = storage_.add(GGML_TYPE_F32, static_cast<int64_t>(hp.d_head) * hp.n_head, chunk);
+    : storage_(backends, "a chunk's attention", 1) {
+  out_ = storage_.add(GGML_TYPE_F32, most_query_elements(hp), chunk);
   storage_.allocate(/*clear=*/false);
 }
 
@@ -166,18 +172,22 @@ ggml_tensor* ProductAttention::build(Graph& graph, const LayerAttention& layer, 
                                      const ReplayMaxima* replayed) const {
   auto* ctx = graph.ctx();
   const int64_t t = q->ne[2];
-  const int64_t share = share_of(hp_);
-  for (int64_t h = 0; h < hp_.n_head_kv; ++h) {
+  const int64_t d_head = q->ne[0];
+  const int64_t n_head_kv = rows.k()->ne[0] / d_head;
+  const int64_t share = q->ne[1] / n_head_kv;
+  // Side by side whatever the layer's sizes.
+  const size_t token = ggml_row_size(GGML_TYPE_F32, d_head * q->ne[1]);
+  for (int64_t h = 0; h < n_head_kv; ++h) {
     const int64_t begin = std::max(begins.empty() ? 0 : begins[static_cast<size_t>(h)],
                                    layer.window > 0 ? end + 1 - layer.window : 0);
     const int64_t first = end - begin;
     const int64_t keys = first + t;
-    const int64_t tile = tile_queries(hp_, layer.window > 0 ? std::min(keys, layer.window) : keys);
+    const int64_t tile = tile_queries(share, layer.window > 0 ? std::min(keys, layer.window) : keys);
     auto* numbers = build_numbers(ctx, keys);
     auto widened = [&](ggml_tensor* all) {
       auto* head =
-          ggml_view_2d(ctx, all, hp_.d_head, keys, all->nb[1],
-                       static_cast<size_t>(begin) * all->nb[1] + ggml_row_size(all->type, h * hp_.d_head));
+          ggml_view_2d(ctx, all, d_head, keys, all->nb[1],
+                       static_cast<size_t>(begin) * all->nb[1] + ggml_row_size(all->type, h * d_head));
       return build_widened(ctx, head, numbers);
     };
     auto* k = widened(rows.k());
@@ -186,39 +196,45 @@ ggml_tensor* ProductAttention::build(Graph& graph, const LayerAttention& layer, 
       const int64_t count = std::min(tile, t - start);
       const int64_t hidden = layer.window > 0 ? std::max<int64_t>(0, first + start + 1 - layer.window) : 0;
       const int64_t seen = first + start + count - hidden;
-      auto* queries = ggml_cont(ctx, ggml_view_3d(ctx, q, hp_.d_head, count, share, q->nb[2], q->nb[1],
+      auto* queries = ggml_cont(ctx, ggml_view_3d(ctx, q, d_head, count, share, q->nb[2], q->nb[1],
                                                   static_cast<size_t>(start) * q->nb[2] +
                                                       static_cast<size_t>(h * share) * q->nb[1]));
       auto shown_rows = [&](ggml_tensor* all) {
-        return ggml_view_2d(ctx, all, hp_.d_head, seen, all->nb[1], static_cast<size_t>(hidden) * all->nb[1]);
+        return ggml_view_2d(ctx, all, d_head, seen, all->nb[1], static_cast<size_t>(hidden) * all->nb[1]);
       };
       auto* weights = build_weights(ctx, layer, queries, shown_rows(k), h * share);
       for (const auto& received : sums) add_received(graph, received, weights, h * share, first + start);
       if (replayed != nullptr) add_replayed(graph, *replayed, weights, h);
       auto* out = ggml_out_prod(ctx, shown_rows(v),
                                 ggml_transpose(ctx, ggml_reshape_2d(ctx, weights, seen, count * share)));
-      auto* place = ggml_view_3d(ctx, out_, hp_.d_head, count, share, out_->nb[1],
-                                 ggml_row_size(GGML_TYPE_F32, hp_.d_head),
-                                 static_cast<size_t>(column + start) * out_->nb[1] +
-                                     ggml_row_size(GGML_TYPE_F32, h * share * hp_.d_head));
-      graph.add(ggml_cpy(ctx, ggml_reshape_3d(ctx, out, hp_.d_head, count, share), place));
+      auto* place = ggml_view_3d(
+          ctx, out_, d_head, count, share, token, ggml_row_size(GGML_TYPE_F32, d_head),
+          static_cast<size_t>(column + start) * token + ggml_row_size(GGML_TYPE_F32, h * share * d_head));
+      graph.add(ggml_cpy(ctx, ggml_reshape_3d(ctx, out, d_head, count, share), place));
     }
   }
-  return ggml_view_2d(ctx, out_, out_->ne[0], t, out_->nb[1], static_cast<size_t>(column) * out_->nb[1]);
+  return ggml_view_2d(ctx, out_, d_head * q->ne[1], t, token, static_cast<size_t>(column) * token);
 }
 
 size_t ProductAttention::nodes(const HParams& hp, int64_t chunk) {
   const int64_t tiles = (chunk + kLeastTile - 1) / kLeastTile;
-  return static_cast<size_t>(hp.n_head_kv) * (8 + (16 + 4 * kMostStrides) * static_cast<size_t>(tiles)) + 8;
+  return static_cast<size_t>(hp.most_heads().n_head_kv) *
+             (8 + (20 + 4 * kMostStrides) * static_cast<size_t>(tiles)) +
+         8;
 }
 
 int64_t ProductAttention::result_bytes(const HParams& hp, int64_t chunk) {
-  return 4 * chunk * hp.n_head * hp.d_head;
+  return 4 * chunk * most_query_elements(hp);
 }
 
 int64_t ProductAttention::bytes(const HParams& hp, int64_t n, int64_t chunk) {
-  const int64_t weights = n * std::min(chunk, tile_queries(hp, n)) * share_of(hp);
-  return 4 * (2 * n * hp.d_head + weights);
+  int64_t most = 0;
+  for (int layer = 0; layer < hp.n_layer; ++layer) {
+    const auto heads = hp.heads(layer);
+    const int64_t share = heads.n_head / heads.n_head_kv;
+    most = std::max(most, 2 * n * heads.d_head + n * std::min(chunk, tile_queries(share, n)) * share);
+  }
+  return 4 * most;
 }
 
 }  // namespace windowkv

@@ -51,7 +51,6 @@ class ProductAttention {
   static int64_t bytes(const HParams& hp, int64_t n, int64_t chunk);
 
  private:
-  const HParams& hp_;
   Storage storage_;
   ggml_tensor* out_;
 };

@@ -18,7 +18,10 @@ constexpr int64_t kJoining = 64;
 }  // namespace
 
 bool Recall::in_place(const LoadedModel& m) {
-  return m.backends->cpu_alone() && row_kernels_take(GGML_TYPE_F16, m.hp.d_head);
+  if (!m.backends->cpu_alone()) return false;
+  for (int layer = 0; layer < m.hp.n_layer; ++layer)
+    if (!row_kernels_take(GGML_TYPE_F16, m.hp.heads(layer).d_head)) return false;
+  return true;
 }
 
 bool Recall::wanted(const LoadedModel& m, const Policy& policy, int64_t n) {
@@ -126,7 +129,7 @@ void Recall::build_scoring(const KvCache& cache) {
     view.q = ggml_reshape_3d(ctx, queries_.of(view.layer), hp.d_head, 1, hp.n_head);
     view.k = PrefixBlock::slice(ctx, block_->k(view.layer), 0, in_block_);
     if (among_ > in_block_)
-      view.k_after = KvRows::by_head(ctx, cache.layer(view.layer).rows.k(), hp, among_ - in_block_);
+      view.k_after = KvRows::by_head(ctx, cache.layer(view.layer).rows.k(), hp.d_head, among_ - in_block_);
     view.after_prompt = 1;
   });
   scoring_->scheduler.allocate(graph);

@@ -22,8 +22,8 @@ void fit(std::vector<int32_t>& tokens, size_t count, int64_t n) {
 
 void RecallCopies::build(const KvCache& cache) {
   const auto n_layer = static_cast<size_t>(hp_.n_layer);
-  graph_ =
-      std::make_unique<StandingGraph>(backends_, n_layer * (32 + 16 * static_cast<size_t>(hp_.n_head_kv)));
+  graph_ = std::make_unique<StandingGraph>(
+      backends_, n_layer * (32 + 16 * static_cast<size_t>(hp_.most_heads().n_head_kv)));
   auto& graph = graph_->graph;
   auto* ctx = graph.ctx();
   ids_.assign(n_layer, nullptr);
@@ -36,11 +36,11 @@ void RecallCopies::build(const KvCache& cache) {
     auto* slots = build_numbers(ctx, count);
     const auto& rows = cache.layer(layer).rows;
     for (auto [from, to] : {std::pair{block_.k(layer), rows.k()}, {block_.v(layer), rows.v()}})
-      for (int64_t h = 0; h < hp_.n_head_kv; ++h) {
+      for (int64_t h = 0; h < from->ne[2]; ++h) {
         auto* source =
-            ggml_view_2d(ctx, from, hp_.d_head, n_, from->nb[1], static_cast<size_t>(h) * from->nb[2]);
+            ggml_view_2d(ctx, from, from->ne[0], n_, from->nb[1], static_cast<size_t>(h) * from->nb[2]);
         auto* target =
-            ggml_view_2d(ctx, to, hp_.d_head, count, to->nb[1], ggml_row_size(to->type, h * hp_.d_head));
+            ggml_view_2d(ctx, to, from->ne[0], count, to->nb[1], ggml_row_size(to->type, h * from->ne[0]));
         auto* which = lists == 1 ? ids : ggml_view_1d(ctx, ids, count, static_cast<size_t>(h) * ids->nb[1]);
         graph.add(ggml_set_rows(ctx, target, ggml_get_rows(ctx, source, which), slots));
       }

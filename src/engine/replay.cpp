@@ -132,7 +132,8 @@ void raise_maxima(Graph& graph, const HParams& hp, ggml_tensor* q, const KvRows&
                                                   static_cast<size_t>(start) * q->nb[2] +
                                                       static_cast<size_t>(h * share) * q->nb[1]));
       auto* seen = ggml_view_2d(ctx, k, hp.d_head, past + start + count, k->nb[1], 0);
-      auto* weights = build_head_attention(ctx, queries, seen, past + start, hp.attention_scale);
+      auto* weights =
+          build_head_attention(ctx, queries, seen, past + start, {hp.attention_scale, hp.attention_softcap});
       auto* of_part = ggml_view_3d(ctx, weights, maxima.count(), count, share, weights->nb[1], weights->nb[2],
                                    static_cast<size_t>(maxima.sinks()) * weights->nb[0]);
       auto* held = maxima.of_head(ctx, h);

@@ -81,7 +81,7 @@ void attend_parts(ggml_tensor* dst, int ith, int nth, void* userdata) {
       const int64_t to = std::clamp<int64_t>(last, 0, count);
       if (from < to)
         attend_rows(*run.k, *run.v, head, {numbers, begin + from, to - from}, query(q, column, head * share),
-                    static_cast<int>(share), static_cast<int>(d), rows.scale, states.data());
+                    static_cast<int>(share), static_cast<int>(d), rows.logits, states.data());
       first -= count;
       last -= count;
     }

@@ -24,7 +24,7 @@ struct AttendedRows {
 /// attends to it, and stays where it is as long as the graph.
 struct RowAttention {
   int64_t n_head_kv = 0;
-  float scale = 1.0f;
+  LogitScale logits;
   const float* sinks = nullptr;  ///< LayerAttention::sinks
   std::vector<AttendedRows> columns;
 };

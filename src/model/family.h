@@ -31,6 +31,10 @@ class Family {
   /// does.
   virtual bool may_slide() const { return false; }
 
+  /// Whether its layers may have different numbers of KV heads: read() sees to it that those that see all
+  /// tokens have not.
+  virtual bool layers_may_differ() const { return false; }
+
   /// Asks the loader for every tensor.
   virtual void declare(WeightLoader& loader, const HParams& hp, Weights& weights) const = 0;
 
@@ -83,16 +87,22 @@ class Family {
 };
 
 /// The metadata every family shares; refuses sizes that disagree. All layers see all tokens.
-HParams read_common(const GgufFile& file);
+/// `layers_may_differ`: Family::layers_may_differ(); each layer then gets heads of its own.
+HParams read_common(const GgufFile& file, bool layers_may_differ = false);
 /// Leaves out the layers at the end that predict further tokens. Throws Error where no others are left.
 void drop_further_layers(const GgufFile& file, HParams& hp);
-/// Tokens of the file's sliding window, 0 where there is none or the trained context fits in it.
-int read_window(const GgufFile& file, const HParams& hp);
+/// Tokens of the file's sliding window, `missing` where it says nothing; 0 where the trained context fits in
+/// it.
+int read_window(const GgufFile& file, const HParams& hp, int missing = 0);
 /// Gives every layer but the last of each period that way to attend, with the file's window, where it has
-/// one. `period`: what the file leaves out.
+/// one. `sliding.window` and `period`: what the file leaves out.
 void slide(const GgufFile& file, HParams& hp, AttentionSpec sliding, int period);
 /// Throws Error where the file has a sliding window and its family does not know any.
 void check_window(const GgufFile& file, const Family& family, const HParams& hp);
+
+/// A bound of logits (HParams::attention_softcap), `missing` where the file says nothing. Throws Error for
+/// one that is not above 0.
+float read_softcap(const GgufFile& file, const HParams& hp, const char* key, float missing);
 
 const std::vector<const Family*>& families();
 /// The family of general.architecture; throws Error naming those there are.

@@ -198,6 +198,26 @@ std::optional<int64_t> GgufFile::find_array_size(const std::string& key) const {
   return static_cast<int64_t>(gguf_get_arr_n(metadata(), id));
 }
 
+std::vector<int> GgufFile::get_ints(const std::string& key, int count) const {
+  const auto* g = metadata();
+  const int64_t id = gguf_find_key(g, key.c_str());
+  if (id < 0 || gguf_get_kv_type(g, id) != GGUF_TYPE_ARRAY)
+    return std::vector<int>(static_cast<size_t>(count), get_int(key));
+  const auto type = gguf_get_arr_type(g, id);
+  if (const size_t size = gguf_get_arr_n(g, id); size != static_cast<size_t>(count))
+    fail(fmt::format("{} has {} numbers for {} layers", key, size, count));
+  if (type == GGUF_TYPE_STRING || type == GGUF_TYPE_ARRAY)
+    fail(key + " is a list of the type " + gguf_type_name(type));
+  std::vector<int> values;
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+    const auto value = integer_at(type, gguf_get_arr_data(g, id), i);
+    if (!value) fail(key + " is a list of the type " + gguf_type_name(type));
+    if (*value < 0 || *value > INT_MAX) fail(fmt::format("{} is out of range: {}", key, *value));
+    values.push_back(static_cast<int>(*value));
+  }
+  return values;
+}
+
 int GgufFile::get_int(const std::string& key) const {
   auto value = find_int(key);
   if (!value) fail("metadata " + key + " is missing");

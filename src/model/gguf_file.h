@@ -32,6 +32,9 @@ class GgufFile {
   std::optional<std::string> find_string(const std::string& key) const;
   /// Length of an array; nullopt where the key is missing or no array.
   std::optional<int64_t> find_array_size(const std::string& key) const;
+  /// A list of so many whole numbers or booleans, which may be given as one number. Throws Error where the
+  /// key is missing, has another length or another type, or a number is out of range.
+  std::vector<int> get_ints(const std::string& key, int count) const;
   /// As the find functions, but throws Error where the key is missing.
   int get_int(const std::string& key) const;
   float get_float(const std::string& key) const;

@@ -1,14 +1,16 @@
+#include <fmt/format.h>
 #include <ggml.h>
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "model/families/feed_forward.h"
 #include "model/family.h"
 
 namespace windowkv {
 
-HParams read_common(const GgufFile& file) {
+HParams read_common(const GgufFile& file, bool layers_may_differ) {
   HParams hp;
   hp.family = file.find_string("general.architecture").value_or("");
   hp.name = file.find_string("general.name").value_or("");
@@ -19,7 +21,7 @@ HParams read_common(const GgufFile& file) {
   hp.n_layer = file.get_int(key("block_count"));
   hp.n_embd = file.get_int(key("embedding_length"));
   hp.n_head = file.get_int(key("attention.head_count"));
-  hp.n_head_kv = file.find_int(key("attention.head_count_kv")).value_or(hp.n_head);
+  if (!layers_may_differ) hp.n_head_kv = file.find_int(key("attention.head_count_kv")).value_or(hp.n_head);
   // A mixture without dense layers may name none.
   hp.n_ff = file.find_int(key("feed_forward_length"))
                 .value_or(file.find_int(key("expert_feed_forward_length")).value_or(0));
@@ -50,11 +52,15 @@ HParams read_common(const GgufFile& file) {
   positive("embedding_length", hp.n_embd, 1 << 20);
   positive("feed_forward_length", hp.n_ff, 1 << 22);
   positive("attention.head_count", hp.n_head, 1 << 12);
-  positive("attention.head_count_kv", hp.n_head_kv, hp.n_head);
+  std::vector<int> kv_heads(static_cast<size_t>(hp.n_layer), hp.n_head_kv);
+  if (layers_may_differ) kv_heads = file.get_ints(key("attention.head_count_kv"), hp.n_layer);
+  hp.n_head_kv = kv_heads.front();
+  for (const int count : kv_heads) positive("attention.head_count_kv", count, hp.n_head);
   positive("context_length", hp.n_ctx_train, 1 << 30);
-  if (hp.n_head % hp.n_head_kv != 0)
-    file.fail(std::to_string(hp.n_head) + " query heads cannot share " + std::to_string(hp.n_head_kv) +
-              " KV heads");
+  for (const int count : kv_heads)
+    if (hp.n_head % count != 0)
+      file.fail(std::to_string(hp.n_head) + " query heads cannot share " + std::to_string(count) +
+                " KV heads");
   if (!(hp.rms_eps > 0 && hp.rms_eps < 1))
     file.fail(key("attention.layer_norm_rms_epsilon") + " is out of range");
 
@@ -91,6 +97,8 @@ HParams read_common(const GgufFile& file) {
     refuse("RoPE scaling \"" + scaling + "\"");
   }
   hp.attention.assign(static_cast<size_t>(hp.n_layer), {0, hp.rope_base, hp.rope_freq_scale});
+  for (size_t layer = 0; layers_may_differ && layer < kv_heads.size(); ++layer)
+    hp.attention[layer].heads = {hp.n_head, kv_heads[layer], hp.d_head};
   return hp;
 }
 
@@ -102,13 +110,13 @@ void drop_further_layers(const GgufFile& file, HParams& hp) {
   hp.attention.resize(static_cast<size_t>(hp.n_layer));
 }
 
-int read_window(const GgufFile& file, const HParams& hp) {
-  const int window = file.find_int(hp.family + ".attention.sliding_window").value_or(0);
+int read_window(const GgufFile& file, const HParams& hp, int missing) {
+  const int window = file.find_int(hp.family + ".attention.sliding_window").value_or(missing);
   return window < hp.n_ctx_train ? window : 0;
 }
 
 void slide(const GgufFile& file, HParams& hp, AttentionSpec sliding, int period) {
-  sliding.window = read_window(file, hp);
+  sliding.window = read_window(file, hp, sliding.window);
   period = file.find_int(hp.family + ".attention.sliding_window_pattern").value_or(period);
   if (sliding.window == 0) return;
   for (int layer = 0; layer < hp.n_layer; ++layer)
@@ -121,6 +129,53 @@ void check_window(const GgufFile& file, const Family& family, const HParams& hp)
   if (window > 0 && !family.may_slide())
     file.fail("not supported: sliding-window attention (" + std::to_string(window) +
               " tokens) in models of family \"" + hp.family + "\"");
+}
+
+float read_softcap(const GgufFile& file, const HParams& hp, const char* key, float missing) {
+  const float softcap = file.find_float(hp.family + "." + key).value_or(missing);
+  if (!(softcap > 0)) file.fail(fmt::format("{}.{} is {}; it must be above 0", hp.family, key, softcap));
+  return softcap;
+}
+
+bool HParams::layers_alike() const {
+  for (int layer = 1; layer < n_layer; ++layer)
+    if (heads(layer) != heads(0)) return false;
+  return true;
+}
+
+int64_t HParams::kv_unit() const {
+  int64_t unit = n_layer > 0 ? kv_row(0) : kv_row();
+  for (int layer = 1; layer < n_layer; ++layer) unit = std::gcd(unit, kv_row(layer));
+  return unit;
+}
+
+int64_t HParams::common_units() const {
+  int64_t units = 1;
+  for (int layer = 0; layer < n_layer; ++layer) units = std::lcm(units, row_units(layer));
+  return units;
+}
+
+int HParams::widest_layer() const {
+  int widest = 0;
+  for (int layer = 1; layer < n_layer; ++layer)
+    if (kv_row(layer) > kv_row(widest)) widest = layer;
+  return widest;
+}
+
+HeadSizes HParams::most_heads() const {
+  HeadSizes most = {n_head, n_head_kv, d_head};
+  for (int layer = 0; layer < n_layer; ++layer) {
+    const auto sizes = heads(layer);
+    most = {std::max(most.n_head, sizes.n_head), std::max(most.n_head_kv, sizes.n_head_kv),
+            std::max(most.d_head, sizes.d_head)};
+  }
+  return most;
+}
+
+int64_t HParams::full_bytes(int64_t tokens) const {
+  int64_t bytes = 0;
+  for (int layer = 0; layer < n_layer; ++layer) bytes += full_rows(layer, tokens) * 4 * kv_row(layer);
+  return bytes;
 }
 
 std::vector<int> HParams::full_layers() const {

@@ -7,11 +7,11 @@
 #include <cctype>
 #include <string_view>
 
+#include "support/blanks.h"
+
 namespace windowkv {
 
 namespace {
-
-constexpr std::string_view kBlanks = " \t\n\r\v\f";
 
 bool begins_name(char c) {
   return std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_' || (c & 0x80) != 0;

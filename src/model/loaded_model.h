@@ -5,6 +5,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "backend/logit_scale.h"
 #include "model/family.h"
 #include "model/gguf_file.h"
 #include "model/weights.h"
@@ -14,7 +15,7 @@ namespace windowkv {
 
 /// What the attention of a layer needs beside queries and rows.
 struct LayerAttention {
-  float scale;         ///< on q·k
+  LogitScale logits;
   int64_t window;      ///< of the last rows up to its own that a query sees; 0: all
   ggml_tensor* sinks;  ///< [n_head] F32, logits beside those of the rows, whose weight goes nowhere; or null
 };
@@ -32,7 +33,8 @@ struct LoadedModel {
   WeightLoader::Loaded storage;
 
   LayerAttention attention(int layer) const {
-    return {hp.attention_scale, hp.attention_of(layer).window,
+    return {{hp.attention_scale, hp.attention_softcap},
+            hp.attention_of(layer).window,
             weights.layers[static_cast<size_t>(layer)].sinks};
   }
 };

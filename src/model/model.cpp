@@ -17,7 +17,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
   m->backends.emplace(options.device, options.threads, options.blas, options.rpc, options.warning);
   m->file = std::make_unique<GgufFile>(path);
   m->family = &find_family(*m->file);
-  m->hp = read_common(*m->file);
+  m->hp = read_common(*m->file, m->family->layers_may_differ());
   m->family->read(*m->file, m->hp);
   check_window(*m->file, *m->family, m->hp);
   m->backends->place_layers(m->hp.n_layer, options.tensor_split);

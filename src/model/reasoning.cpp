@@ -2,11 +2,11 @@
 
 #include <algorithm>
 
+#include "support/blanks.h"
+
 namespace windowkv {
 
 namespace {
-
-constexpr std::string_view kBlanks = " \t\r\n";
 
 /// The first whose mark a template has is its own. New formats go here.
 constexpr std::array kFormats = {

@@ -13,6 +13,7 @@
 #include "model/gguf_file.h"
 #include "model/reasoning.h"
 #include "model/special_names.h"
+#include "support/blanks.h"
 #include "support/bounded_json.h"
 #include "support/deep_stack.h"
 #include "windowkv/error.h"
@@ -22,7 +23,6 @@ namespace windowkv {
 namespace {
 
 constexpr size_t kMostBytes = INT_MAX / 2;
-constexpr std::string_view kBlanks = " \t\n\v\f\r";
 // Some pre-tokenizers are std::regex, which recurses as often as a run of letters is long.
 constexpr size_t kBytesOnAnyStack = 1024;
 constexpr size_t kStackBytes = size_t{8} << 20;

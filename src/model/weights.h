@@ -18,7 +18,7 @@ struct LayerWeights {
   ggml_tensor* attn_norm = nullptr;  ///< [n_embd]; null where a family has no norm here
   ggml_tensor* wq = nullptr;         ///< [n_embd, n_head·d_head]
   ggml_tensor* wk = nullptr;         ///< [n_embd, n_head_kv·d_head]
-  ggml_tensor* wv = nullptr;         ///< [n_embd, n_head_kv·d_head]
+  ggml_tensor* wv = nullptr;         ///< likewise; null where K's is V's
   ggml_tensor* wo = nullptr;         ///< [n_head·d_head, n_embd]
   ggml_tensor* bq = nullptr;
   ggml_tensor* bk = nullptr;
@@ -42,6 +42,7 @@ struct LayerWeights {
   ggml_tensor* shared_down = nullptr;    ///< [n_ff_shared, n_embd]
   ggml_tensor* shared_router = nullptr;  ///< [n_embd], that expert's gate
   ggml_tensor* ffn_post_norm = nullptr;  ///< [n_embd]
+  ggml_tensor* output_scale = nullptr;   ///< [1], of the layer's output
   ggml_tensor* sinks = nullptr;          ///< [n_head], logits that every query also attends to
   // Of a recurrent layer (DeltaNet), whose wo is [d_head·heads, n_embd]:
   ggml_tensor* delta_qkv = nullptr;          ///< [n_embd, channels]

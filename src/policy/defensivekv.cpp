@@ -126,7 +126,7 @@ class DefensiveKvSelector final : public TokenSelector {
     const int64_t past = view.k->ne[1] - view.q->ne[1];
     ggml_tensor* attention = nullptr;
     for (const auto& heads : heads_at_once(view)) {
-      auto* part = build_attention(ctx, view.q, view.k, heads, past, view.scale);
+      auto* part = build_attention(ctx, view.q, view.k, heads, past, logits_of(view));
       attention = attention != nullptr ? ggml_concat(ctx, attention, part, 2) : part;
     }
     // As the code has it: the budget's part of the candidates, less the observation window.

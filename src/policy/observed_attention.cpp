@@ -52,11 +52,12 @@ ggml_tensor* build_strided_mask(ggml_context* ctx, int64_t keys, int64_t t, int6
 }  // namespace
 
 ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, KvHeads heads, int64_t past,
-                             float scale, int64_t stride) {
+                             LogitScale logits, int64_t stride) {
   std::tie(q, k) = of_heads(ctx, q, k, heads);
-  if (stride == 1) return build_head_attention(ctx, q, k, past, scale);
+  if (stride == 1) return build_head_attention(ctx, q, k, past, logits);
   auto* mask = build_strided_mask(ctx, k->ne[1], q->ne[1], past, stride);
-  return ggml_soft_max_ext(ctx, build_products(ctx, q, k), mask, scale, 0.0f);
+  return ggml_soft_max_ext(ctx, build_capped(ctx, build_products(ctx, q, k), logits), mask,
+                           softmax_scale(logits), 0.0f);
 }
 
 namespace {
@@ -90,10 +91,15 @@ int64_t observed_attention_bytes(int64_t keys, int64_t d_head, int64_t n_head_kv
 }
 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
-                                  float scale) {
-  auto* a = build_products(ctx, q, k);
+                                  LogitScale logits) {
+  auto* a = build_capped(ctx, build_products(ctx, q, k), logits);
   a = ggml_diag_mask_inf_inplace(ctx, a, static_cast<int>(past));
-  return ggml_soft_max_ext_inplace(ctx, a, nullptr, scale, 0.0f);
+  return ggml_soft_max_ext_inplace(ctx, a, nullptr, softmax_scale(logits), 0.0f);
+}
+
+ggml_tensor* build_capped(ggml_context* ctx, ggml_tensor* products, LogitScale logits) {
+  if (logits.softcap == 0) return products;
+  return ggml_tanh_inplace(ctx, ggml_scale_inplace(ctx, products, logits.scale / logits.softcap));
 }
 
 ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention) {
@@ -131,7 +137,8 @@ ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, 
   const int64_t n = view.k->ne[1];
   if (reads_in_place(view)) return build_observed_in_place(ctx, view, heads, keys, rows);
   return over_queries(
-      ctx, build_attention(ctx, view.q, view.k, heads, n - (view.q->ne[1] - view.after_prompt), view.scale),
+      ctx,
+      build_attention(ctx, view.q, view.k, heads, n - (view.q->ne[1] - view.after_prompt), logits_of(view)),
       keys, rows);
 }
 

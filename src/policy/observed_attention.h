@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "backend/logit_scale.h"
 #include "windowkv/policy.h"
 
 namespace windowkv {
@@ -11,6 +12,10 @@ struct KvHeads {
   int64_t first = 0;
   int64_t count = 1;
 };
+
+inline LogitScale logits_of(const LayerView& view) {
+  return {view.scale, view.softcap};
+}
 
 /// The KV heads of a layer, as many at once as some MiB hold: few nodes for short prompts, little memory for
 /// long ones.
@@ -29,12 +34,19 @@ ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, 
 /// Softmax attention [keys, t, count · share] F32 of the queries q [d_head, t, n_head] over k [d_head, keys,
 /// n_head_kv], for the query heads of some KV heads. Query i sees keys 0 to `past` + `stride`·i.
 ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, KvHeads heads, int64_t past,
-                             float scale, int64_t stride = 1);
+                             LogitScale logits, int64_t stride = 1);
 
 /// The same of all queries q [d_head, t, heads · share], contiguous, over the keys k [d_head, keys, heads]
 /// F32 or quantized.
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
-                                  float scale);
+                                  LogitScale logits);
+
+/// `products`, bounded in place where there is a cap: what a softmax turns into attention with the factor
+/// softmax_scale().
+ggml_tensor* build_capped(ggml_context* ctx, ggml_tensor* products, LogitScale logits);
+inline float softmax_scale(LogitScale logits) {
+  return logits.softcap > 0 ? logits.softcap : logits.scale;
+}
 
 /// Products [keys, t, heads · share] of all queries q [d_head, t, heads · share] with keys [d_head, keys,
 /// heads].

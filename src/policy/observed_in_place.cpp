@@ -15,10 +15,11 @@ namespace {
 constexpr int64_t kPart = 512;
 
 /// dst [keys, t · share, heads] of src[0] = q [d_head, t, share · heads], src[1], and where there
-/// are four src[2]: keys [d_head, ., heads]; the last holds the scale.
+/// are four src[2]: keys [d_head, ., heads]; the last holds LogitScale.
 void score_keys(ggml_tensor* dst, int ith, int nth, void*) {
   const auto* q = dst->src[0];
-  const float scale = *static_cast<const float*>(dst->src[dst->src[3] != nullptr ? 3 : 2]->data);
+  const auto* numbers = static_cast<const float*>(dst->src[dst->src[3] != nullptr ? 3 : 2]->data);
+  const LogitScale logits{numbers[0], numbers[1]};
   const int64_t d = q->ne[0];
   const int64_t columns = dst->ne[1];
   const int64_t parts = (dst->ne[0] + kPart - 1) / kPart;
@@ -37,7 +38,7 @@ void score_keys(ggml_tensor* dst, int ith, int nth, void*) {
       const int64_t to = std::clamp<int64_t>(last, 0, k->ne[1]);
       if (from < to)
         score_rows(HostRows::of(k), head, {nullptr, from, to - from}, queries, static_cast<int>(columns),
-                   static_cast<int>(d), scale, out, static_cast<int64_t>(dst->nb[1] / sizeof(float)));
+                   static_cast<int>(d), logits, out, static_cast<int64_t>(dst->nb[1] / sizeof(float)));
       out += to - from;
       first -= k->ne[1];
       last -= k->ne[1];
@@ -90,7 +91,8 @@ ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, K
     args.push_back(some(view.k_after, heads.first, heads.count));
     n += view.k_after->ne[1];
   }
-  args.push_back(ggml_arange(ctx, view.scale, view.scale + 1, 2));
+  auto number = [&](float x) { return ggml_arange(ctx, x, x + 1, 2); };
+  args.push_back(ggml_concat(ctx, number(view.scale), number(view.softcap), 0));
   auto* scores = ggml_custom_4d(ctx, GGML_TYPE_F32, n, t * share, heads.count, 1, args.data(),
                                 static_cast<int>(args.size()), score_keys, GGML_N_TASKS_MAX, nullptr);
   return ggml_custom_4d(ctx, GGML_TYPE_F32, keys, share * heads.count, 1, 1, &scores, 1,

@@ -311,7 +311,7 @@ void Batcher::note_prefill(Started& started, const Sequence& sequence, const Pre
   const auto& hp = model_.hparams();
   usage.kept_tokens /= std::max(1, hp.row_layer(hp.n_layer));
   usage.kept_bytes = sequence.bytes.kept;
-  usage.full_bytes = hp.full_rows(sequence.prompt_tokens) * hp.kv_layer_bytes_per_token() + hp.state_bytes();
+  usage.full_bytes = hp.full_bytes(sequence.prompt_tokens) + hp.state_bytes();
   usage.stored_bytes = store != nullptr ? store->bytes(usage.prompt_tokens) : 0;
   usage.prompt_ms = sequence.timing.total;
   if (job.show_kept) usage.kept_text = kept_text_of(model_.vocab(), job, sequence);

@@ -7,6 +7,7 @@
 #include "server/call_formats.h"
 #include "server/json.h"
 #include "server/random_id.h"
+#include "support/blanks.h"
 #include "support/bounded_json.h"
 #include "windowkv/error.h"
 
@@ -14,7 +15,6 @@ namespace windowkv::server {
 
 namespace {
 
-constexpr std::string_view kBlanks = " \t\r\n";
 constexpr std::string_view kFence = "```json";
 /// Between and behind calls.
 constexpr std::array<std::string_view, 8> kClosings = {

@@ -218,7 +218,7 @@ std::vector<uint8_t> changed_file(FuzzedDataProvider& in) {
 void read_model(const std::string& path) {
   const GgufFile file(path);
   const auto& family = find_family(file);
-  auto hp = read_common(file);
+  auto hp = read_common(file, family.layers_may_differ());
   family.read(file, hp);
   Weights weights;
   WeightLoader loader(file);

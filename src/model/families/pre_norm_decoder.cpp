@@ -11,6 +11,7 @@ namespace {
 /// long ones. Keys keep their rotation, so one set has to serve a model: what libllama takes for the whole
 /// context.
 void declare_rope_factors(WeightLoader& loader, const HParams& hp, int layer, LayerWeights& w) {
+  if (!hp.attention_of(layer).rope_factors) return;
   const bool is_long = hp.n_ctx_train > hp.rope_n_ctx_orig;
   loader.leave_out(is_long ? "rope_factors_short.weight" : "rope_factors_long.weight");
   const bool required = loader.file().find_string(hp.family + ".rope.scaling.type") == "longrope";
@@ -25,9 +26,6 @@ void declare_rope_factors(WeightLoader& loader, const HParams& hp, int layer, La
 }  // namespace
 
 void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& weights) const {
-  const int64_t q_row = static_cast<int64_t>(hp.n_head) * hp.d_head;
-  const int64_t wq_row = hp.gated_attention ? 2 * q_row : q_row;
-  const int64_t kv_row = hp.kv_row();
   if (hp.mixture.experts > 0 && mixture() == Presence::kNone)
     loader.file().fail("not supported: mixture-of-experts models of family " + hp.family);
   if (hp.mixture.experts == 0 && mixture() == Presence::kRequired)
@@ -49,6 +47,10 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
   weights.layers.resize(static_cast<size_t>(hp.n_layer));
   for (layer = 0; layer < hp.n_layer; ++layer) {
     auto& w = weights.layers[static_cast<size_t>(layer)];
+    const auto heads = hp.heads(layer);
+    const int64_t q_row = int64_t{heads.n_head} * heads.d_head;
+    const int64_t wq_row = hp.gated_attention ? 2 * q_row : q_row;
+    const int64_t kv_row = heads.kv_row();
     const std::string prefix = "blk." + std::to_string(layer) + ".";
     declare_rope_factors(loader, hp, layer, w);
     add(w.attn_norm, prefix + "attn_norm.weight", {hp.n_embd}, kElementwise, pre_norms());
@@ -60,21 +62,22 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     } else {
       add(w.wq, prefix + "attn_q.weight", {hp.n_embd, wq_row}, kMatMul);
       add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
-      add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul);
+      add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul, wv());
     }
     if (attends) add(w.wo, prefix + "attn_output.weight", {q_row, hp.n_embd}, kMatMul);
     add(w.bq, prefix + "attn_q.bias", {q_row}, kElementwise, qkv_bias());
     add(w.bk, prefix + "attn_k.bias", {kv_row}, kElementwise, qkv_bias());
     add(w.bv, prefix + "attn_v.bias", {kv_row}, kElementwise, qkv_bias());
     add(w.bo, prefix + "attn_output.bias", {hp.n_embd}, kElementwise, output_bias());
-    add(w.sinks, prefix + "attn_sinks.weight", {hp.n_head}, kElementwise, sinks());
+    add(w.sinks, prefix + "attn_sinks.weight", {heads.n_head}, kElementwise, sinks());
     const auto norms = attends ? qk_norm() : Presence::kNone;
-    add(w.q_norm, prefix + "attn_q_norm.weight", {all_heads ? q_row : hp.d_head}, kElementwise, norms);
-    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : hp.d_head}, kElementwise, norms);
+    add(w.q_norm, prefix + "attn_q_norm.weight", {all_heads ? q_row : heads.d_head}, kElementwise, norms);
+    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : heads.d_head}, kElementwise, norms);
     add(w.attn_post_norm, prefix + "post_attention_norm.weight", {hp.n_embd}, kElementwise, post_norms());
     add(w.ffn_norm, prefix + ffn_norm_name(), {hp.n_embd}, kElementwise, pre_norms());
     declare_feed_forward(loader, hp, layer, w, router_bias(), expert_biases());
     add(w.ffn_post_norm, prefix + "post_ffw_norm.weight", {hp.n_embd}, kElementwise, post_norms());
+    add(w.output_scale, prefix + "layer_output_scale.weight", {1}, kElementwise, output_scale());
   }
   const int all = loader.file().get_int(hp.family + ".block_count");
   for (; layer < all; ++layer) loader.leave_out("blk." + std::to_string(layer) + ".");
@@ -103,8 +106,9 @@ ggml_tensor* rope(ggml_context* ctx, const HParams& hp, const Weights& weights, 
   if (!spec.rope) return x;
   const auto op = rotation == Family::Rotation::kApply ? ggml_rope_ext : ggml_rope_ext_back;
   // beta_fast and beta_slow are YaRN's published constants.
-  return op(ctx, x, pos, w.rope_freqs, hp.n_rot, hp.rope_mode, hp.rope_n_ctx_orig, spec.rope_base,
-            spec.rope_freq_scale, hp.rope_ext_factor, hp.rope_attn_factor, 32.0f, 1.0f);
+  return op(ctx, x, pos, w.rope_freqs, spec.n_rot > 0 ? spec.n_rot : hp.n_rot, hp.rope_mode,
+            hp.rope_n_ctx_orig, spec.rope_base, spec.rope_freq_scale, spec.yarn ? hp.rope_ext_factor : 0.0f,
+            spec.yarn ? hp.rope_attn_factor : 1.0f, 32.0f, 1.0f);
 }
 
 }  // namespace
@@ -114,8 +118,9 @@ Family::Qkv PreNormDecoder::attention_inputs(ggml_context* ctx, const HParams& h
   const auto& w = weights.layers[static_cast<size_t>(layer)];
   const int64_t t = x->ne[1];
   const auto kind = qk_norm_kind();
+  const auto sizes = hp.heads(layer);
   auto* h = rms_norm(ctx, hp, x, w.attn_norm);
-  auto heads = [&](ggml_tensor* y, int64_t count) { return ggml_reshape_3d(ctx, y, hp.d_head, count, t); };
+  auto heads = [&](ggml_tensor* y, int64_t count) { return ggml_reshape_3d(ctx, y, sizes.d_head, count, t); };
   auto rotated = [&](ggml_tensor* y, ggml_tensor* norm, int64_t count) {
     if (kind == QkNorm::kAllHeads) y = rms_norm(ctx, hp, y, norm);
     if (ggml_is_contiguous(y)) y = heads(y, count);  // else they are taken apart
@@ -127,19 +132,21 @@ Family::Qkv PreNormDecoder::attention_inputs(ggml_context* ctx, const HParams& h
   if (parts & kQ) {
     auto* q = linear(ctx, w.wq, w.bq, h);
     if (hp.gated_attention) {  // in each head queries, then gates
-      const size_t half = static_cast<size_t>(hp.d_head) * q->nb[0];
+      const size_t half = static_cast<size_t>(sizes.d_head) * q->nb[0];
       auto part = [&, both = q](size_t offset) {
-        return ggml_view_3d(ctx, both, hp.d_head, hp.n_head, t, 2 * half, both->nb[1], offset);
+        return ggml_view_3d(ctx, both, sizes.d_head, sizes.n_head, t, 2 * half, both->nb[1], offset);
       };
-      out.gate = ggml_cont_2d(ctx, part(half), int64_t{hp.d_head} * hp.n_head, t);
+      out.gate = ggml_cont_2d(ctx, part(half), int64_t{sizes.d_head} * sizes.n_head, t);
       out.gate = ggml_sigmoid(ctx, out.gate);
       q = part(0);
     }
-    out.q = rotated(q, w.q_norm, hp.n_head);
+    out.q = rotated(q, w.q_norm, sizes.n_head);
   }
   if (parts & kKv) {
-    out.k = rotated(linear(ctx, w.wk, w.bk, h), w.k_norm, hp.n_head_kv);
-    out.v = heads(linear(ctx, w.wv, w.bv, h), hp.n_head_kv);
+    auto* k = linear(ctx, w.wk, w.bk, h);
+    out.k = rotated(k, w.k_norm, sizes.n_head_kv);
+    out.v = heads(w.wv != nullptr ? linear(ctx, w.wv, w.bv, h) : k, sizes.n_head_kv);
+    if (v_norm()) out.v = ggml_rms_norm(ctx, out.v, hp.rms_eps);
   }
   return out;
 }
@@ -163,7 +170,8 @@ ggml_tensor* PreNormDecoder::finish_layer(ggml_context* ctx, const HParams& hp, 
   };
   auto* mid = added(linear(ctx, w.wo, w.bo, attention), w.attn_post_norm, x);
   auto* h = rms_norm(ctx, hp, mid, w.ffn_norm);
-  return added(feed_forward(ctx, hp, w, h), w.ffn_post_norm, mid);
+  auto* out = added(feed_forward(ctx, hp, w, h), w.ffn_post_norm, mid);
+  return w.output_scale != nullptr ? ggml_mul(ctx, out, w.output_scale) : out;
 }
 
 ggml_tensor* PreNormDecoder::embed(ggml_context* ctx, const HParams& hp, const Weights& weights,
@@ -174,7 +182,9 @@ ggml_tensor* PreNormDecoder::embed(ggml_context* ctx, const HParams& hp, const W
 ggml_tensor* PreNormDecoder::logits(ggml_context* ctx, const HParams& hp, const Weights& weights,
                                     ggml_tensor* x) const {
   auto* y = ggml_mul_mat(ctx, weights.output, rms_norm(ctx, hp, x, weights.output_norm));
-  return scaled(ctx, y, hp.logit_scale);
+  y = scaled(ctx, y, hp.logit_scale);
+  if (hp.logit_softcap == 0) return y;
+  return ggml_scale(ctx, ggml_tanh(ctx, ggml_scale(ctx, y, 1.0f / hp.logit_softcap)), hp.logit_softcap);
 }
 
 }  // namespace windowkv

@@ -28,6 +28,13 @@ class PreNormDecoder : public Family {
   virtual Presence output_bias() const { return Presence::kNone; }
   virtual Presence sinks() const { return Presence::kNone; }
 
+  /// Where V's projection is missing, K's is V's too, before norm and RoPE.
+  virtual Presence wv() const { return Presence::kRequired; }
+  /// A norm, without weights, on each head of V.
+  virtual bool v_norm() const { return false; }
+  /// A factor on all that a layer puts out.
+  virtual Presence output_scale() const { return Presence::kNone; }
+
   virtual Presence qk_norm() const { return Presence::kNone; }
   /// What a norm of Q and K takes together, and when.
   enum class QkNorm { kHead, kRotatedHead, kAllHeads };

@@ -1,0 +1,89 @@
+// Gemma 4, dense, without embeddings for each layer: Gemma 3 whose layers with a sliding window have heads of
+// another width and number than those that see everything, where K is V too; V has a norm without weights.
+#include <ggml.h>
+
+#include <cmath>
+
+#include "model/families/families.h"
+#include "model/families/pre_norm_decoder.h"
+
+namespace windowkv {
+
+namespace {
+
+class Gemma4 final : public PreNormDecoder {
+ public:
+  std::string_view arch() const override { return "gemma4"; }
+  bool may_slide() const override { return true; }
+  bool layers_may_differ() const override { return true; }
+  void read(const GgufFile& file, HParams& hp) const override {
+    auto key = [&](const char* name) { return hp.family + "." + name; };
+    for (const char* name : {"embedding_length_per_layer_input", "attention.shared_kv_layers"})
+      if (const int value = file.find_int(key(name)).value_or(0); value > 0)
+        file.fail("not supported: " + key(name) + " is " + std::to_string(value));
+    hp.rope_mode = GGML_ROPE_TYPE_NEOX;
+    hp.embedding_scale = std::sqrt(static_cast<float>(hp.n_embd));
+    hp.activation = HParams::Activation::kGelu;
+    hp.attention_scale = 1.0f;
+    // As in libllama, 0 stands for no bound, and where the file says nothing there is one.
+    if (file.find_float(key("final_logit_softcapping")) != 0.0f)
+      hp.logit_softcap = read_softcap(file, hp, "final_logit_softcapping", 30);
+    read_layers(file, hp);
+  }
+
+ protected:
+  Presence qk_norm() const override { return Presence::kRequired; }
+  Presence post_norms() const override { return Presence::kRequired; }
+  Presence wv() const override { return Presence::kOptional; }
+  bool v_norm() const override { return true; }
+  Presence output_scale() const override { return Presence::kOptional; }
+
+ private:
+  static void read_layers(const GgufFile& file, HParams& hp) {
+    auto key = [&](const char* name) { return hp.family + "." + name; };
+    auto in_range = [&](const char* name, int value, int least, int most) {
+      if (value < least || value > most) file.fail(key(name) + " is " + std::to_string(value));
+      return value;
+    };
+    AttentionSpec sliding = {.rope_base = file.find_float(key("rope.freq_base_swa")).value_or(10000.0f),
+                             .rope_factors = false};
+    sliding.window =
+        in_range("attention.sliding_window", file.get_int(key("attention.sliding_window")), 1, 1 << 30);
+    const int width =
+        in_range("attention.key_length_swa", file.get_int(key("attention.key_length_swa")), 1, 1024);
+    if (file.get_int(key("attention.value_length_swa")) != width)
+      file.fail("not supported: K and V heads of different sizes");
+    sliding.n_rot = file.find_int(key("rope.dimension_count_swa")).value_or(hp.n_rot);
+    if (sliding.n_rot < 2 || sliding.n_rot > width || sliding.n_rot % 2 != 0)
+      file.fail(key("rope.dimension_count_swa") + " is " + std::to_string(sliding.n_rot) + " for heads of " +
+                std::to_string(width));
+    const auto slides = file.get_ints(key("attention.sliding_window_pattern"), hp.n_layer);
+    HeadSizes of_full, of_sliding;
+    for (int layer = 0; layer < hp.n_layer; ++layer) {
+      auto& spec = hp.attention[static_cast<size_t>(layer)];
+      auto heads = spec.heads;
+      const bool has_window = slides[static_cast<size_t>(layer)] != 0;
+      if (has_window) {
+        heads.d_head = width;
+        spec = sliding;
+      }
+      spec.heads = heads;
+      auto& known = has_window ? of_sliding : of_full;
+      if (known.d_head == 0) known = heads;
+      if (known != heads)
+        file.fail("not supported: " + key("attention.head_count_kv") + " differs among layers of one kind");
+    }
+    if (of_full.d_head == 0) of_full = of_sliding;
+    hp.n_head_kv = of_full.n_head_kv;
+    hp.d_head = of_full.d_head;
+  }
+};
+
+}  // namespace
+
+const Family* gemma4_family() {
+  static const Gemma4 family;
+  return &family;
+}
+
+}  // namespace windowkv

@@ -617,13 +617,12 @@ TEST_P(SelectionParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, SelectionParity,
-                         testing::ValuesIn(cases_of({"llama_gqa", "qwen2_gqa", "qwen3_gqa", "qwen3moe",
-                                                     "olmo2", "granitemoe", "smollm3", "phi3_long_factors",
-                                                     "mistral3", "hunyuan_dense", "glm4moe", "qwen35",
-                                                     "qwen35_seven_layers", "qwen35moe",
-                                                     "seed_oss", "minimax_m2"})),
-                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Families, SelectionParity,
+    testing::ValuesIn(cases_of({"llama_gqa", "qwen2_gqa", "qwen3_gqa", "qwen3moe", "olmo2", "granitemoe",
+                                "smollm3", "phi3_long_factors", "mistral3", "hunyuan_dense", "glm4moe",
+                                "qwen35", "qwen35_seven_layers", "qwen35moe", "seed_oss", "minimax_m2"})),
+    [](const auto& test) { return test.param.name; });
 
 // Files from before rope.scaling.type carry the factor alone; llama.cpp takes that as linear scaling.
 TEST(OldRopeScaling, FactorWithoutTypeIsLinear) {

@@ -102,7 +102,8 @@ void show_model(const Model& model) {
     line("recurrent layers",
          fmt::format("{} layers, {} a sequence whatever its length, held twice",
                      hp.n_layer - hp.row_layer(hp.n_layer), bytes_text(hp.state_bytes())));
-  if (const KvTypes store = PrefixStoreOptions().types; hp.d_head % 32 == 0 && hp.layers_alike() && !hp.recurrent())
+  if (const KvTypes store = PrefixStoreOptions().types;
+      hp.d_head % 32 == 0 && hp.layers_alike() && !hp.recurrent())
     line("prefix store", fmt::format("{} per token, {}", bytes_text(kv_token_bytes(hp, store) * hp.n_layer),
                                      to_string(store.k)));
   print(text);

@@ -8,9 +8,9 @@ namespace windowkv {
 
 const std::vector<const Family*>& families() {
   static const std::vector<const Family*> list = {
-      llama_family(),         qwen2_family(),      qwen3_family(),    qwen3moe_family(),  olmo2_family(),
-      granite_family(),       granitemoe_family(), smollm3_family(),  phi3_family(),      mistral3_family(),
-      hunyuan_dense_family(), glm4moe_family(),    gemma2_family(),   gemma3_family(),    gemma4_family(),
+      llama_family(),         qwen2_family(),      qwen3_family(),    qwen3moe_family(),   olmo2_family(),
+      granite_family(),       granitemoe_family(), smollm3_family(),  phi3_family(),       mistral3_family(),
+      hunyuan_dense_family(), glm4moe_family(),    gemma2_family(),   gemma3_family(),     gemma4_family(),
       gpt_oss_family(),       exaone4_family(),    seed_oss_family(), minimax_m2_family(), qwen35_family(),
       qwen35moe_family()};
   return list;

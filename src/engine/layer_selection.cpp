@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
-#include <ranges>
 
 #include "engine/recall.h"
 
@@ -129,13 +128,14 @@ std::vector<SettledLayers> build_scorings(Graph& graph, const LoadedModel& m, co
   std::vector<SettledLayers> settled;
   for (int first = 0, last; first < m.hp.n_layer; first = last + 1) {
     last = selector.settled_at(first);
-    const auto layers = std::views::iota(first, last + 1);
-    if (wanted && std::ranges::none_of(layers, wanted)) {
+    bool any = !wanted;
+    for (int layer = first; layer <= last; ++layer) any = any || wanted(layer);
+    if (!any) {
       settled.push_back({first, last, nullptr, /*wanted=*/false});
       continue;
     }
     std::vector<LayerView> views;
-    for (int layer : layers) {
+    for (int layer = first; layer <= last; ++layer) {
       if (!selector.decides(layer)) continue;
       auto& view = views.emplace_back();
       view.layer = layer;
@@ -155,7 +155,7 @@ std::vector<KeptTokens> choose_settled(std::span<const SettledLayers> settled, S
   std::vector<int32_t> picked;
   for (const auto& layers : settled) {
     if (!layers.wanted) {
-      kept.resize(static_cast<size_t>(layers.last + 1));
+      kept.resize(static_cast<size_t>(layers.last) + 1);
       continue;
     }
     picked.resize(layers.picked != nullptr ? static_cast<size_t>(ggml_nelements(layers.picked)) : 0);

@@ -140,7 +140,7 @@ Value count(const Call& call) {
 
 Value index(const Call& call) {
   if (call.subject().is_string()) {
-    const auto at = find(call);
+    auto at = find(call);
     if (at.get<int64_t>() < 0) throw std::runtime_error("a text has no " + call.text(0, ""));
     return at;
   }
@@ -233,7 +233,7 @@ Value pop(const Call& call) {
   auto at = call.at(0, "", int64_t{-1}).to_int();
   if (at < 0) at += size;
   if (at < 0 || at >= size) throw std::runtime_error("a list has no such element to pop");
-  const auto out = from.at(static_cast<size_t>(at));
+  auto out = from.at(static_cast<size_t>(at));
   from.erase(static_cast<size_t>(at));
   return out;
 }

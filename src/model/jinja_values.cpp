@@ -111,7 +111,7 @@ Value of_whole_numbers(const std::string& op, int64_t a, int64_t b) {
 
 bool truth(const Value& value) {
   if (value.is_callable()) return true;
-  if (value.is_object() || value.is_array()) return value.size() > 0;
+  if (value.is_object() || value.is_array()) return !value.empty();
   return value.to_bool();
 }
 

@@ -274,6 +274,7 @@ class Prefill {
     const auto runs = pack_.runs(first, count);
     Graph graph(chunk_nodes(m_, chunk_, runs.size()));
     std::vector<Family::StateRun> states;
+    states.reserve(runs.size());
     for (const auto& run : runs)
       states.push_back(state_run(state_of(run.prompt).layer(layer), run.row - first, run.count));
     pass_.recur(graph, layer, first, count, states);

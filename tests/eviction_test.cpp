@@ -229,9 +229,15 @@ TEST_F(Evicted, RefusesWhatCannotBe) {
   expect_error([] { with_total("windowkv", -1); }, "128 at least");
   expect_error([] { with_total("h2o"); }, "leave the total off");
   expect_error([] { make_policy("windowkv", {Budget(), {}, 2, 256}); }, "set one of them");
-  expect_error([&] { prefilled(*with_total("full")); }, "no room");
-  expect_error([&] { prefilled(*with_total("pyramidkv")); }, "no room");
-  expect_error([&] { prefilled(*with_total("adakv")); }, "by head");
+  expect_error([] { with_total("full"); }, "drops nothing");
+  expect_error([] { with_total("pyramidkv"); }, "different budgets");
+  expect_error([] { with_total("adakv"); }, "by KV head");
+  SelectionConfig observing;
+  observing.alpha = 100;
+  observing.windows = Windows::kFree;
+  observing.pyramid = Pyramid::kFlat;
+  const auto policy = make_policy("windowkv", {Budget(), observing, 0, kTotal});
+  expect_error([&] { prefilled(*policy); }, "no room");
 }
 
 TEST_F(EvictedStates, RecurrentLayersGoOn) {

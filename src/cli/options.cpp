@@ -185,8 +185,9 @@ void PolicyFlags::add_to(CLI::App& app, bool fixed_policy, bool rows) {
                            ->type_name(std::string(setting.value)));
   group
       ->add_option("--kv-budget-total", total,
-                   fmt::format("tokens of prompt and answer together that each layer holds at most, {} or "
-                               "more: while a long answer is written, the policy chooses what stays, and the "
+                   fmt::format("tokens of prompt and answer together that a layer holds at most, {} or "
+                               "more (one with a sliding window: what that shows): while a long answer is "
+                               "written, the policy chooses what stays, and the "
                                "rest is dropped for good, so that memory and speed stay the same (turns "
                                "--recall off)",
                                kLeastTotal))
@@ -227,11 +228,10 @@ std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind, const std::string& kv_name,
                                           const std::string& budget_text) const {
-  if (kv == "full" && total != "off") throw Error("--kv full drops nothing; use another policy with a total");
-  const bool full = kv_name == "full";
+  const bool full = kv_name == "full" && kv != "full";  // beside what the flags name
   return make_policy(kv_name,
                      {Budget::parse(budget_text), make_config(preset, kind, hp.n_full_layers(), numbers),
-                      full ? 0 : recall_every(), full ? 0 : eval::parse_total(total)});
+                      kv_name == "full" ? 0 : recall_every(), full ? 0 : eval::parse_total(total)});
 }
 
 std::unique_ptr<Policy> PolicyFlags::make_at(const HParams& hp, Task kind,

@@ -40,7 +40,7 @@ struct ServeFlags {
   int64_t kv_memory = 0;
   int64_t store_memory = 0;
   int64_t store_disk = int64_t{16} << 30;
-  std::string store_type{to_string(PrefixStoreOptions().types.k)};
+  std::string store_type = "auto";
   std::string store_folder;
   bool no_store = false;
   bool allow_grammars = false;
@@ -133,7 +133,7 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
   o.batcher.kv_memory =
       flags.kv_memory > 0 ? flags.kv_memory : free_for_caches(model, o.batcher.engine, *usual) / 2;
 
-  const auto type = parse_kv_type(flags.store_type);
+  const auto type = store_type(model.hparams(), flags.store_type);
   o.prefixes.store.types = {type, type};
   const int64_t free = free_system_memory();
   o.prefixes.memory = flags.store_memory > 0 ? flags.store_memory : (free > 0 ? free : int64_t{8} << 30) / 4;
@@ -238,7 +238,8 @@ void add_serve(CLI::App& app) {
       "Endpoints: /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /v1/prefixes, /health "
       "and "
       "more\n"
-      "(docs/server.md). A request's \"kv\" object chooses policy, budget, task and recall for itself. Each\n"
+      "(docs/server.md). A request's \"kv\" object chooses policy, budget, task, recall and\n"
+      "total for itself. Each\n"
       "option can also be set by an environment variable: WINDOWKV_PORT for --port.\n"
       "\n"
       "Examples:\n"
@@ -311,9 +312,7 @@ void add_serve(CLI::App& app) {
                    "folder for prefixes that have left the memory; a restart finds them there")
       ->type_name("FOLDER");
   add_bytes(*store, "--store-disk", flags->store_disk, "most bytes in that folder (default: 16G)");
-  store->add_option("--store-type", flags->store_type, "how keys and values are stored")
-      ->type_name("TYPE")
-      ->capture_default_str();
+  add_store_type(*store, flags->store_type);
 
   flags->policy.add_to(*command);
   flags->generate.add_to(*command);

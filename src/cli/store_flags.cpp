@@ -54,12 +54,7 @@ void StoreFlags::add_to(CLI::App& app) {
       ->type_name("PLACE")
       ->check(CLI::IsMember(std::vector<std::string>(kPlaces.begin(), kPlaces.end())))
       ->capture_default_str();
-  type_option =
-      group
-          ->add_option("--store-type", type,
-                       fmt::format("how they are stored there: {}", fmt::join(kv_type_names(), ", ")))
-          ->type_name("TYPE")
-          ->capture_default_str();
+  add_store_type(*group, type);
   group
       ->add_option("--prefix", load,
                    "start from a saved prefix: tokens that the prompt begins with are not read again")
@@ -70,7 +65,7 @@ void StoreFlags::add_to(CLI::App& app) {
 }
 
 std::optional<PrefixStore> StoreFlags::make(const Model& model, int64_t n) const {
-  const auto one = parse_kv_type(type);
+  const auto one = store_type(model.hparams(), type);
   PrefixStoreOptions options{.types = {one, one}};
   if (place == "none") {
     if (given()) throw Error("--prefix and --save-prefix need a prefix store; omit --store none");
@@ -86,12 +81,29 @@ std::optional<PrefixStore> StoreFlags::make(const Model& model, int64_t n) const
   }
   if (!load.empty()) {
     auto store = PrefixStore::load(model, load, options.place);
-    if (type_option != nullptr && type_option->count() > 0 && store.types() != options.types)
+    if (type != "auto" && store.types() != options.types)
       warn(fmt::format("--store-type {} is not used: {} was saved as {}", type, load,
                        to_string(store.types().k)));
     return store;
   }
   return PrefixStore(model, options);
+}
+
+CLI::Option* add_store_type(CLI::App& group, std::string& type) {
+  return group
+      .add_option("--store-type", type,
+                  fmt::format("how keys and values are stored there: {}, or auto (q8_0; f16 for heads that "
+                              "are no multiple of 32 wide)",
+                              fmt::join(kv_type_names(), ", ")))
+      ->type_name("TYPE")
+      ->capture_default_str();
+}
+
+KvType store_type(const HParams& hp, const std::string& type) {
+  if (type != "auto") return parse_kv_type(type);
+  bool divides = true;
+  for (int layer = 0; layer < hp.n_layer; ++layer) divides = divides && hp.heads(layer).d_head % 32 == 0;
+  return divides ? KvType::kQ8_0 : KvType::kF16;
 }
 
 std::string describe(const PrefixStore& store) {

@@ -11,10 +11,9 @@ namespace windowkv::cli {
 /// --store, --store-type, --prefix and --save-prefix: where K and V of all tokens go.
 struct StoreFlags {
   std::string place = "auto";
-  std::string type{to_string(PrefixStoreOptions().types.k)};
+  std::string type = "auto";
   std::string load;  ///< a saved prefix
   std::string save;  ///< where to save it
-  CLI::Option* type_option = nullptr;
 
   void add_to(CLI::App& app);
   /// Whether a store is asked for whatever else is done.
@@ -23,6 +22,10 @@ struct StoreFlags {
   /// says so in a warning. Throws Error for unknown types and a saved prefix that cannot be used.
   std::optional<PrefixStore> make(const Model& model, int64_t n) const;
 };
+
+/// --store-type: a type's name, or "auto" for q8_0, and f16 where that does not divide a head.
+CLI::Option* add_store_type(CLI::App& group, std::string& type);
+KvType store_type(const HParams& hp, const std::string& type);
 
 /// "238.0 MiB in memory, q8_0".
 std::string describe(const PrefixStore& store);

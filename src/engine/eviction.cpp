@@ -41,10 +41,8 @@ std::unique_ptr<Eviction> Eviction::make(LoadedModel& m, const Policy& policy, i
   const auto first = start_selector(m.hp, policy, n);
   const auto later = start_selector(m.hp, *again, total);
   if (first->heads_differ() || later->heads_differ())
-    throw Error(
-        fmt::format("{} keeps different numbers of tokens by head and cannot keep to a total; use another "
-                    "policy",
-                    policy.name()));
+    throw Error(fmt::format("{} keeps different numbers of tokens by KV head and cannot keep to a total",
+                            policy.name()));
   const int64_t observation = later->observation();
   const int64_t kept = std::max(most_kept(m.hp, *first), most_kept(m.hp, *later));
   if (m.hp.n_full_layers() > 0 && kept + std::max<int64_t>(1, observation) > total)

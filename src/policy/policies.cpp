@@ -51,6 +51,25 @@ int64_t room_in(int64_t total) {
   return std::min<int64_t>(128, total / 4);
 }
 
+/// That all layers and KV heads keep as many tokens by it, and fewer than the total: of a layer that holds
+/// that, whatever the model.
+void check_even(const Policy& policy, int64_t total) {
+  constexpr int kLayers = 64;  // that groups differ, where they do
+  const auto selector =
+      policy.start({.n = total, .n_layer = kLayers, .n_head = 4, .n_head_kv = 2, .d_head = 64});
+  const auto name = policy.name();
+  if (selector->heads_differ())
+    throw Error(fmt::format(
+        "{} keeps different numbers of tokens by KV head and cannot keep to a total; use another policy",
+        name));
+  for (int layer = 1; layer < kLayers; ++layer)
+    if (selector->capacity(layer) != selector->capacity(0))
+      throw Error(fmt::format("{} gives layers different budgets and cannot keep to a total; use {}", name,
+                              policy.config() != nullptr ? "--pyramid flat" : "another policy"));
+  if (selector->capacity(0) >= total)
+    throw Error(fmt::format("{} drops nothing and cannot keep to a total; use another policy", name));
+}
+
 std::unique_ptr<Policy> make_with_total(const Entry& entry, const PolicyOptions& options) {
   const int64_t total = options.total;
   if (options.recall > 0)
@@ -62,7 +81,9 @@ std::unique_ptr<Policy> make_with_total(const Entry& entry, const PolicyOptions&
   first.budget = options.budget.at_most(kept);
   auto again = options;
   again.budget = Budget::tokens(kept);
-  return make_bounded(entry.make(first), entry.make(again), total);
+  auto chooses_again = entry.make(again);
+  check_even(*chooses_again, total);
+  return make_bounded(entry.make(first), std::move(chooses_again), total);
 }
 
 }  // namespace

@@ -78,6 +78,10 @@ void expect_refused(const std::string& path, std::string_view reason) {
 
 using Edit = std::function<void(GgufEdit&)>;
 
+void set_ints(GgufEdit& e, const char* key, const std::vector<int32_t>& values) {
+  gguf_set_arr_data(e.meta, key, GGUF_TYPE_INT32, values.data(), values.size());
+}
+
 void expect_edit_refused(const Edit& edit, std::string_view reason, const RandomModel& model = {}) {
   const auto source = random_model_path("source_" + model.family, model);
   expect_refused(edit_gguf(source, "edited.gguf", edit), reason);
@@ -456,21 +460,18 @@ TEST(RecurrentLayers, AreChecked) {
   refused("qwen35.full_attention_interval", int64_t{1} << 31, "full_attention_interval");
   refused("qwen35.full_attention_interval", 2, "blk.1.attn_qkv.weight has the shape");
   refused("qwen35.nextn_predict_layers", 4, "nextn_predict_layers");
-  auto list = [](GgufEdit& e, const char* key, std::vector<int32_t> values) {
-    gguf_set_arr_data(e.meta, key, GGUF_TYPE_INT32, values.data(), values.size());
-  };
   const char* sections = "qwen35.rope.dimension_sections";
   expect_edit_refused([=](GgufEdit& e) { gguf_remove_key(e.meta, sections); }, sections, m);
   for (const std::vector<int32_t>& values :
        {std::vector<int32_t>{}, {8}, {2, 3, 3, 0}, {3, 3, 1, 0}, {-1, 3, 2, 0}, {4, 0, 4}})
-    expect_edit_refused([&](GgufEdit& e) { list(e, sections, values); }, sections, m);
+    expect_edit_refused([&](GgufEdit& e) { set_ints(e, sections, values); }, sections, m);
   expect_edit_refused([=](GgufEdit& e) { gguf_set_val_str(e.meta, sections, "3,3,2"); }, sections, m);
   const char* layers = "qwen35.attention.recurrent_layers";
-  expect_edit_refused([&](GgufEdit& e) { list(e, layers, {1, 1, 1, 1}); }, "no layer attends", m);
-  expect_edit_refused([&](GgufEdit& e) { list(e, layers, {1, 1, 1}); }, "has 3 numbers for 4 layers", m);
+  expect_edit_refused([&](GgufEdit& e) { set_ints(e, layers, {1, 1, 1, 1}); }, "no layer attends", m);
+  expect_edit_refused([&](GgufEdit& e) { set_ints(e, layers, {1, 1, 1}); }, "has 3 numbers for 4 layers", m);
   expect_edit_refused(
       [&](GgufEdit& e) {
-        list(e, layers, {1, 1, 0, 0});
+        set_ints(e, layers, {1, 1, 0, 0});
       },
       "blk.2.attn_qkv.weight has the shape", m);
   expect_edit_refused([=](GgufEdit& e) { gguf_set_val_u32(e.meta, layers, 1); }, layers, m);
@@ -484,7 +485,7 @@ TEST(RecurrentLayers, AreChecked) {
   // The list says what the interval says otherwise.
   const auto path = edit_gguf(random_model_path("source_qwen35", m), "listed.gguf", [&](GgufEdit& e) {
     gguf_remove_key(e.meta, "qwen35.full_attention_interval");
-    list(e, layers, {1, 1, 1, 0});
+    set_ints(e, layers, {1, 1, 1, 0});
   });
   EXPECT_EQ(load(path)->hparams().full_layers(), (std::vector<int>{3}));
 }
@@ -501,8 +502,7 @@ TEST(Hostile, LayersThatDiffer) {
     return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, key, value); };
   };
   auto list = [](const char* key, const std::vector<int32_t>& values) {
-    return
-        [=](GgufEdit& e) { gguf_set_arr_data(e.meta, key, GGUF_TYPE_INT32, values.data(), values.size()); };
+    return [=](GgufEdit& e) { set_ints(e, key, values); };
   };
   constexpr auto kKv = "gemma4.attention.head_count_kv";
   constexpr auto kPattern = "gemma4.attention.sliding_window_pattern";

@@ -18,6 +18,27 @@ LastQueries::LastQueries(const Backends& backends, const HParams& hp, int64_t to
   }
 }
 
+ggml_tensor* LastQueries::columns(ggml_context* ctx, int layer, int64_t first, int64_t count) const {
+  auto* all = of(layer);
+  return ggml_view_2d(ctx, all, all->ne[0], count, all->nb[1], static_cast<size_t>(first) * all->nb[1]);
+}
+
+void LastQueries::take(const LastQueries& last, int64_t place) {
+  std::vector<uint8_t> queries;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    queries.resize(ggml_nbytes(last.layers_[layer]));
+    ggml_backend_tensor_get(last.layers_[layer], queries.data(), 0, queries.size());
+    ggml_backend_tensor_set(layers_[layer], queries.data(), static_cast<size_t>(place) * queries.size(),
+                            queries.size());
+  }
+}
+
+ggml_tensor* LastQueries::by_head(ggml_context* ctx, ggml_tensor* queries, int64_t d_head) {
+  auto* heads = ggml_view_3d(ctx, queries, d_head, queries->ne[0] / d_head, queries->ne[1],
+                             ggml_row_size(queries->type, d_head), queries->nb[1], 0);
+  return ggml_cont(ctx, ggml_permute(ctx, heads, 0, 2, 1, 3));
+}
+
 std::vector<float> LastQueries::save() const {
   int64_t all = 0;
   for (const auto* layer : layers_) all += ggml_nelements(layer);

@@ -17,6 +17,12 @@ class LastQueries {
   LastQueries(const Backends& backends, const HParams& hp, int64_t tokens = 1);
 
   ggml_tensor* of(int layer) const { return layers_[static_cast<size_t>(layer)]; }
+  /// Those of tokens [first, first + count).
+  ggml_tensor* columns(ggml_context* ctx, int layer, int64_t first, int64_t count) const;
+  /// The place of one token gets what `last` has, which is of one.
+  void take(const LastQueries& last, int64_t place);
+  /// [d_head·n_head, tokens] → [d_head, tokens, n_head], contiguous, as policies take queries.
+  static ggml_tensor* by_head(ggml_context* ctx, ggml_tensor* queries, int64_t d_head);
   /// Never the same for two of them.
   uint64_t id() const { return id_; }
 

@@ -46,29 +46,18 @@ std::shared_ptr<PrefixBlock> Draft::make_block(const HParams& hp, int64_t n) {
 }
 
 ggml_tensor* Draft::observed_of(ggml_context* ctx, int layer) const {
-  auto* all = all_.of(layer);
-  return ggml_view_2d(ctx, all, all->ne[0], observed_, all->nb[1], 0);
+  return all_.columns(ctx, layer, 0, observed_);
 }
 
 void Draft::take() {
-  std::vector<uint8_t> queries;
-  for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
-    queries.resize(ggml_nbytes(last_.of(layer)));
-    ggml_backend_tensor_get(last_.of(layer), queries.data(), 0, queries.size());
-    ggml_backend_tensor_set(all_.of(layer), queries.data(),
-                            static_cast<size_t>(observed_ + taken_) * queries.size(), queries.size());
-  }
-  ++taken_;
+  all_.take(last_, observed_ + taken_++);
 }
 
 void Draft::choose(const PrefixBlock& block, const KvCache& cache) {
   const auto& hp = m_.hp;
-  StandingGraph scoring(*m_.backends, scoring_nodes(hp) * static_cast<size_t>(hp.n_layer) + 256);
+  StandingGraph scoring(*m_.backends, all_scoring_nodes(hp));
   const auto settled = build_scorings(scoring.graph, m_, *selector_, [&](ggml_context* ctx, LayerView& view) {
-    auto* q = all_.of(view.layer);
-    q = ggml_view_3d(ctx, q, hp.d_head, hp.n_head, observed_ + taken_, ggml_row_size(q->type, hp.d_head),
-                     q->nb[1], 0);
-    view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
+    view.q = LastQueries::by_head(ctx, all_.columns(ctx, view.layer, 0, observed_ + taken_), hp.d_head);
     view.after_prompt = taken_;
     view.k = PrefixBlock::slice(ctx, block.k(view.layer), 0, n_);
   });

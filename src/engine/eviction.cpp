@@ -89,37 +89,23 @@ bool Eviction::after_step(KvCache& cache) {
     soon = soon || (!m_.hp.slides(layer) && cache.layer(layer).length > total_ - observation_);
     full = full || is_full(cache, layer);
   }
-  if (soon) take_queries();
+  if (soon) newest_.take(last_, taken_++ % observation_);
   if (full) drop(cache);
   return full;
 }
 
-void Eviction::take_queries() {
-  std::vector<uint8_t> queries;
-  for (int layer : m_.hp.full_layers()) {
-    queries.resize(ggml_nbytes(last_.of(layer)));
-    ggml_backend_tensor_get(last_.of(layer), queries.data(), 0, queries.size());
-    ggml_backend_tensor_set(newest_.of(layer), queries.data(),
-                            static_cast<size_t>(taken_ % observation_) * queries.size(), queries.size());
-  }
-  ++taken_;
-}
-
 ggml_tensor* Eviction::queries_of(ggml_context* ctx, int layer) const {
   auto* all = newest_.of(layer);
-  auto columns = [&](int64_t first, int64_t count) {
-    return ggml_view_2d(ctx, all, all->ne[0], count, all->nb[1], static_cast<size_t>(first) * all->nb[1]);
-  };
   if (const int64_t oldest = taken_ % observation_; oldest > 0)
-    all = ggml_concat(ctx, columns(oldest, observation_ - oldest), columns(0, oldest), 1);
-  auto* q = ggml_reshape_3d(ctx, all, m_.hp.d_head, m_.hp.n_head, observation_);
-  return ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
+    all = ggml_concat(ctx, newest_.columns(ctx, layer, oldest, observation_ - oldest),
+                      newest_.columns(ctx, layer, 0, oldest), 1);
+  return LastQueries::by_head(ctx, all, m_.hp.d_head);
 }
 
 void Eviction::drop(KvCache& cache) {
   const auto& hp = m_.hp;
   const auto selector = start_selector(hp, *policy_, total_);
-  const size_t nodes = scoring_nodes(hp) * static_cast<size_t>(hp.n_layer) + 256;
+  const size_t nodes = all_scoring_nodes(hp);
   Graph graph(nodes);
   Scheduler scheduler(*m_.backends, nodes);
   const auto settled = build_scorings(

@@ -32,8 +32,6 @@ class Eviction {
 
  private:
   Eviction(LoadedModel& m, std::shared_ptr<const Policy> policy, int64_t total, int64_t observation);
-  /// Puts the last token's queries beside those before it.
-  void take_queries();
   /// The newest queries, in order: [d_head, observation, n_head].
   ggml_tensor* queries_of(ggml_context* ctx, int layer) const;
   bool is_full(const KvCache& cache, int layer) const;

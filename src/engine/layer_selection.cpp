@@ -14,6 +14,10 @@ size_t scoring_nodes(const HParams& hp) {
   return 512 + 28 * static_cast<size_t>(hp.n_head_kv) + 64 * static_cast<size_t>(hp.n_head);
 }
 
+size_t all_scoring_nodes(const HParams& hp) {
+  return scoring_nodes(hp) * static_cast<size_t>(hp.n_layer) + 256;
+}
+
 namespace {
 
 /// LayerView::rotation, for a prompt of n tokens.

@@ -28,6 +28,8 @@ struct Target {
 
 /// No fewer tensors than the scoring of one layer has.
 size_t scoring_nodes(const HParams& hp);
+/// Of all layers, with room for what build_scorings adds beside it.
+size_t all_scoring_nodes(const HParams& hp);
 
 /// Layers whose K and V are in full at once while a selector decides: 1, or more where layers wait for ones
 /// above them. Layers that have rows (HParams::row_layer) use as many places in turn.

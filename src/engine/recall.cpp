@@ -119,7 +119,7 @@ bool Recall::after_step(const KvCache& cache) {
 
 void Recall::build_scoring(const KvCache& cache) {
   const auto& hp = m_.hp;
-  const size_t nodes = scoring_nodes(hp) * static_cast<size_t>(hp.n_layer) + 256;
+  const size_t nodes = all_scoring_nodes(hp);
   if (!scoring_ || scoring_->scheduler.max_nodes() < nodes)
     scoring_ = std::make_unique<StandingGraph>(*m_.backends, nodes);
   else

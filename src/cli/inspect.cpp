@@ -17,6 +17,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/report.h"
+#include "cli/store_flags.h"
 #include "windowkv/error.h"
 
 namespace windowkv::cli {
@@ -102,10 +103,10 @@ void show_model(const Model& model) {
     line("recurrent layers",
          fmt::format("{} layers, {} a sequence whatever its length, held twice",
                      hp.n_layer - hp.row_layer(hp.n_layer), bytes_text(hp.state_bytes())));
-  if (const KvTypes store = PrefixStoreOptions().types;
-      hp.d_head % 32 == 0 && hp.layers_alike() && !hp.recurrent())
-    line("prefix store", fmt::format("{} per token, {}", bytes_text(kv_token_bytes(hp, store) * hp.n_layer),
-                                     to_string(store.k)));
+  if (const auto type = store_type(hp, "auto"); hp.layers_alike() && !hp.recurrent())
+    line("prefix store",
+         fmt::format("{} per token, {}", bytes_text(kv_token_bytes(hp, {type, type}) * hp.n_layer),
+                     to_string(type)));
   print(text);
 }
 

@@ -353,6 +353,24 @@ TEST_F(MiniLongVocab, OtherChatTemplates) {
   EXPECT_THROW(vocab().apply_chat_template(messages, "{% for %}"), Error);
 }
 
+// llama.cpp's form of a template stands in for one that is not Jinja, not for what a template refuses.
+TEST_F(MiniLongVocab, WhatAChatTemplateRefusesIsRefused) {
+  const std::vector<ChatMessage> messages = {{"user", "What?"}};
+  const std::string marks = "{# <|im_start|> #}";
+  std::string warned;
+  const auto applied = [&](const std::string& source) {
+    return apply({source, "", ""}, messages, "", [&](const std::string& line) { warned = line; });
+  };
+  EXPECT_EQ(applied(marks + "{% for %}"), "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_NE(warned.find("llama.cpp's built-in form"), std::string::npos) << warned;
+  try {
+    applied(marks + "{{ raise_exception('two questions in a row') }}");
+    ADD_FAILURE() << "applied";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("two questions in a row"), std::string::npos) << e.what();
+  }
+}
+
 // What would end the process, or never end: divisions by zero, writes past an array, no end of calls, of
 // output, of time.
 TEST_F(MiniLongVocab, HostileChatTemplatesAreRefused) {

@@ -293,6 +293,19 @@ void check_template(const std::string& source) {
   });
 }
 
+namespace {
+
+bool parses(const std::string& source) {
+  try {
+    check_template(source);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
                   const std::string& tools, const std::function<void(const std::string& line)>& warning,
                   ChildLimits limits) {
@@ -318,7 +331,9 @@ std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessa
         "the chat template", [&] { return apply_jinja(chat_template, messages, tools); }, limits);
   } catch (const Error& e) {
     const auto why = first_line_of(e);
-    auto text = known();
+    // What a template refuses, as two questions in a row, is refused: another form is for one that is not
+    // Jinja.
+    auto text = parses(source) ? std::nullopt : known();
     if (!text) throw Error(why + "; use another one, or none");
     if (warning) warning(why + "; llama.cpp's built-in form of it is used");
     return *text;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -16,6 +17,7 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <optional>
 
 #include "windowkv/error.h"
 
@@ -104,6 +106,31 @@ void become_child(const ChildLimits& limits, size_t space) {
   _exit(0);
 }
 
+/// Whether the child waits for something, as /proc tells. It has nothing to wait for but a lock that another
+/// thread of the parent held at the fork, which nobody gives back in the copy.
+bool sleeps(pid_t child) {
+  std::FILE* file = std::fopen(fmt::format("/proc/{}/stat", child).c_str(), "r");
+  if (file == nullptr) return false;
+  std::array<char, 256> line{};
+  const bool known = std::fgets(line.data(), line.size(), file) != nullptr;
+  std::fclose(file);
+  const char* name_end = known ? std::strrchr(line.data(), ')') : nullptr;
+  return name_end != nullptr && name_end[1] == ' ' && name_end[2] == 'S';
+}
+
+/// False where the child sleeps for good before it writes anything.
+bool await_first_bytes(int pipe, pid_t child) {
+  constexpr int kMilliseconds = 100;
+  constexpr int kOften = 3;
+  pollfd readable{pipe, POLLIN, 0};
+  for (int asleep = 0; asleep < kOften;) {
+    const int ready = poll(&readable, 1, kMilliseconds);
+    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
+    asleep = sleeps(child) ? asleep + 1 : 0;
+  }
+  return false;
+}
+
 /// Whether all the bytes came.
 bool read_all(int pipe, void* data, size_t size) {
   for (auto* at = static_cast<char*>(data); size > 0;) {
@@ -124,10 +151,17 @@ int wait_for(pid_t child) {
   return status;
 }
 
-}  // namespace
+/// How a child ended, and what it wrote.
+struct Result {
+  Header header;
+  std::string text;
+  bool whole = false;
+  int ended_by = 0;  ///< a signal
+};
 
-std::string run_in_child(const std::string& what, const std::function<std::string()>& work,
-                         const ChildLimits& limits) {
+/// nullopt where the child waits for ever.
+std::optional<Result> result_of(const std::string& what, const std::function<std::string()>& work,
+                                const ChildLimits& limits) {
   std::array<int, 2> ends{};
   const size_t space = address_space();
   if (pipe2(ends.data(), O_CLOEXEC) != 0)
@@ -144,25 +178,42 @@ std::string run_in_child(const std::string& what, const std::function<std::strin
     close(ends[0]);
     throw Error(fmt::format("{} cannot be run: {}", what, std::strerror(failure)));
   }
-  Header header;
-  std::string text;
-  bool whole = read_all(ends[0], &header, sizeof header);
-  if (whole) {
-    text.resize(header.size);
-    whole = read_all(ends[0], text.data(), text.size());
+  Result result;
+  const bool awake = await_first_bytes(ends[0], child);
+  if (!awake) kill(child, SIGKILL);
+  result.whole = awake && read_all(ends[0], &result.header, sizeof result.header);
+  if (result.whole) {
+    result.text.resize(result.header.size);
+    result.whole = read_all(ends[0], result.text.data(), result.text.size());
   }
   close(ends[0]);
   const int status = wait_for(child);
-  const int ended_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-  if (!whole && (ended_by == SIGPROF || ended_by == SIGALRM))
-    throw Error(fmt::format("{} is not done after {:g} s", what, limits.seconds));
-  if (!whole)
-    throw Error(
-        fmt::format("{} crashes{}", what, ended_by > 0 ? fmt::format(" ({})", strsignal(ended_by)) : ""));
-  if (header.outcome == Outcome::kOutOfMemory)
-    throw Error(fmt::format("{} takes more than {} MiB of memory", what, limits.memory >> 20));
-  if (header.outcome == Outcome::kThrown) throw Error(fmt::format("{} fails: {}", what, text));
-  return text;
+  result.ended_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  if (!awake) return std::nullopt;
+  return result;
+}
+
+}  // namespace
+
+std::string run_in_child(const std::string& what, const std::function<std::string()>& work,
+                         const ChildLimits& limits) {
+  constexpr int kTries = 10;
+  for (int i = 0; i < kTries; ++i) {
+    auto result = result_of(what, work, limits);
+    if (!result) continue;
+    const int ended_by = result->ended_by;
+    if (!result->whole && (ended_by == SIGPROF || ended_by == SIGALRM))
+      throw Error(fmt::format("{} is not done after {:g} s", what, limits.seconds));
+    if (!result->whole)
+      throw Error(
+          fmt::format("{} crashes{}", what, ended_by > 0 ? fmt::format(" ({})", strsignal(ended_by)) : ""));
+    if (result->header.outcome == Outcome::kOutOfMemory)
+      throw Error(fmt::format("{} takes more than {} MiB of memory", what, limits.memory >> 20));
+    if (result->header.outcome == Outcome::kThrown)
+      throw Error(fmt::format("{} fails: {}", what, result->text));
+    return std::move(result->text);
+  }
+  throw Error(fmt::format("{} waits for ever, in each of {} copies of the process", what, kTries));
 }
 
 }  // namespace windowkv

@@ -8,13 +8,15 @@ namespace windowkv {
 
 /// What a child process may take, beyond what this process has at the fork.
 struct ChildLimits {
-  double seconds = 10;              ///< of processor time
+  double seconds = 3;               ///< of processor time
   size_t memory = size_t{1} << 30;  ///< bytes
 };
 
 /// The text that `work` returns, computed in a copy of this process: for code that hostile input can crash,
-/// keep busy for ever or let fill the memory. What it writes to stderr is dropped. Throws Error, beginning
-/// with `what`, where it throws, ends the copy or exceeds the limits.
+/// keep busy for ever or let fill the memory. What it writes to stderr is dropped. `work` must not wait for
+/// anything: a copy that does is taken for one made while another thread held a lock, and another is made. So
+/// `work` may run several times, each in a fresh copy. Throws Error, beginning with `what`, where it throws,
+/// ends the copy, exceeds the limits or waits in ten copies.
 std::string run_in_child(const std::string& what, const std::function<std::string()>& work,
                          const ChildLimits& limits = {});
 

@@ -1,0 +1,76 @@
+#include "support/child.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <mutex>
+#include <thread>
+
+#include "windowkv/error.h"
+
+namespace windowkv {
+namespace {
+
+std::string refusal(const std::function<std::string()>& work, const ChildLimits& limits = {}) {
+  try {
+    run_in_child("the work", work, limits);
+    return "";
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
+TEST(Child, GivesItsTextBack) {
+  const std::string much(size_t{1} << 20, 'x');  // more than a pipe holds
+  EXPECT_EQ(run_in_child("the work", [&] { return much; }), much);
+}
+
+TEST(Child, SaysHowItEnds) {
+  EXPECT_EQ(refusal([]() -> std::string { throw Error("no such thing"); }), "the work fails: no such thing");
+  EXPECT_EQ(refusal([]() -> std::string { throw std::bad_alloc(); }),
+            "the work takes more than 1024 MiB of memory");
+  EXPECT_TRUE(refusal([] {
+                std::raise(SIGKILL);
+                return std::string();
+              }).starts_with("the work crashes"));
+  EXPECT_EQ(refusal(
+                [] {
+                  for (std::atomic<int> i = 0;;) ++i;
+                  return std::string();
+                },
+                {.seconds = 0.25}),
+            "the work is not done after 0.25 s");
+}
+
+// What a thread holds at the fork, nobody gives back in the copy.
+TEST(Child, ALockThatAnotherThreadHeldAtTheForkIsNotWaitedFor) {
+  std::mutex mutex;
+  std::atomic<bool> held = false;
+  std::thread holder([&] {
+    const std::lock_guard lock(mutex);
+    held = true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  });
+  while (!held) std::this_thread::yield();
+  EXPECT_EQ(run_in_child("the work",
+                         [&] {
+                           const std::lock_guard lock(mutex);
+                           return std::string("done");
+                         }),
+            "done");
+  holder.join();
+}
+
+TEST(Child, WhatWaitsForEverIsRefused) {
+  EXPECT_EQ(refusal([] {
+              pause();
+              return std::string();
+            }),
+            "the work waits for ever, in each of 10 copies of the process");
+}
+
+}  // namespace
+}  // namespace windowkv

@@ -98,7 +98,9 @@ TEST(ToolRequests, SayWhatMayBeCalled) {
 
 /// The text, and NAME(ARGUMENTS) for each call, of an answer that comes in pieces of that many bytes.
 std::string parsed(const std::string& answer, size_t piece, bool parallel = true) {
-  CallParser parser({"get_weather", "get_tides"}, parallel);
+  const auto parameters = Json::parse(R"({"type": "object", "properties": {
+      "city": {"type": "string"}, "days": {"type": "integer"}, "exact": {"type": ["boolean", "null"]}}})");
+  CallParser parser({{"get_weather", parameters}, {"get_tides", parameters}}, parallel);
   std::string text, calls;
   const auto add = [&](const CallParser::Found& found) {
     text += found.text;
@@ -134,6 +136,40 @@ TEST(Calls, AreFoundInEveryFormHoweverTheyCome) {
       {R"(<tool_call>{"name": "get_weather"}</tool_call>)", "|get_weather{}"},
       {R"(<tool_call>{"arguments": "{\"city\": \"Oslo\"}", "name": "get_weather"}</tool_call>)", called},
       {"<tool_call>" + oslo + "</tool_call> Done.", "Done." + called},
+      // Qwen3-Coder's, with its mark and without
+      {"I "
+       "look.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</"
+       "tool_call>",
+       "I look." + called},
+      {"<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n", called},
+      {"<tool_call>\n<function=get_tides>\n<parameter=city>\na \"}\" "
+       "b\n</parameter>\n<parameter=days>\n2\n</parameter>"
+       "\n</function>\n</tool_call>\n<tool_call>\n<function=get_weather>\n</function>\n</tool_call>",
+       both.substr(called.size()) + "|get_weather{}"},
+      // Seed-OSS's, MiniMax-M2's, GLM-4.5's
+      {"<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo</parameter>\n</function>\n</"
+       "seed:tool_call>",
+       called},
+      {"<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter "
+       "name=\"city\">Oslo</parameter>\n</invoke>\n"
+       "<invoke name=\"get_tides\">\n<parameter name=\"city\">a \"}\" b</parameter>\n<parameter "
+       "name=\"days\">2"
+       "</parameter>\n</invoke>\n</minimax:tool_call>",
+       both},
+      {"<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>"
+       "<tool_call>get_tides\n</tool_call>",
+       called + "|get_tides{}"},
+      // gpt-oss's, in both orders
+      {"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{\"city\": "
+       "\"Oslo\"}<|call|>",
+       called},
+      {" to=functions.get_weather<|channel|>commentary json<|message|>{\"city\": \"Oslo\"}", called},
+      // Values are of the types that are asked for, or text.
+      {"<function=get_tides><parameter=city>12</parameter><parameter=days>two</"
+       "parameter><parameter=exact>True"
+       "</parameter><parameter=more>[1]</parameter></function>",
+       R"(|get_tides{"city":"12","days":"two","exact":true,"more":"[1]"})"},
+      {"<function=get_tides><parameter=exact>None</parameter></function>", R"(|get_tides{"exact":null})"},
       // And what is text.
       {"It is sunny. \n", "It is sunny. \n"},
       {"a < b, [TOOL and <tool_call", "a < b, [TOOL and <tool_call"},
@@ -145,6 +181,11 @@ TEST(Calls, AreFoundInEveryFormHoweverTheyCome) {
       {R"(<tool_call>{"name": "get_weather", "arguments": [1]}</tool_call>)",
        R"(<tool_call>{"name": "get_weather", "arguments": [1]}</tool_call>)"},
       {R"(<tool_call>{"name": "get_weather", "argum)", R"(<tool_call>{"name": "get_weather", "argum)"},
+      {"<function=get_rain>\n</function>", "<function=get_rain>\n</function>"},
+      {"<tool_call>get_weather\n<arg_key>city</arg_key>\nOslo",
+       "<tool_call>get_weather\n<arg_key>city</arg_key>\nOslo"},
+      {"<function=get_weather><parameter=city>Os", "<function=get_weather><parameter=city>Os"},
+      {"It says to=functions.get_weather.", "It says to=functions.get_weather."},
       {"<tool_call>{\"name\": \"get_weather\", \"arguments\": " + std::string(3000, '['),
        "<tool_call>{\"name\": \"get_weather\", \"arguments\": " + std::string(3000, '[')},
       {"<tool_call>" + std::string(3000, '{') + std::string(3000, '}'),

@@ -62,6 +62,8 @@ class Vocab {
   std::string piece(Token token, bool special = false) const;
   std::string text(const std::vector<Token>& tokens, bool special = false) const;
   bool is_end(Token token) const;  ///< end of generation: EOS, EOT and the like
+  /// The control tokens that such text is written with, which piece() leaves out unless they are asked for.
+  std::vector<Token> control_tokens(std::string_view text) const;
 
   bool has_chat_template() const { return !template_.empty(); }
   /// Jinja text of the GGUF's; "" without one.

@@ -48,13 +48,10 @@ const ReasoningFormat& reasoning_format(std::string_view chat_template) {
 
 std::vector<Token> reasoning_tokens(const ReasoningFormat& format, const Vocab& vocab) {
   std::vector<Token> found;
-  for (const auto mark : {format.begin, format.end, format.leads[0], format.leads[1]})
-    for (const auto token : vocab.tokenize(mark)) {
-      const auto name = vocab.piece(token, /*special=*/true);
-      // Behind a BOS that nobody wrote.
-      if (!name.empty() && vocab.piece(token).empty() && mark.find(name) != std::string_view::npos)
-        found.push_back(token);
-    }
+  for (const auto mark : {format.begin, format.end, format.leads[0], format.leads[1]}) {
+    const auto tokens = vocab.control_tokens(mark);
+    found.insert(found.end(), tokens.begin(), tokens.end());
+  }
   return found;
 }
 

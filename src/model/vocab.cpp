@@ -171,6 +171,17 @@ bool Vocab::is_end(Token token) const {
   return llama_vocab_is_eog(vocab_, token);
 }
 
+std::vector<Token> Vocab::control_tokens(std::string_view text) const {
+  std::vector<Token> found;
+  for (const auto token : tokenize(text)) {
+    const auto name = piece(token, /*special=*/true);
+    // Behind a BOS that nobody wrote.
+    if (!name.empty() && piece(token).empty() && text.find(name) != std::string_view::npos)
+      found.push_back(token);
+  }
+  return found;
+}
+
 void Vocab::check_chat_template(const std::string& chat_template) {
   check_template(chat_template);
 }

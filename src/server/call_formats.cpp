@@ -8,14 +8,16 @@
 
 #include "server/api_error.h"
 #include "server/json_grammar.h"
+#include "server/tagged_calls.h"
 #include "windowkv/error.h"
 
 namespace windowkv::server {
 
 namespace {
 
-/// The first whose mark a template has is its own. New formats go here; CallParser reads all that have one
-/// of call_marks().
+/// The first whose mark a template has is its own; what else has none of its own, Qwen3-Coder's tags too, is
+/// made to write JSON where calls are required. New formats go here; CallParser reads all that have one of
+/// call_marks().
 constexpr std::array kFormats = {
     CallFormat{.name = "hermes",
                .told_by = "<tool_call>",
@@ -87,8 +89,15 @@ const CallFormat& call_format(std::string_view chat_template) {
 }
 
 const std::vector<std::string>& call_marks() {
-  static const std::vector<std::string> marks = {"<tool_call>", "[TOOL_CALLS]",    "<|python_tag|>",
-                                                 "<tools>",     "<function_call>", "```json"};
+  static const std::vector<std::string> marks = [] {
+    auto all = tagged_marks();
+    for (const char* mark :
+         {"[TOOL_CALLS]", "<|python_tag|>", "<tools>", "<function_call>", "```json",
+          // gpt-oss
+          "<|channel|>commentary to=functions.", "<|start|>assistant to=functions.", "to=functions."})
+      all.emplace_back(mark);
+    return all;
+  }();
   return marks;
 }
 

@@ -17,8 +17,20 @@ namespace {
 
 constexpr std::string_view kFence = "```json";
 /// Between and behind calls.
-constexpr std::array<std::string_view, 8> kClosings = {
-    "</tool_call>", "</tools>", "</function_call>", "```", ";", ",", "]", "}"};
+constexpr std::array<std::string_view, 11> kClosings = {"</tool_call>",
+                                                        "</seed:tool_call>",
+                                                        "</minimax:tool_call>",
+                                                        "</tools>",
+                                                        "</function_call>",
+                                                        "<|call|>",
+                                                        "```",
+                                                        ";",
+                                                        ",",
+                                                        "]",
+                                                        "}"};
+/// Between a name and its arguments: Mistral's, and gpt-oss's.
+constexpr std::array<std::string_view, 6> kBeforeArguments = {"[ARGS]",        "<|channel|>", "commentary",
+                                                              "<|constrain|>", "json",        "<|message|>"};
 
 /// The first place from `at` on that is not blank, or the end.
 size_t behind_blanks(std::string_view text, size_t at) {
@@ -173,8 +185,7 @@ bool CallParser::advance_in_text(Found& found) {
 }
 
 /// Finds where the JSON begins, behind a name or not.
-CallParser::Match CallParser::find_json(Candidate& c) const {
-  constexpr std::string_view kArguments = "[ARGS]";
+Match CallParser::find_json(Candidate& c) const {
   const std::string_view text = held_;
   c.at = behind_blanks(text, c.at);
   if (c.marked && c.name.empty() && c.at < text.size() && is_name_character(text[c.at])) {
@@ -184,11 +195,16 @@ CallParser::Match CallParser::find_json(Candidate& c) const {
     c.name = text.substr(c.at, static_cast<size_t>(end - text.begin()) - c.at);
     c.at += c.name.size();
   }
-  if (!c.name.empty()) {
-    const auto rest = text.substr(c.at);
-    if (is_beginning(rest, kArguments)) return Match::kMore;
-    if (rest.starts_with(kArguments)) c.at += kArguments.size();
+  for (bool again = !c.name.empty(); again;) {
     c.at = behind_blanks(text, c.at);
+    again = false;
+    for (const auto mark : kBeforeArguments) {
+      const auto rest = text.substr(c.at);
+      if (is_beginning(rest, mark)) return Match::kMore;
+      if (!rest.starts_with(mark)) continue;
+      c.at += mark.size();
+      again = true;
+    }
   }
   if (c.at == text.size()) return Match::kMore;
   if (text[c.at] != '{' && (text[c.at] != '[' || !c.name.empty())) return Match::kNo;
@@ -198,7 +214,7 @@ CallParser::Match CallParser::find_json(Candidate& c) const {
 
 /// Whether JSON that no mark announces begins as a call does: most JSON in answers is none, and need not be
 /// held back.
-CallParser::Match CallParser::may_be_call(const Candidate& c) const {
+Match CallParser::may_be_call(const Candidate& c) const {
   constexpr std::array<std::string_view, 4> kKeys = {R"("name")", R"("arguments")", R"("parameters")",
                                                      R"("type")"};
   const std::string_view text = held_;
@@ -214,7 +230,18 @@ CallParser::Match CallParser::may_be_call(const Candidate& c) const {
   return Match::kNo;
 }
 
-CallParser::Match CallParser::match(Candidate& c, std::vector<ToolCall>& calls) const {
+Match CallParser::match(Candidate& c, std::vector<ToolCall>& calls) const {
+  if (c.marked && !c.json && c.name.empty()) {
+    ToolCall call;
+    size_t size = 0;
+    const auto tagged = read_tagged_call(std::string_view(held_).substr(c.begin), tools_, call, size);
+    if (tagged == Match::kMore) return tagged;
+    if (tagged == Match::kYes) {
+      c.at = c.begin + size;
+      calls.push_back(std::move(call));
+      return tagged;
+    }
+  }
   if (!c.json)
     if (const auto found = find_json(c); found != Match::kYes) return found;
   if (!c.marked)
@@ -245,7 +272,7 @@ bool CallParser::calls_of(const Candidate& c, std::vector<ToolCall>& calls) cons
   const auto json = json_of(std::string_view(held_).substr(*c.json, c.at - *c.json));
   if (!json) return false;
   const auto add = [&](std::optional<ToolCall> call) {
-    if (!call || !tools_.contains(call->name)) return false;
+    if (!call || std::ranges::find(tools_, call->name, &Tool::name) == tools_.end()) return false;
     calls.push_back(std::move(*call));
     return true;
   };

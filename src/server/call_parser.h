@@ -1,24 +1,24 @@
 #pragma once
 
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "windowkv/vocab.h"
+#include "server/tagged_calls.h"
 
 namespace windowkv::server {
 
 /// Finds calls of tools in an answer as it comes. A call is a JSON object {"name": ..., "arguments": {...}}
 /// ("parameters" will do), or an array of such, behind one of call_marks(), or bare where nothing but calls
-/// stands before it; or NAME{...} behind a mark. What names no tool, is no JSON, or is cut off, is text. A
-/// call is given once it is complete, and what might become one is held back.
+/// stands before it; or NAME{...} behind a mark; or its arguments stand between tags (tagged_calls.h). What
+/// names no tool, is no JSON, or is cut off, is text. A call is given once it is complete, and what might
+/// become one is held back.
 class CallParser {
  public:
-  /// `tools`: names that may be called. `parallel`: whether there may be several calls; else those after the
-  /// first are dropped.
-  CallParser(std::set<std::string> tools, bool parallel) : tools_(std::move(tools)), parallel_(parallel) {}
+  /// `tools`: what may be called. `parallel`: whether there may be several calls; else those after the first
+  /// are dropped.
+  CallParser(std::vector<Tool> tools, bool parallel) : tools_(std::move(tools)), parallel_(parallel) {}
 
   /// What came of more of the answer.
   struct Found {
@@ -40,8 +40,6 @@ class CallParser {
     int depth = 0;
     bool in_string = false, escaped = false;
   };
-  enum class Match { kMore, kNo, kYes };
-
   bool advance(Found& found);
   bool advance_quietly();
   bool advance_in_text(Found& found);
@@ -51,7 +49,7 @@ class CallParser {
   Match may_be_call(const Candidate& c) const;
   bool calls_of(const Candidate& c, std::vector<ToolCall>& calls) const;
 
-  std::set<std::string> tools_;
+  std::vector<Tool> tools_;
   bool parallel_;
   std::string held_;  ///< not decided yet
   std::optional<Candidate> candidate_;

@@ -48,9 +48,8 @@ Service::Service(const Model& model, ServiceOptions options)
   for (Token token = 0; token < model.hparams().n_vocab; ++token)
     longest_piece_ = std::max(longest_piece_, vocab().piece(token, /*special=*/true).size());
   for (const auto& mark : call_marks()) {
-    const auto tokens = vocab().tokenize(mark);
-    if (!tokens.empty() && vocab().piece(tokens.back()).empty() && vocab().piece(tokens.back(), true) == mark)
-      call_tokens_.push_back(tokens.back());
+    const auto tokens = vocab().control_tokens(mark);
+    call_tokens_.insert(call_tokens_.end(), tokens.begin(), tokens.end());
   }
 }
 

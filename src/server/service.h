@@ -72,7 +72,7 @@ class Service {
   const CallFormat& calls_;           ///< the chat template's
   const ReasoningFormat& reasoning_;  ///< likewise
   std::vector<Token> reasoning_tokens_;
-  std::vector<Token> call_tokens_;  ///< control tokens that calls begin with
+  std::vector<Token> call_tokens_;  ///< control tokens in what calls begin with
   size_t longest_piece_ = 1;        ///< bytes of a token at most
   mutable std::mutex tokenizing_;   ///< a long text takes many times its size
   Metrics metrics_;

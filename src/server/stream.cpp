@@ -34,7 +34,7 @@ class Parts {
  public:
   Parts(const Job& job, const ToolRequest& tools) {
     if (job.reasoning != nullptr) reasoning_.emplace(*job.reasoning, job.ends_in_reasoning);
-    if (tools.active()) calls_.emplace(tools.names(), tools.parallel);
+    if (tools.active()) calls_.emplace(tools.tools, tools.parallel);
   }
 
   void take_from(Delta& delta) {

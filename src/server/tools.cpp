@@ -55,12 +55,6 @@ std::string named_in(const Json& choice) {
 
 }  // namespace
 
-std::set<std::string> ToolRequest::names() const {
-  std::set<std::string> names;
-  for (const auto& tool : tools) names.insert(tool.name);
-  return names;
-}
-
 ToolRequest tools_of(const Fields& fields) {
   ToolRequest out;
   fields.read("parallel_tool_calls", out.parallel);

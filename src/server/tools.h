@@ -1,6 +1,5 @@
 #pragma once
 
-#include <set>
 #include <string>
 #include <vector>
 
@@ -29,7 +28,6 @@ struct ToolRequest {
   bool parallel = true;  ///< an answer may have several calls
 
   bool active() const { return choice != Choice::kNone; }
-  std::set<std::string> names() const;
 };
 
 /// `tools`, `tool_choice` and `parallel_tool_calls` of a chat's body. A function that `tool_choice` names is

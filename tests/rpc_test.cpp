@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
@@ -236,6 +237,42 @@ TEST_F(Rpc, WhatIsRepeatedOfAPromptIsScoredWhereTheLayerLies) {
   Engine engine(*local, {64}), other(*remote, {64});
   expect_same(run(other, prompt, *policy, 4), run(engine, prompt, *policy, 4));
   EXPECT_EQ(other.plan(200, *policy).peak_kv(), engine.plan(200, *policy).peak_kv());
+}
+
+// --n-cpu-moe: the experts' weights lie here, and answers are the same.
+TEST_F(Rpc, ExpertsMayStayOnThisMachine) {
+  RandomModel m;
+  m.family = "qwen3moe";
+  m.n_layer = 4;
+  m.n_expert = 8;
+  const auto path = random_model_path("rpc-experts", m);
+  const auto prompt = random_tokens(300, 256);
+  const auto policy = make_policy("windowkv", {Budget::percent(25), windows(2, Decider::kFirst)});
+  const auto local = load_local(path);
+  Engine engine(*local, {128});
+  const auto expected = run(engine, prompt, *policy, 8);
+  // "RPC0[127.0.0.1:50052] 0.8 MiB"
+  const auto far_mib = [](const Model& model) {
+    double sum = 0;
+    for (const auto& buffer : model.buffers())
+      if (buffer.starts_with("RPC")) sum += std::stod(buffer.substr(buffer.find(' ')));
+    return sum;
+  };
+  double most = INFINITY;
+  for (const int layers : {0, 2, INT_MAX}) {
+    SCOPED_TRACE(layers);
+    ModelOptions options;
+    options.threads = 1;
+    options.rpc = addresses();
+    options.repack = false;
+    options.cpu_experts = layers;
+    const auto remote = Model::load(path, options);
+    Engine other(*remote, {128});
+    expect_same(run(other, prompt, *policy, 8), expected);
+    const double far = far_mib(*remote);
+    EXPECT_LT(far, most - 0.2);  // 0.4 MiB of experts in two layers
+    most = far;
+  }
 }
 
 TEST_F(Rpc, QuantizedCachesAndWeights) {

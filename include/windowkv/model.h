@@ -174,6 +174,9 @@ struct ModelOptions {
   std::string calibration = "auto";
   std::vector<std::string> rpc;      ///< servers of ggml's RPC backend, "host:port"
   std::vector<double> tensor_split;  ///< the devices' shares of the layers; empty: by free memory
+  /// The experts of so many layers, from the first, stay in this machine's memory and are computed by its
+  /// CPU, whatever device has the layer.
+  int cpu_experts = 0;
   /// Receives the bytes of weights copied to the devices so far and in total; not called where all weights
   /// stay in the mapped file.
   std::function<void(int64_t done, int64_t total)> progress;

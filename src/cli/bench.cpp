@@ -279,10 +279,10 @@ void bench(BenchFlags flags) {
       for (auto batch : flags.batches) cell.decode.push_back({batch, {}});
       cell.memory.program = program;
     }
-  LlamaTools llama{flags.model.file(),      flags.model.threads,
-                   flags.model.chunk,       flags.predict,
-                   flags.model.engine().kv, beside ? rival_devices(*model) : std::vector<std::string>{},
-                   flags.model.tensor_split};
+  LlamaTools llama{flags.model.file(),       flags.model.threads,
+                   flags.model.chunk,        flags.predict,
+                   flags.model.engine().kv,  beside ? rival_devices(*model) : std::vector<std::string>{},
+                   flags.model.tensor_split, std::min(flags.model.cpu_experts, hp.n_layer)};
   const auto rivals = beside ? rivals_of(cells, flags, task, engine, hp, llama) : std::vector<Rival>{};
   RivalSpeeds speeds;
   for (const auto& r : rivals) speeds[{r.cell->length, r.sequences}];

@@ -65,7 +65,8 @@ constexpr std::string_view kOnePrompt =
     "windowkv run answers one prompt and ends; give it with -p, -f or on standard input";
 constexpr std::string_view kSamplers = "the samplers are --top-k, --top-p, --min-p, --temp and the penalties";
 constexpr std::string_view kDraft = "there is no speculative decoding";
-constexpr std::string_view kWholeLayers = "layers are placed whole, with --device and --tensor-split";
+constexpr std::string_view kWholeLayers =
+    "layers are placed with --device and --tensor-split, their experts with --n-cpu-moe";
 constexpr std::string_view kRope = "RoPE is scaled as the model file says";
 constexpr std::string_view kAdapters =
     "adapters are not loaded; merge them into the model with llama-export-lora";
@@ -83,8 +84,9 @@ constexpr LlamaFlag kFlags[] = {
     {"-ngl, --gpu-layers, --n-gpu-layers", kValue, kOurs, "", gpu_layers},
     {"-sm, --split-mode", kValue, kOurs, "", split_mode},
     {"-mg, --main-gpu", kValue, kRefused, "name the GPU to use, as in --device CUDA0"},
-    {"-ot, --override-tensor, -cmoe, --cpu-moe, -ncmoe, --n-cpu-moe, --moe-cache-mib, -ncffn, --n-cpu-ffn",
-     kValue, kRefused, kWholeLayers},
+    {"-ncmoe", kValue, kOurs, "--n-cpu-moe"},
+    {"-cmoe", kNothing, kOurs, "--cpu-moe"},
+    {"-ot, --override-tensor, --moe-cache-mib, -ncffn, --n-cpu-ffn", kValue, kRefused, kWholeLayers},
     {"-kvo, --kv-offload", kNothing, kIgnored},
     {"-nkvo, --no-kv-offload", kNothing, kRefused,
      "the cache is where its layers are; use --device cpu for both"},

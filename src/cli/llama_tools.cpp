@@ -28,6 +28,7 @@ std::vector<std::string> placement(const LlamaTools& tools, std::string_view sep
                                     fmt::format("{}", fmt::join(tools.devices, separator))};
   if (!tools.tensor_split.empty())
     words = with(words, {"-ts", fmt::format("{}", fmt::join(tools.tensor_split, separator))});
+  if (tools.cpu_experts > 0) words = with(words, {"-ncmoe", fmt::format("{}", tools.cpu_experts)});
   return words;
 }
 

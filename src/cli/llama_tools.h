@@ -18,6 +18,7 @@ struct LlamaTools {
   KvTypes kv;
   std::vector<std::string> devices;    ///< GPUs, by ggml's names; none: the CPU alone
   std::vector<double> tensor_split{};  ///< empty: by their free memory
+  int cpu_experts = 0;                 ///< ModelOptions::cpu_experts
 
   struct Speed {
     double prefill_ms = 0;  ///< of one prompt

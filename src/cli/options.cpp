@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cmath>
 #include <cstring>
 
@@ -39,6 +40,17 @@ void ModelFlags::add_to(CLI::App& app) {
       ->delimiter(',')
       ->check(finite_number())
       ->type_name("N,...");
+  auto* some =
+      group
+          ->add_option("--n-cpu-moe", cpu_experts,
+                       "keep the experts of the first N layers in this machine's memory, computed by "
+                       "its CPU, so that the rest of a large mixture fits on the device")
+          ->check(CLI::Range(0, INT_MAX))
+          ->type_name("N");
+  group
+      ->add_flag_callback(
+          "--cpu-moe", [this] { cpu_experts = INT_MAX; }, "the same with all layers")
+      ->excludes(some);
   group->add_flag("--no-blas", no_blas, "do not use BLAS for matrix products");
   group->add_flag("--no-mmap", no_mmap, "read the model into memory instead of mapping its file");
   group->add_flag("--no-repack", no_repack,
@@ -81,8 +93,8 @@ const std::string& ModelFlags::file() const {
 
 std::unique_ptr<Model> ModelFlags::load(bool weights) const {
   if (!rpc.empty()) end_when_server_is_lost();
-  ModelOptions options{device,  threads,     !no_blas, !no_mmap,    !no_repack,
-                       weights, calibration, rpc,      tensor_split};
+  ModelOptions options{device,  threads,     !no_blas, !no_mmap,     !no_repack,
+                       weights, calibration, rpc,      tensor_split, cpu_experts};
   const auto& gguf = file();
   Progress progress("loading weights");
   options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };

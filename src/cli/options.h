@@ -23,6 +23,7 @@ struct ModelFlags {
   std::string device = "auto";
   std::vector<std::string> rpc;
   std::vector<double> tensor_split;
+  int cpu_experts = 0;  ///< ModelOptions::cpu_experts
   bool no_blas = false;
   bool no_mmap = false;
   bool no_repack = false;

@@ -43,7 +43,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     m->calibration = calibration->source;
     m->hp.layer_shares = std::move(calibration->layer_shares);
   }
-  if (options.weights) m->storage = loader.load(*m->backends, options.mmap, options.repack, options.progress);
+  if (options.weights) m->storage = loader.load(*m->backends, options);
   return std::unique_ptr<Model>(new Model(std::move(m)));
 }
 

@@ -105,12 +105,14 @@ void WeightLoader::add_stacked(std::initializer_list<Stacked> parts, const std::
 }
 
 ggml_backend_buffer_type_t WeightLoader::choose(const Backends& backends, const Request& request,
-                                                bool repack) const {
+                                                const ModelOptions& options) const {
+  const bool experts = request.use == WeightUse::kExperts || request.use == WeightUse::kExpertBias;
   // Rows of the embedding are looked up on the CPU: they are few, and the table would fill the device for
   // nothing.
-  auto* device = request.use == WeightUse::kRows ? backends.cpu_device()
-                                                 : backends.device(backends.device_of(request.layer));
-  for (auto* buft : backends.weight_buffer_types(device, repack))
+  auto* device = request.use == WeightUse::kRows || (experts && request.layer < options.cpu_experts)
+                     ? backends.cpu_device()
+                     : backends.device(backends.device_of(request.layer));
+  for (auto* buft : backends.weight_buffer_types(device, options.repack))
     if (supported(device, buft, request.tensor, request.use)) return buft;
   auto* cpu = backends.cpu_device();
   if (device != cpu && supported(cpu, ggml_backend_dev_buffer_type(cpu), request.tensor, request.use))
@@ -129,8 +131,7 @@ void WeightLoader::check_all_known() const {
   }
 }
 
-WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap, bool repack,
-                                        const std::function<void(int64_t, int64_t)>& progress) {
+WeightLoader::Loaded WeightLoader::load(const Backends& backends, const ModelOptions& options) {
   Loaded loaded;
   std::map<std::string, int64_t> by_type;
   std::set<const uint8_t*> counted;
@@ -140,9 +141,10 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
   std::set<std::pair<ggml_backend_buffer_type_t, const uint8_t*>> copies;
   int64_t to_copy = 0;
   for (auto& request : requests_) {
-    auto* buft = choose(backends, request, repack);
+    auto* buft = choose(backends, request, options);
     auto address = reinterpret_cast<uintptr_t>(request.tensor.data);
-    if (use_mmap && buft == cpu_buft && address % ggml_backend_buft_get_alignment(buft) == 0) buft = nullptr;
+    if (options.mmap && buft == cpu_buft && address % ggml_backend_buft_get_alignment(buft) == 0)
+      buft = nullptr;
     places[{buft, buft == nullptr ? request.tensor.part : 0}].push_back(&request);
     if (buft != nullptr && copies.insert({buft, request.tensor.data}).second)
       to_copy += static_cast<int64_t>(request.tensor.bytes);
@@ -186,7 +188,7 @@ WeightLoader::Loaded WeightLoader::load(const Backends& backends, bool use_mmap,
       }
       ggml_backend_tensor_set(*request->slot, source.data, 0, source.bytes);
       copied += static_cast<int64_t>(source.bytes);
-      if (progress) progress(copied, to_copy);
+      if (options.progress) options.progress(copied, to_copy);
     }
     loaded.contexts.push_back(std::move(ctx));
     loaded.buffers.push_back(std::move(buffer));

@@ -2,7 +2,6 @@
 
 #include <ggml-cpp.h>
 
-#include <functional>
 #include <initializer_list>
 #include <set>
 #include <string>
@@ -10,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "model/gguf_file.h"
+#include "windowkv/model.h"
 
 namespace windowkv {
 
@@ -103,10 +103,8 @@ class WeightLoader {
     std::string main_type;
     bool mapped = false;  ///< some tensors point into the file, which must stay mapped
   };
-  /// `repack`: see ModelOptions. Throws Error for types ggml cannot compute with and where memory runs out.
-  /// `progress`, where set, is told the bytes copied and those to copy.
-  Loaded load(const Backends& backends, bool use_mmap, bool repack,
-              const std::function<void(int64_t done, int64_t total)>& progress = {});
+  /// Throws Error for types ggml cannot compute with and where memory runs out.
+  Loaded load(const Backends& backends, const ModelOptions& options);
 
  private:
   struct Request {
@@ -118,7 +116,8 @@ class WeightLoader {
   };
   GgufFile::Tensor checked(const std::string& name, std::initializer_list<int64_t> shape,
                            WeightUse use) const;
-  ggml_backend_buffer_type_t choose(const Backends& backends, const Request& request, bool repack) const;
+  ggml_backend_buffer_type_t choose(const Backends& backends, const Request& request,
+                                    const ModelOptions& options) const;
 
   const GgufFile& file_;
   std::vector<Request> requests_;

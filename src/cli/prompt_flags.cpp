@@ -179,7 +179,12 @@ std::string PromptFlags::read_system() const {
 std::string PromptFlags::read_chat_template() const {
   auto text =
       chat_template_file.empty() ? template_named(chat_template) : template_of_file(chat_template_file);
-  if (!text.empty()) Vocab::check_chat_template(text);
+  try {
+    if (!text.empty()) Vocab::check_chat_template(text);
+  } catch (const Error& e) {
+    const auto& file = chat_template_file.empty() ? chat_template : chat_template_file;
+    throw Error(fmt::format("{}: {}", file == text ? "--chat-template" : file, e.what()));
+  }
   return text;
 }
 

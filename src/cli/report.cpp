@@ -137,7 +137,8 @@ std::string summary_text(const RunReport& r) {
     policy += fmt::format(", {} ({}), preset {}", to_string(c->task), describe(r.task), c->preset);
   const auto budget = r.policy.budget();
   if (budget) policy += ", budget " + budget->text();
-  if (const auto* c = r.policy.config(); c != nullptr && c->pyramid == Pyramid::kMeasured)
+  if (const auto* c = r.policy.config();
+      c != nullptr && c->pyramid == Pyramid::kMeasured && r.policy.total() == 0)
     policy += ", calibration " + (r.model.calibration().empty() ? "none" : r.model.calibration());
   line("policy", policy);
   line("prompt",

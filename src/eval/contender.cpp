@@ -42,7 +42,7 @@ int64_t parse_total(std::string_view text) {
   try {
     const auto total = Budget::parse(text);
     const int64_t tokens = total.resolve(INT32_MAX);
-    if (total.is_count() && tokens >= kLeastTotal) return tokens;
+    if (total.is_count() && tokens >= kLeastTotal && tokens < INT32_MAX) return tokens;
   } catch (const Error&) {
     throw refuse();
   }

@@ -38,8 +38,9 @@ struct Usage {
   int64_t completion_tokens = 0;
   // Of the KV cache:
   std::string policy;
-  std::string budget;  ///< empty for a policy without one
-  std::string task;
+  std::string budget;      ///< empty for a policy without one
+  std::string task;        ///< likewise for one that does not go by it
+  int64_t total = 0;       ///< Policy::total
   double kept_tokens = 0;  ///< of the prompt, a layer, on average: what each token reads
   int64_t kept_bytes = 0;
   int64_t full_bytes = 0;    ///< what the whole prompt would take, in F16

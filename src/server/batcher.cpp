@@ -306,7 +306,8 @@ void Batcher::note_prefill(Started& started, const Sequence& sequence, const Pre
   usage.cached_tokens = sequence.reused_tokens;
   usage.policy = job.policy->name();
   if (const auto budget = job.policy->budget()) usage.budget = budget->text();
-  usage.task = to_string(job.task);
+  if (job.policy->config() != nullptr) usage.task = to_string(job.task);
+  usage.total = job.policy->total();
   for (const auto kept : sequence.kept) usage.kept_tokens += static_cast<double>(kept);
   const auto& hp = model_.hparams();
   usage.kept_tokens /= std::max(1, hp.row_layer(hp.n_layer));

@@ -75,7 +75,7 @@ Json ResponsesFormat::whole(std::span<const ChoiceText> choices, const Usage& us
   const char* status = reason == StopReason::kLength ? "incomplete" : "completed";
   auto output = Json::array();
   if (!choice.reasoning.empty()) output.push_back(reasoning_item(choice.reasoning));
-  if (!choice.text.empty() || choice.calls.empty())
+  if (!choice.text.empty() || (output.empty() && choice.calls.empty()))
     output.push_back(message(status, Json::array({text_part(choice.text)})));
   for (const auto& call : choice.calls) output.push_back(call_item(call, "completed", call.arguments));
   return finished(output, reason, usage);
@@ -174,9 +174,7 @@ std::string ResponsesFormat::event(int, const Delta& delta, bool) {
 
 std::string ResponsesFormat::end(const Usage& usage) {
   auto events = end_reasoning();
-  const bool nothing =
-      std::ranges::all_of(output_, [](const Json& item) { return item["type"] == "reasoning"; });
-  if (nothing) events += begin_message();  // there is always something
+  if (output_.empty()) events += begin_message();  // there is always something
   events += end_message();
   return events + numbered(reason_ == StopReason::kLength ? "response.incomplete" : "response.completed",
                            {{"response", finished(output_, reason_, usage)}});

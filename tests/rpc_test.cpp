@@ -275,6 +275,40 @@ TEST_F(Rpc, ExpertsMayStayOnThisMachine) {
   }
 }
 
+/// Tokens that both keep, of all layers and KV heads, and those that the first keeps.
+std::pair<int64_t, int64_t> shared(const Outcome& a, const Outcome& b) {
+  std::pair<int64_t, int64_t> counts;
+  for (size_t layer = 0; layer < a.kept_by_head.size(); ++layer)
+    for (size_t head = 0; head < a.kept_by_head[layer].size(); ++head)
+      for (const auto& mine : a.kept_by_head[layer][head]) {
+        counts.second += mine.second - mine.first;
+        for (const auto& other : b.kept_by_head[layer][head])
+          counts.first +=
+              std::max<int64_t>(0, std::min(mine.second, other.second) - std::max(mine.first, other.first));
+      }
+  return counts;
+}
+
+// A graph over the layers of several devices, the CPU among them, for which this process has functions. The
+// draft is decoded by other kernels on servers, so that a token in a thousand may be another one.
+TEST_F(Rpc, DraftsChooseOverAllDevices) {
+  const auto prompt = random_tokens(300, 256);
+  const auto policy = make_policy("laq", {Budget::percent(12), {}});
+  const auto local = load_local(model_path());
+  Engine engine(*local, {128});
+  const auto expected = run(engine, prompt, *policy, 4);
+  for (const auto& device : {std::string("auto"), names()[0] + ",cpu"}) {
+    SCOPED_TRACE(device);
+    const auto remote = load_remote(model_path(), {}, device);
+    Engine other(*remote, {128});
+    const auto got = run(other, prompt, *policy, 4);
+    EXPECT_EQ(got.lengths, expected.lengths);
+    const auto [same, all] = shared(got, expected);
+    EXPECT_GT(all, 0);
+    EXPECT_GE(same, all - all / 100);
+  }
+}
+
 TEST_F(Rpc, QuantizedCachesAndWeights) {
   const auto prompt = random_tokens(500, 256);
   const auto policy = make_policy("windowkv", {Budget::percent(25), windows(2, Decider::kFirst)});

@@ -90,7 +90,12 @@ Scheduler::Scheduler(const Backends& backends, size_t max_nodes, Products produc
                                       /*parallel=*/false, /*op_offload=*/true));
 }
 
-void Scheduler::place_readers(const Graph& graph) {
+void Scheduler::place_nodes(const Graph& graph) {
+  // Functions of this process: ggml's RPC backend says that its server takes them, which calls their address.
+  if (several_devices_)
+    for (int i = 0; i < ggml_graph_n_nodes(graph.nodes()); ++i)
+      if (auto* node = ggml_graph_node(graph.nodes(), i); node->op == GGML_OP_CUSTOM)
+        ggml_backend_sched_set_tensor_backend(sched_.get(), node, order_.back());
   for (auto [tensor, device] : graph.readers()) {
     // A node may read through views of its own.
     const auto* whole = tensor->view_src != nullptr ? tensor->view_src : tensor;
@@ -118,10 +123,10 @@ void Scheduler::allocate(const Graph& graph) {
       auto* node = ggml_graph_node(nodes, i);
       sources_.emplace_back(node, std::to_array(node->src));
     }
-  place_readers(graph);
+  place_nodes(graph);
   bool done = ggml_backend_sched_reserve(sched_.get(), nodes);
   for (auto& [node, sources] : sources_) std::ranges::copy(sources, node->src);
-  place_readers(graph);  // which planning forgets too
+  place_nodes(graph);  // which planning forgets too
   done = done && ggml_backend_sched_alloc_graph(sched_.get(), nodes);
   if (!done) throw Error("out of memory for the computation; use a smaller chunk or a shorter prompt");
   if (several_devices_) allocated_ = traffic_of(order_, sched_.get(), nodes);

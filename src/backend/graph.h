@@ -73,9 +73,9 @@ class Scheduler {
   int64_t buffer_bytes() const;
 
  private:
-  void place_readers(const Graph& graph);
+  void place_nodes(const Graph& graph);
 
-  std::vector<ggml_backend_t> order_;
+  std::vector<ggml_backend_t> order_;  ///< the CPU last
   bool several_devices_;
   size_t max_nodes_;
   std::mutex& computing_;

@@ -182,8 +182,8 @@ std::string PromptFlags::read_chat_template() const {
   try {
     if (!text.empty()) Vocab::check_chat_template(text);
   } catch (const Error& e) {
-    const auto& file = chat_template_file.empty() ? chat_template : chat_template_file;
-    throw Error(fmt::format("{}: {}", file == text ? "--chat-template" : file, e.what()));
+    const auto& from = chat_template_file.empty() ? chat_template : chat_template_file;
+    throw Error(fmt::format("{}: {}", from == text ? "--chat-template" : from, e.what()));
   }
   return text;
 }

@@ -21,12 +21,17 @@ struct PrefixStoreOptions {
     kTemporaryFile,  ///< without a name, in $TMPDIR or /tmp; the system keeps in memory what it has room for
   };
   Place place = Place::kMemory;
+  /// For models with recurrent layers: at most so many places in the text, 0 to 15, whose states are held
+  /// (HParams::state_bytes each). A prompt goes on from the last of them before it leaves the stored one;
+  /// with none every prompt is read from its beginning.
+  int snapshots = 8;
 };
 
 /// K and V of all tokens of a prompt, in every layer, beside the caches, which keep a part of them: a later
 /// prompt that begins with the same tokens is prefilled from there (PrefillOptions::store), as if it were
-/// new. Lies in the host's memory or in a file. Used by one thread at a time; forks share memory that never
-/// changes, and may be used each in a thread of its own. The model need not outlive it.
+/// new. Of recurrent layers, states at some places in the text (snapshots). Lies in the host's memory or in a
+/// file. Used by one thread at a time; forks share memory that never changes, and may be used each in a
+/// thread of its own. The model need not outlive it.
 class PrefixStore {
  public:
   /// An empty one for prompts of a model. Throws Error for types that its heads cannot be stored in.
@@ -57,14 +62,21 @@ class PrefixStore {
   std::span<const Token> tokens() const;
   /// How many tokens a prompt has in common with it from the first on.
   int64_t common_prefix(std::span<const Token> prompt) const;
+  /// How many of them need not be read again: all of them, or of a model with recurrent layers those before
+  /// the last snapshot.
+  int64_t reusable_prefix(std::span<const Token> prompt) const;
+  /// Numbers of tokens after which recurrent layers' states are held, ascending.
+  std::vector<int64_t> snapshots() const;
   KvTypes types() const;
   /// Where tokens that are added lie.
   PrefixStoreOptions::Place place() const;
   void set_place(PrefixStoreOptions::Place place);
-  /// Of K and V, wherever they lie.
+  /// Of K, V and states, wherever they lie.
   int64_t bytes() const;
-  /// What `count` tokens take.
+  /// What `count` tokens take that are read at once.
   int64_t bytes(int64_t count) const;
+  /// What prefilling the prompt adds.
+  int64_t bytes_to_add(std::span<const Token> prompt) const;
 
   /// For the engine.
   PrefixParts& parts() const { return *parts_; }

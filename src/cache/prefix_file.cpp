@@ -69,6 +69,7 @@ std::span<const uint8_t> bytes_of(const HostMemory& memory) {
 void check_alike(const HParams& hp, const std::string& path) {
   if (!hp.layers_alike())
     throw Error(path + ": prefixes of models whose layers differ in size are not saved");
+  if (hp.recurrent()) throw Error(path + ": prefixes of models with recurrent layers are not saved");
 }
 
 }  // namespace

@@ -4,13 +4,17 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <nlohmann/json.hpp>
 
 #include "cache/kv_cache.h"
+#include "cache/prefix_header.h"
 #include "cache/prefix_parts.h"
 #include "cache/snapshot_positions.h"
 #include "support/files.h"
 #include "support/models.h"
 #include "support/outcomes.h"
+#include "support/prefix_edit.h"
 #include "support/reference.h"
 #include "windowkv/engine.h"
 #include "windowkv/error.h"
@@ -298,6 +302,111 @@ TEST_F(RecurrentStore, LiesInATemporaryFileToo) {
   ask(store, joined(document, question), *full);
   EXPECT_FALSE(store.parts().snapshots().front().state->memory()->is_anonymous());
   EXPECT_EQ(ask(store, joined(document, other), *full), 817);
+}
+
+TEST_F(RecurrentStore, AFileHoldsSnapshots) {
+  auto store = make();
+  ask(store, joined(document, question), *full);
+  ask(store, joined(document, other), *full);
+  const auto path = temp_path("recurrent.prefix");
+  store.save(path);
+  auto loaded = PrefixStore::load(*model, path);
+  EXPECT_EQ(loaded.snapshots(), store.snapshots());
+  EXPECT_EQ(loaded.types(), store.types());
+  EXPECT_EQ(loaded.shown_bytes(), store.shown_bytes());
+  for (size_t i = 0; i < store.snapshots().size(); ++i)
+    EXPECT_EQ(std::memcmp(loaded.parts().snapshots()[i].state->data(),
+                          store.parts().snapshots()[i].state->data(), StateSnapshot::bytes(hp)),
+              0);
+  // The same bits, and the same bytes once more.
+  const auto again = temp_path("recurrent_again.prefix");
+  loaded.save(again);
+  EXPECT_EQ(read_bytes(again), read_bytes(path));
+  const auto info = read_prefix_info(path);
+  EXPECT_EQ(info.snapshots, store.snapshots());
+  EXPECT_EQ(info.n_layer, 8);
+  const auto prompt = joined(document, third);
+  const auto before = prefilled(engine, prompt, *full, &store),
+             after = prefilled(engine, prompt, *full, &loaded);
+  EXPECT_EQ(after.sequence.reused_tokens, 900);
+  EXPECT_EQ(after.logits, before.logits);
+  // Saved over itself, longer.
+  const auto text = joined(prompt, joined(document, third));
+  ask(loaded, text, *full);
+  loaded.save(path);
+  auto grown = PrefixStore::load(*model, path);
+  EXPECT_EQ(grown.snapshots(), loaded.snapshots());
+  EXPECT_EQ(ask(grown, joined(text, other), *full), std::ssize(text) - kSnapshotTail);
+}
+
+TEST_F(RecurrentStore, AFileThatIsDamagedOrOfAnotherModelIsRefused) {
+  auto store = make();
+  prefilled(engine, joined(document, question), *full, &store);
+  const auto path = temp_path("recurrent_damaged.prefix");
+  store.save(path);
+  const auto bytes = read_bytes(path);
+  const auto error = [&](const std::vector<uint8_t>& of, const Model& with) -> std::string {
+    try {
+      PrefixStore::load(with, write_bytes("recurrent_damaged.prefix", of));
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error(bytes, *model), "");
+  const auto header = PrefixHeader::decode(bytes, "");
+  EXPECT_EQ(header.snapshots, store.snapshots());
+  for (size_t i = 0; i < header.snapshots.size(); ++i) {
+    auto damaged = bytes;
+    damaged[header.snapshots_at + i * StateSnapshot::bytes(hp) + 77] ^= 1;
+    EXPECT_NE(error(damaged, *model).find("the checksum of the states after"), std::string::npos);
+  }
+  auto shorter = bytes;
+  shorter.pop_back();
+  EXPECT_NE(error(shorter, *model).find("truncated"), std::string::npos);
+
+  auto pieces = take_apart(bytes);
+  EXPECT_EQ(put_together(pieces), bytes);
+  ASSERT_TRUE(seal(pieces));
+  EXPECT_EQ(put_together(pieces), bytes);
+  const auto edited = [&](const std::function<void(nlohmann::ordered_json&)>& edit, bool sealed) {
+    auto copy = pieces;
+    edit(copy.header);
+    EXPECT_TRUE(!sealed || seal(copy));
+    return error(put_together(copy), *model);
+  };
+  for (const auto& [field, value] : std::vector<std::pair<std::string, std::string>>{
+           {"/snapshots", "[5, 5]"},
+           {"/snapshots", "[0]"},
+           {"/snapshots", "[946]"},
+           {"/snapshots", "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]"},
+           {"/snapshots", "7"},
+           {"/snapshots", "[-1]"},
+           {"/model/recurrent/layers", "[]"},
+           {"/model/recurrent/layers", "[0,1,2,3,4,5,6,7]"},
+           {"/model/recurrent/layers", "[8]"},
+           {"/model/recurrent/layers", "[1,0]"},
+           {"/model/recurrent/layers", "[0.5]"},
+           {"/model/recurrent/heads", "0"},
+           {"/model/recurrent/kernel", "1"},
+           {"/model/recurrent/d_head", "100000"},
+           {"/model/recurrent", "null"},
+           {"/checksums/snapshots", "[]"}})
+    EXPECT_NE(edited(
+                  [&, f = field, v = value](auto& json) {
+                    json[nlohmann::ordered_json::json_pointer(f)] = nlohmann::ordered_json::parse(v);
+                  },
+                  false)
+                  .find("damaged: "),
+              std::string::npos)
+        << field << " " << value;
+  // What is consistent in itself, but not the model's.
+  EXPECT_NE(edited([](auto& json) { json["model"]["recurrent"]["layers"] = {0, 1, 2, 4, 5, 7}; }, true)
+                .find("made with another model"),
+            std::string::npos);
+  EXPECT_NE(edited([](auto& json) { json["model"]["recurrent"]["heads"] = 8; }, true)
+                .find("made with another model"),
+            std::string::npos);
 }
 
 // Beside llama.cpp, which reads all of the prompt.

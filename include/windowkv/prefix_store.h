@@ -37,11 +37,11 @@ class PrefixStore {
   /// An empty one for prompts of a model. Throws Error for types that its heads cannot be stored in.
   explicit PrefixStore(const Model& model, const PrefixStoreOptions& options = {});
   /// What save() wrote, mapped read-only; what is added later lies where the options say, in the file's
-  /// types. Throws Error with the reason for a file that is truncated, altered, or not of this model. The
-  /// file may be saved over, renamed and removed meanwhile; once another program makes it shorter, reading
-  /// it raises SIGBUS.
+  /// types, whatever those of the options. Throws Error with the reason for a file that is truncated,
+  /// altered, or not of this model. The file may be saved over, renamed and removed meanwhile; once another
+  /// program makes it shorter, reading it raises SIGBUS.
   static PrefixStore load(const Model& model, const std::string& path,
-                          PrefixStoreOptions::Place place = PrefixStoreOptions::Place::kMemory);
+                          const PrefixStoreOptions& options = {});
   ~PrefixStore();
   PrefixStore(PrefixStore&&) noexcept;
   PrefixStore& operator=(PrefixStore&&) noexcept;
@@ -67,12 +67,15 @@ class PrefixStore {
   int64_t reusable_prefix(std::span<const Token> prompt) const;
   /// Numbers of tokens after which recurrent layers' states are held, ascending.
   std::vector<int64_t> snapshots() const;
+  const PrefixStoreOptions& options() const;
   KvTypes types() const;
   /// Where tokens that are added lie.
   PrefixStoreOptions::Place place() const;
   void set_place(PrefixStoreOptions::Place place);
   /// Of K, V and states, wherever they lie.
   int64_t bytes() const;
+  /// Of these what its tokens take, without rows that were cut off and are still held.
+  int64_t shown_bytes() const;
   /// What `count` tokens take that are read at once.
   int64_t bytes(int64_t count) const;
   /// What prefilling the prompt adds.
@@ -98,6 +101,7 @@ struct PrefixFileInfo {
   int d_head = 0;
   int64_t bytes = 0;  ///< of the file
   std::vector<Token> tokens;
+  std::vector<int64_t> snapshots;  ///< PrefixStore::snapshots
 };
 
 /// Reads a saved prefix without its model, and verifies its checksums. Throws Error, as PrefixStore::load.

@@ -31,8 +31,9 @@ PrefixStore::~PrefixStore() = default;
 PrefixStore::PrefixStore(PrefixStore&&) noexcept = default;
 PrefixStore& PrefixStore::operator=(PrefixStore&&) noexcept = default;
 
-PrefixStore PrefixStore::load(const Model& model, const std::string& path, PrefixStoreOptions::Place place) {
-  return PrefixStore(read_prefix_file(model, path, place));
+PrefixStore PrefixStore::load(const Model& model, const std::string& path,
+                              const PrefixStoreOptions& options) {
+  return PrefixStore(read_prefix_file(model, path, options));
 }
 
 PrefixStore PrefixStore::fork() const {
@@ -77,6 +78,10 @@ KvTypes PrefixStore::types() const {
   return parts_->options().types;
 }
 
+const PrefixStoreOptions& PrefixStore::options() const {
+  return parts_->options();
+}
+
 PrefixStoreOptions::Place PrefixStore::place() const {
   return parts_->options().place;
 }
@@ -89,6 +94,11 @@ int64_t PrefixStore::bytes() const {
   int64_t sum = snapshot_bytes(*parts_, parts_->snapshots().size());
   for (const auto& part : parts_->all()) sum += row_bytes(*parts_, part.block->tokens());
   return sum;
+}
+
+int64_t PrefixStore::shown_bytes() const {
+  return row_bytes(*parts_, std::ssize(parts_->tokens())) +
+         snapshot_bytes(*parts_, parts_->snapshots().size());
 }
 
 int64_t PrefixStore::bytes(int64_t count) const {

@@ -140,7 +140,10 @@ TEST_F(RecurrentStore, TheObservationWindowIsComputedAgain) {
   const auto snapkv = make_policy("snapkv", {Budget::tokens(100), {}});
   const auto prompt = joined(document, question);
   ask(store, prompt, *snapkv);
+  const auto places = store.snapshots();
+  EXPECT_EQ(store.bytes_to_add(prompt), 0);
   EXPECT_EQ(ask(store, prompt, *snapkv), 945 - kSnapshotTail);
+  EXPECT_EQ(store.snapshots(), places);
   // The common tokens and its own leave 20 for the window: from the snapshot before.
   EXPECT_EQ(ask(store, joined(std::span(prompt).first(913), std::span(other).first(20)), *snapkv), 817);
 }

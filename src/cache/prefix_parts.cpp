@@ -84,8 +84,8 @@ std::vector<int64_t> PrefixParts::snapshot_positions(int64_t past, int64_t commo
   std::vector<int64_t> held;
   for (const auto& snapshot : snapshots_)
     if (snapshot.tokens <= common) held.push_back(snapshot.tokens);
-  // Where two prompts have parted, a third one may.
-  const std::array places = {common, likely};
+  // Where two prompts have parted, a third one may; none has where all of it was read before.
+  const std::array places = {common < n ? common : 0, likely};
   return windowkv::snapshot_positions(held, past, n, places, options_.snapshots);
 }
 

@@ -184,5 +184,45 @@ TEST_F(Talk, ClearForgetsTurnsAndNotTheDocument) {
   EXPECT_NE(model->vocab().text(talk.ask("Where?").prompt, true).find("Be brief."), std::string::npos);
 }
 
+// Where recurrent layers' states are stored at the document's end and each turn's.
+TEST(RecurrentTalk, TurnsGoOnFromSnapshots) {
+  const auto model = load(recurrent_chat_path());
+  Engine engine(*model, {.chunk = 256});
+  ConversationOptions o;
+  for (int i = 0; i < 40; ++i) o.document += "The harbour of Lisbon is old. Its keeper is called Amelia. ";
+  o.chat_template = "chatml";
+  o.generate.max_tokens = kAnswer;
+  o.generate.ignore_end = true;
+  o.policy = [](const std::string&) { return make_policy("snapkv", {Budget::percent(25), {}}); };
+  Conversation talk(engine, *model, o, PrefixStore(*model, {.types = {}}));
+  talk.read_document();
+  const auto read = std::ssize(talk.store()->tokens());
+  ASSERT_GT(read, 500);
+  EXPECT_EQ(talk.store()->snapshots().back(), read);
+  const auto fresh = [&](const Conversation::Turn& turn) {
+    Sequence sequence;
+    const auto logits = engine.prefill(sequence, turn.prompt, *turn.policy);
+    return generate(engine, &model->vocab(), sequence, logits, turn.prompt, o.generate).text;
+  };
+  const auto& first =
+      talk.ask("Who is the keeper of the old harbour, and what else does the text say of it?");
+  EXPECT_EQ(first.sequence.reused_tokens, read);
+  EXPECT_EQ(first.generation.text, fresh(first));
+  const auto asked = std::ssize(first.prompt);
+  const auto& second = talk.ask("And how old is it?");
+  EXPECT_GE(second.sequence.reused_tokens, asked - 64);
+  EXPECT_EQ(second.generation.text, fresh(second));
+  // Saved, and gone on with.
+  const auto path = temp_path("recurrent_talk.prefix");
+  talk.save(path);
+  Conversation again(engine, *model, o, PrefixStore(*model, {.types = {}}));
+  again.load(path);
+  const auto snapshots = talk.store()->snapshots();
+  EXPECT_EQ(again.store()->snapshots(), snapshots);
+  const auto& third = again.ask("Thank you. What is it called?");
+  EXPECT_GE(third.sequence.reused_tokens, std::ssize(talk.last()->prompt) - 64);
+  EXPECT_EQ(third.generation.text, fresh(third));
+}
+
 }  // namespace
 }  // namespace windowkv::test

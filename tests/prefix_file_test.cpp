@@ -151,7 +151,7 @@ TEST(PrefixFile, GrowsOverItself) {
 
 TEST(PrefixFile, AddedTokensLieWhereTheOptionsSay) {
   const auto path = save(filled(model()), "place.prefix");
-  const auto store = PrefixStore::load(model(), path, PrefixStoreOptions::Place::kTemporaryFile);
+  const auto store = PrefixStore::load(model(), path, {.place = PrefixStoreOptions::Place::kTemporaryFile});
   EXPECT_EQ(store.parts().options().place, PrefixStoreOptions::Place::kTemporaryFile);
   append(store, 3, 3, 5);
   expect_same(PrefixStore::load(model(), save(store, "place2.prefix")), store);
@@ -226,7 +226,7 @@ TEST(PrefixFile, SaysWhatIsDamaged) {
   };
   expect(0, "not a saved prefix");
   expect(8, "damaged: an unknown byte order");
-  expect(12, "saved by a newer version (5; this program reads 1); update windowkv");
+  expect(12, "saved by a newer version (5; this program reads 2); update windowkv");
   expect(18, "damaged: it claims a header of");
   expect(30, "damaged: the checksum of its header does not match");
   expect(40, "damaged: the checksum of its header does not match");
@@ -239,9 +239,9 @@ TEST(PrefixFile, SaysWhatIsDamaged) {
 
 TEST(PrefixFile, OtherVersionsAndMachines) {
   auto bytes = read_bytes(save(filled(model()), "version.prefix"));
-  const uint32_t swapped = 0x04030201, newer = 2, none = 0;
+  const uint32_t swapped = 0x04030201, newer = 3, none = 0;
   std::memcpy(&bytes[12], &newer, 4);
-  expect_refused(write_bytes("version.prefix", bytes), "saved by a newer version (2; this program reads 1)");
+  expect_refused(write_bytes("version.prefix", bytes), "saved by a newer version (3; this program reads 2)");
   std::memcpy(&bytes[12], &none, 4);
   expect_refused(write_bytes("version.prefix", bytes), "damaged: an unknown version, 0");
   std::memcpy(&bytes[8], &swapped, 4);

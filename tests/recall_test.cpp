@@ -22,17 +22,19 @@
 namespace windowkv::test {
 namespace {
 
-std::string model_path() {
+std::string model_path(const std::string& family) {
   auto m = eight_layers();
+  m.family = family;
   m.type = GGML_TYPE_F32;
-  return random_model_path("recall", m);
+  m.llama3_rope_freqs = family == "llama";
+  return random_model_path("recall_" + family, m);
 }
 
-class Recalled : public ::testing::Test {
+class Recalled : public ::testing::TestWithParam<const char*> {
  protected:
   static constexpr int64_t kPrompt = 300;
 
-  std::unique_ptr<Model> model = load(model_path());
+  std::unique_ptr<Model> model = load(model_path(GetParam()));
   const HParams& hp = model->hparams();
   Engine engine{*model, {.chunk = 128}};
   std::vector<Token> prompt = random_tokens(kPrompt, hp.n_vocab);
@@ -109,20 +111,20 @@ class Recalled : public ::testing::Test {
   }
 };
 
-TEST_F(Recalled, HoldsWhatPlainLoopsChoose) {
+TEST_P(Recalled, HoldsWhatPlainLoopsChoose) {
   const auto policy = make_policy("tova", {Budget::tokens(40), {}, 1});
   auto sequence = prefilled(*policy, store);
   ASSERT_NE(sequence.recall, nullptr);
   for (int step = 0; step < 3; ++step) {
     engine.decode(sequence, answer[static_cast<size_t>(step)]);
-    for (int layer = 0; layer < hp.n_layer; ++layer)
+    for (const int layer : hp.full_layers())
       EXPECT_EQ(held(sequence, store, layer), highest(sequence, store, layer, 40))
           << "step " << step << " layer " << layer;
   }
   EXPECT_EQ(sequence.recalls.count, 3);
 }
 
-TEST_F(Recalled, ChoosesEveryNthToken) {
+TEST_P(Recalled, ChoosesEveryNthToken) {
   const auto once = make_policy("tova", {Budget::tokens(40), {}});
   const auto third = make_policy("tova", {Budget::tokens(40), {}, 3});
   prefilled(*once, store);  // from here on all read the same
@@ -136,7 +138,7 @@ TEST_F(Recalled, ChoosesEveryNthToken) {
   EXPECT_EQ(a.recall, nullptr);
 }
 
-TEST_F(Recalled, EveryPolicyKeepsItsBudget) {
+TEST_P(Recalled, EveryPolicyKeepsItsBudget) {
   for (const auto& name : policy_names()) {
     SCOPED_TRACE(name);
     for (const auto* preset : {"default", "paper"}) {
@@ -152,7 +154,7 @@ TEST_F(Recalled, EveryPolicyKeepsItsBudget) {
       auto sequence = prefilled(*policy, store);
       const auto kept = sequence.kept;
       decoded(sequence, 5);
-      for (int layer = 0; layer < hp.n_layer; ++layer) {
+      for (const int layer : hp.full_layers()) {
         const int64_t cached = sequence.cache->layer(layer).length;
         if (sequence.cache->chosen == nullptr) {
           EXPECT_EQ(cached, kept[static_cast<size_t>(layer)] + 5);
@@ -169,7 +171,7 @@ TEST_F(Recalled, EveryPolicyKeepsItsBudget) {
   }
 }
 
-TEST_F(Recalled, ReadsHeadsThatKeepDifferentNumbersAsTheirCopies) {
+TEST_P(Recalled, ReadsHeadsThatKeepDifferentNumbersAsTheirCopies) {
   if (!Recall::in_place(model->loaded())) GTEST_SKIP() << "elsewhere they are not chosen again";
   const PolicyOptions options{Budget::tokens(64), {}, 1000};  // not again within this answer
   auto stored = prefilled(*make_policy("adakv", options), store);
@@ -182,12 +184,12 @@ TEST_F(Recalled, ReadsHeadsThatKeepDifferentNumbersAsTheirCopies) {
 }
 
 // The last window of a grid is shorter: with it a choice has fewer tokens.
-TEST_F(Recalled, TakesChoicesThatDifferInSize) {
+TEST_P(Recalled, TakesChoicesThatDifferInSize) {
   const auto policy = make_policy("chunkkv", {Budget::tokens(64), {}, 1});
   auto sequence = prefilled(*policy, store);
   for (int step = 0; step < 20; ++step) {
     engine.decode(sequence, answer[static_cast<size_t>(step)]);
-    for (int layer = 0; layer < hp.n_layer; ++layer) {
+    for (const int layer : hp.full_layers()) {
       const auto tokens = held(sequence, store, layer);
       const auto kept = static_cast<size_t>(sequence.kept[static_cast<size_t>(layer)]);
       if (sequence.cache->chosen == nullptr)
@@ -199,20 +201,20 @@ TEST_F(Recalled, TakesChoicesThatDifferInSize) {
   }
 }
 
-TEST_F(Recalled, NothingIsChosenWhereNothingIsDropped) {
+TEST_P(Recalled, NothingIsChosenWhereNothingIsDropped) {
   const auto policy = make_policy(
       "windowkv", {Budget::parse("12%:1024"), make_config("default", Task::kLocalization, hp.n_layer), 1});
   EXPECT_EQ(prefilled(*policy, store).recall, nullptr);
 }
 
-TEST_F(Recalled, NeedsAStore) {
+TEST_P(Recalled, NeedsAStore) {
   const auto policy = make_policy("tova", {Budget::tokens(40), {}, 1});
   Sequence sequence;
   EXPECT_THROW(engine.prefill(sequence, prompt, *policy), Error);
   EXPECT_THROW(make_policy("tova", {Budget::tokens(40), {}, -1}), Error);
 }
 
-TEST_F(Recalled, RewindsToWhatWasKeptFirst) {
+TEST_P(Recalled, RewindsToWhatWasKeptFirst) {
   for (int every : {1, 2}) {
     const auto policy = make_policy("snapkv", {Budget::tokens(60), {}, every});
     auto sequence = prefilled(*policy, store);
@@ -228,7 +230,7 @@ TEST_F(Recalled, RewindsToWhatWasKeptFirst) {
   }
 }
 
-TEST_F(Recalled, GoesOnWhenCachesGrow) {
+TEST_P(Recalled, GoesOnWhenCachesGrow) {
   const auto policy = make_policy("tova", {Budget::tokens(40), {}, 1});
   prefilled(*policy, store);  // from here on all read the same
   auto grown = prefilled(*policy, store);
@@ -240,7 +242,7 @@ TEST_F(Recalled, GoesOnWhenCachesGrow) {
   EXPECT_LT(compare(decoded(grown, 80), decoded(roomy, 80)).worst, 1e-3 * device_rounding());
 }
 
-TEST_F(Recalled, InABatchAsAlone) {
+TEST_P(Recalled, InABatchAsAlone) {
   const auto one = make_policy("tova", {Budget::tokens(40), {}, 1});
   const auto other = make_policy("snapkv", {Budget::tokens(80), {}, 2});
   const auto plain = make_policy("snapkv", {Budget::tokens(80), {}});
@@ -263,12 +265,12 @@ TEST_F(Recalled, InABatchAsAlone) {
     EXPECT_LT(compare(together[s], alone[s]).mean, 1e-2 * device_rounding()) << s;
 }
 
-TEST_F(Recalled, ChoosesNearlyTheSameFromQuantizedKeys) {
+TEST_P(Recalled, ChoosesNearlyTheSameFromQuantizedKeys) {
   const auto policy = make_policy("tova", {Budget::tokens(60), {}, 1});
   auto q8 = make(KvType::kQ8_0);
   auto sequence = prefilled(*policy, q8);
   engine.decode(sequence, answer[0]);
-  for (int layer = 0; layer < hp.n_layer; ++layer) {
+  for (const int layer : hp.full_layers()) {
     const auto tokens = highest(sequence, q8, layer, 60);
     const auto got = held(sequence, q8, layer);
     std::vector<int32_t> both;
@@ -277,7 +279,7 @@ TEST_F(Recalled, ChoosesNearlyTheSameFromQuantizedKeys) {
   }
 }
 
-TEST_F(Recalled, FromAStoreOfSeveralParts) {
+TEST_P(Recalled, FromAStoreOfSeveralParts) {
   const auto policy = make_policy("tova", {Budget::tokens(40), {}, 1});
   auto whole = prefilled(*policy, store);
   const auto expected = decoded(whole, 6);
@@ -288,7 +290,7 @@ TEST_F(Recalled, FromAStoreOfSeveralParts) {
   EXPECT_LT(compare(decoded(sequence, 6), expected).worst, 1e-3 * device_rounding());
 }
 
-TEST_F(Recalled, SharesABlockThatLacksTheLastTokens) {
+TEST_P(Recalled, SharesABlockThatLacksTheLastTokens) {
   auto document = stored({256});  // where a chunk ends: other borders round differently
   // Rounding brings windowkv to another token sooner or later.
   const std::vector<std::pair<std::shared_ptr<const Policy>, size_t>> cases = {
@@ -305,7 +307,7 @@ TEST_F(Recalled, SharesABlockThatLacksTheLastTokens) {
     if (!Recall::in_place(model->loaded())) continue;
     ASSERT_EQ(question.parts().all().size(), 2U);
     EXPECT_EQ(question.parts().all().front().block, document.parts().all().front().block);
-    EXPECT_EQ(sequence.cache->layer(0).length, 44);
+    EXPECT_EQ(sequence.cache->layer(hp.full_layers().front()).length, 44);
     auto fork = engine.fork(sequence);
     EXPECT_LT(compare(decoded(sequence, steps), expected).worst, 1e-3 * device_rounding());
     EXPECT_LT(compare(decoded(fork, steps), expected).worst, 1e-3 * device_rounding());
@@ -314,7 +316,7 @@ TEST_F(Recalled, SharesABlockThatLacksTheLastTokens) {
   }
 }
 
-TEST_F(Recalled, OutlivesItsStoreAndPolicy) {
+TEST_P(Recalled, OutlivesItsStoreAndPolicy) {
   Sequence sequence;
   {
     const auto policy = make_policy(
@@ -325,7 +327,7 @@ TEST_F(Recalled, OutlivesItsStoreAndPolicy) {
   EXPECT_EQ(decoded(sequence, 5).size(), 5U);
 }
 
-TEST_F(Recalled, AForkGoesOnAsTheOriginal) {
+TEST_P(Recalled, AForkGoesOnAsTheOriginal) {
   for (int every : {1, 3}) {
     const auto policy = make_policy("tova", {Budget::tokens(40), {}, every});
     auto sequence = prefilled(*policy, store);
@@ -342,7 +344,7 @@ TEST_F(Recalled, AForkGoesOnAsTheOriginal) {
 }
 
 // What is chosen among grows with the answer, and its budget does not.
-TEST_F(Recalled, LongAnswersStayInTheBudget) {
+TEST_P(Recalled, LongAnswersStayInTheBudget) {
   const auto policy = make_policy("tova", {Budget::tokens(40), {}, 1});
   auto sequence = prefilled(*policy, store);
   if (sequence.cache->chosen == nullptr) GTEST_SKIP() << "elsewhere generated tokens stay";
@@ -350,7 +352,7 @@ TEST_F(Recalled, LongAnswersStayInTheBudget) {
   bool generated_chosen = false;
   for (size_t i = 0; i < tokens.size(); ++i) {
     engine.decode(sequence, tokens[i]);
-    for (int layer = 0; layer < hp.n_layer; ++layer) {
+    for (const int layer : hp.full_layers()) {
       const auto& rows = sequence.recall->rows(layer);
       const int64_t newest = sequence.cache->layer(layer).length - rows.newest;
       ASSERT_EQ(sequence.cache->layer(layer).length, static_cast<int64_t>(i) + 1);
@@ -367,13 +369,13 @@ TEST_F(Recalled, LongAnswersStayInTheBudget) {
   EXPECT_EQ(decoded(sequence, 3).size(), 3U);
 }
 
-TEST_F(Recalled, ChoosesAmongGeneratedTokensWhatPlainLoopsChoose) {
+TEST_P(Recalled, ChoosesAmongGeneratedTokensWhatPlainLoopsChoose) {
   const auto policy = make_policy("tova", {Budget::tokens(40), {}, 1});
   auto sequence = prefilled(*policy, store);
   if (sequence.cache->chosen == nullptr) GTEST_SKIP() << "elsewhere generated tokens stay";
   const auto tokens = random_tokens(140, hp.n_vocab, 3);
   for (const Token token : tokens) engine.decode(sequence, token);
-  for (int layer = 0; layer < hp.n_layer; ++layer) {
+  for (const int layer : hp.full_layers()) {
     const auto& rows = sequence.recall->rows(layer);
     EXPECT_EQ(rows.newest, 128);
     auto got = rows.stored.front();
@@ -381,6 +383,10 @@ TEST_F(Recalled, ChoosesAmongGeneratedTokensWhatPlainLoopsChoose) {
     EXPECT_EQ(got, highest(sequence, store, layer, 40)) << "layer " << layer;
   }
 }
+
+// Whose layers all attend, or every fourth.
+INSTANTIATE_TEST_SUITE_P(Models, Recalled, testing::Values("llama", "qwen35"),
+                         [](const auto& model) { return std::string(model.param); });
 
 }  // namespace
 }  // namespace windowkv::test

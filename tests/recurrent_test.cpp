@@ -1,5 +1,5 @@
-// Models of which some layers keep a state of fixed size instead of rows: what a policy is told of them, that
-// every way through the engine finds the state that belongs to it, and what cannot be had of them.
+// Models of which some layers keep a state of fixed size instead of rows: what a policy is told of them, and
+// that every way through the engine finds the state that belongs to it.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -266,22 +266,6 @@ TEST_F(Recurrent, DraftsAndRepetitionsLeaveTheStateAsItWas) {
     ASSERT_EQ(second_pass.kept, plain.kept);
     EXPECT_LT(compare(decoded(second_pass, 30), decoded(plain, 30)).worst, 1e-3);
   }
-}
-
-TEST_F(Recurrent, NoPrefixStoreHoldsThem) {
-  auto message = [](auto&& f) -> std::string {
-    try {
-      f();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
-  };
-  EXPECT_NE(message([&] { const PrefixStore store(*model); }).find("recurrent layers"), std::string::npos);
-  EXPECT_NE(message([&] { PrefixStore::load(*model, "prefix.wkv"); }).find("recurrent layers"),
-            std::string::npos);
-  const auto recalling = make_policy("windowkv", {Budget::tokens(60), SelectionConfig{}, 8});
-  EXPECT_NE(message([&] { prefilled(*recalling); }).find("needs a prefix store"), std::string::npos);
 }
 
 }  // namespace

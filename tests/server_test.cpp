@@ -12,6 +12,7 @@
 #include "server/http_server.h"
 #include "server/json_grammar.h"
 #include "support/files.h"
+#include "support/models.h"
 #include "windowkv/error.h"
 #include "windowkv/generate.h"
 #include "windowkv/sampler.h"
@@ -406,6 +407,58 @@ TEST(Prefixes, AreInAFolderOfOneServer) {
   o.prefixes.folder = test::temp_path("one");
   const Service first(mini(), o);
   EXPECT_THROW(Service(mini(), o), Error);
+}
+
+// Of a model with recurrent layers, whose prompts go on from snapshots.
+TEST(Prefixes, HoldStatesOfRecurrentLayers) {
+  const auto model = Model::load(test::recurrent_chat_path());
+  auto o = options();
+  o.policy = [](const KvRequest& kv, const std::string&, Task&) -> std::shared_ptr<const Policy> {
+    return make_policy("snapkv", {Budget::parse(kv.budget.value_or("12%:64")), {}});
+  };
+  const auto text = document(600);
+  const auto first = completion(text + "The number of Oslo is", 6);
+  const auto second = completion(text + "And that of Madrid, the capital of Spain, is", 6);
+  const auto third =
+      completion(text +
+                     "Of Prague, which lies on a river that flows into another, and then on to the sea "
+                     "behind Hamburg, the number was told before: it is",
+                 6);
+  std::vector<Collected> alone;
+  {
+    auto none = o;
+    none.batcher.stores = false;
+    Service service(*model, none);
+    for (const auto& request : {first, second, third}) alone.push_back(ask(service, request));
+  }
+  o.prefixes.store.types = {};  // as the caches
+  o.prefixes.folder = test::temp_path("recurrent_prefixes");
+  o.prefixes.disk = 64 << 20;
+  o.prefixes.warning = [](const std::string& line) { ADD_FAILURE() << line; };
+  std::vector<int64_t> cached;
+  {
+    Service service(*model, o);
+    size_t i = 0;
+    for (const auto& request : {first, second, third}) {
+      const auto got = ask(service, request);
+      EXPECT_EQ(got.text, alone[i++].text);
+      cached.push_back(got.usage.cached_tokens);
+      EXPECT_GT(got.usage.stored_bytes, model->hparams().full_rows(got.usage.prompt_tokens) *
+                                                model->hparams().kv_layer_bytes_per_token() +
+                                            model->hparams().state_bytes());
+    }
+    const auto stored = ask(service, third).usage.stored_bytes;
+    EXPECT_GE(service.prefixes().memory_bytes(), stored);
+  }
+  const auto tokens = alone.front().usage.prompt_tokens;
+  EXPECT_EQ(cached[0], 0);
+  EXPECT_GE(cached[1], tokens - 160);  // the place 128 before the first one's end, or that of its question
+  EXPECT_GE(cached[2], tokens - 40);   // where the first two parted
+  // What was written serves after a restart.
+  Service service(*model, o);
+  const auto again = ask(service, second);
+  EXPECT_EQ(again.text, alone[1].text);
+  EXPECT_EQ(again.usage.cached_tokens, alone[1].usage.prompt_tokens - 32);
 }
 
 /// A server on a free port.

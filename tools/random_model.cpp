@@ -450,7 +450,7 @@ class Writer {
 }  // namespace
 
 std::vector<std::string> random_model_shapes() {
-  return {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "llama3-8b", "qwen3moe-4x"};
+  return {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen3.5-0.8b", "llama3-8b", "qwen3moe-4x"};
 }
 
 RandomModel random_model_shape(std::string_view name) {
@@ -470,6 +470,25 @@ RandomModel random_model_shape(std::string_view name) {
     m.rms_eps = 1e-6f;
     m.rope_base = 1e6f;
     m.tied = true;
+    return m;
+  }
+  if (name == "qwen3.5-0.8b") {
+    m.family = "qwen35";
+    m.n_layer = 24;
+    m.n_embd = 1024;
+    m.n_head = 8;
+    m.n_head_kv = 2;
+    m.d_head = 256;
+    m.n_rot = 64;
+    m.n_ff = 3584;
+    m.n_vocab = 248320;
+    m.n_ctx = 262144;
+    m.rms_eps = 1e-6f;
+    m.rope_base = 1e7f;
+    m.tied = true;
+    m.delta_key_heads = 16;
+    m.delta_heads = 16;
+    m.delta_d_head = 128;
     return m;
   }
   if (name == "llama3-8b") {

@@ -94,6 +94,9 @@ struct PrefillOptions {
   /// policy that needs the attention of all queries (h2o) reads nothing, but fills the store. Policies that
   /// choose again (Policy::recall) need one, whose memory the sequence shares.
   PrefixStore* store = nullptr;
+  /// How many of the prompt's first tokens a later one that uses the store is expected to begin with; 0: not
+  /// known. Of recurrent layers the store then holds the states there (PrefixStoreOptions::snapshots).
+  int64_t expected_common = 0;
   /// Called as chunks pass; done and total count (layer, chunk) steps. May decode other sequences, so that
   /// they need not wait for the whole prompt.
   std::function<void(int64_t done, int64_t total)> progress;

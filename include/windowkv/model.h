@@ -42,6 +42,7 @@ struct DeltaNet {
   int heads = 0;      ///< of values and matrices, a multiple of key_heads
   int d_head = 0;     ///< of all of them
   int kernel = 0;     ///< tokens that the convolution takes, the one it is for among them
+  bool operator==(const DeltaNet&) const = default;
   int64_t channels() const { return int64_t{d_head} * (2 * key_heads + heads); }
   /// Bytes of a layer's state, F32.
   int64_t state_bytes() const { return 4 * ((kernel - 1) * channels() + int64_t{d_head} * d_head * heads); }
@@ -126,7 +127,11 @@ struct HParams {
   std::vector<int> full_layers() const;
   int n_full_layers() const { return static_cast<int>(full_layers().size()); }
   /// Layers below that are not recurrent: the number of the layer among those that have rows.
-  int row_layer(int layer) const;
+  int row_layer(int layer) const {
+    int below = 0;
+    for (int i = 0; i < layer; ++i) below += recurrent(i) ? 0 : 1;
+    return below;
+  }
   /// Rows that a layer's cache of `tokens` tokens has where it drops only what no later one sees, none of a
   /// recurrent layer; or those of all layers.
   int64_t full_rows(int layer, int64_t tokens) const;

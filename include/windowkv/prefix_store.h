@@ -21,22 +21,27 @@ struct PrefixStoreOptions {
     kTemporaryFile,  ///< without a name, in $TMPDIR or /tmp; the system keeps in memory what it has room for
   };
   Place place = Place::kMemory;
+  /// For models with recurrent layers: at most so many places in the text, 0 to 15, whose states are held
+  /// (HParams::state_bytes each). A prompt goes on from the last of them before it leaves the stored one;
+  /// with none every prompt is read from its beginning.
+  int snapshots = 8;
 };
 
 /// K and V of all tokens of a prompt, in every layer, beside the caches, which keep a part of them: a later
 /// prompt that begins with the same tokens is prefilled from there (PrefillOptions::store), as if it were
-/// new. Lies in the host's memory or in a file. Used by one thread at a time; forks share memory that never
-/// changes, and may be used each in a thread of its own. The model need not outlive it.
+/// new. Of recurrent layers, states at some places in the text (snapshots). Lies in the host's memory or in a
+/// file. Used by one thread at a time; forks share memory that never changes, and may be used each in a
+/// thread of its own. The model need not outlive it.
 class PrefixStore {
  public:
   /// An empty one for prompts of a model. Throws Error for types that its heads cannot be stored in.
   explicit PrefixStore(const Model& model, const PrefixStoreOptions& options = {});
   /// What save() wrote, mapped read-only; what is added later lies where the options say, in the file's
-  /// types. Throws Error with the reason for a file that is truncated, altered, or not of this model. The
-  /// file may be saved over, renamed and removed meanwhile; once another program makes it shorter, reading
-  /// it raises SIGBUS.
+  /// types, whatever those of the options. Throws Error with the reason for a file that is truncated,
+  /// altered, or not of this model. The file may be saved over, renamed and removed meanwhile; once another
+  /// program makes it shorter, reading it raises SIGBUS.
   static PrefixStore load(const Model& model, const std::string& path,
-                          PrefixStoreOptions::Place place = PrefixStoreOptions::Place::kMemory);
+                          const PrefixStoreOptions& options = {});
   ~PrefixStore();
   PrefixStore(PrefixStore&&) noexcept;
   PrefixStore& operator=(PrefixStore&&) noexcept;
@@ -57,14 +62,24 @@ class PrefixStore {
   std::span<const Token> tokens() const;
   /// How many tokens a prompt has in common with it from the first on.
   int64_t common_prefix(std::span<const Token> prompt) const;
+  /// How many of them need not be read again: all of them, or of a model with recurrent layers those before
+  /// the last snapshot.
+  int64_t reusable_prefix(std::span<const Token> prompt) const;
+  /// Numbers of tokens after which recurrent layers' states are held, ascending.
+  std::vector<int64_t> snapshots() const;
+  const PrefixStoreOptions& options() const;
   KvTypes types() const;
   /// Where tokens that are added lie.
   PrefixStoreOptions::Place place() const;
   void set_place(PrefixStoreOptions::Place place);
-  /// Of K and V, wherever they lie.
+  /// Of K, V and states, wherever they lie.
   int64_t bytes() const;
-  /// What `count` tokens take.
+  /// Of these what its tokens take, without rows that were cut off and are still held.
+  int64_t shown_bytes() const;
+  /// What `count` tokens take that are read at once.
   int64_t bytes(int64_t count) const;
+  /// What prefilling the prompt adds.
+  int64_t bytes_to_add(std::span<const Token> prompt) const;
 
   /// For the engine.
   PrefixParts& parts() const { return *parts_; }
@@ -86,6 +101,7 @@ struct PrefixFileInfo {
   int d_head = 0;
   int64_t bytes = 0;  ///< of the file
   std::vector<Token> tokens;
+  std::vector<int64_t> snapshots;  ///< PrefixStore::snapshots
 };
 
 /// Reads a saved prefix without its model, and verifies its checksums. Throws Error, as PrefixStore::load.

@@ -75,20 +75,26 @@ void check_alike(const HParams& hp, const std::string& path) {
 
 void write_prefix_file(const PrefixParts& parts, const std::string& annotation, const std::string& path) {
   if (parts.tokens().empty()) throw Error(path + ": not written: there are no tokens to save");
-  check_alike(parts.hparams(), path);
-  const int layers = parts.hparams().n_layer;
+  const auto& hp = parts.hparams();
+  check_alike(hp, path);
+  const size_t state_bytes = StateSnapshot::bytes(hp);
   // Of a file that is mapped, perhaps by this store, only another can take the place.
   AtomicFile file(path, AtomicFile::InPlace::kNever);
 
-  PrefixHeader header{.hp = parts.hparams(),
+  PrefixHeader header{.hp = hp,
                       .weight_type = parts.weight_type(),
                       .vocabulary = parts.vocabulary(),
                       .types = parts.options().types,
                       .tokens = static_cast<int64_t>(parts.tokens().size()),
                       .annotation_bytes = static_cast<int64_t>(annotation.size())};
-  for (int layer = 0; layer < layers; ++layer) {
+  for (int layer = 0; layer < hp.n_layer; ++layer) {
+    if (hp.recurrent(layer)) continue;
     header.checksums.k.push_back(checksum_of([&](const auto& add) { add_k(parts, layer, add); }));
     header.checksums.v.push_back(checksum_of([&](const auto& add) { add_v(parts, layer, add); }));
+  }
+  for (const auto& [tokens, state] : parts.snapshots()) {
+    header.snapshots.push_back(tokens);
+    header.checksums.snapshots.push_back(Checksum::of(state->data(), state_bytes));
   }
   header.encode();  // as long with every checksum: now it is known how many zeros follow the ids
   header.checksums.ids = checksum_of([&](const auto& add) { add_ids(parts, header, add); });
@@ -100,28 +106,39 @@ void write_prefix_file(const PrefixParts& parts, const std::string& annotation, 
     write(start.data(), start.size());
     add_ids(parts, header, write);
     add_annotation(annotation, header, write);
-    for (int layer = 0; layer < layers; ++layer) {
+    for (int layer = 0; layer < hp.n_layer; ++layer) {
+      if (hp.recurrent(layer)) continue;
       add_k(parts, layer, write);
       add_v(parts, layer, write);
     }
+    for (const auto& snapshot : parts.snapshots()) write(snapshot.state->data(), state_bytes);
   });
 }
 
 std::unique_ptr<PrefixParts> read_prefix_file(const Model& model, const std::string& path,
-                                              PrefixStoreOptions::Place place) {
+                                              PrefixStoreOptions options) {
   check_alike(model.hparams(), path);
   auto memory = HostMemory::of_file(path);
   const SavedPrefix saved(bytes_of(memory), path);
   const auto& header = saved.header();
   saved.check_model(model.hparams(), model.weight_type());
-  auto parts = std::make_unique<PrefixParts>(model, PrefixStoreOptions{header.types, place});
+  options.types = header.types;
+  auto parts = std::make_unique<PrefixParts>(model, options);
   saved.check_vocabulary(parts->vocabulary());
   const auto ids = saved.read_ids(model.hparams().n_vocab);
   parts->annotation = saved.read_annotation();
   saved.check_data();
-  parts->append(std::make_shared<PrefixBlock>(parts->hparams(), header.types, header.tokens,
-                                              std::move(memory), header.data_at),
-                ids);
+  const auto block = std::make_shared<const PrefixBlock>(parts->hparams(), header.types, header.tokens,
+                                                         std::move(memory), header.data_at);
+  parts->append(block, ids);
+  std::vector<PrefixParts::Snapshot> snapshots;
+  const std::shared_ptr<const HostMemory> mapping(block, &block->memory());
+  for (size_t i = 0; i < header.snapshots.size(); ++i) {
+    const size_t at = header.snapshots_at + i * StateSnapshot::bytes(parts->hparams());
+    snapshots.push_back(
+        {header.snapshots[i], std::make_shared<const StateSnapshot>(parts->hparams(), mapping, at)});
+  }
+  parts->set_snapshots(std::move(snapshots));
   return parts;
 }
 
@@ -142,7 +159,8 @@ PrefixFileInfo read_prefix_info(const std::string& path) {
           .n_head_kv = hp.n_head_kv,
           .d_head = hp.d_head,
           .bytes = static_cast<int64_t>(header.end),
-          .tokens = std::move(ids)};
+          .tokens = std::move(ids),
+          .snapshots = header.snapshots};
 }
 
 }  // namespace windowkv

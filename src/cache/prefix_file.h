@@ -11,8 +11,9 @@ namespace windowkv {
 /// Throws Error where the file cannot be written, and for a store without tokens.
 void write_prefix_file(const PrefixParts& parts, const std::string& annotation, const std::string& path);
 
-/// Throws Error for a file that is truncated, altered, or not of this model.
+/// Of the options, all but the types, which are the file's. Throws Error for a file that is truncated,
+/// altered, or not of this model.
 std::unique_ptr<PrefixParts> read_prefix_file(const Model& model, const std::string& path,
-                                              PrefixStoreOptions::Place place);
+                                              PrefixStoreOptions options);
 
 }  // namespace windowkv

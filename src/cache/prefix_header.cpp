@@ -12,6 +12,8 @@
 
 #include "cache/kv_type.h"
 #include "cache/prefix_block.h"
+#include "cache/snapshot_positions.h"
+#include "cache/state_snapshot.h"
 #include "support/checksum.h"
 #include "support/hash.h"
 #include "windowkv/error.h"
@@ -25,7 +27,8 @@ using nlohmann::ordered_json;
 
 constexpr std::string_view kMagic = "WKVPREFX";
 constexpr uint32_t kByteOrder = 0x01020304, kOtherByteOrder = 0x04030201;
-constexpr uint32_t kVersion = 1;
+/// Files of models without recurrent layers are of the first version.
+constexpr uint32_t kVersion = 1, kVersionWithStates = 2;
 constexpr size_t kDataAlignment = 4096;  // a page's, so that a mapped block begins with one
 /// Of a header with 1,024 layers, 43 KiB are checksums.
 constexpr size_t kMaxJson = 256 << 10;
@@ -34,6 +37,7 @@ constexpr size_t kMaxText = 256;
 constexpr int64_t kMaxAnnotation = int64_t{1} << 30;
 // As read_common (src/model/hparams.cpp) has them. The sizes of a layer fit into 64 bits with these.
 constexpr int kMaxLayers = 1024, kMaxHeads = 1 << 12, kMaxHeadSize = 1024;
+constexpr int kMaxKernel = 64, kMaxStateSize = 512;
 constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();  // positions are 32 bits
 
 /// What lies before the JSON.
@@ -114,9 +118,23 @@ class Fields {
 
   uint64_t checksum(const char* key) const { return checksum(at(key), key); }
 
-  std::vector<uint64_t> checksums(const char* key, int count) const {
+  /// A list of ascending numbers.
+  std::vector<int64_t> ascending(const char* key, int64_t least, int64_t most, size_t most_of_them) const {
     const auto& list = at(key);
-    if (!list.is_array() || list.size() != static_cast<size_t>(count)) fail(key);
+    if (!list.is_array() || list.size() > most_of_them) fail(key);
+    std::vector<int64_t> out;
+    for (const auto& one : list) {
+      if (!one.is_number_unsigned() || one.get<uint64_t>() > static_cast<uint64_t>(most)) fail(key);
+      const auto number = one.get<int64_t>();
+      if (number < (out.empty() ? least : out.back() + 1)) fail(key);
+      out.push_back(number);
+    }
+    return out;
+  }
+
+  std::vector<uint64_t> checksums(const char* key, size_t count) const {
+    const auto& list = at(key);
+    if (!list.is_array() || list.size() != count) fail(key);
     std::vector<uint64_t> out;
     for (const auto& one : list) out.push_back(checksum(one, key));
     return out;
@@ -165,12 +183,12 @@ Start read_start(std::span<const uint8_t> file, const std::string& path) {
     throw Error(
         fmt::format("{}: written on a machine of other byte order; save the prefix again on this one", path));
   if (start.byte_order != kByteOrder) refuse_damaged(path, "an unknown byte order");
-  if (start.version > kVersion)
+  if (start.version > kVersionWithStates)
     throw Error(
         fmt::format("{}: saved by a newer version ({}; this program reads {}); update windowkv, or "
                     "save the prefix again",
-                    path, start.version, kVersion));
-  if (start.version != kVersion) refuse_damaged(path, fmt::format("an unknown version, {}", start.version));
+                    path, start.version, kVersionWithStates));
+  if (start.version < kVersion) refuse_damaged(path, fmt::format("an unknown version, {}", start.version));
   // Padded to where the ids begin.
   if (start.json_bytes > kMaxJson || (sizeof start + start.json_bytes) % PrefixBlock::kAlignment != 0)
     refuse_damaged(path, fmt::format("it claims a header of {} bytes", start.json_bytes));
@@ -189,6 +207,30 @@ json parse_json(std::string_view text, const std::string& path) {
   return parsed;
 }
 
+/// Which layers are recurrent, and their sizes.
+void read_recurrent(const Fields& model, HParams& hp, const std::string& path) {
+  const auto fields = model.object("recurrent");
+  const auto layers = fields.ascending("layers", 0, hp.n_layer - 1, static_cast<size_t>(hp.n_layer));
+  if (layers.empty() || std::ssize(layers) == hp.n_layer)
+    refuse_damaged(path, "none of its layers is recurrent, or all are");
+  hp.attention.resize(static_cast<size_t>(hp.n_layer));
+  for (const auto layer : layers) hp.attention[static_cast<size_t>(layer)].recurrent = true;
+  hp.delta_net = {fields.small("key_heads", 1, kMaxHeads), fields.small("heads", 1, kMaxHeads),
+                  fields.small("d_head", 1, kMaxStateSize), fields.small("kernel", 2, kMaxKernel)};
+}
+
+ordered_json recurrent_json(const HParams& hp) {
+  auto layers = ordered_json::array();
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    if (hp.recurrent(layer)) layers.push_back(layer);
+  const auto& net = hp.delta_net;
+  return {{"layers", layers},
+          {"key_heads", net.key_heads},
+          {"heads", net.heads},
+          {"d_head", net.d_head},
+          {"kernel", net.kernel}};
+}
+
 }  // namespace
 
 void refuse_damaged(const std::string& path, const std::string& what) {
@@ -199,41 +241,47 @@ void PrefixHeader::place(size_t header_bytes) {
   ids_at = header_bytes;
   annotation_at = GGML_PAD(ids_at + static_cast<size_t>(tokens) * sizeof(int32_t), PrefixBlock::kAlignment);
   data_at = GGML_PAD(annotation_at + static_cast<size_t>(annotation_bytes), kDataAlignment);
-  end = data_at + PrefixBlock::bytes(hp, types, tokens);
+  snapshots_at = data_at + PrefixBlock::bytes(hp, types, tokens);
+  end = snapshots_at + snapshots.size() * StateSnapshot::bytes(hp);
 }
 
 std::string PrefixHeader::encode() {
-  const ordered_json fields = {{"model",
-                                {{"name", plain(hp.name)},
-                                 {"family", plain(hp.family)},
-                                 {"fingerprint", hp.fingerprint},
-                                 {"weight_type", weight_type},
-                                 {"vocabulary", vocabulary},
-                                 {"n_layer", hp.n_layer},
-                                 {"n_head_kv", hp.n_head_kv},
-                                 {"d_head", hp.d_head},
-                                 {"rope",
-                                  {{"n_rot", hp.n_rot},
-                                   {"mode", hp.rope_mode},
-                                   {"base", hp.rope_base},
-                                   {"freq_scale", hp.rope_freq_scale},
-                                   {"ext_factor", hp.rope_ext_factor},
-                                   {"attn_factor", hp.rope_attn_factor},
-                                   {"n_ctx_orig", hp.rope_n_ctx_orig}}}}},
-                               {"types", {{"k", to_string(types.k)}, {"v", to_string(types.v)}}},
-                               {"tokens", tokens},
-                               {"annotation_bytes", annotation_bytes},
-                               {"checksums",
-                                {{"ids", hash_text(checksums.ids)},
-                                 {"annotation", hash_text(checksums.annotation)},
-                                 {"k", hex(checksums.k)},
-                                 {"v", hex(checksums.v)}}}};
+  ordered_json fields = {{"model",
+                          {{"name", plain(hp.name)},
+                           {"family", plain(hp.family)},
+                           {"fingerprint", hp.fingerprint},
+                           {"weight_type", weight_type},
+                           {"vocabulary", vocabulary},
+                           {"n_layer", hp.n_layer},
+                           {"n_head_kv", hp.n_head_kv},
+                           {"d_head", hp.d_head},
+                           {"rope",
+                            {{"n_rot", hp.n_rot},
+                             {"mode", hp.rope_mode},
+                             {"base", hp.rope_base},
+                             {"freq_scale", hp.rope_freq_scale},
+                             {"ext_factor", hp.rope_ext_factor},
+                             {"attn_factor", hp.rope_attn_factor},
+                             {"n_ctx_orig", hp.rope_n_ctx_orig}}}}},
+                         {"types", {{"k", to_string(types.k)}, {"v", to_string(types.v)}}},
+                         {"tokens", tokens},
+                         {"annotation_bytes", annotation_bytes},
+                         {"checksums",
+                          {{"ids", hash_text(checksums.ids)},
+                           {"annotation", hash_text(checksums.annotation)},
+                           {"k", hex(checksums.k)},
+                           {"v", hex(checksums.v)}}}};
+  if (recurrent()) {
+    fields["model"]["recurrent"] = recurrent_json(hp);
+    fields["snapshots"] = snapshots;
+    fields["checksums"]["snapshots"] = hex(checksums.snapshots);
+  }
   auto text = fields.dump(-1, ' ', /*ensure_ascii=*/false, ordered_json::error_handler_t::replace);
   Start start{};
   text.resize(GGML_PAD(sizeof start + text.size(), PrefixBlock::kAlignment) - sizeof start, ' ');
   std::ranges::copy(kMagic, start.magic);
   start.byte_order = kByteOrder;
-  start.version = kVersion;
+  start.version = recurrent() ? kVersionWithStates : kVersion;
   start.json_bytes = text.size();
   start.json_checksum = Checksum::of(text.data(), text.size());
   place(sizeof start + text.size());
@@ -275,9 +323,15 @@ PrefixHeader PrefixHeader::decode(std::span<const uint8_t> file, const std::stri
       refuse_damaged(path, fmt::format("heads of {} elements in {}", hp.d_head, to_string(type)));
   out.tokens = fields.integer("tokens", 1, kMaxTokens);
   out.annotation_bytes = fields.integer("annotation_bytes", 0, kMaxAnnotation);
+  if (start.version == kVersionWithStates) {
+    read_recurrent(model, hp, path);
+    out.snapshots = fields.ascending("snapshots", 1, out.tokens, kMostSnapshots);
+  }
   const auto checksums = fields.object("checksums");
+  const auto layers = static_cast<size_t>(out.row_layers());
   out.checksums = {checksums.checksum("ids"), checksums.checksum("annotation"),
-                   checksums.checksums("k", hp.n_layer), checksums.checksums("v", hp.n_layer)};
+                   checksums.checksums("k", layers), checksums.checksums("v", layers)};
+  if (out.recurrent()) out.checksums.snapshots = checksums.checksums("snapshots", out.snapshots.size());
 
   // All layers together may not fit into 64 bits, where no file is that large.
   const size_t layer = PrefixBlock::tensor_bytes(hp, out.types.k, out.tokens) +

@@ -12,26 +12,35 @@ namespace windowkv {
 
 /// What a saved prefix begins with; docs/prefix-store.md has the format.
 struct PrefixHeader {
-  /// Of the model: name, family, fingerprint, n_layer, n_head_kv, d_head and what belongs to RoPE. The rest
-  /// is not in the file.
+  /// Of the model: name, family, fingerprint, n_layer, n_head_kv, d_head, which layers are recurrent, their
+  /// sizes, and what belongs to RoPE. The rest is not in the file.
   HParams hp;
   std::string weight_type;  ///< Model::weight_type
   std::string vocabulary;   ///< PrefixParts::vocabulary
   KvTypes types;
   int64_t tokens = 0;
-  int64_t annotation_bytes = 0;  ///< PrefixStore::annotation's
-  /// XXH3 of the ids, of the annotation, and of each layer's K and V, each with the zeros behind it.
+  int64_t annotation_bytes = 0;    ///< PrefixStore::annotation's
+  std::vector<int64_t> snapshots;  ///< PrefixStore::snapshots
+  /// XXH3 of the ids, of the annotation, of K and V of each layer that has some, and of each snapshot's
+  /// states, each with the zeros behind it.
   struct Checksums {
     uint64_t ids = 0;
     uint64_t annotation = 0;
     std::vector<uint64_t> k;
     std::vector<uint64_t> v;
+    std::vector<uint64_t> snapshots;
   } checksums;
 
-  /// Where the ids, the annotation and the data begin, and the file ends, in bytes from its start.
+  /// Layers that have K and V.
+  int row_layers() const { return hp.row_layer(hp.n_layer); }
+  bool recurrent() const { return row_layers() < hp.n_layer; }
+
+  /// Where the ids, the annotation, the data and the snapshots begin, and the file ends, in bytes from its
+  /// start.
   size_t ids_at = 0;
   size_t annotation_at = 0;
   size_t data_at = 0;
+  size_t snapshots_at = 0;
   size_t end = 0;
 
   /// The bytes before the ids. Sets where everything is.

@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <iterator>
 
 #include "cache/kv_type.h"
+#include "cache/snapshot_positions.h"
 #include "support/checksum.h"
 #include "windowkv/error.h"
 #include "windowkv/vocab.h"
@@ -32,6 +35,16 @@ PrefixParts::PrefixParts(const Model& model, const PrefixStoreOptions& options)
       vocabulary_(hash_of(model.find_vocab())),
       options_(options) {
   check_kv_types(hp_, options.types);
+  if (options.snapshots < 0 || options.snapshots > kMostSnapshots)
+    throw Error(
+        fmt::format("a prefix store with {} snapshots of recurrent layers' states; it must be 0 to {}",
+                    options.snapshots, kMostSnapshots));
+}
+
+int64_t PrefixParts::bytes(const HParams& hp, const PrefixStoreOptions& options, int64_t n) {
+  const auto positions = windowkv::snapshot_positions({}, 0, n, {}, hp.recurrent() ? options.snapshots : 0);
+  return static_cast<int64_t>(PrefixBlock::bytes(hp, options.types, n) +
+                              positions.size() * StateSnapshot::bytes(hp));
 }
 
 void PrefixParts::cut(int64_t count) {
@@ -42,14 +55,48 @@ void PrefixParts::cut(int64_t count) {
     left -= part.count;
   }
   std::erase_if(parts_, [](const Part& part) { return part.count == 0; });
+  std::erase_if(snapshots_, [&](const Snapshot& snapshot) { return snapshot.tokens > std::ssize(tokens_); });
+}
+
+HostMemory PrefixParts::make_memory(size_t bytes) const {
+  return options_.place == PrefixStoreOptions::Place::kMemory ? HostMemory::anonymous(bytes)
+                                                              : HostMemory::temporary_file(bytes);
 }
 
 std::shared_ptr<PrefixBlock> PrefixParts::make_block(int64_t count) const {
-  const size_t bytes = PrefixBlock::bytes(hp_, options_.types, count);
   return std::make_shared<PrefixBlock>(hp_, options_.types, count,
-                                       options_.place == PrefixStoreOptions::Place::kMemory
-                                           ? HostMemory::anonymous(bytes)
-                                           : HostMemory::temporary_file(bytes));
+                                       make_memory(PrefixBlock::bytes(hp_, options_.types, count)));
+}
+
+std::shared_ptr<const StateSnapshot> PrefixParts::make_snapshot() const {
+  return std::make_shared<StateSnapshot>(
+      hp_, std::make_shared<const HostMemory>(make_memory(StateSnapshot::bytes(hp_))));
+}
+
+const PrefixParts::Snapshot* PrefixParts::last_snapshot(int64_t tokens) const {
+  const auto behind = std::ranges::upper_bound(snapshots_, tokens, {}, &Snapshot::tokens);
+  return behind != snapshots_.begin() ? &*std::prev(behind) : nullptr;
+}
+
+std::vector<int64_t> PrefixParts::snapshot_positions(int64_t past, int64_t common, int64_t n,
+                                                     int64_t likely) const {
+  if (!hp_.recurrent()) return {};
+  std::vector<int64_t> held;
+  for (const auto& snapshot : snapshots_)
+    if (snapshot.tokens <= common) held.push_back(snapshot.tokens);
+  // Where two prompts have parted, a third one may; none has where all of it was read before.
+  const std::array places = {common < n ? common : 0, likely};
+  return windowkv::snapshot_positions(held, past, n, places, options_.snapshots);
+}
+
+std::vector<std::shared_ptr<const HostMemory>> PrefixParts::memories() const {
+  std::vector<std::shared_ptr<const HostMemory>> all;
+  for (const auto& part : parts_) all.emplace_back(part.block, &part.block->memory());
+  for (const auto& snapshot : snapshots_) all.push_back(snapshot.state->memory());
+  std::ranges::sort(all);
+  const auto repeated = std::ranges::unique(all);
+  all.erase(repeated.begin(), repeated.end());
+  return all;
 }
 
 void PrefixParts::append(std::shared_ptr<const PrefixBlock> block, std::span<const Token> tokens) {
@@ -147,11 +194,13 @@ std::shared_ptr<const PrefixBlock> merged_block(Scheduler& scheduler, PrefixPart
   for (const auto& [block, count] : parts.all()) {
     Graph graph(4 * static_cast<size_t>(hp.n_layer) * 4 + 16);
     auto* ctx = graph.ctx();
-    for (int layer = 0; layer < hp.n_layer; ++layer)
+    for (int layer = 0; layer < hp.n_layer; ++layer) {
+      if (hp.recurrent(layer)) continue;
       for (auto [from, to] :
            {std::pair{block->k(layer), merged->k(layer)}, {block->v(layer), merged->v(layer)}})
         graph.add(
             ggml_cpy(ctx, PrefixBlock::slice(ctx, from, 0, count), PrefixBlock::slice(ctx, to, done, count)));
+    }
     scheduler.run(graph);
     done += count;
   }

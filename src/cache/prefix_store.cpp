@@ -12,21 +12,18 @@ namespace windowkv {
 
 namespace {
 
-/// K and V are there for every token, a recurrent layer's state for the last alone.
-void check_rows(const Model& model) {
-  if (const auto& hp = model.hparams(); hp.recurrent())
-    throw Error(
-        fmt::format("models of family \"{}\" have recurrent layers, whose state no prefix store holds: "
-                    "prompts are read from their beginning, and recall is off",
-                    hp.family));
+int64_t snapshot_bytes(const PrefixParts& parts, size_t count) {
+  return static_cast<int64_t>(count * StateSnapshot::bytes(parts.hparams()));
+}
+
+int64_t row_bytes(const PrefixParts& parts, int64_t tokens) {
+  return static_cast<int64_t>(PrefixBlock::bytes(parts.hparams(), parts.options().types, tokens));
 }
 
 }  // namespace
 
-PrefixStore::PrefixStore(const Model& model, const PrefixStoreOptions& options) {
-  check_rows(model);
-  parts_ = std::make_unique<PrefixParts>(model, options);
-}
+PrefixStore::PrefixStore(const Model& model, const PrefixStoreOptions& options)
+    : parts_(std::make_unique<PrefixParts>(model, options)) {}
 
 PrefixStore::PrefixStore(std::unique_ptr<PrefixParts> parts) : parts_(std::move(parts)) {}
 
@@ -34,9 +31,9 @@ PrefixStore::~PrefixStore() = default;
 PrefixStore::PrefixStore(PrefixStore&&) noexcept = default;
 PrefixStore& PrefixStore::operator=(PrefixStore&&) noexcept = default;
 
-PrefixStore PrefixStore::load(const Model& model, const std::string& path, PrefixStoreOptions::Place place) {
-  check_rows(model);
-  return PrefixStore(read_prefix_file(model, path, place));
+PrefixStore PrefixStore::load(const Model& model, const std::string& path,
+                              const PrefixStoreOptions& options) {
+  return PrefixStore(read_prefix_file(model, path, options));
 }
 
 PrefixStore PrefixStore::fork() const {
@@ -64,8 +61,25 @@ int64_t PrefixStore::common_prefix(std::span<const Token> prompt) const {
   return std::ranges::mismatch(tokens, prompt).in1 - tokens.begin();
 }
 
+int64_t PrefixStore::reusable_prefix(std::span<const Token> prompt) const {
+  const int64_t common = common_prefix(prompt);
+  if (!parts_->hparams().recurrent()) return common;
+  const auto* last = parts_->last_snapshot(common);
+  return last != nullptr ? last->tokens : 0;
+}
+
+std::vector<int64_t> PrefixStore::snapshots() const {
+  std::vector<int64_t> positions;
+  for (const auto& snapshot : parts_->snapshots()) positions.push_back(snapshot.tokens);
+  return positions;
+}
+
 KvTypes PrefixStore::types() const {
   return parts_->options().types;
+}
+
+const PrefixStoreOptions& PrefixStore::options() const {
+  return parts_->options();
 }
 
 PrefixStoreOptions::Place PrefixStore::place() const {
@@ -77,15 +91,28 @@ void PrefixStore::set_place(PrefixStoreOptions::Place place) {
 }
 
 int64_t PrefixStore::bytes() const {
-  int64_t sum = 0;
-  for (const auto& part : parts_->all())
-    sum += static_cast<int64_t>(
-        PrefixBlock::bytes(parts_->hparams(), parts_->options().types, part.block->tokens()));
+  int64_t sum = snapshot_bytes(*parts_, parts_->snapshots().size());
+  for (const auto& part : parts_->all()) sum += row_bytes(*parts_, part.block->tokens());
   return sum;
 }
 
+int64_t PrefixStore::shown_bytes() const {
+  return row_bytes(*parts_, std::ssize(parts_->tokens())) +
+         snapshot_bytes(*parts_, parts_->snapshots().size());
+}
+
 int64_t PrefixStore::bytes(int64_t count) const {
-  return static_cast<int64_t>(PrefixBlock::bytes(parts_->hparams(), parts_->options().types, count));
+  return PrefixParts::bytes(parts_->hparams(), parts_->options(), count);
+}
+
+int64_t PrefixStore::bytes_to_add(std::span<const Token> prompt) const {
+  const auto n = static_cast<int64_t>(prompt.size());
+  const int64_t common = common_prefix(prompt);
+  const auto after = parts_->snapshot_positions(reusable_prefix(prompt), common, n);
+  const auto held = snapshots();
+  const auto added =
+      std::ranges::count_if(after, [&](int64_t place) { return !std::ranges::binary_search(held, place); });
+  return row_bytes(*parts_, n - common) + snapshot_bytes(*parts_, static_cast<size_t>(added));
 }
 
 }  // namespace windowkv

@@ -26,6 +26,10 @@ class RecurrentState {
   /// As of now; without tensors where the layer is not recurrent.
   const Layer& layer(int index) const { return now_[static_cast<size_t>(index)]; }
 
+  /// The layer begins with what is there, instead of with no tokens; or that becomes a copy of it as it is
+  /// now.
+  void start(int layer, const Layer& from) { copy(from, now_[static_cast<size_t>(layer)]); }
+  void take(int layer, const Layer& to) const { copy(now_[static_cast<size_t>(layer)], to); }
   /// The prompt has passed this layer.
   void end_prompt(int layer);
   /// Back to the prompt's end.

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "cache/prefix_block.h"
+#include "cache/state_snapshot.h"
 #include "support/checksum.h"
 #include "windowkv/error.h"
 
@@ -21,6 +22,13 @@ std::string described(const HParams& hp) {
 
 auto identity(const HParams& hp) {
   return std::tie(hp.family, hp.fingerprint, hp.n_layer, hp.n_head_kv, hp.d_head);
+}
+
+/// Whether the same layers are recurrent, and of the same sizes.
+bool recurs_alike(const HParams& a, const HParams& b) {
+  for (int layer = 0; layer < a.n_layer; ++layer)
+    if (a.recurrent(layer) != b.recurrent(layer)) return false;
+  return a.delta_net == b.delta_net;
 }
 
 auto rope(const HParams& hp) {
@@ -40,10 +48,11 @@ SavedPrefix::SavedPrefix(std::span<const uint8_t> file, const std::string& path)
       path_(path),
       header_(PrefixHeader::decode(file, path)),
       k_bytes_(PrefixBlock::tensor_bytes(header_.hp, header_.types.k, header_.tokens)),
-      v_bytes_(PrefixBlock::tensor_bytes(header_.hp, header_.types.v, header_.tokens)) {}
+      v_bytes_(PrefixBlock::tensor_bytes(header_.hp, header_.types.v, header_.tokens)),
+      snapshot_bytes_(StateSnapshot::bytes(header_.hp)) {}
 
 void SavedPrefix::check_model(const HParams& hp, const std::string& weight_type) const {
-  if (identity(header_.hp) != identity(hp))
+  if (identity(header_.hp) != identity(hp) || !recurs_alike(header_.hp, hp))
     throw Error(fmt::format("{}: made with another model ({}); this one is {}", path_, described(header_.hp),
                             described(hp)));
   if (rope(header_.hp) != rope(hp))
@@ -84,18 +93,27 @@ std::string SavedPrefix::read_annotation() const {
 }
 
 void SavedPrefix::check_data() const {
-  const auto check = [&](std::span<const uint8_t> tensor, uint64_t checksum, const char* what, int layer) {
-    if (Checksum::of(tensor.data(), tensor.size()) != checksum)
-      refuse_damaged(path_, fmt::format("the checksum of {} of layer {} does not match", what, layer));
+  const auto check = [&](std::span<const uint8_t> bytes, uint64_t checksum, const auto& what) {
+    if (Checksum::of(bytes.data(), bytes.size()) != checksum)
+      refuse_damaged(path_, fmt::format("the checksum of {} does not match", what()));
   };
+  size_t row_layer = 0;
   for (int layer = 0; layer < header_.hp.n_layer; ++layer) {
-    check(k(layer), header_.checksums.k[static_cast<size_t>(layer)], "K", layer);
-    check(v(layer), header_.checksums.v[static_cast<size_t>(layer)], "V", layer);
+    if (header_.hp.recurrent(layer)) continue;
+    check(k(layer), header_.checksums.k[row_layer], [&] { return fmt::format("K of layer {}", layer); });
+    check(v(layer), header_.checksums.v[row_layer++], [&] { return fmt::format("V of layer {}", layer); });
   }
+  for (size_t i = 0; i < header_.snapshots.size(); ++i)
+    check(snapshot(i), header_.checksums.snapshots[i],
+          [&] { return fmt::format("the states after {} tokens", header_.snapshots[i]); });
 }
 
 size_t SavedPrefix::layer_at(int layer) const {
-  return header_.data_at + static_cast<size_t>(layer) * (k_bytes_ + v_bytes_);
+  return header_.data_at + static_cast<size_t>(header_.hp.row_layer(layer)) * (k_bytes_ + v_bytes_);
+}
+
+std::span<const uint8_t> SavedPrefix::snapshot(size_t index) const {
+  return file_.subspan(header_.snapshots_at + index * snapshot_bytes_, snapshot_bytes_);
 }
 
 std::span<const uint8_t> SavedPrefix::k(int layer) const {

@@ -28,12 +28,14 @@ class SavedPrefix {
   std::vector<Token> read_ids(std::optional<int> n_vocab = {}) const;
   /// Throws Error where its checksum does not match.
   std::string read_annotation() const;
-  /// Reads K and V of all layers. Throws Error where a checksum does not match.
+  /// Reads K and V of all layers, and the snapshots. Throws Error where a checksum does not match.
   void check_data() const;
 
-  /// A layer's K or V and the zeros behind it.
+  /// K or V of a layer that has some, and the zeros behind it.
   std::span<const uint8_t> k(int layer) const;
   std::span<const uint8_t> v(int layer) const;
+  /// The states of PrefixHeader::snapshots[index], as a StateSnapshot has them.
+  std::span<const uint8_t> snapshot(size_t index) const;
 
  private:
   size_t layer_at(int layer) const;
@@ -43,6 +45,7 @@ class SavedPrefix {
   PrefixHeader header_;
   size_t k_bytes_;
   size_t v_bytes_;
+  size_t snapshot_bytes_;
 };
 
 }  // namespace windowkv

@@ -113,7 +113,7 @@ void BenchCell::measure_once(const Model& model, Engine& engine, const Policy& p
   if (policy.recall() > 0) {
     if (prompts > 1)
       throw Error("--recall needs a prefix store, which serves one prompt: leave out --prompts");
-    options.store = &store.emplace(model);
+    options.store = &store.emplace(model, PrefixStoreOptions{.snapshots = 0});
   }
   std::vector<Sequence> sequences(static_cast<size_t>(prompts));
   std::vector<PrefillRequest> requests;

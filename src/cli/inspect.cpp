@@ -103,10 +103,14 @@ void show_model(const Model& model) {
     line("recurrent layers",
          fmt::format("{} layers, {} a sequence whatever its length, held twice",
                      hp.n_layer - hp.row_layer(hp.n_layer), bytes_text(hp.state_bytes())));
-  if (const auto type = store_type(hp, "auto"); hp.layers_alike() && !hp.recurrent())
-    line("prefix store",
-         fmt::format("{} per token, {}", bytes_text(kv_token_bytes(hp, {type, type}) * hp.n_layer),
-                     to_string(type)));
+  if (const auto type = store_type(hp, "auto"); hp.layers_alike())
+    line(
+        "prefix store",
+        fmt::format("{} per token, {}{}",
+                    bytes_text(kv_token_bytes(hp, {type, type}) * hp.row_layer(hp.n_layer)), to_string(type),
+                    hp.recurrent() ? fmt::format(", and up to {} snapshots of recurrent layers, {} each",
+                                                 PrefixStoreOptions().snapshots, bytes_text(hp.state_bytes()))
+                                   : ""));
   print(text);
 }
 

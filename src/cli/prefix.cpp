@@ -88,6 +88,7 @@ void show_json(const PrefixFlags& flags, const PrefixFileInfo& info) {
                          {"head_size", info.d_head}}},
                        {"types", {{"k", to_string(info.types.k)}, {"v", to_string(info.types.v)}}},
                        {"tokens", info.tokens.size()},
+                       {"snapshots", info.snapshots},
                        {"bytes", info.bytes},
                        {"checksums_match", true},
                        {"first_ids", first_of(info.tokens, kIds)},
@@ -117,6 +118,8 @@ void show(const PrefixFlags& flags) {
   line("heads", fmt::format("{} KV heads, head size {}", info.n_head_kv, info.d_head));
   line("types", fmt::format("K {}, V {}", to_string(info.types.k), to_string(info.types.v)));
   line("tokens", fmt::format("{}", count));
+  if (!info.snapshots.empty())
+    line("snapshots", fmt::format("of recurrent layers, after {} tokens", fmt::join(info.snapshots, ", ")));
   line("size", fmt::format("{}, {} per token", bytes_text(info.bytes), bytes_text(info.bytes / count)));
   line("checksums", "match");
   line("first ids", fmt::format("{}", fmt::join(first_of(info.tokens, kIds), ", ")));

@@ -72,6 +72,7 @@ ordered_json trace_json(const RunReport& r) {
                       {"type_k", to_string(r.store->types().k)},
                       {"type_v", to_string(r.store->types().v)},
                       {"bytes", r.store->bytes()},
+                      {"snapshots", r.store->snapshots()},
                       {"place", r.store->place() == PrefixStoreOptions::Place::kMemory ? "ram" : "disk"}};
   trace["budget"] = nullptr;
   if (const auto budget = r.policy.budget())

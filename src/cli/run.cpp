@@ -109,13 +109,18 @@ std::vector<Question> questions_of(const RunFlags& flags, const std::vector<Prom
   return questions;
 }
 
+/// How many tokens both begin with.
+int64_t common_tokens(const Question& a, const Question& b) {
+  return std::ranges::mismatch(a.prompt.tokens, b.prompt.tokens).in1 - a.prompt.tokens.begin();
+}
+
 /// The store that the questions need, if any.
 std::optional<PrefixStore> store_of(const RunFlags& flags, const Model& model,
                                     std::vector<Question>& questions) {
   const bool recalls = std::ranges::any_of(questions, [](const auto& q) { return q.policy->recall() > 0; });
   if (questions.size() == 1 && !recalls && !flags.store.given()) return std::nullopt;
   const auto longest = std::ranges::max_element(questions, {}, &Question::tokens);
-  auto store = flags.store.make(model, longest->tokens());
+  auto store = flags.store.make(model, longest->tokens(), questions.size() > 1 || flags.store.given());
   if (!store && recalls) {
     if (flags.policy.recall != "auto") warn("--recall is not used: it needs a prefix store");
     auto once = flags.policy;
@@ -125,8 +130,12 @@ std::optional<PrefixStore> store_of(const RunFlags& flags, const Model& model,
   if (store && !flags.store.load.empty())
     if (const int64_t common = store->common_prefix(questions.front().prompt.tokens);
         common < static_cast<int64_t>(store->tokens().size()))
-      warn(fmt::format("{}: the prompt begins with {} of the {} saved tokens; the rest of it is read",
-                       flags.store.load, common, store->tokens().size()));
+      warn(fmt::format("{}: the prompt begins with {} of the {} saved tokens{}; the rest of it is read",
+                       flags.store.load, common, store->tokens().size(),
+                       model.hparams().recurrent()
+                           ? fmt::format(", {} of which it goes on from",
+                                         store->reusable_prefix(questions.front().prompt.tokens))
+                           : ""));
   return store;
 }
 
@@ -147,7 +156,7 @@ void run(const RunFlags& flags) {
   check_grammar(options, *model);
   auto questions = questions_of(flags, sources, task_choice, *model);
   auto store = store_of(flags, *model, questions);
-  const int64_t saved_common = store ? store->common_prefix(questions.front().prompt.tokens) : 0;
+  const int64_t saved_common = store ? store->reusable_prefix(questions.front().prompt.tokens) : 0;
 
   Engine engine(*model, flags.model.engine());
   auto answers = nlohmann::ordered_json::array();
@@ -161,6 +170,8 @@ void run(const RunFlags& flags) {
     prefill_options.reserve = std::min<int64_t>(most_tokens, 256);
     prefill_options.cancelled = interrupted;
     prefill_options.store = store ? &*store : nullptr;
+    if (i + 1 < questions.size())
+      prefill_options.expected_common = common_tokens(questions[i], questions[i + 1]);
     Progress progress("prefill");
     prefill_options.progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
     if (flags.verbose) describe(*model, engine, *policy, questions[i].tokens(), prefill_options.reserve);

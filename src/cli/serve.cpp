@@ -41,6 +41,7 @@ struct ServeFlags {
   int64_t store_memory = 0;
   int64_t store_disk = int64_t{16} << 30;
   std::string store_type = "auto";
+  int store_snapshots = PrefixStoreOptions().snapshots;
   std::string store_folder;
   bool no_store = false;
   bool allow_grammars = false;
@@ -135,6 +136,7 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
 
   const auto type = store_type(model.hparams(), flags.store_type);
   o.prefixes.store.types = {type, type};
+  o.prefixes.store.snapshots = flags.store_snapshots;
   const int64_t free = free_system_memory();
   o.prefixes.memory = flags.store_memory > 0 ? flags.store_memory : (free > 0 ? free : int64_t{8} << 30) / 4;
   o.prefixes.folder = stores ? flags.store_folder : "";
@@ -196,11 +198,6 @@ void serve(ServeFlags& flags) {
   spdlog::info("listening on http://{}:{}", flags.http.host, port);
   const auto start = Clock::now();
   model = flags.model.load();
-  if (model->hparams().recurrent() && !flags.no_store) {
-    if (!flags.store_folder.empty() || (flags.policy.recall != "auto" && flags.policy.recall_every() > 0))
-      spdlog::warn("--store-dir and --recall are not used: no prefix store holds recurrent layers' states");
-    flags.no_store = true;
-  }
   const auto options = service_options(flags, *model);
   log_start(flags, *model, options);
   service = std::make_unique<server::Service>(*model, options);
@@ -313,6 +310,7 @@ void add_serve(CLI::App& app) {
       ->type_name("FOLDER");
   add_bytes(*store, "--store-disk", flags->store_disk, "most bytes in that folder (default: 16G)");
   add_store_type(*store, flags->store_type);
+  add_store_snapshots(*store, flags->store_snapshots);
 
   flags->policy.add_to(*command);
   flags->generate.add_to(*command);

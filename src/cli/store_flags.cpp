@@ -8,7 +8,8 @@
 #include <array>
 
 #include "backend/free_memory.h"
-#include "cache/prefix_block.h"
+#include "cache/prefix_parts.h"
+#include "cache/snapshot_positions.h"
 #include "cli/help.h"
 #include "cli/output.h"
 #include "support/host_memory.h"
@@ -55,6 +56,7 @@ void StoreFlags::add_to(CLI::App& app) {
       ->check(CLI::IsMember(std::vector<std::string>(kPlaces.begin(), kPlaces.end())))
       ->capture_default_str();
   add_store_type(*group, type);
+  add_store_snapshots(*group, snapshots);
   group
       ->add_option("--prefix", load,
                    "start from a saved prefix: tokens that the prompt begins with are not read again")
@@ -64,23 +66,21 @@ void StoreFlags::add_to(CLI::App& app) {
   show_in_short_help(*group, {"--prefix", "--save-prefix"});
 }
 
-std::optional<PrefixStore> StoreFlags::make(const Model& model, int64_t n) const {
+std::optional<PrefixStore> StoreFlags::make(const Model& model, int64_t n, bool for_later) const {
   const auto one = store_type(model.hparams(), type);
-  PrefixStoreOptions options{.types = {one, one}};
+  PrefixStoreOptions options{.types = {one, one}, .snapshots = for_later ? snapshots : 0};
   if (place == "none") {
     if (given()) throw Error("--prefix and --save-prefix need a prefix store; omit --store none");
     return std::nullopt;
   }
-  // Whoever asked for one is told why there is none.
-  if (place == "auto" && !given() && model.hparams().recurrent()) return std::nullopt;
   if (place == "disk") options.place = Place::kTemporaryFile;
   if (place == "auto") {
-    const auto best = best_place(static_cast<int64_t>(PrefixBlock::bytes(model.hparams(), options.types, n)));
+    const auto best = best_place(PrefixParts::bytes(model.hparams(), options, n));
     if (!best) return std::nullopt;
     options.place = *best;
   }
   if (!load.empty()) {
-    auto store = PrefixStore::load(model, load, options.place);
+    auto store = PrefixStore::load(model, load, options);
     if (type != "auto" && store.types() != options.types)
       warn(fmt::format("--store-type {} is not used: {} was saved as {}", type, load,
                        to_string(store.types().k)));
@@ -99,6 +99,17 @@ CLI::Option* add_store_type(CLI::App& group, std::string& type) {
       ->capture_default_str();
 }
 
+CLI::Option* add_store_snapshots(CLI::App& group, int& snapshots) {
+  return group
+      .add_option("--store-snapshots", snapshots,
+                  fmt::format("of models with recurrent layers (Qwen3.5): at most so many places of a prompt "
+                              "whose states are stored, 0 to {}; a further question goes on from one of them",
+                              kMostSnapshots))
+      ->check(CLI::Range(0, kMostSnapshots).description(""))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
 KvType store_type(const HParams& hp, const std::string& type) {
   if (type != "auto") return parse_kv_type(type);
   bool divides = true;
@@ -107,9 +118,11 @@ KvType store_type(const HParams& hp, const std::string& type) {
 }
 
 std::string describe(const PrefixStore& store) {
-  return fmt::format("{} {}, {}", bytes_text(store.bytes()),
+  const auto snapshots = store.snapshots().size();
+  return fmt::format("{} {}, {}{}", bytes_text(store.bytes()),
                      store.place() == Place::kMemory ? "in memory" : "in a temporary file",
-                     to_string(store.types().k));
+                     to_string(store.types().k),
+                     snapshots > 0 ? fmt::format(", {} snapshots of recurrent layers", snapshots) : "");
 }
 
 }  // namespace windowkv::cli

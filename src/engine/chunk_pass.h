@@ -81,9 +81,14 @@ class ChunkPass {
   std::map<int64_t, CausalMask> masks_;  ///< by window, on the device of the layer that is computed
 };
 
-/// Columns [first, first + count) of a graph's, which belong to the sequence of that state.
+/// Columns [first, first + count) of a graph's, which belong to the sequence of that state. They leave it
+/// there, or in `left`.
 inline Family::StateRun state_run(const RecurrentState::Layer& state, int64_t first, int64_t count) {
   return {first, count, state.inputs, state.matrices};
+}
+inline Family::StateRun state_run(const RecurrentState::Layer& state, const RecurrentState::Layer& left,
+                                  int64_t first, int64_t count) {
+  return {first, count, state.inputs, state.matrices, left.inputs, left.matrices};
 }
 
 /// What finish_layer() takes: attention times its gate, where there is one.

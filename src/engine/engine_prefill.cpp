@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 
 #include "backend/free_memory.h"
@@ -62,6 +63,27 @@ int64_t tokens_in_block(const LoadedModel& m, const StoredPrefix& stored, int64_
   return n - first <= Recall::most_in_cache(n) ? first : n;
 }
 
+/// Where states are to be held that the store lacks.
+std::vector<int64_t> new_snapshots(const StoredPrefix& stored) {
+  auto positions = stored.snapshot_positions;
+  std::erase_if(positions, [&](int64_t position) {
+    return std::ranges::binary_search(stored.parts->snapshots(), position, {},
+                                      &PrefixParts::Snapshot::tokens);
+  });
+  return positions;
+}
+
+/// Those that are to be held, of what the store has and what was taken.
+std::vector<PrefixParts::Snapshot> held_snapshots(const StoredPrefix& stored) {
+  std::vector<PrefixParts::Snapshot> held;
+  std::ranges::merge(stored.parts->snapshots(), stored.taken, std::back_inserter(held), {},
+                     &PrefixParts::Snapshot::tokens, &PrefixParts::Snapshot::tokens);
+  std::erase_if(held, [&](const auto& snapshot) {
+    return !std::ranges::binary_search(stored.snapshot_positions, snapshot.tokens);
+  });
+  return held;
+}
+
 void check(const PrefillOptions& options, const LoadedModel& m, KvTypes types) {
   check_reserve(options.reserve);
   check_pool(options.pool, *m.backends, types);
@@ -88,11 +110,12 @@ int64_t Engine::State::stored_bytes(const Job& job) const {
     return drafts_any(lengths, job.wanted) ? Draft::block_bytes(m.hp, lengths.front()) : 0;
   if (parts->options().place != PrefixStoreOptions::Place::kMemory) return 0;
   return static_cast<int64_t>(
-      PrefixBlock::bytes(m.hp, parts->options().types, lengths.front() - job.stored.common));
+      PrefixBlock::bytes(m.hp, parts->options().types, lengths.front() - job.stored.common) +
+      new_snapshots(job.stored).size() * StateSnapshot::bytes(m.hp));
 }
 
 StoredPrefix Engine::State::match(PrefixStore& store, std::span<const Token> prompt,
-                                  std::span<const Policy* const> policies) const {
+                                  std::span<const Policy* const> policies, int64_t expected_common) const {
   StoredPrefix stored;
   stored.parts = &store.parts();
   const auto& of = stored.parts->hparams();
@@ -106,6 +129,12 @@ StoredPrefix Engine::State::match(PrefixStore& store, std::span<const Token> pro
                       ? 0
                       : std::min(stored.past, n - std::max<int64_t>(1, selector->observation()));
   }
+  if (!m.hp.recurrent()) return stored;
+  const auto* last = stored.parts->last_snapshot(stored.past);
+  stored.past = last != nullptr ? last->tokens : 0;
+  if (last != nullptr) stored.start = last->state;
+  stored.snapshot_positions =
+      stored.parts->snapshot_positions(stored.past, stored.common, n, expected_common);
   return stored;
 }
 
@@ -193,6 +222,8 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
     stored.parts->cut(stored.common);
     if (const int64_t missing = job.lengths().front() - stored.common; missing > 0)
       stored.added = stored.parts->make_block(missing);
+    for (const int64_t position : new_snapshots(stored))
+      stored.taken.push_back({position, stored.parts->make_snapshot()});
   }
 }
 
@@ -201,6 +232,7 @@ void Engine::State::attach_recall(const StoredPrefix& stored, int64_t n, Sequenc
   if (stored.in_block == n)
     return sequence.recall->attach(merged_block(prefill_scheduler, *stored.parts), n, cache);
   for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    if (m.hp.recurrent(layer)) continue;
     restore_rows(prefill_scheduler, *stored.parts, layer, stored.in_block, n, cache.layer(layer).rows);
     cache.layer(layer).length = cache.layer(layer).prompt = n - stored.in_block;
   }
@@ -244,6 +276,7 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
   if (job.stored.added && job.stored.parts != nullptr)
     job.stored.parts->append(job.stored.added,
                              job.prompts.front().subspan(static_cast<size_t>(job.stored.common)));
+  if (job.stored.parts != nullptr) job.stored.parts->set_snapshots(held_snapshots(job.stored));
   for (auto& sequence : job.next)
     if (sequence.recall) attach_recall(job.stored, lengths.front(), sequence);
   for (size_t i = 0; i < job.wanted.size(); ++i) {
@@ -307,7 +340,8 @@ std::span<const float> Engine::prefill(std::span<Sequence> sequences, std::span<
   State::Job job;
   job.prompts.push_back(prompt);
   for (size_t i = 0; i < policies.size(); ++i) job.wanted.push_back({&sequences[i], policies[i]});
-  if (options.store != nullptr) job.stored = state_->match(*options.store, prompt, policies);
+  if (options.store != nullptr)
+    job.stored = state_->match(*options.store, prompt, policies, options.expected_common);
   state_->check_memory(std::span(&job, 1), options);
   state_->prepare(std::span(&job, 1), options);
   return state_->logits = state_->run(job, options);

@@ -56,8 +56,11 @@ class Prefill {
                                        [&](const Target& t) { return t.selector->decides(layer); }) &&
                            pack_.observation() > 0;
       pack_.forget_sums(layer);
-      if (past_ > 0) restore_rows(scheduler_, *stored_.parts, layer, 0, past_, rows_for(layer, 0));
       const bool recurrent = m_.hp.recurrent(layer);
+      if (past_ > 0 && recurrent)
+        state_of(0).start(layer, stored_.start->layer(layer));
+      else if (past_ > 0)
+        restore_rows(scheduler_, *stored_.parts, layer, 0, past_, rows_for(layer, 0));
       const ChunkParts parts{.queries = decides, .output = layer < last || options_.all_logits};
       for_steps([&](int64_t first, int64_t count) {
         if (recurrent)
@@ -272,13 +275,30 @@ class Prefill {
   /// A chunk through a recurrent layer, in the last one too, where its state needs all tokens.
   void recur(int layer, int64_t first, int64_t count) {
     const auto runs = pack_.runs(first, count);
-    Graph graph(chunk_nodes(m_, chunk_, runs.size()));
+    Graph graph(chunk_nodes(m_, chunk_, runs.size() + stored_.taken.size()));
     std::vector<Family::StateRun> states;
-    states.reserve(runs.size());
-    for (const auto& run : runs)
-      states.push_back(state_run(state_of(run.prompt).layer(layer), run.row - first, run.count));
+    for (const auto& run : runs) add_states(states, layer, run, run.row - first);
     pass_.recur(graph, layer, first, count, states);
     run_step(graph, chunks_before(first + count) - chunks_before(first));
+    for (const auto& [tokens, state] : stored_.taken)
+      if (tokens == past_ + first + count) state_of(0).take(layer, state->layer(layer));
+  }
+
+  /// The way of a run of columns from `column` on, through the state: what is taken on it is left where it is
+  /// to be, and read from there. (What is taken of the run's end is copied once that is computed.)
+  void add_states(std::vector<Family::StateRun>& states, int layer, const Pack::Run& run,
+                  int64_t column) const {
+    const auto& now = state_of(run.prompt).layer(layer);
+    const auto* from = &now;
+    int64_t done = 0;
+    for (const auto& [tokens, state] : stored_.taken) {
+      const int64_t end = tokens - past_ - run.first;
+      if (end <= 0 || end >= run.count) continue;
+      states.push_back(state_run(*from, state->layer(layer), column + done, end - done));
+      from = &state->layer(layer);
+      done = end;
+    }
+    states.push_back(state_run(*from, now, column + done, run.count - done));
   }
 
   /// Where a prompt's recurrent layers are computed: in the first cache that it is for.

@@ -21,6 +21,12 @@ struct StoredPrefix {
   int64_t common = 0;                  ///< the prompt's first tokens that the store has
   std::shared_ptr<PrefixBlock> added;  ///< for the rows of the others; null where there are none, or nobody
                                        ///< asks for them
+  /// What recurrent layers begin with; null where past is 0, or there are none.
+  std::shared_ptr<const StateSnapshot> start;
+  /// Numbers of tokens after which the store is to hold their states, and those of them that are taken on the
+  /// way; both ascending.
+  std::vector<int64_t> snapshot_positions;
+  std::vector<PrefixParts::Snapshot> taken;
   /// The prompt's first tokens that are read in the store's first block by a sequence that chooses again: all
   /// of them, for which its parts are merged, or all but a few, which then lie in the sequence's cache, so
   /// that the block is shared with whoever else reads it.

@@ -70,8 +70,12 @@ void Recall::connect(KvCache& cache) {
     return;
   }
   if (rows_.empty())
-    for (int layer = 0; layer < m_.hp.n_layer; ++layer)
-      rows_.push_back({.k = HostRows::of(block_->k(layer)), .v = HostRows::of(block_->v(layer))});
+    for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
+      auto& rows = rows_.emplace_back();
+      if (m_.hp.recurrent(layer)) continue;
+      rows.k = HostRows::of(block_->k(layer));
+      rows.v = HostRows::of(block_->v(layer));
+    }
   cache.chosen = &rows_;
 }
 
@@ -137,7 +141,9 @@ void Recall::build_scoring(const KvCache& cache) {
 }
 
 void Recall::choose(const KvCache& cache) {
-  const int64_t generated = in_block_ + cache.layer(0).length - n_;  // in place
+  int with_rows = 0;
+  while (m_.hp.recurrent(with_rows)) ++with_rows;
+  const int64_t generated = in_block_ + cache.layer(with_rows).length - n_;  // in place
   if (!copies_ && generated >= among_ - n_ + kJoining) {
     among_ = n_ + generated / kJoining * kJoining;
     selector_ = start_selector(m_.hp, *policy_, among_);

@@ -57,7 +57,7 @@ struct Engine::State {
                     const PrefillOptions& prefill);
   /// Finds what a prompt has in common with a store. Throws Error for a store of another model.
   StoredPrefix match(PrefixStore& store, std::span<const Token> prompt,
-                     std::span<const Policy* const> policies) const;
+                     std::span<const Policy* const> policies, int64_t expected_common) const;
   /// Throws Error where a device has not the memory for its layers of all jobs, which run one after another
   /// and whose caches stay.
   void check_memory(std::span<const Job> jobs, const PrefillOptions& prefill) const;

@@ -19,7 +19,7 @@ SharedPrefill prefill_shared(Engine& engine, const Model& model, std::span<const
   options.progress = progress;
   std::optional<PrefixStore> store;  // what sequences need of it they share
   if (std::ranges::any_of(policies, [](const auto& policy) { return policy->recall() > 0; }))
-    options.store = &store.emplace(model, PrefixStoreOptions{.types = store_types});
+    options.store = &store.emplace(model, PrefixStoreOptions{.types = store_types, .snapshots = 0});
   SharedPrefill out;
   out.sequences.resize(policies.size());
   const auto logits = engine.prefill(out.sequences, prompt, pointers, options);

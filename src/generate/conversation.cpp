@@ -73,7 +73,9 @@ void Conversation::read_document() {
                     common.size(), context()));
   Sequence sequence;  // of which nothing is needed but what the store gets
   const auto policy = make_policy("streaming-llm", {Budget::tokens(1), {}});
-  engine_.prefill(sequence, common, *policy, prefill_options());
+  auto options = prefill_options();
+  options.expected_common = std::ssize(common);
+  engine_.prefill(sequence, common, *policy, options);
 }
 
 const Conversation::Turn& Conversation::ask(const std::string& question) {
@@ -145,7 +147,7 @@ void Conversation::save(const std::string& path) const {
 }
 
 void Conversation::load(const std::string& path) {
-  auto store = PrefixStore::load(model_, path, store_ ? store_->place() : PrefixStoreOptions::Place::kMemory);
+  auto store = PrefixStore::load(model_, path, store_ ? store_->options() : PrefixStoreOptions{});
   try {
     const auto saved = Json::parse(store.annotation()).at("conversation");
     std::vector<ChatMessage> messages;

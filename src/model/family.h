@@ -60,12 +60,14 @@ class Family {
                               ggml_tensor* x, ggml_tensor* pos, Rotation rotation) const = 0;
 
   /// Columns of a layer's input that follow each other in one sequence, and the state that they find and
-  /// change (RecurrentState::Layer).
+  /// leave (RecurrentState::Layer), in the same place or in another.
   struct StateRun {
     int64_t first;
     int64_t count;
     ggml_tensor* inputs;    ///< [kernel − 1, channels] F32, the last ones of the convolution
     ggml_tensor* matrices;  ///< [d_head·d_head, heads] F32
+    ggml_tensor* inputs_left = inputs;
+    ggml_tensor* matrices_left = matrices;
   };
 
   /// Of a recurrent layer: hidden states x [n_embd, t] → what finish_layer() takes for attention. `runs`: all

@@ -185,12 +185,6 @@ std::vector<int> HParams::full_layers() const {
   return layers;
 }
 
-int HParams::row_layer(int layer) const {
-  int below = 0;
-  for (int i = 0; i < layer; ++i) below += recurrent(i) ? 0 : 1;
-  return below;
-}
-
 bool HParams::recurrent() const {
   return std::ranges::any_of(attention, &AttentionSpec::recurrent);
 }

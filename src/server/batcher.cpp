@@ -183,7 +183,7 @@ std::shared_ptr<Batcher::Started> Batcher::next(const Suits& suits, bool overtak
 
 bool Batcher::is_short(const Job& job) const {
   const auto n = std::ssize(job.prompt);
-  return n <= kShortPrompt || n - prefixes_.common_prefix(job.owner, job.prompt) <= kShortPrompt;
+  return n <= kShortPrompt || n - prefixes_.reusable_prefix(job.owner, job.prompt) <= kShortPrompt;
 }
 
 bool Batcher::may_share_chunks(const Job& job) const {
@@ -191,7 +191,7 @@ bool Batcher::may_share_chunks(const Job& job) const {
   if (n > kShortPrompt || job.prompt_logprobs) return false;
   const auto budget = job.policy->budget();
   if (job.policy->recall() > 0 && !(budget && budget->below_floor(n))) return false;
-  return !options_.stores || prefixes_.common_prefix(job.owner, job.prompt) < n / 2;
+  return !options_.stores || prefixes_.reusable_prefix(job.owner, job.prompt) < n / 2;
 }
 
 void Batcher::loop() {
@@ -293,9 +293,9 @@ void Batcher::between(int64_t prompt_tokens) {
 
 PrefixStore Batcher::store_for(const Job& job) {
   auto store = prefixes_.find(job.owner, job.prompt);
-  const auto missing = store.bytes(std::ssize(job.prompt)) - store.bytes(std::ssize(store.tokens()));
-  store.set_place(prefixes_.make_room(missing) ? PrefixStoreOptions::Place::kMemory
-                                               : PrefixStoreOptions::Place::kTemporaryFile);
+  store.set_place(prefixes_.make_room(store.bytes_to_add(job.prompt))
+                      ? PrefixStoreOptions::Place::kMemory
+                      : PrefixStoreOptions::Place::kTemporaryFile);
   return store;
 }
 
@@ -313,7 +313,7 @@ void Batcher::note_prefill(Started& started, const Sequence& sequence, const Pre
   usage.kept_tokens /= std::max(1, hp.row_layer(hp.n_layer));
   usage.kept_bytes = sequence.bytes.kept;
   usage.full_bytes = hp.full_bytes(sequence.prompt_tokens) + hp.state_bytes();
-  usage.stored_bytes = store != nullptr ? store->bytes(usage.prompt_tokens) : 0;
+  usage.stored_bytes = store != nullptr ? store->shown_bytes() : 0;
   usage.prompt_ms = sequence.timing.total;
   if (job.show_kept) usage.kept_text = kept_text_of(model_.vocab(), job, sequence);
   metrics_.prompt_tokens += usage.prompt_tokens;

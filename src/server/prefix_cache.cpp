@@ -40,8 +40,8 @@ bool begins_with(std::span<const Token> all, std::span<const Token> start) {
 }
 
 bool is_in_memory(const PrefixStore& store) {
-  return std::ranges::any_of(store.parts().all(),
-                             [](const auto& part) { return part.block->memory().is_anonymous(); });
+  return std::ranges::any_of(store.parts().memories(),
+                             [](const auto& memory) { return memory->is_anonymous(); });
 }
 
 }  // namespace
@@ -116,7 +116,7 @@ void PrefixCache::load_folder() {
       found.push_back({file.last_write_time(), file.path()});
   std::ranges::sort(found, std::greater{}, &Found::time);
   for (const auto& [time, path] : found) try {
-      auto store = PrefixStore::load(model_, path.string(), options_.store.place);
+      auto store = PrefixStore::load(model_, path.string(), options_.store);
       const auto note = Json::parse(store.annotation()).at("server");
       Entry entry{.id = path.stem().string(), .owner = note.at("owner"), .store = std::move(store)};
       entry.pinned = note.at("pinned");
@@ -131,18 +131,18 @@ PrefixCache::Entries::iterator PrefixCache::find_entry(const std::string& owner,
   return std::ranges::find_if(entries_, [&](const Entry& e) { return e.id == id && e.owner == owner; });
 }
 
-std::pair<PrefixCache::Entries::iterator, int64_t> PrefixCache::best(const std::string& owner,
-                                                                     std::span<const Token> prompt) {
+PrefixCache::Entries::iterator PrefixCache::best(const std::string& owner, std::span<const Token> prompt) {
   auto found = entries_.end();
-  int64_t most = 0;
+  std::pair<int64_t, int64_t> most = {0, 0};
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
     if (it->owner != owner) continue;
-    if (const int64_t common = it->store.common_prefix(prompt); common > most) {
-      most = common;
+    const std::pair use = {it->store.reusable_prefix(prompt), it->store.common_prefix(prompt)};
+    if (use > most) {
+      most = use;
       found = it;
     }
   }
-  return {found, most};
+  return found;
 }
 
 void PrefixCache::use(Entries::iterator entry) {
@@ -152,32 +152,33 @@ void PrefixCache::use(Entries::iterator entry) {
 
 PrefixStore PrefixCache::find(const std::string& owner, std::span<const Token> prompt) {
   const std::scoped_lock lock(mutex_);
-  const auto [entry, common] = best(owner, prompt);
+  const auto entry = best(owner, prompt);
   if (entry == entries_.end()) return PrefixStore(model_, options_.store);
   ++entry->uses;
   use(entry);
   auto store = entry->store.fork();
-  store.cut(common);
+  store.cut(store.common_prefix(prompt));
   return store;
 }
 
-int64_t PrefixCache::common_prefix(const std::string& owner, std::span<const Token> prompt) {
+int64_t PrefixCache::reusable_prefix(const std::string& owner, std::span<const Token> prompt) {
   const std::scoped_lock lock(mutex_);
-  return best(owner, prompt).second;
+  const auto entry = best(owner, prompt);
+  return entry != entries_.end() ? entry->store.reusable_prefix(prompt) : 0;
 }
 
-void PrefixCache::note_blocks(const PrefixStore& store) {
-  for (const auto& part : store.parts().all())
-    if (part.block->memory().is_anonymous()) blocks_.push_back(part.block);
+void PrefixCache::note_memories(const PrefixStore& store) {
+  for (const auto& memory : store.parts().memories())
+    if (memory->is_anonymous()) memories_.emplace_back(memory);
 }
 
 int64_t PrefixCache::memory_held() const {
-  std::set<const PrefixBlock*> seen;
+  std::set<const HostMemory*> seen;
   int64_t bytes = 0;
-  std::erase_if(blocks_, [&](const auto& weak) {
-    const auto block = weak.lock();
-    if (!block || !seen.insert(block.get()).second) return true;
-    bytes += static_cast<int64_t>(block->memory().size());
+  std::erase_if(memories_, [&](const auto& weak) {
+    const auto memory = weak.lock();
+    if (!memory || !seen.insert(memory.get()).second) return true;
+    bytes += static_cast<int64_t>(memory->size());
     return false;
   });
   return bytes;
@@ -209,7 +210,7 @@ void PrefixCache::drop(Entries::iterator entry) {
 bool PrefixCache::push_out(Entries::iterator entry) {
   if (!is_in_memory(entry->store)) return false;
   if (entry->file_bytes > 0) try {
-      entry->store = PrefixStore::load(model_, path_of(entry->id), options_.store.place);
+      entry->store = PrefixStore::load(model_, path_of(entry->id), options_.store);
       return true;
     } catch (const Error& e) {
       options_.warning(e.what());
@@ -255,7 +256,7 @@ void PrefixCache::put(const std::string& owner, const PrefixStore& store) {
   if (store.tokens().empty()) return;
   {
     const std::scoped_lock lock(mutex_);
-    note_blocks(store);
+    note_memories(store);
     for (auto it = entries_.begin(); it != entries_.end();) {
       const auto entry = it++;
       if (entry->owner != owner) continue;
@@ -285,8 +286,7 @@ bool PrefixCache::pin(const std::string& owner, const std::string& id, bool pinn
   if (entry == entries_.end()) return false;
   if (entry->pinned != pinned && entry->file_bytes > 0) {
     // The file says whether it is pinned: it is written anew.
-    if (!is_in_memory(entry->store))
-      entry->store = PrefixStore::load(model_, path_of(id), options_.store.place);
+    if (!is_in_memory(entry->store)) entry->store = PrefixStore::load(model_, path_of(id), options_.store);
     remove_file(*entry);
   }
   entry->pinned = pinned;

@@ -15,7 +15,7 @@
 #include "windowkv/prefix_store.h"
 
 namespace windowkv {
-class PrefixBlock;
+class HostMemory;
 }
 
 namespace windowkv::server {
@@ -52,10 +52,11 @@ class PrefixCache {
   /// Writes what is not yet in the folder.
   ~PrefixCache();
 
-  /// A store with the longest prefix of the prompt that the owner has; an empty one where there is none.
+  /// A store with the prefix of the prompt of which most need not be read again, of those that the owner has;
+  /// an empty one where there is none.
   PrefixStore find(const std::string& owner, std::span<const Token> prompt);
-  /// How many tokens of the prompt find() would give.
-  int64_t common_prefix(const std::string& owner, std::span<const Token> prompt);
+  /// How many tokens of the prompt need not be read again with what find() gives.
+  int64_t reusable_prefix(const std::string& owner, std::span<const Token> prompt);
   /// Has prefixes leave the memory until `bytes` more fit; false where they do not, as others are in use.
   bool make_room(int64_t bytes);
   /// Adds what was stored of a prompt; prefixes that it continues are no longer needed.
@@ -79,10 +80,11 @@ class PrefixCache {
   using Entries = std::list<Entry>;
 
   Entries::iterator find_entry(const std::string& owner, const std::string& id);
-  /// The one that has most in common with the prompt; end() where none has anything.
-  std::pair<Entries::iterator, int64_t> best(const std::string& owner, std::span<const Token> prompt);
+  /// The one of which most can be used for the prompt, or which else has most in common with it; end() where
+  /// none has anything.
+  Entries::iterator best(const std::string& owner, std::span<const Token> prompt);
   void use(Entries::iterator entry);
-  void note_blocks(const PrefixStore& store);
+  void note_memories(const PrefixStore& store);
   int64_t memory_held() const;
   void remove_file(Entry& entry);
   void drop(Entries::iterator entry);
@@ -100,8 +102,8 @@ class PrefixCache {
   std::condition_variable_any changed_;
   std::unique_ptr<FolderLock> lock_;
   Entries entries_;  ///< most recently used first
-  /// Blocks that may still be in memory, whoever holds them.
-  mutable std::vector<std::weak_ptr<const PrefixBlock>> blocks_;
+  /// That may still be held, by whomever.
+  mutable std::vector<std::weak_ptr<const HostMemory>> memories_;
   std::jthread writer_;
 };
 

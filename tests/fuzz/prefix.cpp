@@ -9,6 +9,7 @@
 
 #include "cache/prefix_block.h"
 #include "cache/saved_prefix.h"
+#include "cache/state_snapshot.h"
 #include "input.h"
 #include "support/prefix_edit.h"
 
@@ -31,6 +32,13 @@ constexpr std::array kFields = {
     "/model/n_layer",
     "/model/n_head_kv",
     "/model/d_head",
+    "/model/recurrent",
+    "/model/recurrent/layers",
+    "/model/recurrent/layers/1",
+    "/model/recurrent/key_heads",
+    "/model/recurrent/heads",
+    "/model/recurrent/d_head",
+    "/model/recurrent/kernel",
     "/model/rope",
     "/model/rope/n_rot",
     "/model/rope/mode",
@@ -51,6 +59,10 @@ constexpr std::array kFields = {
     "/checksums/v",
     "/checksums/k/0",
     "/checksums/v/1",
+    "/checksums/snapshots",
+    "/checksums/snapshots/0",
+    "/snapshots",
+    "/snapshots/0",
     "/other",
 };
 
@@ -132,6 +144,9 @@ std::vector<uint8_t> changed_file(FuzzedDataProvider& in) {
       case 4:
         ++later;
         break;
+      case 5:
+        pieces = test::small_recurrent_prefix();
+        break;
       default:
         change_field(pieces.header, in);
     }
@@ -147,7 +162,8 @@ auto fields_of(const PrefixHeader& h) {
   return std::tuple(h.hp.fingerprint, h.weight_type, h.vocabulary, h.hp.n_layer, h.hp.n_head_kv, h.hp.d_head,
                     h.hp.n_rot, h.hp.rope_mode, h.hp.rope_base, h.hp.rope_freq_scale, h.hp.rope_ext_factor,
                     h.hp.rope_attn_factor, h.hp.rope_n_ctx_orig, h.types, h.tokens, h.annotation_bytes,
-                    h.checksums.ids, h.checksums.annotation, h.checksums.k, h.checksums.v);
+                    h.checksums.ids, h.checksums.annotation, h.checksums.k, h.checksums.v,
+                    h.checksums.snapshots, h.snapshots, h.hp.attention, h.hp.delta_net);
 }
 
 /// A header that was read is written so that it is read the same.
@@ -168,15 +184,23 @@ void show_block(const SavedPrefix& saved, std::span<const uint8_t> file) {
   if (file.size() > kMaxBytes) return;
   auto memory = HostMemory::anonymous(file.size());
   std::memcpy(memory.data(), file.data(), file.size());
-  const PrefixBlock block(header.hp, header.types, header.tokens, std::move(memory), header.data_at);
+  const auto block = std::make_shared<const PrefixBlock>(header.hp, header.types, header.tokens,
+                                                         std::move(memory), header.data_at);
   const auto check = [](const ggml_tensor* tensor, std::span<const uint8_t> bytes) {
     fuzz::require(ggml_nbytes(tensor) <= bytes.size() &&
                       std::memcmp(tensor->data, bytes.data(), ggml_nbytes(tensor)) == 0,
                   "a block shows other bytes");
   };
   for (int layer = 0; layer < header.hp.n_layer; ++layer) {
-    check(block.k(layer), saved.k(layer));
-    check(block.v(layer), saved.v(layer));
+    if (header.hp.recurrent(layer)) continue;
+    check(block->k(layer), saved.k(layer));
+    check(block->v(layer), saved.v(layer));
+  }
+  for (size_t i = 0; i < header.snapshots.size(); ++i) {
+    const auto bytes = saved.snapshot(i);
+    const StateSnapshot state(header.hp, {block, &block->memory()},
+                              header.snapshots_at + i * StateSnapshot::bytes(header.hp));
+    fuzz::require(std::memcmp(state.data(), bytes.data(), bytes.size()) == 0, "a snapshot shows other bytes");
   }
 }
 

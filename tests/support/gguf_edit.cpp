@@ -73,4 +73,14 @@ std::vector<std::string> split_gguf(const std::string& source, std::string_view 
   return paths;
 }
 
+void take_vocabulary(GgufEdit& edit, const std::string& from) {
+  const gguf_context_ptr other(gguf_init_from_file(from.c_str(), {.no_alloc = true, .ctx = nullptr}));
+  std::vector<std::string> others;
+  for (int64_t i = 0; i < gguf_get_n_kv(other.get()); ++i)
+    if (const std::string key = gguf_get_key(other.get(), i); !key.starts_with("tokenizer."))
+      others.push_back(key);
+  for (const auto& key : others) gguf_remove_key(other.get(), key.c_str());
+  gguf_set_kv(edit.meta, other.get());
+}
+
 }  // namespace windowkv::test

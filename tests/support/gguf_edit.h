@@ -28,6 +28,9 @@ struct GgufEdit {
 std::string edit_gguf(const std::string& source, std::string_view name,
                       const std::function<void(GgufEdit&)>& edit);
 
+/// Gives the model another one's vocabulary and chat template, of as many tokens.
+void take_vocabulary(GgufEdit& edit, const std::string& from);
+
 /// Writes a GGUF's tensors into `count` files of the temporary folder, NAME-00001-of-00003.gguf and so on, as
 /// llama-gguf-split does, and returns their paths.
 std::vector<std::string> split_gguf(const std::string& source, std::string_view name, int count);

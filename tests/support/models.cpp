@@ -6,6 +6,7 @@
 #include <set>
 
 #include "support/files.h"
+#include "support/gguf_edit.h"
 
 namespace windowkv::test {
 
@@ -27,6 +28,17 @@ std::string random_model_path(std::string_view name, const RandomModel& model) {
   static std::set<std::string> written;
   const auto path = temp_path(std::string(name) + ".gguf");
   if (written.insert(path).second) write_random_model(model, path, 2);
+  return path;
+}
+
+std::string recurrent_chat_path() {
+  RandomModel m;
+  m.family = "qwen35";
+  m.type = GGML_TYPE_F32;
+  m.n_layer = 8;
+  m.n_vocab = 4096;
+  static const auto path = edit_gguf(random_model_path("recurrent_chat_weights", m), "recurrent_chat.gguf",
+                                     [](GgufEdit& edit) { take_vocabulary(edit, minilong_path("q8_0")); });
   return path;
 }
 

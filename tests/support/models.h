@@ -15,6 +15,9 @@ namespace windowkv::test {
 /// Path of the MiniLong model in that type: "f16" or "q8_0".
 std::string minilong_path(std::string_view type);
 
+/// Path of a model with random weights and MiniLong's vocabulary, every fourth of whose eight layers attends.
+std::string recurrent_chat_path();
+
 /// Path of SmolLM2-135M-Instruct, where scripts/fetch-model.sh puts it; "" where it is not.
 std::string smollm2_path();
 inline constexpr const char* kNoSmolLM2 = "SmolLM2 is not there; scripts/fetch-model.sh fetches it";

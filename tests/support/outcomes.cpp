@@ -1,8 +1,11 @@
 #include "support/outcomes.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 
 #include "support/models.h"
+#include "support/reference.h"
 
 namespace windowkv::test {
 
@@ -35,6 +38,37 @@ Outcome run(Engine& engine, std::span<const Token> prompt, const Policy& policy,
     logits = engine.decode(sequence, out.tokens.back());
   }
   return out;
+}
+
+std::vector<Token> joined(std::span<const Token> a, std::span<const Token> b) {
+  std::vector<Token> all(a.begin(), a.end());
+  all.insert(all.end(), b.begin(), b.end());
+  return all;
+}
+
+Answer prefilled(Engine& engine, std::span<const Token> prompt, const Policy& policy, PrefixStore* store) {
+  Answer out;
+  PrefillOptions options;
+  options.store = store;
+  const auto logits = engine.prefill(out.sequence, prompt, policy, options);
+  out.logits.assign(logits.begin(), logits.end());
+  return out;
+}
+
+void expect_same(Engine& engine, Answer& got, Answer& fresh, double rounding) {
+  EXPECT_LT(relative_error(got.logits, fresh.logits), rounding);
+  EXPECT_EQ(got.sequence.kept, fresh.sequence.kept);
+  ASSERT_EQ(got.sequence.groups.size(), fresh.sequence.groups.size());
+  for (size_t g = 0; g < fresh.sequence.groups.size(); ++g) {
+    EXPECT_EQ(got.sequence.groups[g].kept, fresh.sequence.groups[g].kept) << "group " << g;
+    EXPECT_EQ(got.sequence.groups[g].kept_by_head, fresh.sequence.groups[g].kept_by_head) << "group " << g;
+  }
+  // What was kept: attention reads it.
+  for (const Token token : random_tokens(4, 64, 9)) {
+    const auto one = engine.decode(got.sequence, token);
+    const std::vector<float> ours(one.begin(), one.end());
+    EXPECT_LT(relative_error(ours, engine.decode(fresh.sequence, token)), rounding);
+  }
 }
 
 DeviceTraffic prefill_traffic(const Model& model, std::span<const Token> prompt, const Policy& policy,

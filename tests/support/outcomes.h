@@ -28,6 +28,19 @@ Token top(std::span<const float> logits);
 Outcome run(Engine& engine, std::span<const Token> prompt, const Policy& policy, int steps = 12,
             std::span<const Token> forced = {});
 
+/// A sequence and the logits that its prompt ended with.
+struct Answer {
+  Sequence sequence;
+  std::vector<float> logits;
+};
+Answer prefilled(Engine& engine, std::span<const Token> prompt, const Policy& policy,
+                 PrefixStore* store = nullptr);
+
+/// Expects that both keep the same tokens and say the same, to a relative error of `rounding`.
+void expect_same(Engine& engine, Answer& got, Answer& fresh, double rounding);
+
+std::vector<Token> joined(std::span<const Token> a, std::span<const Token> b);
+
 /// What passes between devices while a new engine prefills the prompt in such chunks.
 DeviceTraffic prefill_traffic(const Model& model, std::span<const Token> prompt, const Policy& policy,
                               int chunk);

@@ -3,9 +3,11 @@
 #include <ggml.h>
 
 #include <cstring>
+#include <utility>
 
 #include "cache/kv_type.h"
 #include "cache/prefix_block.h"
+#include "cache/state_snapshot.h"
 #include "support/checksum.h"
 #include "windowkv/error.h"
 
@@ -81,6 +83,16 @@ PrefixPieces small_prefix() {
   return pieces;
 }
 
+PrefixPieces small_recurrent_prefix() {
+  auto pieces = small_prefix();
+  auto& model = pieces.header["model"];
+  model["n_layer"] = 3;
+  model["recurrent"] = {{"layers", {0, 2}}, {"key_heads", 1}, {"heads", 2}, {"d_head", 4}, {"kernel", 3}};
+  pieces.header["snapshots"] = {1, 3};
+  seal(pieces);
+  return pieces;
+}
+
 PrefixPieces take_apart(std::span<const uint8_t> file) {
   uint64_t json_bytes = 0;
   std::memcpy(&json_bytes, file.data() + 16, sizeof json_bytes);
@@ -103,7 +115,7 @@ PrefixPieces take_apart(std::span<const uint8_t> file) {
 
 bool seal(PrefixPieces& pieces) {
   HParams hp;
-  size_t tokens = 0;
+  size_t tokens = 0, snapshots = 0;
   KvTypes types;
   try {
     auto& header = pieces.header;
@@ -115,7 +127,21 @@ bool seal(PrefixPieces& pieces) {
     types = {parse_kv_type(header.at("types").at("k").get<std::string>()),
              parse_kv_type(header.at("types").at("v").get<std::string>())};
     check_kv_types(hp, types);
-    const size_t bytes = PrefixBlock::bytes(hp, types, static_cast<int64_t>(tokens));
+    if (const auto recurrent = model.find("recurrent"); recurrent != model.end()) {
+      hp.attention.resize(static_cast<size_t>(hp.n_layer));
+      for (const auto& layer : recurrent->at("layers")) {
+        if (!layer.is_number_integer()) return false;
+        hp.attention.at(layer.get<size_t>()).recurrent = true;
+      }
+      hp.delta_net = {static_cast<int>(size_in(*recurrent, "key_heads", 1, 64)),
+                      static_cast<int>(size_in(*recurrent, "heads", 1, 64)),
+                      static_cast<int>(size_in(*recurrent, "d_head", 1, 64)),
+                      static_cast<int>(size_in(*recurrent, "kernel", 2, 64))};
+      snapshots = header.at("snapshots").size();
+      if (snapshots > 64) return false;
+    }
+    const size_t bytes =
+        PrefixBlock::bytes(hp, types, static_cast<int64_t>(tokens)) + snapshots * StateSnapshot::bytes(hp);
     if (bytes > 1 << 20 || !header.at("checksums").is_object()) return false;
     pieces.data.resize(bytes);
     pieces.ids.resize(tokens * 4);
@@ -129,15 +155,17 @@ bool seal(PrefixPieces& pieces) {
           {"k", ordered_json::array()},
           {"v", ordered_json::array()}};
   size_t at = 0;
-  const auto next = [&](KvType type) {
-    const size_t bytes = PrefixBlock::tensor_bytes(hp, type, static_cast<int64_t>(tokens));
+  const auto next = [&](size_t bytes) {
     at += bytes;
     return sum_of(pieces.data.data() + at - bytes, bytes);
   };
   for (int layer = 0; layer < hp.n_layer; ++layer) {
-    sums["k"].push_back(next(types.k));
-    sums["v"].push_back(next(types.v));
+    if (hp.recurrent(layer)) continue;
+    for (auto [key, type] : {std::pair{"k", types.k}, {"v", types.v}})
+      sums[key].push_back(next(PrefixBlock::tensor_bytes(hp, type, static_cast<int64_t>(tokens))));
   }
+  if (!hp.attention.empty()) sums["snapshots"] = ordered_json::array();
+  for (size_t i = 0; i < snapshots; ++i) sums["snapshots"].push_back(next(StateSnapshot::bytes(hp)));
   const auto json = pieces.header.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
   const auto [ids, annotation] = padded(json.size(), pieces);
   sums["ids"] = sum_of(ids.data(), ids.size());
@@ -150,7 +178,9 @@ std::vector<uint8_t> put_together(std::string_view json, const PrefixPieces& pie
   text.resize(rounded_up(kStart + text.size(), 64) - kStart, ' ');
   std::vector<uint8_t> file(kStart);
   std::memcpy(file.data(), "WKVPREFX", 8);
-  const uint32_t numbers[] = {0x01020304, 1};
+  const auto& header_json = pieces.header;
+  const bool recurrent = header_json.contains(ordered_json::json_pointer("/model/recurrent"));
+  const uint32_t numbers[] = {0x01020304, recurrent ? 2U : 1U};
   const uint64_t header[] = {text.size(), Checksum::of(text.data(), text.size())};
   std::memcpy(file.data() + 8, numbers, sizeof numbers);
   std::memcpy(file.data() + 16, header, sizeof header);

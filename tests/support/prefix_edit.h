@@ -19,6 +19,8 @@ struct PrefixPieces {
 
 /// A file of two layers and three tokens, of a model that is not there.
 PrefixPieces small_prefix();
+/// The same of three layers, two of them recurrent, whose states after one and three tokens it has.
+PrefixPieces small_recurrent_prefix();
 
 /// The pieces of a file that is as it should be.
 PrefixPieces take_apart(std::span<const uint8_t> file);

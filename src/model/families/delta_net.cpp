@@ -67,7 +67,7 @@ ggml_tensor* convolved(Graph& graph, const DeltaNet& net, ggml_tensor* kernel, g
   auto* inputs = ggml_concat(ctx, run.inputs, ggml_transpose(ctx, mixed), 0);
   auto* last = ggml_view_2d(ctx, inputs, net.kernel - 1, net.channels(), inputs->nb[1],
                             static_cast<size_t>(run.count) * inputs->nb[0]);
-  graph.add(ggml_cpy(ctx, last, run.inputs));
+  graph.add(ggml_cpy(ctx, last, run.inputs_left));
   return ggml_silu(ctx, ggml_ssm_conv(ctx, inputs, kernel));
 }
 
@@ -116,7 +116,7 @@ ggml_tensor* delta_net(Graph& graph, const HParams& hp, const LayerWeights& w, g
     graph.add(ggml_cpy(ctx,
                        ggml_view_2d(ctx, both, d * d, net.heads, ggml_row_size(both->type, d * d),
                                     ggml_row_size(both->type, inner * run.count)),
-                       run.matrices));
+                       run.matrices_left));
     auto* read = ggml_view_2d(ctx, both, inner, run.count, ggml_row_size(both->type, inner), 0);
     out = out != nullptr ? ggml_concat(ctx, out, read, 1) : read;
   }

@@ -344,6 +344,17 @@ std::vector<Case> cases() {
     m.logit_softcap = 0;
     m.tied = true;
   });
+  add("gemma4_layer_embeddings", kF32, [&](auto& m) {
+    gemma4(m);
+    m.n_embd_layer = 24;
+    m.n_ff_above = 192;
+  });
+  add("gemma4_layer_embeddings_q8_0", kQuantized, [&](auto& m) {
+    gemma4(m);
+    m.n_layer = 3;
+    m.n_embd_layer = 32;
+    m.type = GGML_TYPE_Q8_0;
+  });
   for (int layers : {4, 5})
     add(fmt::format("gpt_oss_{}_layers", layers), kRouted, [=](auto& m) {
       m.family = "gpt-oss";
@@ -564,13 +575,13 @@ TEST_P(SlidingParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
                         random_tokens(150, c.model.n_vocab, c.model.seed), 100, 50, c.bound);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, SlidingParity,
-                         testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers",
-                                                     "gemma3_window_of_one", "gpt_oss_4_layers",
-                                                     "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
-                                                     "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers",
-                                                     "gemma4", "gemma4_wide_windows"})),
-                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Families, SlidingParity,
+    testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers", "gemma3_window_of_one",
+                                "gpt_oss_4_layers", "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
+                                "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers", "gemma4",
+                                "gemma4_wide_windows", "gemma4_layer_embeddings"})),
+    [](const auto& test) { return test.param.name; });
 
 class SelectionParity : public testing::TestWithParam<Case> {};
 

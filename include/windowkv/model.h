@@ -76,7 +76,9 @@ struct HParams {
   int n_head = 0;
   int n_head_kv = 0;
   int d_head = 0;
-  int n_ff = 0;
+  int n_ff = 0;                 ///< of the feed-forwards, or the most of them
+  std::vector<int> layer_n_ff;  ///< by layer; empty: n_ff in all
+  int n_embd_layer = 0;  ///< width of the embeddings that each layer takes in by itself; 0: there are none
   int n_vocab = 0;
   int n_ctx_train = 0;
   float rms_eps = 1e-5f;
@@ -118,6 +120,8 @@ struct HParams {
       return attention[static_cast<size_t>(layer)].heads;
     return {n_head, n_head_kv, d_head};
   }
+  /// Width of a layer's feed-forward.
+  int ff_width(int layer) const { return layer_n_ff.empty() ? n_ff : layer_n_ff[static_cast<size_t>(layer)]; }
   bool slides(int layer) const { return attention_of(layer).window > 0; }
   bool recurrent(int layer) const { return attention_of(layer).recurrent; }
   /// Whether any layer is.

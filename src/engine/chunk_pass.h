@@ -53,6 +53,11 @@ class ChunkPass {
   void recur(Graph& graph, int layer, int64_t first, int64_t count,
              std::span<const Family::StateRun> runs) const;
 
+  /// What a layer makes of the pack's tokens [first, first + count), a node that puts it in the place of
+  /// their hidden states. `attention`: as Family::finish_layer() takes it.
+  ggml_tensor* finish_layer(ggml_context* ctx, int layer, int64_t first, int64_t count,
+                            ggml_tensor* attention) const;
+
   /// The layer's causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t its own:
   /// [d_head·n_head, t] F32. `column`: where q begins in its chunk. `begins`: KvCache::Layer::begins, none
   /// unless takes_begins(). `sums`: what is added to, none unless sums_received(). `replayed`: what is

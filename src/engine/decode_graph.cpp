@@ -50,7 +50,8 @@ bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
 
 size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
   const auto experts = static_cast<size_t>(hp.mixture.used);
-  return 128 + static_cast<size_t>(hp.n_layer) * (64 + 32 * caches + (experts > 0 ? 32 + 2 * experts : 0));
+  const size_t in_layer = 64 + (experts > 0 ? 32 + 2 * experts : 0) + (hp.n_embd_layer > 0 ? 32 : 0);
+  return 128 + static_cast<size_t>(hp.n_layer) * (in_layer + 32 * caches);
 }
 
 DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
@@ -71,13 +72,21 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
   tokens_ = graph_.input(GGML_TYPE_I32, count);
   positions_ = graph_.input(GGML_TYPE_I32, count);
   auto* x = m.family->embed(ctx, m.hp, m.weights, tokens_);
+  std::vector<Family::LayerTokens> tokens(static_cast<size_t>(m.hp.n_layer));
+  for (int layer = 0; layer < m.hp.n_layer && m.hp.n_embd_layer > 0; ++layer) {
+    auto& of_layer = tokens[static_cast<size_t>(layer)];
+    of_layer = {x, m.family->embed_in_layer(ctx, m.hp, m.weights, layer, tokens_)};
+    // All first, in one run of nodes on the CPU, which has the tables.
+    graph_.add(of_layer.rows);
+  }
   for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    const auto& tokens_of_layer = tokens[static_cast<size_t>(layer)];
     if (const auto& b = *m.backends; layer > 0 && b.device_of(layer) != b.device_of(layer - 1))
       graph_.read_on(x, b.backend(b.device_of(layer)));
     for (const auto* cache : caches) places_.push_back(place_of(*cache, layer));
     if (m.hp.recurrent(layer)) {
       layer_class_.push_back(kNoClass);
-      x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, recur(m, caches, layer, x));
+      x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, recur(m, caches, layer, x), tokens_of_layer);
       continue;
     }
     const auto& layout = class_of(caches, layer, m.attention(layer).window);
@@ -85,7 +94,7 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
     store(caches, layer, qkv, layout.slots);
     keep_queries(caches, layer, qkv.q);
     auto* read = build_gated(ctx, attention(m, caches, layer, qkv.q, layout), qkv.gate);
-    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, read);
+    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, read, tokens_of_layer);
   }
   x = m.family->logits(ctx, m.hp, m.weights, x);
   result_ = graph_.output(result == Result::kGreedy ? ggml_argmax(ctx, x) : x);

@@ -263,8 +263,8 @@ class Prefill {
                                          summed ? sums : std::vector<ReceivedSum>{}));
     }
     if (parts.output) {
-      auto* out = build_gated(ctx, join_columns(ctx, std::move(attention)), qkv.gate);
-      graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
+      graph.add(pass_.finish_layer(ctx, layer, first, count,
+                                   build_gated(ctx, join_columns(ctx, std::move(attention)), qkv.gate)));
     }
     run_step(graph, chunks_before(first + count) - chunks_before(first));
   }
@@ -469,26 +469,27 @@ class Prefill {
   /// The last layer's attention and feed-forward for each prompt's last position only.
   std::vector<float> finish() {
     const auto ends = pack_.ends();
+    const auto count = static_cast<int64_t>(ends.size());
+    pack_.keep_ends();
     Graph graph(chunk_nodes(m_, chunk_, ends.size()));
     auto* ctx = graph.ctx();
     const int layer = m_.hp.n_layer - 1;
-    std::vector<ggml_tensor*> last, attention;
+    auto* x = pack_.hidden_at(ctx, 0, count);
+    if (m_.hp.recurrent(layer)) return pass_.logits(graph, x);  // passed
+    const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x,
+                                                 pack_.positions_at(ctx, 0, count), Family::kQ);
+    const auto how = m_.attention(layer);
+    std::vector<ggml_tensor*> attention;
     for (const auto& end : ends) {
-      last.push_back(pack_.hidden_at(ctx, end.row, 1));
-      if (m_.hp.recurrent(layer)) continue;  // passed
-      const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, last.back(),
-                                                   pack_.positions_at(ctx, end.row, 1), Family::kQ);
-      const auto how = m_.attention(layer);
       const auto& rows = rows_for(layer, end.prompt);
       const int64_t row = past_ + end.first;
       const auto column = static_cast<int64_t>(attention.size());
-      auto* read = how.window > 0 ? pass_.attend(graph, layer, qkv.q, rows, row, column)
-                                  : attend(ctx, how, qkv.q, rows, 0, row + 1, nullptr);
-      attention.push_back(build_gated(ctx, read, qkv.gate));
+      auto* q = token_columns(ctx, qkv.q, column, 1);
+      attention.push_back(how.window > 0 ? pass_.attend(graph, layer, q, rows, row, column)
+                                         : attend(ctx, how, q, rows, 0, row + 1, nullptr));
     }
-    if (m_.hp.recurrent(layer)) return pass_.logits(graph, join_columns(ctx, last));
-    return pass_.logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
-                                                       join_columns(ctx, attention)));
+    return pass_.logits(graph, pass_.finish_layer(ctx, layer, 0, count,
+                                                  build_gated(ctx, join_columns(ctx, attention), qkv.gate)));
   }
 
   std::vector<float> report_all() {

@@ -23,9 +23,14 @@ HParams read_common(const GgufFile& file, bool layers_may_differ) {
   hp.n_head = file.get_int(key("attention.head_count"));
   if (!layers_may_differ) hp.n_head_kv = file.find_int(key("attention.head_count_kv")).value_or(hp.n_head);
   // A mixture without dense layers may name none.
-  hp.n_ff = file.find_int(key("feed_forward_length"))
-                .value_or(file.find_int(key("expert_feed_forward_length")).value_or(0));
-  if (hp.n_ff == 0) hp.n_ff = file.get_int(key("feed_forward_length"));
+  if (layers_may_differ && file.find_array_size(key("feed_forward_length"))) {
+    hp.layer_n_ff = file.get_ints(key("feed_forward_length"), hp.n_layer);
+    hp.n_ff = std::ranges::max(hp.layer_n_ff);
+  } else {
+    hp.n_ff = file.find_int(key("feed_forward_length"))
+                  .value_or(file.find_int(key("expert_feed_forward_length")).value_or(0));
+    if (hp.n_ff == 0) hp.n_ff = file.get_int(key("feed_forward_length"));
+  }
   hp.n_ctx_train = file.get_int(key("context_length"));
   hp.rms_eps = file.get_float(key("attention.layer_norm_rms_epsilon"));
 
@@ -51,6 +56,7 @@ HParams read_common(const GgufFile& file, bool layers_may_differ) {
                 " layers");
   positive("embedding_length", hp.n_embd, 1 << 20);
   positive("feed_forward_length", hp.n_ff, 1 << 22);
+  for (const int width : hp.layer_n_ff) positive("feed_forward_length", width, 1 << 22);
   positive("attention.head_count", hp.n_head, 1 << 12);
   std::vector<int> kv_heads(static_cast<size_t>(hp.n_layer), hp.n_head_kv);
   if (layers_may_differ) kv_heads = file.get_ints(key("attention.head_count_kv"), hp.n_layer);

@@ -58,14 +58,16 @@ void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, La
     return;
   }
   // Phi-3's have both in one.
+  const int64_t width = hp.ff_width(layer);
   const auto up = loader.file().find_tensor(prefix + "ffn_up.weight");
-  if (up && up->ne[1] == int64_t{2} * hp.n_ff && !loader.file().find_tensor(prefix + "ffn_gate.weight")) {
-    loader.add_stacked({{&w.gate, hp.n_ff}, {&w.up, hp.n_ff}}, prefix + "ffn_up.weight", hp.n_embd, layer);
+  if (up && up->ne[1] == 2 * width && !loader.file().find_tensor(prefix + "ffn_gate.weight")) {
+    const WeightLoader::Stacked parts[] = {{&w.gate, width, layer}, {&w.up, width, layer}};
+    loader.add_stacked(parts, prefix + "ffn_up.weight", hp.n_embd);
   } else {
-    add(w.gate, "ffn_gate.weight", {hp.n_embd, hp.n_ff}, kMatMul);
-    add(w.up, "ffn_up.weight", {hp.n_embd, hp.n_ff}, kMatMul);
+    add(w.gate, "ffn_gate.weight", {hp.n_embd, width}, kMatMul);
+    add(w.up, "ffn_up.weight", {hp.n_embd, width}, kMatMul);
   }
-  add(w.down, "ffn_down.weight", {hp.n_ff, hp.n_embd}, kMatMul);
+  add(w.down, "ffn_down.weight", {width, hp.n_embd}, kMatMul);
 }
 
 namespace {

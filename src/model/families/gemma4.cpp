@@ -1,5 +1,6 @@
-// Gemma 4, dense, without embeddings for each layer: Gemma 3 whose layers with a sliding window have heads of
-// another width and number than those that see everything, where K is V too; V has a norm without weights.
+// Gemma 4, dense: Gemma 3 whose layers with a sliding window have heads of another width and number than
+// those that see everything, where K may be V too; V has a norm without weights. The small models (E2B, E4B)
+// have embeddings for each layer and feed-forwards of two widths.
 #include <ggml.h>
 
 #include <cmath>
@@ -18,9 +19,11 @@ class Gemma4 final : public PreNormDecoder {
   bool layers_may_differ() const override { return true; }
   void read(const GgufFile& file, HParams& hp) const override {
     auto key = [&](const char* name) { return hp.family + "." + name; };
-    for (const char* name : {"embedding_length_per_layer_input", "attention.shared_kv_layers"})
-      if (const int value = file.find_int(key(name)).value_or(0); value > 0)
-        file.fail("not supported: " + key(name) + " is " + std::to_string(value));
+    if (const int value = file.find_int(key("attention.shared_kv_layers")).value_or(0); value > 0)
+      file.fail("not supported: " + key("attention.shared_kv_layers") + " is " + std::to_string(value));
+    hp.n_embd_layer = file.find_int(key("embedding_length_per_layer_input")).value_or(0);
+    if (hp.n_embd_layer > 1 << 16)
+      file.fail(key("embedding_length_per_layer_input") + " is " + std::to_string(hp.n_embd_layer));
     hp.rope_mode = GGML_ROPE_TYPE_NEOX;
     hp.embedding_scale = std::sqrt(static_cast<float>(hp.n_embd));
     hp.activation = HParams::Activation::kGelu;

@@ -2,6 +2,7 @@
 
 #include "model/families/delta_net.h"
 #include "model/families/feed_forward.h"
+#include "model/families/layer_embedding.h"
 
 namespace windowkv {
 
@@ -58,7 +59,9 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     if (const auto stacked = prefix + "attn_qkv.weight"; !attends) {
       declare_delta_net(loader, hp, layer, w);
     } else if (loader.file().find_tensor(stacked)) {
-      loader.add_stacked({{&w.wq, wq_row}, {&w.wk, kv_row}, {&w.wv, kv_row}}, stacked, hp.n_embd, layer);
+      const WeightLoader::Stacked parts[] = {
+          {&w.wq, wq_row, layer}, {&w.wk, kv_row, layer}, {&w.wv, kv_row, layer}};
+      loader.add_stacked(parts, stacked, hp.n_embd);
     } else {
       add(w.wq, prefix + "attn_q.weight", {hp.n_embd, wq_row}, kMatMul);
       add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
@@ -79,6 +82,7 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     add(w.ffn_post_norm, prefix + "post_ffw_norm.weight", {hp.n_embd}, kElementwise, post_norms());
     add(w.output_scale, prefix + "layer_output_scale.weight", {1}, kElementwise, output_scale());
   }
+  if (hp.n_embd_layer > 0) declare_layer_embeddings(loader, hp, weights);
   const int all = loader.file().get_int(hp.family + ".block_count");
   for (; layer < all; ++layer) loader.leave_out("blk." + std::to_string(layer) + ".");
 }
@@ -163,7 +167,8 @@ ggml_tensor* PreNormDecoder::rotate(ggml_context* ctx, const HParams& hp, const 
 }
 
 ggml_tensor* PreNormDecoder::finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights,
-                                          int layer, ggml_tensor* x, ggml_tensor* attention) const {
+                                          int layer, ggml_tensor* x, ggml_tensor* attention,
+                                          const LayerTokens& tokens) const {
   const auto& w = weights.layers[static_cast<size_t>(layer)];
   auto added = [&](ggml_tensor* y, ggml_tensor* norm, ggml_tensor* to) {
     return ggml_add(ctx, scaled(ctx, rms_norm(ctx, hp, y, norm), hp.residual_scale), to);
@@ -171,12 +176,18 @@ ggml_tensor* PreNormDecoder::finish_layer(ggml_context* ctx, const HParams& hp, 
   auto* mid = added(linear(ctx, w.wo, w.bo, attention), w.attn_post_norm, x);
   auto* h = rms_norm(ctx, hp, mid, w.ffn_norm);
   auto* out = added(feed_forward(ctx, hp, w, h), w.ffn_post_norm, mid);
+  if (tokens.rows != nullptr) out = add_layer_embedding(ctx, hp, w, out, tokens);
   return w.output_scale != nullptr ? ggml_mul(ctx, out, w.output_scale) : out;
 }
 
 ggml_tensor* PreNormDecoder::embed(ggml_context* ctx, const HParams& hp, const Weights& weights,
                                    ggml_tensor* tokens) const {
   return scaled(ctx, ggml_get_rows(ctx, weights.token_embd, tokens), hp.embedding_scale);
+}
+
+ggml_tensor* PreNormDecoder::embed_in_layer(ggml_context* ctx, const HParams& hp, const Weights& weights,
+                                            int layer, ggml_tensor* tokens) const {
+  return layer_embedding_rows(ctx, hp, weights, layer, tokens);
 }
 
 ggml_tensor* PreNormDecoder::logits(ggml_context* ctx, const HParams& hp, const Weights& weights,

@@ -537,7 +537,6 @@ TEST(Hostile, LayersThatDiffer) {
   refused(number("gemma4.attention.key_length_swa", 16), "K and V heads of different sizes");
   for (const uint32_t rotated : {0u, 1u, 15u, 34u})
     refused(number("gemma4.rope.dimension_count_swa", rotated), "dimension_count_swa is");
-  refused(number("gemma4.attention.shared_kv_layers", 1), "shared_kv_layers is 1");
   refused([](GgufEdit& e) { e.remove_tensor("blk.0.attn_k.weight"); }, "blk.0.attn_k.weight is missing");
   refused([](GgufEdit& e) { e.replace_tensor("blk.1.layer_output_scale.weight", {2}); },
           "layer_output_scale");
@@ -586,6 +585,45 @@ TEST(Hostile, EmbeddingsForEachLayer) {
         e.replace_tensor("per_layer_token_embd.weight", {96, 256}, GGML_TYPE_Q8_0);
       },
       "embeddings of 24 numbers for each layer of type q8_0, whose blocks have 32");
+}
+
+TEST(Hostile, SharedKeysAndValues) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.window = 100;
+  m.n_layer = 9;
+  m.shared_layers = 3;
+  m.seed = 3;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, m); };
+  constexpr auto kShared = "gemma4.attention.shared_kv_layers";
+  constexpr auto kPattern = "gemma4.attention.sliding_window_pattern";
+  EXPECT_EQ(load_error(source_path(m)), "");
+  auto shared = [=](uint32_t layers) {
+    return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, kShared, layers); };
+  };
+  refused(shared(0), "blk.6.attn_k.weight is missing");
+  refused(shared(2), "would read K and V of a layer of another kind");
+  refused(shared(8), "would read K and V of a layer of another kind");
+  refused(shared(9), "shared_kv_layers is 9");
+  refused(shared(1000), "shared_kv_layers is 1000");
+  refused(shared(0x80000000), "shared_kv_layers is out of range");
+  refused([=](GgufEdit& e) { gguf_set_val_str(e.meta, kShared, "3"); }, "shared_kv_layers");
+  refused(
+      [=](GgufEdit& e) {
+        set_ints(e, kPattern, {1, 1, 0, 1, 0, 1, 1, 1, 0});
+      },
+      "would read K and V of a layer of another kind");
+  refused([](GgufEdit& e) { e.remove_tensor("blk.5.attn_k_norm.weight"); },
+          "blk.5.attn_k_norm.weight is missing");
+  refused([](GgufEdit& e) { e.remove_tensor("blk.8.attn_q_norm.weight"); },
+          "blk.8.attn_q_norm.weight is missing");
+  refused([](GgufEdit& e) { e.replace_tensor("blk.8.attn_k_other.weight", {8}); }, "attn_k_other");
+  // What would make K and V that nothing reads.
+  const auto path = edit_gguf(source_path(m), "unread.gguf", [](GgufEdit& e) {
+    for (const char* name : {"attn_k.weight", "attn_v.weight", "attn_k_norm.weight"})
+      e.replace_tensor("blk.8." + std::string(name), {16});
+  });
+  EXPECT_EQ(load_error(path), "");
 }
 
 // Tensors the graph would leave out would change what the model says without a word.

@@ -91,6 +91,7 @@ class Writer {
     in_range("the head size", m_.d_head, 2, 1024);
     in_range("the feed-forward width", m_.n_ff, 1, 1 << 22);
     in_range("the feed-forward width above", m_.n_ff_above, 0, 1 << 22);
+    in_range("the number of layers that share K and V", m_.shared_layers, 0, m_.n_layer - 1);
     in_range("the width of embeddings for each layer", m_.n_embd_layer, 0, 1 << 16);
     if (has_experts()) {
       in_range("the number of experts", m_.n_expert, 1, 4096);
@@ -255,7 +256,7 @@ class Writer {
     number("attention.key_length_swa", d_head_of(0));
     number("attention.value_length_swa", d_head_of(0));
     number("rope.dimension_count_swa", m_.n_rot_window > 0 ? m_.n_rot_window : d_head_of(0));
-    number("attention.shared_kv_layers", 0);
+    number("attention.shared_kv_layers", m_.shared_layers);
     number("embedding_length_per_layer_input", m_.n_embd_layer);
     gguf_set_val_f32(g, (prefix + "rope.freq_base_swa").c_str(), 2e4f);
   }
@@ -332,12 +333,13 @@ class Writer {
     using enum RandomFamily::Qkv;
     const int64_t q_row = static_cast<int64_t>(m_.n_head) * d_head_of(layer);
     const int64_t kv_row = static_cast<int64_t>(n_head_kv_of(layer)) * d_head_of(layer);
+    const bool own = layer < m_.n_layer - m_.shared_layers || layer >= m_.n_layer;
     if (family_.qkv == kStacked) {
       matrix(prefix + "attn_qkv.weight", 1.4f, m_.n_embd, q_row + 2 * kv_row);
     } else {
       matrix(prefix + "attn_q.weight", 1.4f, m_.n_embd, family_.delta_net ? 2 * q_row : q_row);
-      matrix(prefix + "attn_k.weight", 1.4f, m_.n_embd, kv_row);
-      if (!family_.layers_differ || has_window(layer))
+      if (own) matrix(prefix + "attn_k.weight", 1.4f, m_.n_embd, kv_row);
+      if (own && (!family_.layers_differ || has_window(layer)))
         matrix(prefix + "attn_v.weight", 1.0f, m_.n_embd, kv_row);
     }
     matrix(prefix + "attn_output.weight", 1.0f, q_row, m_.n_embd);
@@ -354,7 +356,7 @@ class Writer {
       // Where logits are not scaled, a narrow head's stay near 1 by its norms.
       const float mean = family_.layers_differ ? 0.6f : 1.4f;
       norm(prefix + "attn_q_norm.weight", mean, all ? q_row : d_head_of(layer));
-      norm(prefix + "attn_k_norm.weight", mean, all ? kv_row : d_head_of(layer));
+      if (own) norm(prefix + "attn_k_norm.weight", mean, all ? kv_row : d_head_of(layer));
     }
   }
 

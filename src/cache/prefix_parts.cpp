@@ -147,11 +147,13 @@ std::shared_ptr<const PrefixBlock> merged_block(Scheduler& scheduler, PrefixPart
   for (const auto& [block, count] : parts.all()) {
     Graph graph(4 * static_cast<size_t>(hp.n_layer) * 4 + 16);
     auto* ctx = graph.ctx();
-    for (int layer = 0; layer < hp.n_layer; ++layer)
+    for (int layer = 0; layer < hp.n_layer; ++layer) {
+      if (!hp.has_rows(layer)) continue;
       for (auto [from, to] :
            {std::pair{block->k(layer), merged->k(layer)}, {block->v(layer), merged->v(layer)}})
         graph.add(
             ggml_cpy(ctx, PrefixBlock::slice(ctx, from, 0, count), PrefixBlock::slice(ctx, to, done, count)));
+    }
     scheduler.run(graph);
     done += count;
   }

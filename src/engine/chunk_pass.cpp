@@ -47,9 +47,10 @@ ggml_tensor* ChunkPass::finish_layer(ggml_context* ctx, int layer, int64_t first
 void ChunkPass::pass(Graph& graph, int layer, int64_t first, int64_t count, const Behind& behind) const {
   auto* ctx = graph.ctx();
   auto* x = pack_.hidden_at(ctx, first, count);
-  const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x,
-                                               pack_.positions_at(ctx, first, count), Family::kQkv);
-  store_kv(graph, behind.rows, behind.end, qkv);
+  const auto qkv =
+      m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x, pack_.positions_at(ctx, first, count),
+                                  m_.hp.has_rows(layer) ? Family::kQkv : Family::kQ);
+  if (m_.hp.has_rows(layer)) store_kv(graph, behind.rows, behind.end, qkv);
   auto* attention =
       attend(graph, layer, qkv.q, behind.rows, behind.end, 0, behind.begins, {}, behind.replayed);
   if (!behind.output) return;

@@ -40,8 +40,8 @@ class ChunkPass {
 
   /// What tokens that come later find in a layer.
   struct Behind {
-    const KvRows& rows;
-    int64_t end = 0;                       ///< rows that are there; theirs follow
+    const KvRows& rows;  ///< of HParams::rows_layer
+    int64_t end = 0;     ///< rows that are there; theirs follow, or have where it shares them
     std::span<const int64_t> begins = {};  ///< these two as attend() takes them
     const ReplayMaxima* replayed = nullptr;
     bool output = true;  ///< whether their hidden states are wanted

@@ -71,7 +71,9 @@ void Recall::connect(KvCache& cache) {
   }
   if (rows_.empty())
     for (int layer = 0; layer < m_.hp.n_layer; ++layer)
-      rows_.push_back({.k = HostRows::of(block_->k(layer)), .v = HostRows::of(block_->v(layer))});
+      rows_.push_back(m_.hp.has_rows(layer) ? ChosenRows{.k = HostRows::of(block_->k(layer)),
+                                                         .v = HostRows::of(block_->v(layer))}
+                                            : ChosenRows{});
   cache.chosen = &rows_;
 }
 

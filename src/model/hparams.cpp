@@ -187,18 +187,28 @@ int64_t HParams::full_bytes(int64_t tokens) const {
 std::vector<int> HParams::full_layers() const {
   std::vector<int> layers;
   for (int layer = 0; layer < n_layer; ++layer)
-    if (!slides(layer) && !recurrent(layer)) layers.push_back(layer);
+    if (!slides(layer) && has_rows(layer)) layers.push_back(layer);
   return layers;
+}
+
+bool HParams::read_above(int layer) const {
+  for (int above = own_layers(); above < n_layer; ++above)
+    if (rows_layer(above) == layer) return true;
+  return false;
 }
 
 int HParams::row_layer(int layer) const {
   int below = 0;
-  for (int i = 0; i < layer; ++i) below += recurrent(i) ? 0 : 1;
+  for (int i = 0; i < layer; ++i) below += has_rows(i) ? 1 : 0;
   return below;
 }
 
 bool HParams::recurrent() const {
   return std::ranges::any_of(attention, &AttentionSpec::recurrent);
+}
+
+int HParams::n_recurrent_layers() const {
+  return static_cast<int>(std::ranges::count_if(attention, &AttentionSpec::recurrent));
 }
 
 int64_t HParams::state_bytes() const {
@@ -208,7 +218,7 @@ int64_t HParams::state_bytes() const {
 }
 
 int64_t HParams::full_rows(int layer, int64_t tokens) const {
-  if (recurrent(layer)) return 0;
+  if (!has_rows(layer)) return 0;
   const int64_t window = attention_of(layer).window;
   return window > 0 ? std::min(tokens, window) : tokens;
 }

@@ -56,6 +56,10 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     declare_rope_factors(loader, hp, layer, w);
     add(w.attn_norm, prefix + "attn_norm.weight", {hp.n_embd}, kElementwise, pre_norms());
     const bool attends = !hp.recurrent(layer);
+    // Files may have what makes K and V where they are shared; nothing reads it.
+    auto own = [&](Presence presence) { return hp.shares(layer) ? Presence::kNone : presence; };
+    if (hp.shares(layer))
+      for (const char* name : {"attn_k.", "attn_v.", "attn_k_norm."}) loader.leave_out(prefix + name);
     if (const auto stacked = prefix + "attn_qkv.weight"; !attends) {
       declare_delta_net(loader, hp, layer, w);
     } else if (loader.file().find_tensor(stacked)) {
@@ -64,8 +68,8 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
       loader.add_stacked(parts, stacked, hp.n_embd);
     } else {
       add(w.wq, prefix + "attn_q.weight", {hp.n_embd, wq_row}, kMatMul);
-      add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
-      add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul, wv());
+      add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul, own(Presence::kRequired));
+      add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul, own(wv()));
     }
     if (attends) add(w.wo, prefix + "attn_output.weight", {q_row, hp.n_embd}, kMatMul);
     add(w.bq, prefix + "attn_q.bias", {q_row}, kElementwise, qkv_bias());
@@ -75,7 +79,8 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     add(w.sinks, prefix + "attn_sinks.weight", {heads.n_head}, kElementwise, sinks());
     const auto norms = attends ? qk_norm() : Presence::kNone;
     add(w.q_norm, prefix + "attn_q_norm.weight", {all_heads ? q_row : heads.d_head}, kElementwise, norms);
-    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : heads.d_head}, kElementwise, norms);
+    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : heads.d_head}, kElementwise,
+        own(norms));
     add(w.attn_post_norm, prefix + "post_attention_norm.weight", {hp.n_embd}, kElementwise, post_norms());
     add(w.ffn_norm, prefix + ffn_norm_name(), {hp.n_embd}, kElementwise, pre_norms());
     declare_feed_forward(loader, hp, layer, w, router_bias(), expert_biases());

@@ -626,6 +626,46 @@ TEST(Hostile, SharedKeysAndValues) {
   EXPECT_EQ(load_error(path), "");
 }
 
+TEST(Hostile, ExpertsBesideADenseFeedForward) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.window = 100;
+  m.n_layer = 3;
+  m.n_expert = 4;
+  m.n_ff_expert = 48;
+  m.seed = 4;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, m); };
+  EXPECT_EQ(load_error(source_path(m)), "");
+  for (const char* name : {"ffn_gate_inp.weight", "ffn_gate_inp.scale", "ffn_down_exps.weight",
+                           "pre_ffw_norm_2.weight", "post_ffw_norm_1.weight", "post_ffw_norm_2.weight",
+                           "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"}) {
+    const auto tensor = "blk.2." + std::string(name);
+    refused([=](GgufEdit& e) { e.remove_tensor(tensor); }, fmt::format("tensor {} is missing", tensor));
+    refused([=](GgufEdit& e) { e.replace_tensor(tensor, {5, 7}); }, fmt::format("{} has the shape", tensor));
+  }
+  refused([](GgufEdit& e) { e.remove_tensor("blk.1.ffn_gate_up_exps.weight"); },
+          "blk.1.ffn_gate_exps.weight is missing");
+  refused(
+      [](GgufEdit& e) {
+        e.replace_tensor("blk.1.ffn_gate_up_exps.weight", {64, 48, 4});
+      },
+      "blk.1.ffn_gate_up_exps.weight has the shape");
+  refused([](GgufEdit& e) { e.replace_tensor("blk.1.ffn_down_exps.scale", {3}); },
+          "blk.1.ffn_down_exps.scale has the shape");
+  refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "gemma4.expert_count", 5); }, "has the shape");
+  refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "gemma4.expert_count", 0); }, "is unknown");
+  refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "gemma4.expert_used_count", 5); },
+          "expert_used_count is 5");
+  // Gate and up apart, and no scale of what experts give.
+  const auto path = edit_gguf(source_path(m), "apart.gguf", [](GgufEdit& e) {
+    e.remove_tensor("blk.1.ffn_gate_up_exps.weight");
+    e.remove_tensor("blk.1.ffn_down_exps.scale");
+    e.replace_tensor("blk.1.ffn_gate_exps.weight", {64, 48, 4});
+    e.replace_tensor("blk.1.ffn_up_exps.weight", {64, 48, 4});
+  });
+  EXPECT_EQ(load_error(path), "");
+}
+
 // Tensors the graph would leave out would change what the model says without a word.
 TEST(Hostile, TensorsTheGraphDoesNotUse) {
   for (const char* name :

@@ -577,6 +577,20 @@ std::vector<Case> cases() {
     m.n_layer = 8;
     m.shared_layers = 5;
   });
+  add("gemma4_experts", kRouted, [&](auto& m) {
+    gemma4(m);
+    m.n_expert = 8;
+    m.n_expert_used = 3;
+    m.n_ff_expert = 48;
+  });
+  // All experts are used, so that roundings choose none; the widths are others.
+  add("gemma4_experts_q8_0", kQuantized, [&](auto& m) {
+    gemma4(m);
+    m.n_layer = 3;
+    m.n_expert = m.n_expert_used = 3;
+    m.n_ff = 192;
+    m.type = GGML_TYPE_Q8_0;
+  });
   add("gemma4_layer_embeddings_q8_0", kQuantized, [&](auto& m) {
     gemma4(m);
     m.n_layer = 3;
@@ -619,7 +633,7 @@ INSTANTIATE_TEST_SUITE_P(
                                 "gpt_oss_4_layers", "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
                                 "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers", "gemma4",
                                 "gemma4_wide_windows", "gemma4_layer_embeddings", "gemma4_shared",
-                                "gemma4_shared_by_most"})),
+                                "gemma4_shared_by_most", "gemma4_experts"})),
     [](const auto& test) { return test.param.name; });
 
 class SelectionParity : public testing::TestWithParam<Case> {};

@@ -54,7 +54,7 @@ class Writer {
         threads_(threads > 0 ? threads
                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     check();
-    const size_t tensors = 16 + 32 * static_cast<size_t>(m_.n_layer + m_.extra_layers);
+    const size_t tensors = 16 + 40 * static_cast<size_t>(m_.n_layer + m_.extra_layers);
     ctx_.reset(ggml_init({ggml_tensor_overhead() * tensors, nullptr, /*no_alloc=*/true}));
     gguf_.reset(gguf_init_empty());
     metadata();
@@ -311,9 +311,11 @@ class Writer {
         declare_attention(prefix, i);
       if (behind) norm(prefix + "post_attention_norm.weight", 1.0f, m_.n_embd);
       if (before) norm(fmt::format("{}{}.weight", prefix, family_.ffn_norm), 1.0f, m_.n_embd);
-      if (has_experts() && i >= m_.dense_layers)
+      if (has_experts() && family_.layers_differ)
+        declare_experts_beside(prefix);
+      else if (has_experts() && i >= m_.dense_layers)
         declare_experts(prefix);
-      else
+      if (!has_experts() || family_.layers_differ || i < m_.dense_layers)
         declare_feed_forward(prefix, n_ff_of(i));
       if (m_.n_embd_layer > 0) {
         matrix(prefix + "inp_gate.weight", 1.0f, m_.n_embd, m_.n_embd_layer);
@@ -385,10 +387,26 @@ class Writer {
     matrix(prefix + "ffn_down.weight", 1.0f, width, m_.n_embd);
   }
 
+  /// Converters leave the router as it is. Wide apart, so that roundings choose no other experts. `scale`: of
+  /// what it reads.
+  void declare_router(const std::string& prefix, float scale = 1.0f) {
+    add(prefix + "ffn_gate_inp.weight", GGML_TYPE_F32, 0.0f,
+        2.0f / scale / std::sqrt(static_cast<float>(m_.n_embd)), m_.n_embd, m_.n_expert);
+  }
+
+  /// As families have them whose layers differ: beside a dense feed-forward, gate and up in one.
+  void declare_experts_beside(const std::string& prefix) {
+    declare_router(prefix, 1.0f / std::sqrt(static_cast<float>(m_.n_embd)));
+    norm(prefix + "ffn_gate_inp.scale", 1.0f, m_.n_embd);
+    matrix(prefix + "ffn_gate_up_exps.weight", 1.0f, m_.n_embd, int64_t{2} * m_.n_ff_expert, m_.n_expert);
+    matrix(prefix + "ffn_down_exps.weight", 1.0f, m_.n_ff_expert, m_.n_embd, m_.n_expert);
+    norm(prefix + "ffn_down_exps.scale", 1.0f, m_.n_expert);
+    for (const char* name : {"pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2"})
+      norm(fmt::format("{}{}.weight", prefix, name), 1.0f, m_.n_embd);
+  }
+
   void declare_experts(const std::string& prefix) {
-    // Converters leave the router as it is. Wide apart, so that roundings choose no other experts.
-    add(prefix + "ffn_gate_inp.weight", GGML_TYPE_F32, 0.0f, 2.0f / std::sqrt(static_cast<float>(m_.n_embd)),
-        m_.n_embd, m_.n_expert);
+    declare_router(prefix);
     if (family_.router_bias) bias(prefix + "exp_probs_b.bias", m_.n_expert);
     matrix(prefix + "ffn_gate_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);
     matrix(prefix + "ffn_up_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);

@@ -54,7 +54,9 @@ struct Mixture {
   int n_ff = 0;               ///< of one expert
   int n_ff_shared = 0;        ///< of the expert that every token passes; 0: there is none
   bool shared_gated = false;  ///< by a gate of its own, one number a token
-  int dense_layers = 0;       ///< so many layers come first whose feed-forward is dense
+  bool beside_dense = false;  ///< that expert is a feed-forward as dense layers have it, and all parts have
+                              ///< norms of their own
+  int dense_layers = 0;  ///< so many layers come first whose feed-forward is dense
   enum class Rating {
     kSoftmax,        ///< over all experts
     kSigmoid,        ///< each by itself

@@ -47,7 +47,7 @@ bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
 
 size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
   const auto experts = static_cast<size_t>(hp.mixture.used);
-  const size_t in_layer = 64 + (experts > 0 ? 32 + 2 * experts : 0) + (hp.n_embd_layer > 0 ? 32 : 0);
+  const size_t in_layer = 64 + (experts > 0 ? 48 + 2 * experts : 0) + (hp.n_embd_layer > 0 ? 32 : 0);
   return 128 + static_cast<size_t>(hp.n_layer) * (in_layer + 32 * caches);
 }
 

@@ -37,7 +37,13 @@ struct LayerWeights {
   ggml_tensor* rating_bias = nullptr;  ///< [experts], on what the router says
   ggml_tensor* gate_bias = nullptr;    ///< these two of a mixture, [n_ff, experts]
   ggml_tensor* up_bias = nullptr;
-  ggml_tensor* down_bias = nullptr;      ///< of a mixture, [n_embd, experts]
+  ggml_tensor* down_bias = nullptr;     ///< of a mixture, [n_embd, experts]
+  ggml_tensor* router_scale = nullptr;  ///< [n_embd], of what the router reads
+  ggml_tensor* gate_up = nullptr;       ///< of a mixture, both in one: [n_embd, 2·n_ff, experts]; else null
+  ggml_tensor* down_scale = nullptr;    ///< of a mixture, [experts]
+  ggml_tensor* expert_norm = nullptr;   ///< these three [n_embd], where experts are beside a dense part
+  ggml_tensor* expert_post_norm = nullptr;
+  ggml_tensor* shared_post_norm = nullptr;
   ggml_tensor* shared_gate = nullptr;    ///< [n_embd, n_ff_shared], of the expert that every token passes
   ggml_tensor* shared_up = nullptr;      ///< likewise
   ggml_tensor* shared_down = nullptr;    ///< [n_ff_shared, n_embd]

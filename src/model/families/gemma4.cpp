@@ -1,6 +1,7 @@
-// Gemma 4, dense: Gemma 3 whose layers with a sliding window have heads of another width and number than
+// Gemma 4: Gemma 3 whose layers with a sliding window have heads of another width and number than
 // those that see everything, where K may be V too; V has a norm without weights. The small models (E2B, E4B)
-// have embeddings for each layer, feed-forwards of two widths, and last layers without K and V of their own.
+// have embeddings for each layer, feed-forwards of two widths, and last layers without K and V of their
+// own; 26B-A4B has experts beside a dense feed-forward.
 #include <ggml.h>
 
 #include <cmath>
@@ -29,6 +30,11 @@ class Gemma4 final : public PreNormDecoder {
     // As in libllama, 0 stands for no bound, and where the file says nothing there is one.
     if (file.find_float(key("final_logit_softcapping")) != 0.0f)
       hp.logit_softcap = read_softcap(file, hp, "final_logit_softcapping", 30);
+    if (auto& m = hp.mixture; m.experts > 0) {
+      m.beside_dense = true;
+      m.dense_layers = 0;  // as in libllama, the file's own number is not read
+      m.n_ff_shared = hp.n_ff;
+    }
     read_layers(file, hp);
     read_shared(file, hp);
   }
@@ -38,6 +44,7 @@ class Gemma4 final : public PreNormDecoder {
   Presence post_norms() const override { return Presence::kRequired; }
   Presence wv() const override { return Presence::kOptional; }
   bool v_norm() const override { return true; }
+  Presence mixture() const override { return Presence::kOptional; }
   Presence output_scale() const override { return Presence::kOptional; }
 
  private:

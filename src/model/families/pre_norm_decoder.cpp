@@ -179,8 +179,9 @@ ggml_tensor* PreNormDecoder::finish_layer(ggml_context* ctx, const HParams& hp, 
     return ggml_add(ctx, scaled(ctx, rms_norm(ctx, hp, y, norm), hp.residual_scale), to);
   };
   auto* mid = added(linear(ctx, w.wo, w.bo, attention), w.attn_post_norm, x);
-  auto* h = rms_norm(ctx, hp, mid, w.ffn_norm);
-  auto* out = added(feed_forward(ctx, hp, w, h), w.ffn_post_norm, mid);
+  auto* fed = w.expert_norm != nullptr ? feed_forward_beside(ctx, hp, w, mid)
+                                       : feed_forward(ctx, hp, w, rms_norm(ctx, hp, mid, w.ffn_norm));
+  auto* out = added(fed, w.ffn_post_norm, mid);
   if (tokens.rows != nullptr) out = add_layer_embedding(ctx, hp, w, out, tokens);
   return w.output_scale != nullptr ? ggml_mul(ctx, out, w.output_scale) : out;
 }

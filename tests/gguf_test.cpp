@@ -82,9 +82,13 @@ void set_ints(GgufEdit& e, const char* key, const std::vector<int32_t>& values) 
   gguf_set_arr_data(e.meta, key, GGUF_TYPE_INT32, values.data(), values.size());
 }
 
+/// A file for each family and seed.
+std::string source_path(const RandomModel& model) {
+  return random_model_path(fmt::format("source_{}_{}", model.family, model.seed), model);
+}
+
 void expect_edit_refused(const Edit& edit, std::string_view reason, const RandomModel& model = {}) {
-  const auto source = random_model_path("source_" + model.family, model);
-  expect_refused(edit_gguf(source, "edited.gguf", edit), reason);
+  expect_refused(edit_gguf(source_path(model), "edited.gguf", edit), reason);
 }
 
 TEST(Hostile, TheTinyModelItselfLoads) {
@@ -423,7 +427,7 @@ TEST(SlidingWindow, IsCheckedAndMayBeMissing) {
   refused("gemma3.attention.sliding_window", int64_t{1} << 31, "sliding_window");
   refused("gemma3.attention.sliding_window_pattern", -2, "sliding_window_pattern is out of range");
   refused("gemma3.attention.sliding_window_pattern", int64_t{1} << 31, "sliding_window_pattern");
-  const auto path = random_model_path("source_gemma3", m);
+  const auto path = source_path(m);
   auto full_layers = [&](const char* key, uint32_t value) {
     const auto edited =
         edit_gguf(path, "windows.gguf", [&](GgufEdit& e) { gguf_set_val_u32(e.meta, key, value); });
@@ -483,7 +487,7 @@ TEST(RecurrentLayers, AreChecked) {
   expect_edit_refused([](GgufEdit& e) { e.remove_tensor("blk.3.attn_q_norm.weight"); }, "attn_q_norm", m);
   expect_edit_refused([](GgufEdit& e) { e.replace_tensor("blk.0.ssm_dt.weight", {4}); }, "ssm_dt.weight", m);
   // The list says what the interval says otherwise.
-  const auto path = edit_gguf(random_model_path("source_qwen35", m), "listed.gguf", [&](GgufEdit& e) {
+  const auto path = edit_gguf(source_path(m), "listed.gguf", [&](GgufEdit& e) {
     gguf_remove_key(e.meta, "qwen35.full_attention_interval");
     set_ints(e, layers, {1, 1, 1, 0});
   });
@@ -506,7 +510,7 @@ TEST(Hostile, LayersThatDiffer) {
   };
   constexpr auto kKv = "gemma4.attention.head_count_kv";
   constexpr auto kPattern = "gemma4.attention.sliding_window_pattern";
-  EXPECT_EQ(load_error(random_model_path("source_gemma4", m)), "");
+  EXPECT_EQ(load_error(source_path(m)), "");
   for (const auto* key : {kKv, kPattern}) {
     refused(list(key, {1, 1, 1}), "has 3 numbers for 4 layers");
     refused(list(key, {1, 1, 1, 1, 1}), "has 5 numbers for 4 layers");
@@ -533,8 +537,6 @@ TEST(Hostile, LayersThatDiffer) {
   refused(number("gemma4.attention.key_length_swa", 16), "K and V heads of different sizes");
   for (const uint32_t rotated : {0u, 1u, 15u, 34u})
     refused(number("gemma4.rope.dimension_count_swa", rotated), "dimension_count_swa is");
-  refused(number("gemma4.attention.shared_kv_layers", 1), "shared_kv_layers is 1");
-  refused(number("gemma4.embedding_length_per_layer_input", 8), "embedding_length_per_layer_input is 8");
   refused([](GgufEdit& e) { e.remove_tensor("blk.0.attn_k.weight"); }, "blk.0.attn_k.weight is missing");
   refused([](GgufEdit& e) { e.replace_tensor("blk.1.layer_output_scale.weight", {2}); },
           "layer_output_scale");
@@ -543,6 +545,125 @@ TEST(Hostile, LayersThatDiffer) {
           "final_logit_softcapping is -1");
   // Other families have one size.
   expect_edit_refused(list("llama.attention.head_count_kv", {2, 1}), "differs by layer");
+}
+
+TEST(Hostile, EmbeddingsForEachLayer) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.window = 100;
+  m.n_layer = 4;
+  m.n_ff_above = 192;
+  m.n_embd_layer = 32;
+  m.seed = 2;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, m); };
+  constexpr auto kWidth = "gemma4.embedding_length_per_layer_input";
+  constexpr auto kForward = "gemma4.feed_forward_length";
+  EXPECT_EQ(load_error(source_path(m)), "");
+  auto width = [&](uint32_t value) { return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, kWidth, value); }; };
+  refused(width(0), "is unknown in this model family");
+  refused(width(16), "per_layer_token_embd.weight has the shape [128, 256], expected [64, 256]");
+  refused(width(65537), "embedding_length_per_layer_input is 65537");
+  refused(width(0xffffffff), "embedding_length_per_layer_input is out of range");
+  for (const char* name :
+       {"per_layer_token_embd.weight", "per_layer_model_proj.weight", "per_layer_proj_norm.weight",
+        "blk.3.inp_gate.weight", "blk.0.proj.weight", "blk.0.post_norm.weight"}) {
+    refused([=](GgufEdit& e) { e.remove_tensor(name); }, fmt::format("tensor {} is missing", name));
+    refused([=](GgufEdit& e) { e.replace_tensor(name, {31, 7}); }, fmt::format("{} has the shape", name));
+  }
+  auto list = [](const std::vector<int32_t>& values) {
+    return [=](GgufEdit& e) { set_ints(e, kForward, values); };
+  };
+  refused(list({128, 128, 192}), "feed_forward_length has 3 numbers for 4 layers");
+  refused(list({}), "feed_forward_length has 0 numbers for 4 layers");
+  refused(list({128, 128, 0, 192}), "feed_forward_length is 0");
+  refused(list({128, -1, 192, 192}), "feed_forward_length is out of range");
+  refused(list({128, 192, 192, 192}), "blk.1.ffn_gate.weight has the shape");
+  // Rows of a quantized table end where blocks do, a layer's part need not.
+  refused(
+      [=](GgufEdit& e) {
+        gguf_set_val_u32(e.meta, kWidth, 24);
+        e.replace_tensor("per_layer_token_embd.weight", {96, 256}, GGML_TYPE_Q8_0);
+      },
+      "embeddings of 24 numbers for each layer of type q8_0, whose blocks have 32");
+}
+
+TEST(Hostile, SharedKeysAndValues) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.window = 100;
+  m.n_layer = 9;
+  m.shared_layers = 3;
+  m.seed = 3;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, m); };
+  constexpr auto kShared = "gemma4.attention.shared_kv_layers";
+  constexpr auto kPattern = "gemma4.attention.sliding_window_pattern";
+  EXPECT_EQ(load_error(source_path(m)), "");
+  auto shared = [=](uint32_t layers) {
+    return [=](GgufEdit& e) { gguf_set_val_u32(e.meta, kShared, layers); };
+  };
+  refused(shared(0), "blk.6.attn_k.weight is missing");
+  refused(shared(2), "would read K and V of a layer of another kind");
+  refused(shared(8), "would read K and V of a layer of another kind");
+  refused(shared(9), "shared_kv_layers is 9");
+  refused(shared(1000), "shared_kv_layers is 1000");
+  refused(shared(0x80000000), "shared_kv_layers is out of range");
+  refused([=](GgufEdit& e) { gguf_set_val_str(e.meta, kShared, "3"); }, "shared_kv_layers");
+  refused(
+      [=](GgufEdit& e) {
+        set_ints(e, kPattern, {1, 1, 0, 1, 0, 1, 1, 1, 0});
+      },
+      "would read K and V of a layer of another kind");
+  refused([](GgufEdit& e) { e.remove_tensor("blk.5.attn_k_norm.weight"); },
+          "blk.5.attn_k_norm.weight is missing");
+  refused([](GgufEdit& e) { e.remove_tensor("blk.8.attn_q_norm.weight"); },
+          "blk.8.attn_q_norm.weight is missing");
+  refused([](GgufEdit& e) { e.replace_tensor("blk.8.attn_k_other.weight", {8}); }, "attn_k_other");
+  // What would make K and V that nothing reads.
+  const auto path = edit_gguf(source_path(m), "unread.gguf", [](GgufEdit& e) {
+    for (const char* name : {"attn_k.weight", "attn_v.weight", "attn_k_norm.weight"})
+      e.replace_tensor("blk.8." + std::string(name), {16});
+  });
+  EXPECT_EQ(load_error(path), "");
+}
+
+TEST(Hostile, ExpertsBesideADenseFeedForward) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.window = 100;
+  m.n_layer = 3;
+  m.n_expert = 4;
+  m.n_ff_expert = 48;
+  m.seed = 4;
+  auto refused = [&](const Edit& edit, std::string_view reason) { expect_edit_refused(edit, reason, m); };
+  EXPECT_EQ(load_error(source_path(m)), "");
+  for (const char* name : {"ffn_gate_inp.weight", "ffn_gate_inp.scale", "ffn_down_exps.weight",
+                           "pre_ffw_norm_2.weight", "post_ffw_norm_1.weight", "post_ffw_norm_2.weight",
+                           "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"}) {
+    const auto tensor = "blk.2." + std::string(name);
+    refused([=](GgufEdit& e) { e.remove_tensor(tensor); }, fmt::format("tensor {} is missing", tensor));
+    refused([=](GgufEdit& e) { e.replace_tensor(tensor, {5, 7}); }, fmt::format("{} has the shape", tensor));
+  }
+  refused([](GgufEdit& e) { e.remove_tensor("blk.1.ffn_gate_up_exps.weight"); },
+          "blk.1.ffn_gate_exps.weight is missing");
+  refused(
+      [](GgufEdit& e) {
+        e.replace_tensor("blk.1.ffn_gate_up_exps.weight", {64, 48, 4});
+      },
+      "blk.1.ffn_gate_up_exps.weight has the shape");
+  refused([](GgufEdit& e) { e.replace_tensor("blk.1.ffn_down_exps.scale", {3}); },
+          "blk.1.ffn_down_exps.scale has the shape");
+  refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "gemma4.expert_count", 5); }, "has the shape");
+  refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "gemma4.expert_count", 0); }, "is unknown");
+  refused([](GgufEdit& e) { gguf_set_val_u32(e.meta, "gemma4.expert_used_count", 5); },
+          "expert_used_count is 5");
+  // Gate and up apart, and no scale of what experts give.
+  const auto path = edit_gguf(source_path(m), "apart.gguf", [](GgufEdit& e) {
+    e.remove_tensor("blk.1.ffn_gate_up_exps.weight");
+    e.remove_tensor("blk.1.ffn_down_exps.scale");
+    e.replace_tensor("blk.1.ffn_gate_exps.weight", {64, 48, 4});
+    e.replace_tensor("blk.1.ffn_up_exps.weight", {64, 48, 4});
+  });
+  EXPECT_EQ(load_error(path), "");
 }
 
 // Tensors the graph would leave out would change what the model says without a word.

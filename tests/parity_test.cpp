@@ -165,6 +165,28 @@ TEST(LongPrompt, WithSlidingWindowsGivesTheLogitsOfLibllama) {
   expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 
+// The last layers read what those below them have, of a window and of all tokens.
+TEST(LongPrompt, WithSharedKeysAndValuesGivesTheLogitsOfLibllama) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.type = GGML_TYPE_F32;
+  m.n_layer = 9;
+  m.shared_layers = 3;
+  m.n_embd_layer = 24;
+  m.n_ctx = 8192;
+  m.window = 400;
+  m.n_head_kv = 1;
+  m.n_head_kv_window = 2;
+  const auto path = random_model_path("long_shared", m);
+  const auto tokens = random_tokens(4096 + 20, m.n_vocab);
+  const auto d = compare(prefill_logits(*load_plain(path), tokens, 512),
+                         Reference(path).all_logits(tokens, 512, tokens.size()));
+  report("4,096 tokens", d);
+  EXPECT_GE(d.top1, 0.99);
+  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
+}
+
 // Three of four layers keep a state that has passed sixty-four chunks.
 TEST(LongPrompt, WithRecurrentLayersGivesTheLogitsOfLibllama) {
   RandomModel m;
@@ -534,6 +556,47 @@ std::vector<Case> cases() {
         m.type = t;
         m.tied = m.family == "qwen2";
       });
+  add("gemma4_layer_embeddings", kF32, [&](auto& m) {
+    gemma4(m);
+    m.n_embd_layer = 24;
+    m.n_ff_above = 192;
+  });
+  // Layers 6 and 7 read what layer 4 has, layer 8 what layer 5 has.
+  for (const int window : {40, 2000})
+    add(window == 40 ? "gemma4_shared" : "gemma4_shared_wide_window", kF32, [&](auto& m) {
+      gemma4(m);
+      m.n_layer = 9;
+      m.window = window;
+      m.shared_layers = 3;
+      m.n_embd_layer = 24;
+      m.n_ff_above = 192;
+    });
+  // Two layers have K and V of their own, and the last one reads those of a window.
+  add("gemma4_shared_by_most", kF32, [&](auto& m) {
+    gemma4(m);
+    m.n_layer = 8;
+    m.shared_layers = 5;
+  });
+  add("gemma4_experts", kRouted, [&](auto& m) {
+    gemma4(m);
+    m.n_expert = 8;
+    m.n_expert_used = 3;
+    m.n_ff_expert = 48;
+  });
+  // All experts are used, so that roundings choose none; the widths are others.
+  add("gemma4_experts_q8_0", kQuantized, [&](auto& m) {
+    gemma4(m);
+    m.n_layer = 3;
+    m.n_expert = m.n_expert_used = 3;
+    m.n_ff = 192;
+    m.type = GGML_TYPE_Q8_0;
+  });
+  add("gemma4_layer_embeddings_q8_0", kQuantized, [&](auto& m) {
+    gemma4(m);
+    m.n_layer = 3;
+    m.n_embd_layer = 32;
+    m.type = GGML_TYPE_Q8_0;
+  });
   return out;
 }
 
@@ -564,13 +627,14 @@ TEST_P(SlidingParity, AnswersAsLibllamaWithoutTheTokensThatWereDropped) {
                         random_tokens(150, c.model.n_vocab, c.model.seed), 100, 50, c.bound);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, SlidingParity,
-                         testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers",
-                                                     "gemma3_window_of_one", "gpt_oss_4_layers",
-                                                     "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
-                                                     "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers",
-                                                     "gemma4", "gemma4_wide_windows"})),
-                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Families, SlidingParity,
+    testing::ValuesIn(cases_of({"gemma3_7_layers", "gemma3_12_layers", "gemma3_window_of_one",
+                                "gpt_oss_4_layers", "gpt_oss_5_layers", "exaone4_windows", "olmo3_7_layers",
+                                "olmo3_8_layers", "gemma2_4_layers", "gemma2_5_layers", "gemma4",
+                                "gemma4_wide_windows", "gemma4_layer_embeddings", "gemma4_shared",
+                                "gemma4_shared_by_most", "gemma4_experts"})),
+    [](const auto& test) { return test.param.name; });
 
 class SelectionParity : public testing::TestWithParam<Case> {};
 

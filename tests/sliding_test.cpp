@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "cache/kv_cache.h"
 #include "support/models.h"
 #include "support/reference.h"
 #include "windowkv/engine.h"
@@ -188,21 +189,39 @@ TEST_F(Sliding, WhatAStoreHoldsIsReadAsACacheIs) {
   EXPECT_LT(compare(decoded(recalled, answer.size()), expected).mean, 1e-3);
 }
 
-/// Layers 2 and 5 of 7 see everything, with heads of other numbers and widths than the others have.
-class LayersThatDiffer : public testing::TestWithParam<std::pair<int, int>> {
+struct Sizes {
+  int d_head;
+  int d_head_window;
+  int shared_layers = 0;
+  /// Tokens that a window shows.
+  int window = kWindow;
+  std::string name() const {
+    return fmt::format("{}_{}_shared_{}_window_{}", d_head, d_head_window, shared_layers, window);
+  }
+};
+
+void PrintTo(const Sizes& sizes, std::ostream* out) {
+  *out << sizes.name();
+}
+
+/// Layers 2 and 5 of 7 see everything, with heads of other numbers and widths than the others have. Of those
+/// that share K and V, behind the first six, every third one does.
+class LayersThatDiffer : public testing::TestWithParam<Sizes> {
  protected:
   static std::string path() {
-    const auto [d_head, d_head_window] = GetParam();
+    const auto& sizes = GetParam();
     RandomModel m;
     m.family = "gemma4";
     m.type = GGML_TYPE_F32;
-    m.n_layer = 7;
-    m.window = kWindow;
-    m.d_head = d_head;
+    m.n_layer = sizes.shared_layers > 0 ? 6 + sizes.shared_layers : 7;
+    m.window = sizes.window;
+    m.d_head = sizes.d_head;
     m.n_head_kv = 1;
-    m.d_head_window = d_head_window;
+    m.d_head_window = sizes.d_head_window;
     m.n_head_kv_window = 4;
-    return random_model_path(fmt::format("differ_{}_{}", d_head, d_head_window), m);
+    m.shared_layers = sizes.shared_layers;
+    if (sizes.shared_layers > 0) m.n_embd_layer = 24;
+    return random_model_path("differ_" + sizes.name(), m);
   }
   std::unique_ptr<Model> model = load(path());
   const HParams& hp = model->hparams();
@@ -211,7 +230,7 @@ class LayersThatDiffer : public testing::TestWithParam<std::pair<int, int>> {
 };
 
 TEST_P(LayersThatDiffer, HaveTheirSizes) {
-  const auto [d_head, d_head_window] = GetParam();
+  const auto [d_head, d_head_window, shared, window] = GetParam();
   EXPECT_EQ(hp.heads(0), (HeadSizes{4, 4, d_head_window}));
   EXPECT_EQ(hp.heads(2), (HeadSizes{4, 1, d_head}));
   EXPECT_EQ(hp.full_layers(), (std::vector<int>{2, 5}));
@@ -220,7 +239,14 @@ TEST_P(LayersThatDiffer, HaveTheirSizes) {
   EXPECT_EQ(hp.kv_row(2) % hp.kv_unit(), 0);
   EXPECT_EQ(hp.common_units() % hp.row_units(0), 0);
   EXPECT_EQ(hp.common_units() % hp.row_units(2), 0);
-  EXPECT_EQ(hp.full_bytes(kPrompt), 4 * (5 * kWindow * hp.kv_row(0) + 2 * kPrompt * hp.kv_row(2)));
+  const int64_t windows = shared > 0 ? 4 : 5;
+  EXPECT_EQ(hp.full_bytes(kPrompt),
+            4 * (windows * std::min<int64_t>(window, kPrompt) * hp.kv_row(0) + 2 * kPrompt * hp.kv_row(2)));
+  for (int layer = 0; layer < hp.n_layer; ++layer) {
+    EXPECT_EQ(hp.shares(layer), shared > 0 && layer >= 6);
+    EXPECT_EQ(hp.rows_layer(layer), !hp.shares(layer) ? layer : layer % 3 < 2 ? 4 : 5);
+    EXPECT_EQ(hp.read_above(layer), layer == 4 ? shared > 0 : layer == 5 && shared > 2);
+  }
 }
 
 TEST_P(LayersThatDiffer, ChunksAndProductsChangeNothing) {
@@ -237,8 +263,14 @@ TEST_P(LayersThatDiffer, TakeWhatIsPlanned) {
       Sequence sequence;
       engine.prefill(sequence, prompt, *policy, {});
       int64_t kept = 0;
-      for (int layer = 0; layer < hp.n_layer; ++layer)
+      for (int layer = 0; layer < hp.n_layer; ++layer) {
         kept += sequence.kept[static_cast<size_t>(layer)] * kv_token_bytes(hp, types, layer);
+        if (!hp.shares(layer)) continue;
+        EXPECT_EQ(sequence.kept[static_cast<size_t>(layer)], 0);
+        EXPECT_EQ(sequence.cache->layer(layer).rows.capacity(), 0);
+        EXPECT_FALSE(start_selector(hp, *policy, kPrompt)->decides(layer));
+      }
+      EXPECT_EQ(sequence.groups.size(), static_cast<size_t>(hp.own_layers()));
       EXPECT_EQ(sequence.bytes.kept, kept);
       EXPECT_EQ(sequence.bytes.full, hp.full_bytes(kPrompt));
       const auto peak = engine.plan(kPrompt, *policy, 0).peak_kv();
@@ -247,6 +279,8 @@ TEST_P(LayersThatDiffer, TakeWhatIsPlanned) {
         EXPECT_EQ(sequence.bytes.peak, peak);
       }
       decoded_logits(engine, sequence, answer);  // past the room there is
+      for (int layer = hp.own_layers(); layer < hp.n_layer; ++layer)
+        EXPECT_EQ(sequence.cache->layer(layer).length, 0);
     }
   }
 }
@@ -254,7 +288,7 @@ TEST_P(LayersThatDiffer, TakeWhatIsPlanned) {
 // A pool's segments may begin where rows of one size do and those of the other do not.
 TEST_P(LayersThatDiffer, AnswerInAPoolAsAlone) {
   Engine engine(*model, {.chunk = 64});
-  const auto pool = engine.make_pool(int64_t{8} << 20);
+  const auto pool = engine.make_pool(int64_t{16} << 20);
   std::vector<Logits> expected;
   std::vector<Sequence> sequences(3);
   std::vector<std::unique_ptr<Policy>> policies;
@@ -306,17 +340,97 @@ TEST_P(LayersThatDiffer, AreReadFromAStoreThatIsNotSaved) {
   const auto again = make_policy("windowkv", {Budget::percent(100), config, 1});
   engine.prefill(recalled, prompt, *again, options);
   EXPECT_LT(compare(decoded_logits(engine, recalled, answer), expected).mean, 1e-3);
+  EXPECT_EQ(recalled.bytes.full, hp.full_bytes(kPrompt));
   const auto file = testing::TempDir() + "differ.prefix";
   EXPECT_THROW(store.save(file), Error);
   EXPECT_THROW(PrefixStore::load(*model, file), Error);
 }
 
+TEST_P(LayersThatDiffer, PassTheSameTokensInEveryWay) {
+  Engine engine(*model, {.chunk = 64});
+  for (const auto* name : {"full", "windowkv", "kvzip", "laq", "h2o"}) {
+    SCOPED_TRACE(name);
+    const auto policy = make_policy(name, {Budget::tokens(60), SelectionConfig{}});
+    Sequence sequence;
+    const auto last = engine.prefill(sequence, prompt, *policy);
+    const Logits ends = {{last.begin(), last.end()}};
+    // Of all positions, which pass all layers.
+    Logits all;
+    PrefillOptions options;
+    options.all_logits = [&](int64_t, std::span<const float> logits) {
+      all.emplace_back(logits.begin(), logits.end());
+    };
+    Sequence other;
+    engine.prefill(other, prompt, *policy, options);
+    EXPECT_EQ(all.size(), prompt.size());
+    EXPECT_LT(compare(ends, {all.back()}).mean, 5e-3);
+    const auto expected = decoded_logits(engine, sequence, answer);
+    auto forked = engine.fork(sequence);
+    forked.rewind();
+    EXPECT_EQ(decoded_logits(engine, forked, answer), expected);
+    Logits followed;
+    engine.follow(other, answer, [&](int64_t, std::span<const float> logits) {
+      followed.emplace_back(logits.begin(), logits.end());
+    });
+    EXPECT_LT(compare(followed, expected).mean, 5e-3);
+  }
+}
+
+TEST_P(LayersThatDiffer, PromptsThatShareChunksAnswerAsAlone) {
+  Engine engine(*model, {.chunk = 512});
+  const auto policy = windowkv_policy(Budget::tokens(60), SelectionConfig{});
+  std::vector<Sequence> together(3), alone(3);
+  std::vector<PrefillRequest> requests;
+  const size_t lengths[] = {70, 200, 1};
+  for (size_t i = 0; i < 3; ++i)
+    requests.push_back({&together[i], std::span(prompt).subspan(i, lengths[i]), policy.get()});
+  const auto logits = engine.prefill(requests);
+  const auto n = static_cast<ptrdiff_t>(hp.n_vocab);
+  Logits got, expected;
+  for (ptrdiff_t i = 0; i < 3; ++i) got.emplace_back(logits.begin() + i * n, logits.begin() + (i + 1) * n);
+  for (size_t i = 0; i < 3; ++i) {
+    const auto last = engine.prefill(alone[i], requests[i].prompt, *policy);
+    expected.emplace_back(last.begin(), last.end());
+  }
+  EXPECT_LT(compare(got, expected).mean, 5e-3);
+  for (size_t i = 0; i < 3; ++i)
+    EXPECT_LT(
+        compare(decoded_logits(engine, together[i], answer), decoded_logits(engine, alone[i], answer)).mean,
+        5e-3);
+}
+
+TEST_P(LayersThatDiffer, KeepToATotal) {
+  Engine engine(*model, {.chunk = 64});
+  const auto policy = [&](int64_t total) {
+    return make_policy(
+        "windowkv",
+        {Budget::percent(100), make_config("default", Task::kLocalization, hp.n_full_layers()), 0, total});
+  };
+  const auto prefilled = [&](const Policy& of) {
+    Sequence sequence;
+    engine.prefill(sequence, std::span(prompt).first(60), of);
+    return sequence;
+  };
+  // Windows drop what they show no more; of the others no token is missed.
+  auto whole = prefilled(*full_policy());
+  auto roomy = prefilled(*policy(1000));
+  EXPECT_LT(compare(decoded_logits(engine, roomy, answer), decoded_logits(engine, whole, answer)).worst,
+            1e-4);
+  auto sequence = prefilled(*policy(128));
+  decoded_logits(engine, sequence, answer);
+  decoded_logits(engine, sequence, answer);
+  EXPECT_GT(sequence.evictions.count, 1);
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    EXPECT_LE(sequence.cache->layer(layer).rows.capacity(), hp.shares(layer)   ? 0
+                                                            : hp.slides(layer) ? GetParam().window + 64 + 8
+                                                                               : 128);
+}
+
 // Rows of which some are multiples of the others, and rows of which neither is.
 INSTANTIATE_TEST_SUITE_P(Sizes, LayersThatDiffer,
-                         testing::Values(std::pair{64, 32}, std::pair{96, 32}, std::pair{32, 64}),
-                         [](const auto& test) {
-                           return fmt::format("{}_{}", test.param.first, test.param.second);
-                         });
+                         testing::Values(Sizes{64, 32}, Sizes{96, 32}, Sizes{32, 64}, Sizes{64, 32, 5},
+                                         Sizes{96, 32, 2}, Sizes{32, 64, 3, 1000}),
+                         [](const auto& test) { return test.param.name(); });
 
 }  // namespace
 }  // namespace windowkv::test

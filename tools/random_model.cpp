@@ -54,7 +54,7 @@ class Writer {
         threads_(threads > 0 ? threads
                              : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     check();
-    const size_t tensors = 8 + 28 * static_cast<size_t>(m_.n_layer + m_.extra_layers);
+    const size_t tensors = 16 + 40 * static_cast<size_t>(m_.n_layer + m_.extra_layers);
     ctx_.reset(ggml_init({ggml_tensor_overhead() * tensors, nullptr, /*no_alloc=*/true}));
     gguf_.reset(gguf_init_empty());
     metadata();
@@ -90,6 +90,9 @@ class Writer {
     in_range("the number of KV heads", m_.n_head_kv, 1, m_.n_head);
     in_range("the head size", m_.d_head, 2, 1024);
     in_range("the feed-forward width", m_.n_ff, 1, 1 << 22);
+    in_range("the feed-forward width above", m_.n_ff_above, 0, 1 << 22);
+    in_range("the number of layers that share K and V", m_.shared_layers, 0, m_.n_layer - 1);
+    in_range("the width of embeddings for each layer", m_.n_embd_layer, 0, 1 << 16);
     if (has_experts()) {
       in_range("the number of experts", m_.n_expert, 1, 4096);
       in_range("the number of experts in use", m_.n_expert_used, 1, m_.n_expert);
@@ -125,6 +128,8 @@ class Writer {
     for (auto [what, size] :
          {std::pair{"the width", m_.n_embd},
           {"the feed-forward width", m_.n_ff},
+          {"the feed-forward width above", m_.n_ff_above},
+          {"the width of embeddings for each layer", m_.n_embd_layer},
           {"the width of an expert", has_experts() ? m_.n_ff_expert : 0},
           {"the width of the shared expert", m_.n_ff_shared},
           {"query heads times head size", m_.n_head * m_.d_head},
@@ -153,7 +158,7 @@ class Writer {
     number("block_count", m_.n_layer + m_.extra_layers);
     number("context_length", m_.n_ctx);
     number("embedding_length", m_.n_embd);
-    number("feed_forward_length", m_.n_ff);
+    if (!family_.layers_differ || m_.n_ff_above == 0) number("feed_forward_length", m_.n_ff);
     number("attention.head_count", m_.n_head);
     if (family_.layers_differ)
       differing_layers();
@@ -221,15 +226,19 @@ class Writer {
   int d_head_of(int layer) const {
     return has_window(layer) && m_.d_head_window > 0 ? m_.d_head_window : m_.d_head;
   }
+  int n_ff_of(int layer) const {
+    return m_.n_ff_above > 0 && layer >= m_.n_layer / 2 ? m_.n_ff_above : m_.n_ff;
+  }
   int n_head_kv_of(int layer) const {
     return has_window(layer) && m_.n_head_kv_window > 0 ? m_.n_head_kv_window : m_.n_head_kv;
   }
 
   void differing_layers() {
-    std::vector<int32_t> kv_heads;
+    std::vector<int32_t> kv_heads, widths;
     std::vector<int8_t> windows;
     for (int layer = 0; layer < m_.n_layer; ++layer) {
       kv_heads.push_back(n_head_kv_of(layer));
+      widths.push_back(n_ff_of(layer));
       windows.push_back(has_window(layer) ? 1 : 0);
     }
     auto* g = gguf_.get();
@@ -239,14 +248,16 @@ class Writer {
                       count);
     gguf_set_arr_data(g, (prefix + "attention.sliding_window_pattern").c_str(), GGUF_TYPE_BOOL,
                       windows.data(), count);
+    if (m_.n_ff_above > 0)
+      gguf_set_arr_data(g, (prefix + "feed_forward_length").c_str(), GGUF_TYPE_INT32, widths.data(), count);
     auto number = [&](const char* name, int value) {
       gguf_set_val_u32(g, (prefix + name).c_str(), static_cast<uint32_t>(value));
     };
     number("attention.key_length_swa", d_head_of(0));
     number("attention.value_length_swa", d_head_of(0));
     number("rope.dimension_count_swa", m_.n_rot_window > 0 ? m_.n_rot_window : d_head_of(0));
-    number("attention.shared_kv_layers", 0);
-    number("embedding_length_per_layer_input", 0);
+    number("attention.shared_kv_layers", m_.shared_layers);
+    number("embedding_length_per_layer_input", m_.n_embd_layer);
     gguf_set_val_f32(g, (prefix + "rope.freq_base_swa").c_str(), 2e4f);
   }
 
@@ -273,6 +284,13 @@ class Writer {
     matrix("token_embd.weight", 3.0f, m_.n_embd, m_.n_vocab);
     norm("output_norm.weight", 1.0f, m_.n_embd);
     if (!m_.tied) matrix("output.weight", 3.0f, m_.n_embd, m_.n_vocab);
+    if (m_.n_embd_layer > 0) {
+      const int64_t all = int64_t{m_.n_embd_layer} * m_.n_layer;
+      // Larger by the root of the width once looked up.
+      matrix("per_layer_token_embd.weight", std::sqrt(static_cast<float>(m_.n_layer)), all, m_.n_vocab);
+      matrix("per_layer_model_proj.weight", 1.0f, m_.n_embd, all);
+      norm("per_layer_proj_norm.weight", 1.0f, m_.n_embd_layer);
+    }
     if (m_.llama3_rope_freqs || family_.layers_differ)
       add("rope_freqs.weight", GGML_TYPE_F32, 0, 0, m_.d_head / 2).values = llama3_factors();
     if (m_.rope_scaling == RopeScaling::kLong)
@@ -293,10 +311,17 @@ class Writer {
         declare_attention(prefix, i);
       if (behind) norm(prefix + "post_attention_norm.weight", 1.0f, m_.n_embd);
       if (before) norm(fmt::format("{}{}.weight", prefix, family_.ffn_norm), 1.0f, m_.n_embd);
-      if (has_experts() && i >= m_.dense_layers)
+      if (has_experts() && family_.layers_differ)
+        declare_experts_beside(prefix);
+      else if (has_experts() && i >= m_.dense_layers)
         declare_experts(prefix);
-      else
-        declare_feed_forward(prefix);
+      if (!has_experts() || family_.layers_differ || i < m_.dense_layers)
+        declare_feed_forward(prefix, n_ff_of(i));
+      if (m_.n_embd_layer > 0) {
+        matrix(prefix + "inp_gate.weight", 1.0f, m_.n_embd, m_.n_embd_layer);
+        matrix(prefix + "proj.weight", 1.0f, m_.n_embd_layer, m_.n_embd);
+        norm(prefix + "post_norm.weight", 1.0f, m_.n_embd);
+      }
       if (behind) norm(prefix + "post_ffw_norm.weight", 1.0f, m_.n_embd);
       if (family_.layers_differ) add(prefix + "layer_output_scale.weight", GGML_TYPE_F32, 0.9f, 0.1f, 1);
       if (i < m_.n_layer) continue;
@@ -310,12 +335,13 @@ class Writer {
     using enum RandomFamily::Qkv;
     const int64_t q_row = static_cast<int64_t>(m_.n_head) * d_head_of(layer);
     const int64_t kv_row = static_cast<int64_t>(n_head_kv_of(layer)) * d_head_of(layer);
+    const bool own = layer < m_.n_layer - m_.shared_layers || layer >= m_.n_layer;
     if (family_.qkv == kStacked) {
       matrix(prefix + "attn_qkv.weight", 1.4f, m_.n_embd, q_row + 2 * kv_row);
     } else {
       matrix(prefix + "attn_q.weight", 1.4f, m_.n_embd, family_.delta_net ? 2 * q_row : q_row);
-      matrix(prefix + "attn_k.weight", 1.4f, m_.n_embd, kv_row);
-      if (!family_.layers_differ || has_window(layer))
+      if (own) matrix(prefix + "attn_k.weight", 1.4f, m_.n_embd, kv_row);
+      if (own && (!family_.layers_differ || has_window(layer)))
         matrix(prefix + "attn_v.weight", 1.0f, m_.n_embd, kv_row);
     }
     matrix(prefix + "attn_output.weight", 1.0f, q_row, m_.n_embd);
@@ -332,7 +358,7 @@ class Writer {
       // Where logits are not scaled, a narrow head's stay near 1 by its norms.
       const float mean = family_.layers_differ ? 0.6f : 1.4f;
       norm(prefix + "attn_q_norm.weight", mean, all ? q_row : d_head_of(layer));
-      norm(prefix + "attn_k_norm.weight", mean, all ? kv_row : d_head_of(layer));
+      if (own) norm(prefix + "attn_k_norm.weight", mean, all ? kv_row : d_head_of(layer));
     }
   }
 
@@ -351,20 +377,36 @@ class Writer {
     matrix(prefix + "ssm_out.weight", 1.0f, inner, m_.n_embd);
   }
 
-  void declare_feed_forward(const std::string& prefix) {
+  void declare_feed_forward(const std::string& prefix, int64_t width) {
     if (family_.qkv == RandomFamily::Qkv::kStacked) {
-      matrix(prefix + "ffn_up.weight", 1.0f, m_.n_embd, int64_t{2} * m_.n_ff);
+      matrix(prefix + "ffn_up.weight", 1.0f, m_.n_embd, 2 * width);
     } else {
-      matrix(prefix + "ffn_gate.weight", 1.0f, m_.n_embd, m_.n_ff);
-      matrix(prefix + "ffn_up.weight", 1.0f, m_.n_embd, m_.n_ff);
+      matrix(prefix + "ffn_gate.weight", 1.0f, m_.n_embd, width);
+      matrix(prefix + "ffn_up.weight", 1.0f, m_.n_embd, width);
     }
-    matrix(prefix + "ffn_down.weight", 1.0f, m_.n_ff, m_.n_embd);
+    matrix(prefix + "ffn_down.weight", 1.0f, width, m_.n_embd);
+  }
+
+  /// Converters leave the router as it is. Wide apart, so that roundings choose no other experts. `scale`: of
+  /// what it reads.
+  void declare_router(const std::string& prefix, float scale = 1.0f) {
+    add(prefix + "ffn_gate_inp.weight", GGML_TYPE_F32, 0.0f,
+        2.0f / scale / std::sqrt(static_cast<float>(m_.n_embd)), m_.n_embd, m_.n_expert);
+  }
+
+  /// As families have them whose layers differ: beside a dense feed-forward, gate and up in one.
+  void declare_experts_beside(const std::string& prefix) {
+    declare_router(prefix, 1.0f / std::sqrt(static_cast<float>(m_.n_embd)));
+    norm(prefix + "ffn_gate_inp.scale", 1.0f, m_.n_embd);
+    matrix(prefix + "ffn_gate_up_exps.weight", 1.0f, m_.n_embd, int64_t{2} * m_.n_ff_expert, m_.n_expert);
+    matrix(prefix + "ffn_down_exps.weight", 1.0f, m_.n_ff_expert, m_.n_embd, m_.n_expert);
+    norm(prefix + "ffn_down_exps.scale", 1.0f, m_.n_expert);
+    for (const char* name : {"pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2"})
+      norm(fmt::format("{}{}.weight", prefix, name), 1.0f, m_.n_embd);
   }
 
   void declare_experts(const std::string& prefix) {
-    // Converters leave the router as it is. Wide apart, so that roundings choose no other experts.
-    add(prefix + "ffn_gate_inp.weight", GGML_TYPE_F32, 0.0f, 2.0f / std::sqrt(static_cast<float>(m_.n_embd)),
-        m_.n_embd, m_.n_expert);
+    declare_router(prefix);
     if (family_.router_bias) bias(prefix + "exp_probs_b.bias", m_.n_expert);
     matrix(prefix + "ffn_gate_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);
     matrix(prefix + "ffn_up_exps.weight", 1.0f, m_.n_embd, m_.n_ff_expert, m_.n_expert);

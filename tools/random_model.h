@@ -38,6 +38,9 @@ struct RandomModel {
   int d_head_window = 0;     ///< of layers with a window, in families whose layers differ; 0: as the others
   int n_head_kv_window = 0;  ///< likewise
   int n_rot_window = 0;      ///< likewise
+  int n_ff_above = 0;        ///< of the upper half of the layers, likewise
+  int shared_layers = 0;     ///< last ones that read K and V of others, likewise
+  int n_embd_layer = 0;      ///< of embeddings for each layer, likewise; 0: there are none
   int n_expert = 0;          ///< 0: none, in families that can do without
   int n_expert_used = 2;
   int n_ff_expert = 64;

@@ -55,7 +55,9 @@ struct Mixture {
   int n_ff = 0;               ///< of one expert
   int n_ff_shared = 0;        ///< of the expert that every token passes; 0: there is none
   bool shared_gated = false;  ///< by a gate of its own, one number a token
-  int dense_layers = 0;       ///< so many layers come first whose feed-forward is dense
+  bool beside_dense = false;  ///< that expert is a feed-forward as dense layers have it, and all parts have
+                              ///< norms of their own
+  int dense_layers = 0;  ///< so many layers come first whose feed-forward is dense
   enum class Rating {
     kSoftmax,        ///< over all experts
     kSigmoid,        ///< each by itself
@@ -77,12 +79,16 @@ struct HParams {
   int n_head = 0;
   int n_head_kv = 0;
   int d_head = 0;
-  int n_ff = 0;
+  int n_ff = 0;                 ///< of the feed-forwards, or the most of them
+  std::vector<int> layer_n_ff;  ///< by layer; empty: n_ff in all
+  int n_embd_layer = 0;  ///< width of the embeddings that each layer takes in by itself; 0: there are none
   int n_vocab = 0;
   int n_ctx_train = 0;
   float rms_eps = 1e-5f;
   float attention_scale = 0.0f;
   float attention_softcap = 0.0f;  ///< s = scale·q·k becomes softcap·tanh(s / softcap); 0: it stays
+  /// So many layers come last that have queries alone and read K and V of layers below (rows_layer()).
+  int shared_layers = 0;
   /// By layer; empty where all see all tokens, and RoPE is as below.
   std::vector<AttentionSpec> attention;
   DeltaNet delta_net;
@@ -119,21 +125,34 @@ struct HParams {
       return attention[static_cast<size_t>(layer)].heads;
     return {n_head, n_head_kv, d_head};
   }
+  /// Width of a layer's feed-forward.
+  int ff_width(int layer) const { return layer_n_ff.empty() ? n_ff : layer_n_ff[static_cast<size_t>(layer)]; }
   bool slides(int layer) const { return attention_of(layer).window > 0; }
   bool recurrent(int layer) const { return attention_of(layer).recurrent; }
   /// Whether any layer is.
   bool recurrent() const;
-  /// Layers that see all tokens so far, lowest first: those whose cache is worth compressing.
+  int n_recurrent_layers() const;
+  /// Layers below those that share.
+  int own_layers() const { return n_layer - shared_layers; }
+  bool shares(int layer) const { return layer >= own_layers(); }
+  /// Whether a layer stores K and V.
+  bool has_rows(int layer) const { return !recurrent(layer) && !shares(layer); }
+  /// The layer whose K and V a layer reads: its own, or where it shares the last of its kind that has some.
+  int rows_layer(int layer) const { return shares(layer) ? own_layers() - (slides(layer) ? 2 : 1) : layer; }
+  /// Whether a layer above reads its K and V, too.
+  bool read_above(int layer) const;
+  /// Layers with K and V of their own that see all tokens so far, lowest first: those whose cache is worth
+  /// compressing.
   std::vector<int> full_layers() const;
   int n_full_layers() const { return static_cast<int>(full_layers().size()); }
-  /// Layers below that are not recurrent: the number of the layer among those that have rows.
+  /// Layers below that have rows: the number of the layer among those.
   int row_layer(int layer) const {
     int below = 0;
-    for (int i = 0; i < layer; ++i) below += recurrent(i) ? 0 : 1;
+    for (int i = 0; i < layer; ++i) below += has_rows(i) ? 1 : 0;
     return below;
   }
-  /// Rows that a layer's cache of `tokens` tokens has where it drops only what no later one sees, none of a
-  /// recurrent layer; or those of all layers.
+  /// Rows that a layer's cache of `tokens` tokens has where it drops only what no later one sees, none where
+  /// it has no rows; or those of all layers.
   int64_t full_rows(int layer, int64_t tokens) const;
   int64_t full_rows(int64_t tokens) const;
   /// Bytes of the states of all recurrent layers of a sequence, or of the one.

@@ -145,7 +145,7 @@ std::vector<ggml_backend_buffer_type_t> Backends::weight_buffer_types(ggml_backe
   return types;
 }
 
-void Backends::place_layers(int n_layer, std::span<const double> shares) {
+void Backends::place_layers(int n_layer, std::span<const double> shares, int joined) {
   if (shares.size() > device_count())
     throw Error(fmt::format("the layers are split into {} shares, but there {} only {} device{}",
                             shares.size(), device_count() == 1 ? "is" : "are", device_count(),
@@ -160,6 +160,7 @@ void Backends::place_layers(int n_layer, std::span<const double> shares) {
     parts = shares_of(free);
   }
   layer_devices_ = split_layers(n_layer, parts);
+  join_layers(layer_devices_, n_layer - joined);
   runs_ = runs_of(layer_devices_, device_count());
 }
 

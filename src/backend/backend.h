@@ -23,9 +23,10 @@ class Backends {
   Backends(const std::string& devices, int threads, bool blas = true, std::span<const std::string> rpc = {},
            const std::function<void(const std::string& line)>& warning = nullptr);
 
-  /// Lays a model's layers over the devices (split_layers); without shares by the memory that each has free.
-  /// Until then all are the first device's. Throws Error for more shares than devices.
-  void place_layers(int n_layer, std::span<const double> shares);
+  /// Lays a model's layers over the devices (split_layers), so many of the last on one (join_layers); without
+  /// shares by the memory that each has free. Until then all are the first device's. Throws Error for more
+  /// shares than devices.
+  void place_layers(int n_layer, std::span<const double> shares, int joined = 0);
 
   size_t device_count() const { return devices_.size(); }
   ggml_backend_t backend(size_t device) const { return devices_[device]; }

@@ -33,6 +33,12 @@ std::vector<size_t> split_layers(int n_layer, std::span<const double> shares) {
   return out;
 }
 
+void join_layers(std::vector<size_t>& device_of_layer, int first) {
+  const auto begin = device_of_layer.begin() + first;
+  if (begin == device_of_layer.end()) return;
+  std::fill(begin, device_of_layer.end(), begin[(device_of_layer.end() - begin) / 2]);
+}
+
 std::vector<double> shares_of(std::span<const int64_t> free) {
   double sum = 0;
   double known = 0;

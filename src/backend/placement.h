@@ -25,6 +25,9 @@ std::string to_string(const LayerRun& run);
 /// Throws Error for shares that are negative, not finite or all zero.
 std::vector<size_t> split_layers(int n_layer, std::span<const double> shares);
 
+/// Puts the layers from `first` on, which read each other's K and V, on the device that has the middle one.
+void join_layers(std::vector<size_t>& device_of_layer, int first);
+
 /// Shares as the devices' free memory; one that does not know its own (below 0) gets the mean of those that
 /// do.
 std::vector<double> shares_of(std::span<const int64_t> free);

@@ -104,35 +104,27 @@ int64_t KvArena::longest_run() const {
   return longest;
 }
 
-namespace {
-
-/// A device's part of so many rows, rounded up.
-int64_t part_of(int64_t units, const LayerRun& run, int64_t layers) {
-  return (units * run.count() + layers - 1) / layers;
-}
-
-/// At least 1: before layers are placed, all is the first device's.
-int64_t layers_of(const Backends& backends) {
-  int64_t layers = 0;
-  for (const auto& run : backends.layer_runs()) layers += run.count();
-  return std::max<int64_t>(1, layers);
-}
-
-}  // namespace
-
 KvMemory::KvMemory(const Backends& backends, const HParams& hp, KvTypes types,
                    const std::vector<int64_t>& units)
-    : backends_(backends) {
+    : backends_(backends), layers_(layers_by_device(backends, hp)) {
   for (size_t device = 0; device < backends.device_count(); ++device)
     arenas_.push_back(std::make_unique<KvArena>(backends, hp, types, units[device], device));
 }
 
-std::vector<int64_t> KvMemory::cut(const Backends& backends, int64_t units) {
-  const int64_t layers = layers_of(backends);
+std::vector<int64_t> KvMemory::layers_by_device(const Backends& backends, const HParams& hp) {
+  std::vector<int64_t> layers(backends.device_count(), 0);
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    if (hp.has_rows(layer)) ++layers[backends.device_of(layer)];
+  return layers;
+}
+
+std::vector<int64_t> KvMemory::cut(const Backends& backends, const HParams& hp, int64_t units) {
+  const auto layers = layers_by_device(backends, hp);
+  const int64_t all = std::accumulate(layers.begin(), layers.end(), int64_t{0});
   std::vector<int64_t> out;
   int64_t left = units;
-  for (const auto& run : backends.layer_runs()) {
-    out.push_back(units * run.count() / layers);
+  for (const int64_t count : layers) {
+    out.push_back(units * count / all);
     left -= out.back();
   }
   out[backends.device_of(0)] += left;
@@ -152,10 +144,9 @@ int64_t KvMemory::free_units() const {
 }
 
 bool KvMemory::fits(int64_t units) const {
-  const int64_t layers = layers_of(backends_);
+  const int64_t all = std::accumulate(layers_.begin(), layers_.end(), int64_t{0});
   for (size_t device = 0; device < arenas_.size(); ++device)
-    if (part_of(units, backends_.layer_runs()[device], layers) > arenas_[device]->longest_free())
-      return false;
+    if ((units * layers_[device] + all - 1) / all > arenas_[device]->longest_free()) return false;
   return true;
 }
 

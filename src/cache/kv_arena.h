@@ -68,8 +68,10 @@ class KvMemory {
  public:
   /// `units` by device.
   KvMemory(const Backends& backends, const HParams& hp, KvTypes types, const std::vector<int64_t>& units);
-  /// `units` in all cut by device, in proportion to the layers that each holds.
-  static std::vector<int64_t> cut(const Backends& backends, int64_t units);
+  /// Layers with K and V of their own that each device holds. Before layers are placed, all is the first's.
+  static std::vector<int64_t> layers_by_device(const Backends& backends, const HParams& hp);
+  /// `units` in all cut by device, in proportion to those.
+  static std::vector<int64_t> cut(const Backends& backends, const HParams& hp, int64_t units);
 
   const Backends& backends() const { return backends_; }
   KvArena& on(size_t device) const { return *arenas_[device]; }
@@ -84,6 +86,7 @@ class KvMemory {
 
  private:
   const Backends& backends_;
+  std::vector<int64_t> layers_;                   ///< by device
   std::vector<std::unique_ptr<KvArena>> arenas_;  ///< by device
 };
 

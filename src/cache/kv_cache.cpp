@@ -159,7 +159,7 @@ void KvCache::set_capacity(int layer, int64_t rows) {
 
 void KvCache::lengthen(int64_t tokens) {
   for (int i = 0; i < layers(); ++i)
-    if (!hp_.recurrent(i)) layer(i).length += tokens;
+    if (hp_.has_rows(i)) layer(i).length += tokens;
 }
 
 void KvCache::rewind() {
@@ -176,7 +176,7 @@ void KvCache::forget_masks() {
 
 bool KvCache::has_room(int64_t tokens) const {
   for (int i = 0; i < layers(); ++i)
-    if (!hp_.recurrent(i) && layer(i).length + tokens > layer(i).rows.capacity()) return false;
+    if (hp_.has_rows(i) && layer(i).length + tokens > layer(i).rows.capacity()) return false;
   return true;
 }
 
@@ -184,7 +184,7 @@ std::vector<int64_t> KvCache::grown_capacities(int64_t tokens) const {
   std::vector<int64_t> capacities;
   capacities.reserve(layers_.size());
   for (int i = 0; i < layers(); ++i) {
-    const int64_t wanted = hp_.recurrent(i) ? 0 : layer(i).length + std::max(growth_, tokens);
+    const int64_t wanted = hp_.has_rows(i) ? layer(i).length + std::max(growth_, tokens) : 0;
     capacities.push_back(most_rows.empty() ? wanted : std::min(wanted, most_rows[static_cast<size_t>(i)]));
   }
   return capacities;

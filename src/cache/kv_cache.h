@@ -109,6 +109,8 @@ class KvCache {
   /// Rows a layer gets beyond its length when it grows first; twice as many each time after.
   static constexpr int64_t kFirstGrowth = 64;
 
+  /// A layer without rows (HParams::has_rows) has the lengths 0; what a layer reads, where it shares K and V,
+  /// is in that of HParams::rows_layer.
   struct Layer {
     KvRows rows;
     int64_t length = 0;  ///< rows in use

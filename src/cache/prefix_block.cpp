@@ -15,7 +15,7 @@ size_t PrefixBlock::bytes(const HParams& hp, KvTypes types, int64_t tokens) {
   size_t all = 0;
   for (int layer = 0; layer < hp.n_layer; ++layer)
     for (const auto type : {types.k, types.v})
-      all += hp.recurrent(layer) ? 0 : tensor_bytes(hp.heads(layer), type, tokens);
+      all += hp.has_rows(layer) ? tensor_bytes(hp.heads(layer), type, tokens) : 0;
   return all;
 }
 
@@ -32,7 +32,7 @@ PrefixBlock::PrefixBlock(const HParams& hp, KvTypes types, int64_t tokens, HostM
     return tensor;
   };
   for (int layer = 0; layer < hp.n_layer; ++layer) {
-    if (hp.recurrent(layer)) {
+    if (!hp.has_rows(layer)) {
       layers_.push_back({nullptr, nullptr});
       continue;
     }

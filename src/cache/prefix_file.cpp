@@ -65,10 +65,10 @@ std::span<const uint8_t> bytes_of(const HostMemory& memory) {
   return {memory.data(), memory.size()};
 }
 
-/// A header has one size of heads for all layers.
+/// A header has one size of heads for all layers, each of which has K and V.
 void check_alike(const HParams& hp, const std::string& path) {
-  if (!hp.layers_alike())
-    throw Error(path + ": prefixes of models whose layers differ in size are not saved");
+  if (!hp.layers_alike() || hp.shared_layers > 0)
+    throw Error(path + ": prefixes of models whose layers differ in size or share K and V are not saved");
 }
 
 }  // namespace

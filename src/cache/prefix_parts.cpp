@@ -195,7 +195,7 @@ std::shared_ptr<const PrefixBlock> merged_block(Scheduler& scheduler, PrefixPart
     Graph graph(4 * static_cast<size_t>(hp.n_layer) * 4 + 16);
     auto* ctx = graph.ctx();
     for (int layer = 0; layer < hp.n_layer; ++layer) {
-      if (hp.recurrent(layer)) continue;
+      if (!hp.has_rows(layer)) continue;
       for (auto [from, to] :
            {std::pair{block->k(layer), merged->k(layer)}, {block->v(layer), merged->v(layer)}})
         graph.add(

@@ -56,7 +56,7 @@ void note_unused(std::span<const CLI::Option* const> options, const char* why) {
 std::string windows_text(const HParams& hp) {
   std::map<int, std::pair<int, int64_t>> layers;  // by window: how many, and bytes
   for (int layer = 0; layer < hp.n_layer; ++layer)
-    if (const int window = hp.attention_of(layer).window; window > 0) {
+    if (const int window = hp.attention_of(layer).window; window > 0 && hp.has_rows(layer)) {
       auto& [count, bytes] = layers[window];
       ++count;
       bytes += window * kv_token_bytes(hp, KvTypes{}, layer);
@@ -100,17 +100,19 @@ void show_model(const Model& model) {
                                bytes_text(hp.kv_layer_bytes_per_token() * full_layers), full_layers));
   if (const auto windows = windows_text(hp); !windows.empty()) line("sliding windows", windows);
   if (hp.recurrent())
-    line("recurrent layers",
-         fmt::format("{} layers, {} a sequence whatever its length, held twice",
-                     hp.n_layer - hp.row_layer(hp.n_layer), bytes_text(hp.state_bytes())));
-  if (const auto type = store_type(hp, "auto"); hp.layers_alike())
-    line(
-        "prefix store",
-        fmt::format("{} per token, {}{}",
-                    bytes_text(kv_token_bytes(hp, {type, type}) * hp.row_layer(hp.n_layer)), to_string(type),
-                    hp.recurrent() ? fmt::format(", and up to {} snapshots of recurrent layers, {} each",
-                                                 PrefixStoreOptions().snapshots, bytes_text(hp.state_bytes()))
-                                   : ""));
+    line("recurrent layers", fmt::format("{} layers, {} a sequence whatever its length, held twice",
+                                         hp.n_recurrent_layers(), bytes_text(hp.state_bytes())));
+  if (hp.shared_layers > 0)
+    line("shared K and V", fmt::format("the last {} layers read those of layers below", hp.shared_layers));
+  const auto type = store_type(hp, "auto");
+  int64_t bytes = 0;
+  for (int layer = 0; layer < hp.n_layer; ++layer)
+    if (hp.has_rows(layer)) bytes += kv_token_bytes(hp, {type, type}, layer);
+  line("prefix store",
+       fmt::format("{} per token, {}{}", bytes_text(bytes), to_string(type),
+                   hp.recurrent() ? fmt::format(", and up to {} snapshots of recurrent layers, {} each",
+                                                PrefixStoreOptions().snapshots, bytes_text(hp.state_bytes()))
+                                  : ""));
   print(text);
 }
 

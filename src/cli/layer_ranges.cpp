@@ -15,7 +15,7 @@ std::string layers_text(int first, int last) {
 std::vector<std::string> kept_by_layers(const HParams& hp, const std::vector<int64_t>& kept) {
   std::vector<std::string> runs;
   auto keeping = [&](size_t layer) {
-    while (layer < kept.size() && hp.recurrent(static_cast<int>(layer))) ++layer;
+    while (layer < kept.size() && !hp.has_rows(static_cast<int>(layer))) ++layer;
     return layer;
   };
   for (size_t first = keeping(0), next; first < kept.size(); first = next) {

@@ -66,7 +66,7 @@ int64_t LlamaTools::cells(int64_t n) const {
 int64_t LlamaTools::kv_bytes(const HParams& hp, int64_t n) const {
   int64_t all = 0;
   for (int layer = 0; layer < hp.n_layer; ++layer) {
-    if (hp.recurrent(layer)) continue;
+    if (!hp.has_rows(layer)) continue;
     const int64_t window = hp.attention_of(layer).window;
     // Of a window and the tokens that are computed together.
     const int64_t rows = window > 0 ? std::min(cells(n), padded(window + chunk)) : cells(n);

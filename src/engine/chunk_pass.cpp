@@ -12,6 +12,7 @@ ChunkPass::ChunkPass(LoadedModel& m, Scheduler& scheduler, Pack& pack, int64_t c
 }
 
 void ChunkPass::embed(int64_t first, std::span<const Token> tokens) {
+  pack_.set_tokens(first, tokens);
   Graph graph(64);
   const auto count = static_cast<int64_t>(tokens.size());
   auto* ids = graph.input(GGML_TYPE_I32, count);
@@ -31,17 +32,29 @@ void ChunkPass::go_to(int layer) {
     masks_.try_emplace(window, *m_.backends, rows_, chunk_, m_.backends->device_of(layer), window);
 }
 
+ggml_tensor* ChunkPass::finish_layer(ggml_context* ctx, int layer, int64_t first, int64_t count,
+                                     ggml_tensor* attention) const {
+  auto* x = pack_.hidden_at(ctx, first, count);
+  Family::LayerTokens tokens;
+  if (m_.hp.n_embd_layer > 0) {
+    auto* ids = pack_.tokens_at(ctx, first, count);
+    tokens = {m_.family->embed(ctx, m_.hp, m_.weights, ids),
+              m_.family->embed_in_layer(ctx, m_.hp, m_.weights, layer, ids)};
+  }
+  return ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, attention, tokens), x);
+}
+
 void ChunkPass::pass(Graph& graph, int layer, int64_t first, int64_t count, const Behind& behind) const {
   auto* ctx = graph.ctx();
   auto* x = pack_.hidden_at(ctx, first, count);
-  const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x,
-                                               pack_.positions_at(ctx, first, count), Family::kQkv);
-  store_kv(graph, behind.rows, behind.end, qkv);
+  const auto qkv =
+      m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x, pack_.positions_at(ctx, first, count),
+                                  m_.hp.has_rows(layer) ? Family::kQkv : Family::kQ);
+  if (m_.hp.has_rows(layer)) store_kv(graph, behind.rows, behind.end, qkv);
   auto* attention =
       attend(graph, layer, qkv.q, behind.rows, behind.end, 0, behind.begins, {}, behind.replayed);
   if (!behind.output) return;
-  attention = build_gated(ctx, attention, qkv.gate);
-  graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, attention), x));
+  graph.add(finish_layer(ctx, layer, first, count, build_gated(ctx, attention, qkv.gate)));
 }
 
 void ChunkPass::recur(Graph& graph, int layer, int64_t first, int64_t count,
@@ -49,7 +62,7 @@ void ChunkPass::recur(Graph& graph, int layer, int64_t first, int64_t count,
   auto* ctx = graph.ctx();
   auto* x = pack_.hidden_at(ctx, first, count);
   auto* read = m_.family->recur(graph, m_.hp, m_.weights, layer, x, runs);
-  graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, read), x));
+  graph.add(finish_layer(ctx, layer, first, count, read));
 }
 
 ggml_tensor* ChunkPass::attend(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,

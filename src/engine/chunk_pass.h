@@ -40,8 +40,8 @@ class ChunkPass {
 
   /// What tokens that come later find in a layer.
   struct Behind {
-    const KvRows& rows;
-    int64_t end = 0;                       ///< rows that are there; theirs follow
+    const KvRows& rows;  ///< of HParams::rows_layer
+    int64_t end = 0;     ///< rows that are there; theirs follow, or have where it shares them
     std::span<const int64_t> begins = {};  ///< these two as attend() takes them
     const ReplayMaxima* replayed = nullptr;
     bool output = true;  ///< whether their hidden states are wanted
@@ -52,6 +52,11 @@ class ChunkPass {
   /// The same where the layer is recurrent. `runs`: the states of the sequences that they belong to.
   void recur(Graph& graph, int layer, int64_t first, int64_t count,
              std::span<const Family::StateRun> runs) const;
+
+  /// What a layer makes of the pack's tokens [first, first + count), a node that puts it in the place of
+  /// their hidden states. `attention`: as Family::finish_layer() takes it.
+  ggml_tensor* finish_layer(ggml_context* ctx, int layer, int64_t first, int64_t count,
+                            ggml_tensor* attention) const;
 
   /// The layer's causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t its own:
   /// [d_head·n_head, t] F32. `column`: where q begins in its chunk. `begins`: KvCache::Layer::begins, none

@@ -26,15 +26,12 @@ int64_t rounded_up(int64_t length) {
   return (length + kLengthStep) / kLengthStep * kLengthStep;
 }
 
-/// With the token that is about to be stored.
+/// Of a layer that has rows, with the token that is about to be stored.
 AttendedRows attended_rows(const KvCache& cache, int layer, int64_t window) {
   const auto& [rows, length, prompt, begins] = cache.layer(layer);
-  auto host_rows = [&](const ggml_tensor* t) {
-    return HostRows{t->type, static_cast<const char*>(t->data), t->nb[1],
-                    ggml_row_size(t->type, cache.d_head(layer))};
-  };
-  return {.k = host_rows(rows.k()),
-          .v = host_rows(rows.v()),
+  const int64_t d_head = cache.d_head(layer);
+  return {.k = host_rows(rows.k(), d_head),
+          .v = host_rows(rows.v(), d_head),
           .length = length + 1,
           .begins = begins,
           .chosen = cache.chosen != nullptr ? &(*cache.chosen)[static_cast<size_t>(layer)] : nullptr,
@@ -50,7 +47,8 @@ bool DecodeGraph::before(const KvCache& a, const KvCache& b) {
 
 size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
   const auto experts = static_cast<size_t>(hp.mixture.used);
-  return 128 + static_cast<size_t>(hp.n_layer) * (64 + 32 * caches + (experts > 0 ? 32 + 2 * experts : 0));
+  const size_t in_layer = 64 + (experts > 0 ? 48 + 2 * experts : 0) + (hp.n_embd_layer > 0 ? 32 : 0);
+  return 128 + static_cast<size_t>(hp.n_layer) * (in_layer + 32 * caches);
 }
 
 DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
@@ -58,6 +56,7 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
       kind_(result),
       n_head_(m.hp.n_head),
       share_(m.hp.n_head / m.hp.n_head_kv),
+      hp_(m.hp),
       versions_(caches.size(), 0) {
   auto* ctx = graph_.ctx();
   const auto count = static_cast<int64_t>(caches.size());
@@ -71,21 +70,37 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
   tokens_ = graph_.input(GGML_TYPE_I32, count);
   positions_ = graph_.input(GGML_TYPE_I32, count);
   auto* x = m.family->embed(ctx, m.hp, m.weights, tokens_);
+  std::vector<Family::LayerTokens> tokens(static_cast<size_t>(m.hp.n_layer));
+  for (int layer = 0; layer < m.hp.n_layer && m.hp.n_embd_layer > 0; ++layer) {
+    auto& of_layer = tokens[static_cast<size_t>(layer)];
+    of_layer = {x, m.family->embed_in_layer(ctx, m.hp, m.weights, layer, tokens_)};
+    // All first, in one run of nodes on the CPU, which has the tables.
+    graph_.add(of_layer.rows);
+  }
   for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    const auto& tokens_of_layer = tokens[static_cast<size_t>(layer)];
     if (const auto& b = *m.backends; layer > 0 && b.device_of(layer) != b.device_of(layer - 1))
       graph_.read_on(x, b.backend(b.device_of(layer)));
     for (const auto* cache : caches) places_.push_back(place_of(*cache, layer));
     if (m.hp.recurrent(layer)) {
       layer_class_.push_back(kNoClass);
-      x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, recur(m, caches, layer, x));
+      x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, recur(m, caches, layer, x), tokens_of_layer);
       continue;
     }
-    const auto& layout = class_of(caches, layer, m.attention(layer).window);
-    const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_, Family::kQkv);
-    store(caches, layer, qkv, layout.slots);
-    keep_queries(caches, layer, qkv.q);
+    const bool own = m.hp.has_rows(layer);
+    if (own)
+      layer_class_.push_back(class_of(caches, layer, m.attention(layer).window));
+    else
+      layer_class_.push_back(kNoClass);
+    const auto& layout = classes_[layer_class_[static_cast<size_t>(m.hp.rows_layer(layer))]];
+    const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_,
+                                                own ? Family::kQkv : Family::kQ);
+    if (own) {
+      store(caches, layer, qkv, layout.slots);
+      keep_queries(caches, layer, qkv.q);
+    }
     auto* read = build_gated(ctx, attention(m, caches, layer, qkv.q, layout), qkv.gate);
-    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, read);
+    x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, read, tokens_of_layer);
   }
   x = m.family->logits(ctx, m.hp, m.weights, x);
   result_ = graph_.output(result == Result::kGreedy ? ggml_argmax(ctx, x) : x);
@@ -121,14 +136,10 @@ DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer, int64_t wind
   return out;
 }
 
-const DecodeGraph::LayoutClass& DecodeGraph::class_of(Batch caches, int layer, int64_t window) {
+size_t DecodeGraph::class_of(Batch caches, int layer, int64_t window) {
   auto layout = layout_of(caches, layer, window);
   for (size_t i = 0; i < classes_.size(); ++i)
-    if (classes_[i].layout == layout) {
-      layer_class_.push_back(i);
-      return classes_[i];
-    }
-  layer_class_.push_back(classes_.size());
+    if (classes_[i].layout == layout) return i;
   auto& c = classes_.emplace_back();
   c.layer = layer;
   c.slots = graph_.input(GGML_TYPE_I64, static_cast<int64_t>(caches.size()));
@@ -141,7 +152,7 @@ const DecodeGraph::LayoutClass& DecodeGraph::class_of(Batch caches, int layer, i
     c.contents.emplace_back(static_cast<size_t>(ggml_nelements(mask)), kHidden);
   }
   c.layout = std::move(layout);
-  return c;
+  return classes_.size() - 1;
 }
 
 void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots) {
@@ -183,6 +194,7 @@ ggml_tensor* DecodeGraph::attention(LoadedModel& m, Batch caches, int layer, ggm
                                     const LayoutClass& c) {
   auto* ctx = graph_.ctx();
   const auto how = m.attention(layer);
+  const int from = m.hp.rows_layer(layer);
   if (c.layout.runs.empty()) {
     auto& rows = in_place_[static_cast<size_t>(layer)];
     rows = {m.hp.heads(layer).n_head_kv, how.logits,
@@ -194,7 +206,7 @@ ggml_tensor* DecodeGraph::attention(LoadedModel& m, Batch caches, int layer, ggm
   for (size_t i = 0; i < c.layout.runs.size(); ++i) {
     const auto& run = c.layout.runs[i];
     const auto& cache = *caches[run.first];
-    const KvStack stack{cache.arena_rows(layer), cache.layer(layer).rows.first(), run.distance,
+    const KvStack stack{cache.arena_rows(from), cache.layer(from).rows.first(), run.distance,
                         static_cast<int64_t>(run.count), run.visible};
     parts.push_back(attend(
         ctx, how, token_columns(ctx, q, static_cast<int64_t>(run.first), static_cast<int64_t>(run.count)),
@@ -286,10 +298,12 @@ void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
     }
   }
   for (size_t c = 0; c < caches.size(); ++c) versions_[c] = caches[c]->version();
-  for (size_t layer = 0; layer < in_place_.size(); ++layer)
+  for (size_t layer = 0; layer < in_place_.size(); ++layer) {
+    const int from = hp_.rows_layer(static_cast<int>(layer));
     for (size_t c = 0; c < in_place_[layer].columns.size(); ++c)
       in_place_[layer].columns[c] =
-          attended_rows(*caches[c], static_cast<int>(layer), classes_[layer_class_[layer]].layout.window);
+          attended_rows(*caches[c], from, classes_[layer_class_[static_cast<size_t>(from)]].layout.window);
+  }
 }
 
 }  // namespace windowkv

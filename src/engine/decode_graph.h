@@ -70,7 +70,7 @@ class DecodeGraph {
   };
 
   Layout layout_of(Batch caches, int layer, int64_t window) const;
-  const LayoutClass& class_of(Batch caches, int layer, int64_t window);
+  size_t class_of(Batch caches, int layer, int64_t window);
   void store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots);
   void keep_queries(Batch caches, int layer, ggml_tensor* q);
   ggml_tensor* recur(LoadedModel& m, Batch caches, int layer, ggml_tensor* x);
@@ -98,7 +98,8 @@ class DecodeGraph {
   }
   std::vector<Place> places_;  ///< by layer and column
   static constexpr size_t kNoClass = SIZE_MAX;
-  std::vector<size_t> layer_class_;  ///< by layer; none of a recurrent one
+  const HParams& hp_;
+  std::vector<size_t> layer_class_;  ///< by layer; none of one without rows
   std::vector<LayoutClass> classes_;
   std::vector<int64_t> slots_;          ///< by column, of one class at a time
   std::vector<uint64_t> versions_;      ///< by column: of the cache the masks were filled for

@@ -43,7 +43,7 @@ KvPool Engine::make_pool(int64_t bytes) {
   const int64_t units = bytes / unit;
   if (units < m.hp.common_units())
     throw Error(fmt::format("{} bytes of KV memory are too few for one token", bytes));
-  const auto cut = KvMemory::cut(*m.backends, units);
+  const auto cut = KvMemory::cut(*m.backends, m.hp, units);
   for (size_t device = 0; device < cut.size(); ++device) {
     const int64_t available = m.backends->free_memory(device);
     const int64_t wanted = cut.size() == 1 ? bytes : cut[device] * unit;

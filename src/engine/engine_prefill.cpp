@@ -203,8 +203,8 @@ void Engine::State::prepare(std::span<Job> jobs, const PrefillOptions& prefill) 
         const int64_t kept = in_store ? n - job.stored.in_block
                              : later  ? 0
                                       : job.selectors[i]->capacity(layer);
-        capacities.push_back(
-            m.hp.recurrent(layer) ? 0 : Eviction::capacity(m.hp, *policy, layer, kept + reserve));
+        capacities.push_back(m.hp.has_rows(layer) ? Eviction::capacity(m.hp, *policy, layer, kept + reserve)
+                                                  : 0);
       }
       without_room.collect(index, [&] {
         job.next[i].cache =
@@ -232,7 +232,7 @@ void Engine::State::attach_recall(const StoredPrefix& stored, int64_t n, Sequenc
   if (stored.in_block == n)
     return sequence.recall->attach(merged_block(prefill_scheduler, *stored.parts), n, cache);
   for (int layer = 0; layer < m.hp.n_layer; ++layer) {
-    if (m.hp.recurrent(layer)) continue;
+    if (!m.hp.has_rows(layer)) continue;
     restore_rows(prefill_scheduler, *stored.parts, layer, stored.in_block, n, cache.layer(layer).rows);
     cache.layer(layer).length = cache.layer(layer).prompt = n - stored.in_block;
   }
@@ -314,9 +314,10 @@ std::vector<float> Engine::State::run(Job& job, const PrefillOptions& prefill) {
     }
     sequence.bytes.padding = std::max<int64_t>(0, sequence.bytes.padding - sequence.bytes.kept);
     sequence.bytes.kept += m.hp.state_bytes();
-    sequence.bytes.full =
-        (sequence.reads_store ? m.hp.full_rows(n) * kv_token_bytes(m.hp, types) : m.hp.full_bytes(n)) +
-        m.hp.state_bytes();
+    sequence.bytes.full = m.hp.state_bytes();
+    for (int layer = 0; layer < m.hp.n_layer; ++layer)
+      sequence.bytes.full +=
+          m.hp.full_rows(layer, n) * kv_token_bytes(m.hp, sequence.reads_store ? types : KvTypes{}, layer);
     sequence.bytes.peak = sequence.cache->meter().peak();
   }
   job.stored.added.reset();
@@ -378,8 +379,8 @@ std::span<const float> Engine::prefill(std::span<const PrefillRequest> requests,
   std::vector<int64_t> steps;
   for (const auto& job : jobs) {
     const auto lengths = job.lengths();
-    steps.push_back(
-        prefill_steps(hp, std::accumulate(lengths.begin(), lengths.end(), int64_t{0}), job.replays, chunk));
+    steps.push_back(prefill_steps(hp, std::accumulate(lengths.begin(), lengths.end(), int64_t{0}),
+                                  job.replays, chunk, options));
   }
   const int64_t all_steps = std::accumulate(steps.begin(), steps.end(), int64_t{0});
 

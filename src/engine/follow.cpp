@@ -13,7 +13,7 @@ namespace {
 
 void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const ChunkPass& pass, int layer,
                   const KvCache& cache) {
-  const auto& cached = cache.layer(layer);
+  const auto& cached = cache.layer(m.hp.rows_layer(layer));
   for (int64_t first = 0; first < pack.tokens(); first += pass.chunk()) {
     const int64_t count = std::min(pass.chunk(), pack.tokens() - first);
     Graph graph(chunk_nodes(m, pass.chunk(), 1));

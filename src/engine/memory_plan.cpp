@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 #include <set>
 
@@ -48,6 +47,7 @@ int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun&
   const int64_t recurrent = hp.recurrent() ? 4 * net.channels() + 6 * int64_t{net.d_head} * net.heads : 0;
   int64_t activations =
       width * (6 * int64_t{hp.n_embd} + std::max(inner, recurrent) + 2 * hp.kv_row(hp.widest_layer())) * 4;
+  if (hp.n_embd_layer > 0) activations += width * (int64_t{hp.n_embd} + 4 * hp.n_embd_layer) * 4;
   if (blas) activations += ProductAttention::bytes(hp, longest, width);
   // On the device and once more on the host.
   const int64_t copies = backends.is_cpu(backends.device_of(run.first)) ? 2 : 1;
@@ -152,7 +152,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     int64_t largest = 0;
     int64_t grown = 0;
     for (int layer = run.first; layer <= run.last; ++layer) {
-      if (hp.recurrent(layer)) {
+      if (!hp.has_rows(layer)) {
         plan.kv_kept += hp.state_bytes(layer);
         plan.kv_states += hp.state_bytes(layer);
         whole[w.prompt][static_cast<size_t>(layer)] = true;
@@ -176,15 +176,23 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
     if (Draft::wanted(hp, *w.policy, n)) plan.recall = std::max(plan.recall, scoring);
     plan.kv_growth = std::max(plan.kv_growth, grown + largest);
   }
-  const int with_rows = hp.row_layer(run.last + 1) - hp.row_layer(run.first);
   for (size_t prompt = 0; prompt < lengths.size(); ++prompt) {
-    for (int layer = run.first; layer <= run.last; ++layer)
-      plan.kv_full +=
-          hp.full_rows(layer, lengths[prompt]) * kv_token_bytes(hp, KvTypes{}, layer) + hp.state_bytes(layer);
-    const auto first = whole[prompt].begin() + run.first;
-    if (!std::all_of(first, first + run.count(), std::identity{}))
+    int in_turn = 0;  // layers that use places of the scratch in turn
+    bool all_whole = true;
+    for (int layer = run.first; layer <= run.last; ++layer) {
+      const int64_t row = kv_token_bytes(hp, KvTypes{}, layer);
+      plan.kv_full += hp.full_rows(layer, lengths[prompt]) * row + hp.state_bytes(layer);
+      const bool is_whole = whole[prompt][static_cast<size_t>(layer)];
+      if (hp.read_above(layer)) {
+        if (!is_whole) plan.kv_scratch += rounded(KvTypes{}, lengths[prompt], layer) * row;
+      } else if (hp.has_rows(layer)) {
+        ++in_turn;
+        all_whole = all_whole && is_whole;
+      }
+    }
+    if (!all_whole)
       plan.kv_scratch +=
-          std::min(in_flight, with_rows) * rounded(KvTypes{}, lengths[prompt], widest) * scratch_row;
+          std::min(in_flight, in_turn) * rounded(KvTypes{}, lengths[prompt], widest) * scratch_row;
   }
   plan.kv_scratch += rounded(KvTypes{}, repeated_rows, widest) * scratch_row;
   const int64_t received =
@@ -248,11 +256,13 @@ PoolPlan Engine::plan_pool(int64_t kv_bytes, int64_t n, const Policy& policy, in
   PoolPlan pool;
   // A pool is cut in proportion to the devices' layers: the one that holds most a layer needs all to be more.
   const int64_t unit = kv_row_bytes(state_->options.kv, state_->m.hp.kv_unit());
-  for (const auto& run : state_->m.backends->layer_runs()) {
-    if (run.count() == 0) continue;
-    const auto part = state_->plan(run, n, policy, reserve);
+  const auto& hp = state_->m.hp;
+  const auto layers = KvMemory::layers_by_device(*state_->m.backends, hp);
+  for (size_t device = 0; device < layers.size(); ++device) {
+    if (layers[device] == 0) continue;
+    const auto part = state_->plan(state_->m.backends->layer_runs()[device], n, policy, reserve);
     const int64_t units = (part.kv_kept - part.kv_states + part.kv_reserve) / unit;
-    const int64_t whole = (units * state_->m.hp.n_layer + run.count() - 1) / run.count();
+    const int64_t whole = (units * hp.row_layer(hp.n_layer) + layers[device] - 1) / layers[device];
     pool.sequence_bytes = std::max(pool.sequence_bytes, whole * unit);
   }
   pool.scratch_bytes = memory.kv_scratch;

@@ -5,11 +5,13 @@
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "backend/graph.h"
 #include "windowkv/model.h"
 #include "windowkv/selection.h"
+#include "windowkv/vocab.h"
 
 /// Tensors that live as long as one prefill, or as its layers are on one device.
 namespace windowkv {
@@ -147,10 +149,36 @@ class Pack {
   }
   /// Their positions in the text.
   ggml_tensor* positions_at(ggml_context* ctx, int64_t first, int64_t count) const {
-    const size_t offset = static_cast<size_t>(first) * sizeof(int32_t);
-    auto* positions = ggml_view_1d(ctx, part().positions, count, offset);
-    // Vulkan's kernels read them from the aligned address below, and say nothing.
-    return offset % backends_.alignment(device_) == 0 ? positions : ggml_cont(ctx, positions);
+    return numbers_at(ctx, part().positions, first, count);
+  }
+
+  /// Tells the ids of tokens that pass, which layers with embeddings of their own (HParams::n_embd_layer) ask
+  /// for.
+  void set_tokens(int64_t first, std::span<const Token> tokens) {
+    if (ids_.empty()) return;
+    std::ranges::copy(tokens, ids_.begin() + first);
+    ggml_backend_tensor_set(part().ids, tokens.data(), static_cast<size_t>(first) * sizeof(Token),
+                            tokens.size_bytes());
+  }
+  ggml_tensor* tokens_at(ggml_context* ctx, int64_t first, int64_t count) const {
+    return numbers_at(ctx, part().ids, first, count);
+  }
+
+  /// Makes the last token of each prompt the pack's first columns, in the prompts' order, where they are all
+  /// that passes further.
+  void keep_ends() {
+    std::vector<uint8_t> column(hidden->nb[1]);
+    int64_t to = 0;
+    for (const auto& end : ends()) {
+      const auto row = static_cast<size_t>(end.row);
+      ggml_backend_tensor_get(hidden, column.data(), row * column.size(), column.size());
+      ggml_backend_tensor_set(hidden, column.data(), static_cast<size_t>(to) * column.size(), column.size());
+      const auto position = static_cast<int32_t>(position_ + end.first);
+      ggml_backend_tensor_set(part().positions, &position, static_cast<size_t>(to) * sizeof position,
+                              sizeof position);
+      if (!ids_.empty()) set_tokens(to, std::span(&ids_[row], 1));
+      ++to;
+    }
   }
 
   const std::vector<int64_t>& lengths() const { return lengths_; }
@@ -209,15 +237,23 @@ class Pack {
   ggml_tensor* hidden = nullptr;
 
  private:
+  ggml_tensor* numbers_at(ggml_context* ctx, ggml_tensor* all, int64_t first, int64_t count) const {
+    const size_t offset = static_cast<size_t>(first) * sizeof(int32_t);
+    auto* numbers = ggml_view_1d(ctx, all, count, offset);
+    // Vulkan's kernels read them from the aligned address below, and say nothing.
+    return offset % backends_.alignment(device_) == 0 ? numbers : ggml_cont(ctx, numbers);
+  }
+
   /// What lies on one device. The rest outlives the hidden states, for layers that wait for ones above.
   struct Part {
     Part(const Backends& backends, size_t device, size_t strides)
         : hidden_storage(std::make_unique<Storage>(backends, "the hidden states", 1, device)),
-          storage(backends, "the observed queries", 4 + strides, device) {}
+          storage(backends, "the observed queries", 5 + strides, device) {}
 
     std::unique_ptr<Storage> hidden_storage;
     Storage storage;
     ggml_tensor* positions = nullptr;
+    ggml_tensor* ids = nullptr;  ///< of the tokens; null where no layer asks for them
     /// [d_head·n_head, observation · prompts · layers in flight] F32: queries of the last tokens
     ggml_tensor* observed = nullptr;
     ggml_tensor* moments = nullptr;  ///< [d_head, (d_head + 1) · n_head · prompts · layers in flight] F32
@@ -249,6 +285,7 @@ class Pack {
     hidden = p.hidden_storage->add(GGML_TYPE_F32, hp_.n_embd, columns);
     p.hidden_storage->allocate(/*clear=*/false);
     p.positions = p.storage.add(GGML_TYPE_I32, columns, 1);
+    if (hp_.n_embd_layer > 0) p.ids = p.storage.add(GGML_TYPE_I32, columns, 1);
     if (observation_ > 0)
       p.observed = p.storage.add(GGML_TYPE_F32, int64_t{hp_.d_head} * hp_.n_head,
                                  observation_ * in_flight_ * static_cast<int64_t>(lengths_.size()));
@@ -270,6 +307,9 @@ class Pack {
     for (auto length : lengths_) count_up(position_, length);
     for (auto [first, end] : behind_) count_up(first, end - first);
     ggml_backend_tensor_set(p.positions, numbers.data(), 0, ggml_nbytes(p.positions));
+    if (p.ids == nullptr) return;
+    ids_.resize(static_cast<size_t>(columns));
+    ggml_backend_tensor_set(p.ids, ids_.data(), 0, ggml_nbytes(p.ids));
   }
 
   Part& part() { return *parts_[device_]; }
@@ -285,6 +325,7 @@ class Pack {
   bool has_moments_;
   int64_t position_;
   std::vector<TokenRange> behind_;
+  std::vector<Token> ids_;  ///< of all tokens; none where no layer asks for them
   size_t device_ = 0;
   std::vector<std::optional<Part>> parts_;  ///< by device
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "engine/attention.h"
@@ -10,6 +11,7 @@
 #include "engine/draft.h"
 #include "engine/layer_selection.h"
 #include "engine/recall.h"
+#include "engine/row_attention.h"
 #include "policy/observed_attention.h"
 #include "support/clock.h"
 #include "windowkv/error.h"
@@ -38,20 +40,30 @@ class Prefill {
         replay_rows_(replay_rows(replays, lengths(prompts, 0))),
         chunk_(std::min(chunk, std::max(pack_.tokens(), longest_replay(replays)))),
         pass_(m, scheduler, pack_, chunk_, most_rows()),
-        steps_(prefill_steps(m.hp, pack_.tokens(), replays, chunk)) {
+        steps_(prefill_steps(m.hp, pack_.tokens(), replays, chunk, options)) {
     for (auto prompt : prompts) tokens_.insert(tokens_.end(), prompt.begin() + past_, prompt.end());
   }
 
-  /// Returns the logits of each prompt's last position, [n_vocab, prompts].
+  /// Returns the logits of each prompt's last position, [n_vocab, prompts]. Of what lies above the last layer
+  /// that has K and V of its own nothing stays: where no other logits are wanted, only those positions pass
+  /// it.
   std::vector<float> run() {
     for_chunks([&](int64_t first, int64_t count) {
       pass_.embed(first, std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
     });
     embed_replays();
     std::vector<float> logits;
-    const int last = m_.hp.n_layer - 1;
-    for (int layer = 0; layer <= last; ++layer) {
+    const int last = m_.hp.own_layers() - 1;
+    for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
       pass_.go_to(layer);
+      if (layer > last) {
+        if (options_.all_logits)
+          for_steps([&](int64_t first, int64_t count) {
+            run_chunk(layer, first, count, {.queries = false, .output = true});
+          });
+        settle(layer);
+        continue;
+      }
       const bool decides = std::any_of(targets_.begin(), targets_.end(),
                                        [&](const Target& t) { return t.selector->decides(layer); }) &&
                            pack_.observation() > 0;
@@ -71,24 +83,28 @@ class Prefill {
       if (recurrent) end_prompts(layer);
       if (stored_.added && !recurrent)
         store_rows(scheduler_, m_.hp, rows_for(layer, 0), stored_.common, layer, *stored_.added);
-      if (layer == last) logits = options_.all_logits ? report_all() : finish();
+      if (layer == last && !options_.all_logits) logits = finish();
       run_replays(layer);
       pack_.wait();
       for (const auto& target : targets_)
         if ((target.recall != nullptr || target.draft != nullptr) && target.selector->decides(layer))
           keep_last(layer, target);
-      for (auto& target : targets_) {
-        const auto start = Clock::now();
-        settle_layers(
-            m_, scheduler_, pack_, layer, [&](int l) -> const KvRows& { return rows_for(l, target.prompt); },
-            target);
-        target.selection_ms += ms_since(start);
-      }
+      settle(layer);
     }
-    return logits;
+    return options_.all_logits ? report_all() : logits;
   }
 
  private:
+  void settle(int layer) {
+    for (auto& target : targets_) {
+      const auto start = Clock::now();
+      settle_layers(
+          m_, scheduler_, pack_, layer, [&](int l) -> const KvRows& { return rows_for(l, target.prompt); },
+          target);
+      target.selection_ms += ms_since(start);
+    }
+  }
+
   static std::vector<int64_t> lengths(std::span<const std::span<const Token>> prompts, int64_t past) {
     std::vector<int64_t> lengths;
     lengths.reserve(prompts.size());
@@ -153,14 +169,22 @@ class Prefill {
     return nullptr;
   }
 
-  /// Where the layer's K and V of all tokens of a prompt go: straight into a cache that keeps all of them as
-  /// they are, else into the scratch, whose places the layers use in turn.
+  /// Where the K and V of all tokens of a prompt that the layer reads go: straight into a cache that keeps
+  /// all of them as they are, else into the scratch, whose places the layers use in turn. A layer that is
+  /// read further up has a place of its own, as long as there are layers.
   const KvRows& rows_for(int layer, size_t prompt) {
+    layer = m_.hp.rows_layer(layer);
     if (const auto* target = whole_target(layer, prompt)) return target->cache->layer(layer).rows;
-    auto& place = scratch_[static_cast<size_t>(m_.hp.row_layer(layer) % in_flight_)];
     const size_t device = m_.backends->device_of(layer);
+    if (m_.hp.read_above(layer)) {
+      auto& place = lasting_[layer];
+      if (!place.rows) place = make_scratch(device, scratch_capacities({layer, layer}, layer), layer);
+      return place.rows->layer(static_cast<int>(prompt));
+    }
+    auto& place = scratch_[static_cast<size_t>(m_.hp.row_layer(layer) % in_flight_)];
     if (place.device != device) place.rows.reset();
-    if (!place.rows) place = make_scratch(device, scratch_capacities(device));
+    if (const int widest = m_.hp.widest_layer(); !place.rows)
+      place = make_scratch(device, scratch_capacities(m_.backends->layer_runs()[device], widest), widest);
     return place.rows->layer_as(static_cast<int>(prompt), m_.hp.row_units(layer));
   }
 
@@ -168,10 +192,10 @@ class Prefill {
   const KvRows& rows_to_repeat(int layer, size_t prompt) {
     const size_t device = m_.backends->device_of(layer);
     if (replay_scratch_.device != device) replay_scratch_.rows.reset();
-    if (!replay_scratch_.rows)
+    if (const int widest = m_.hp.widest_layer(); !replay_scratch_.rows)
       replay_scratch_ = make_scratch(
-          device,
-          {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, replay_rows_, device, m_.hp.widest_layer())});
+          device, {KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, replay_rows_, device, widest)},
+          widest);
     const auto& to = replay_scratch_.rows->layer_as(0, m_.hp.row_units(layer));
     const auto& from = rows_for(layer, prompt);
     Graph graph(16);
@@ -182,15 +206,16 @@ class Prefill {
     return to;
   }
 
-  /// Rows of each prompt in a scratch on the device: none where none of its layers needs it.
-  std::vector<int64_t> scratch_capacities(size_t device) const {
-    const auto& run = m_.backends->layer_runs()[device];
+  /// Rows of each prompt in a scratch for layers of one device, as long as those of `widest`: none where none
+  /// of them needs it.
+  std::vector<int64_t> scratch_capacities(const LayerRun& run, int widest) const {
     std::vector<int64_t> capacities(pack_.lengths().size(), 0);
     for (size_t prompt = 0; prompt < capacities.size(); ++prompt)
       for (int layer = run.first; layer <= run.last && capacities[prompt] == 0; ++layer)
-        if (!m_.hp.recurrent(layer) && whole_target(layer, prompt) == nullptr)
-          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt), device,
-                                                   m_.hp.widest_layer());
+        if (m_.hp.has_rows(layer) && (!m_.hp.read_above(layer) || run.count() == 1) &&
+            whole_target(layer, prompt) == nullptr)
+          capacities[prompt] = KvArena::rounded_up(*m_.backends, m_.hp, KvTypes{}, rows_of(prompt),
+                                                   m_.backends->device_of(layer), widest);
     return capacities;
   }
 
@@ -200,11 +225,11 @@ class Prefill {
     size_t device = 0;
   };
 
-  /// Of rows of the widest layer: each layer takes of them what it needs.
-  Scratch make_scratch(size_t device, const std::vector<int64_t>& capacities) {
+  /// Of rows of that layer: others take of them what they need.
+  Scratch make_scratch(size_t device, const std::vector<int64_t>& capacities, int widest) {
     std::vector<KvSegment::Run> runs;
     std::vector<int64_t> units(m_.backends->device_count(), 0);
-    const int64_t row = m_.hp.row_units(m_.hp.widest_layer());
+    const int64_t row = m_.hp.row_units(widest);
     for (const int64_t capacity : capacities) {
       runs.push_back({capacity, row, device});
       units[device] += capacity * row;
@@ -246,16 +271,19 @@ class Prefill {
     auto* ctx = graph.ctx();
     auto* x = pack_.hidden_at(ctx, first, count);
     const bool all_queries = parts.output || !pack_.strides().empty() || pack_.has_moments();
+    const bool own = m_.hp.has_rows(layer);
     auto qkv =
         m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x, pack_.positions_at(ctx, first, count),
-                                    all_queries ? Family::kQkv : Family::kKv);
+                                    !own          ? Family::kQ
+                                    : all_queries ? Family::kQkv
+                                                  : Family::kKv);
     std::vector<ggml_tensor*> attention;
     for (const auto& run : runs) {
       const auto& rows = rows_for(layer, run.prompt);
       const auto part = columns_of(ctx, qkv, run.row - first, run.count);
-      store_kv(graph, rows, past_ + run.first, part);
+      if (own) store_kv(graph, rows, past_ + run.first, part);
       if (parts.queries) keep_queries(graph, layer, run, part.q);
-      if (pack_.has_moments() && !m_.hp.slides(layer))  // nothing is chosen there
+      if (pack_.has_moments() && chosen_in(layer))
         add_moments(graph, layer, run, part.q, pack_.positions_at(ctx, run.row, run.count));
       const auto sums = sums_of(ctx, run.prompt, layer);
       const bool summed = parts.output && pass_.sums_received();
@@ -266,8 +294,8 @@ class Prefill {
                                          summed ? sums : std::vector<ReceivedSum>{}));
     }
     if (parts.output) {
-      auto* out = build_gated(ctx, join_columns(ctx, std::move(attention)), qkv.gate);
-      graph.add(ggml_cpy(ctx, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, x, out), x));
+      graph.add(pass_.finish_layer(ctx, layer, first, count,
+                                   build_gated(ctx, join_columns(ctx, std::move(attention)), qkv.gate)));
     }
     run_step(graph, chunks_before(first + count) - chunks_before(first));
   }
@@ -378,7 +406,7 @@ class Prefill {
                      {.rows = rows,
                       .end = rows_of(prompt) + first,
                       .replayed = &maxima,
-                      .output = layer + 1 < m_.hp.n_layer});
+                      .output = layer + 1 < m_.hp.own_layers()});
           run_step(graph);
         });
       });
@@ -437,9 +465,12 @@ class Prefill {
     scheduler_.run(graph);
   }
 
+  /// Whether a policy is told of the layer.
+  bool chosen_in(int layer) const { return m_.hp.has_rows(layer) && !m_.hp.slides(layer); }
+
   std::vector<ReceivedSum> sums_of(ggml_context* ctx, size_t prompt, int layer) const {
     std::vector<ReceivedSum> sums;
-    if (m_.hp.slides(layer)) return sums;  // nothing is chosen there
+    if (!chosen_in(layer)) return sums;
     for (const int64_t stride : pack_.strides())
       sums.push_back({stride, pack_.received(ctx, prompt, layer, stride)});
     return sums;
@@ -486,29 +517,62 @@ class Prefill {
     }
   }
 
-  /// The last layer's attention and feed-forward for each prompt's last position only.
+  /// Each prompt's last position alone, through what is left from the last layer with K and V of its own on.
   std::vector<float> finish() {
     const auto ends = pack_.ends();
-    Graph graph(chunk_nodes(m_, chunk_, ends.size()));
+    const auto count = static_cast<int64_t>(ends.size());
+    pack_.keep_ends();
+    for (int layer = m_.hp.own_layers() - 1;; ++layer) {
+      pass_.go_to(layer);
+      Graph graph(chunk_nodes(m_, chunk_, ends.size()));
+      auto* x = pack_.hidden_at(graph.ctx(), 0, count);
+      if (!m_.hp.recurrent(layer)) x = finish_layer(graph, layer, ends);  // else all have passed it
+      if (layer + 1 == m_.hp.n_layer) return pass_.logits(graph, x);
+      graph.add(x);
+      scheduler_.run(graph);
+    }
+  }
+
+  /// A node that puts what the layer makes of the prompts' ends in the place of their hidden states.
+  ggml_tensor* finish_layer(Graph& graph, int layer, std::span<const Pack::Run> ends) {
     auto* ctx = graph.ctx();
-    const int layer = m_.hp.n_layer - 1;
-    std::vector<ggml_tensor*> last, attention;
+    const auto count = static_cast<int64_t>(ends.size());
+    const auto qkv =
+        m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, pack_.hidden_at(ctx, 0, count),
+                                    pack_.positions_at(ctx, 0, count), Family::kQ);
+    auto* attention = attend_ends(graph, layer, qkv.q, ends);
+    return pass_.finish_layer(ctx, layer, 0, count, build_gated(ctx, attention, qkv.gate));
+  }
+
+  /// Attention of the prompts' last positions, whose queries q are in the prompts' order.
+  ggml_tensor* attend_ends(Graph& graph, int layer, ggml_tensor* q, std::span<const Pack::Run> ends) {
+    auto* ctx = graph.ctx();
+    const auto how = m_.attention(layer);
+    // As decode does: ggml's kernel adds up in 16 bits where there is one query.
+    if (m_.backends->is_cpu(m_.backends->device_of(layer)) && row_kernels_take(GGML_TYPE_F16, q->ne[0])) {
+      end_rows_ = {m_.hp.heads(layer).n_head_kv,
+                   how.logits,
+                   how.sinks != nullptr ? static_cast<const float*>(how.sinks->data) : nullptr,
+                   {}};
+      for (const auto& end : ends) {
+        const auto& rows = rows_for(layer, end.prompt);
+        end_rows_.columns.push_back({.k = host_rows(rows.k(), q->ne[0]),
+                                     .v = host_rows(rows.v(), q->ne[0]),
+                                     .length = past_ + end.first + 1,
+                                     .window = how.window});
+      }
+      return attend_in_place(ctx, q, end_rows_);
+    }
+    std::vector<ggml_tensor*> attention;
     for (const auto& end : ends) {
-      last.push_back(pack_.hidden_at(ctx, end.row, 1));
-      if (m_.hp.recurrent(layer)) continue;  // passed
-      const auto qkv = m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, last.back(),
-                                                   pack_.positions_at(ctx, end.row, 1), Family::kQ);
-      const auto how = m_.attention(layer);
       const auto& rows = rows_for(layer, end.prompt);
       const int64_t row = past_ + end.first;
       const auto column = static_cast<int64_t>(attention.size());
-      auto* read = how.window > 0 ? pass_.attend(graph, layer, qkv.q, rows, row, column)
-                                  : attend(ctx, how, qkv.q, rows, 0, row + 1, nullptr);
-      attention.push_back(build_gated(ctx, read, qkv.gate));
+      auto* one = token_columns(ctx, q, column, 1);
+      attention.push_back(how.window > 0 ? pass_.attend(graph, layer, one, rows, row, column)
+                                         : attend(ctx, how, one, rows, 0, row + 1, nullptr));
     }
-    if (m_.hp.recurrent(layer)) return pass_.logits(graph, join_columns(ctx, last));
-    return pass_.logits(graph, m_.family->finish_layer(ctx, m_.hp, m_.weights, layer, join_columns(ctx, last),
-                                                       join_columns(ctx, attention)));
+    return join_columns(ctx, std::move(attention));
   }
 
   std::vector<float> report_all() {
@@ -536,6 +600,8 @@ class Prefill {
   int64_t chunk_;
   ChunkPass pass_;
   std::vector<Scratch> scratch_{static_cast<size_t>(in_flight_)};
+  RowAttention end_rows_;           ///< of finish(), whose graphs read it
+  std::map<int, Scratch> lasting_;  ///< by layer that is read further up
   Scratch replay_scratch_;
   int64_t steps_;
   int64_t done_ = 0;
@@ -543,11 +609,13 @@ class Prefill {
 
 }  // namespace
 
-int64_t prefill_steps(const HParams& hp, int64_t tokens, const Replays& replays, int64_t chunk) {
-  int64_t chunks = chunks_of(tokens, chunk);
+int64_t prefill_steps(const HParams& hp, int64_t tokens, const Replays& replays, int64_t chunk,
+                      const PrefillOptions& options) {
+  int64_t repeated = 0;
   for (const auto& of_prompt : replays)
-    for (const auto& part : of_prompt) chunks += chunks_of(part.length(), chunk);
-  return chunks * hp.n_layer;
+    for (const auto& part : of_prompt) repeated += chunks_of(part.length(), chunk);
+  return chunks_of(tokens, chunk) * (options.all_logits ? hp.n_layer : hp.own_layers()) +
+         repeated * hp.own_layers();
 }
 
 std::vector<float> run_prefill(LoadedModel& m, Scheduler& scheduler, int64_t chunk,

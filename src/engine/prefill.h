@@ -34,7 +34,8 @@ struct StoredPrefix {
 };
 
 /// Calls of PrefillOptions::progress: for prompts of so many tokens in all, and what is repeated of them.
-int64_t prefill_steps(const HParams& hp, int64_t tokens, const Replays& replays, int64_t chunk);
+int64_t prefill_steps(const HParams& hp, int64_t tokens, const Replays& replays, int64_t chunk,
+                      const PrefillOptions& options);
 
 /// Layer-major prefill: all prompts through one layer, then selection, then the next layer. Fills the
 /// targets' caches and stored.added, and returns the logits of each prompt's last position, [n_vocab,

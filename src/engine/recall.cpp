@@ -72,7 +72,7 @@ void Recall::connect(KvCache& cache) {
   if (rows_.empty())
     for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
       auto& rows = rows_.emplace_back();
-      if (m_.hp.recurrent(layer)) continue;
+      if (!m_.hp.has_rows(layer)) continue;
       rows.k = HostRows::of(block_->k(layer));
       rows.v = HostRows::of(block_->v(layer));
     }

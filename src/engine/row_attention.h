@@ -20,6 +20,11 @@ struct AttendedRows {
   int64_t window = 0;  ///< of all these, the last ones alone; 0: all
 };
 
+/// K or V of a cache or a scratch in host memory, [d_head·n_head_kv, rows].
+inline HostRows host_rows(const ggml_tensor* rows, int64_t d_head) {
+  return {rows->type, static_cast<const char*>(rows->data), rows->nb[1], ggml_row_size(rows->type, d_head)};
+}
+
 /// What the attention of one layer reads, by column. Filled anew before each computation of a graph that
 /// attends to it, and stays where it is as long as the graph.
 struct RowAttention {

@@ -68,7 +68,7 @@ class SlidingSelector final : public Selector {
       all.push_back(std::move(selection));
     };
     for (int layer = 0; layer < hp_.n_layer; ++layer)
-      if (hp_.slides(layer)) {
+      if (hp_.slides(layer) && hp_.has_rows(layer)) {
         const int64_t shown = hp_.full_rows(layer, n_);
         add(layer, {.budget = shown, .kept = {{n_ - shown, n_}}});
       }

@@ -75,13 +75,25 @@ class Family {
   virtual ggml_tensor* recur(Graph& graph, const HParams& hp, const Weights& weights, int layer,
                              ggml_tensor* x, std::span<const StateRun> runs) const = 0;
 
+  /// A chunk's tokens themselves, which a layer may take in beside what came through the layers below: both
+  /// null where HParams::n_embd_layer is 0.
+  struct LayerTokens {
+    ggml_tensor* embedded = nullptr;  ///< embed() of them
+    ggml_tensor* rows = nullptr;      ///< embed_in_layer() of them
+  };
+
   /// Attention output [n_head·d_head, t] and the layer's input x → the layer's output [n_embd, t].
   virtual ggml_tensor* finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
-                                    ggml_tensor* x, ggml_tensor* attention) const = 0;
+                                    ggml_tensor* x, ggml_tensor* attention,
+                                    const LayerTokens& tokens) const = 0;
 
   /// Token ids [t] I32 → hidden states [n_embd, t] F32.
   virtual ggml_tensor* embed(ggml_context* ctx, const HParams& hp, const Weights& weights,
                              ggml_tensor* tokens) const = 0;
+
+  /// Token ids [t] I32 → their rows of the layer's own embedding, [n_embd_layer, t] F32.
+  virtual ggml_tensor* embed_in_layer(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
+                                      ggml_tensor* tokens) const = 0;
 
   /// Last layer's output [n_embd, t] → logits [n_vocab, t] F32.
   virtual ggml_tensor* logits(ggml_context* ctx, const HParams& hp, const Weights& weights,

@@ -23,9 +23,14 @@ HParams read_common(const GgufFile& file, bool layers_may_differ) {
   hp.n_head = file.get_int(key("attention.head_count"));
   if (!layers_may_differ) hp.n_head_kv = file.find_int(key("attention.head_count_kv")).value_or(hp.n_head);
   // A mixture without dense layers may name none.
-  hp.n_ff = file.find_int(key("feed_forward_length"))
-                .value_or(file.find_int(key("expert_feed_forward_length")).value_or(0));
-  if (hp.n_ff == 0) hp.n_ff = file.get_int(key("feed_forward_length"));
+  if (layers_may_differ && file.find_array_size(key("feed_forward_length"))) {
+    hp.layer_n_ff = file.get_ints(key("feed_forward_length"), hp.n_layer);
+    hp.n_ff = std::ranges::max(hp.layer_n_ff);
+  } else {
+    hp.n_ff = file.find_int(key("feed_forward_length"))
+                  .value_or(file.find_int(key("expert_feed_forward_length")).value_or(0));
+    if (hp.n_ff == 0) hp.n_ff = file.get_int(key("feed_forward_length"));
+  }
   hp.n_ctx_train = file.get_int(key("context_length"));
   hp.rms_eps = file.get_float(key("attention.layer_norm_rms_epsilon"));
 
@@ -51,6 +56,7 @@ HParams read_common(const GgufFile& file, bool layers_may_differ) {
                 " layers");
   positive("embedding_length", hp.n_embd, 1 << 20);
   positive("feed_forward_length", hp.n_ff, 1 << 22);
+  for (const int width : hp.layer_n_ff) positive("feed_forward_length", width, 1 << 22);
   positive("attention.head_count", hp.n_head, 1 << 12);
   std::vector<int> kv_heads(static_cast<size_t>(hp.n_layer), hp.n_head_kv);
   if (layers_may_differ) kv_heads = file.get_ints(key("attention.head_count_kv"), hp.n_layer);
@@ -181,12 +187,22 @@ int64_t HParams::full_bytes(int64_t tokens) const {
 std::vector<int> HParams::full_layers() const {
   std::vector<int> layers;
   for (int layer = 0; layer < n_layer; ++layer)
-    if (!slides(layer) && !recurrent(layer)) layers.push_back(layer);
+    if (!slides(layer) && has_rows(layer)) layers.push_back(layer);
   return layers;
+}
+
+bool HParams::read_above(int layer) const {
+  for (int above = own_layers(); above < n_layer; ++above)
+    if (rows_layer(above) == layer) return true;
+  return false;
 }
 
 bool HParams::recurrent() const {
   return std::ranges::any_of(attention, &AttentionSpec::recurrent);
+}
+
+int HParams::n_recurrent_layers() const {
+  return static_cast<int>(std::ranges::count_if(attention, &AttentionSpec::recurrent));
 }
 
 int64_t HParams::state_bytes() const {
@@ -196,7 +212,7 @@ int64_t HParams::state_bytes() const {
 }
 
 int64_t HParams::full_rows(int layer, int64_t tokens) const {
-  if (recurrent(layer)) return 0;
+  if (!has_rows(layer)) return 0;
   const int64_t window = attention_of(layer).window;
   return window > 0 ? std::min(tokens, window) : tokens;
 }

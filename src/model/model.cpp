@@ -20,7 +20,9 @@ std::unique_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
   m->hp = read_common(*m->file, m->family->layers_may_differ());
   m->family->read(*m->file, m->hp);
   check_window(*m->file, *m->family, m->hp);
-  m->backends->place_layers(m->hp.n_layer, options.tensor_split);
+  // Layers that share K and V, and those they read.
+  const int joined = m->hp.shared_layers > 0 ? m->hp.shared_layers + 2 : 0;
+  m->backends->place_layers(m->hp.n_layer, options.tensor_split, std::min(joined, m->hp.n_layer));
 
   WeightLoader loader(*m->file);
   m->family->declare(loader, m->hp, m->weights);

@@ -89,8 +89,7 @@ bool WeightLoader::add(ggml_tensor*& slot, const std::string& name, std::initial
   return true;
 }
 
-void WeightLoader::add_stacked(std::initializer_list<Stacked> parts, const std::string& name, int64_t width,
-                               int layer) {
+void WeightLoader::add_stacked(std::span<const Stacked> parts, const std::string& name, int64_t width) {
   int64_t rows = 0;
   for (const auto& part : parts) rows += part.rows;
   auto tensor = checked(name, {width, rows}, WeightUse::kMatMul);
@@ -99,7 +98,7 @@ void WeightLoader::add_stacked(std::initializer_list<Stacked> parts, const std::
   for (const auto& part : parts) {
     tensor.ne[1] = part.rows;
     tensor.bytes = row * static_cast<size_t>(part.rows);
-    requests_.push_back({part.slot, name, tensor, WeightUse::kMatMul, layer});
+    requests_.push_back({part.slot, name, tensor, WeightUse::kMatMul, part.layer});
     tensor.data += tensor.bytes;
   }
 }

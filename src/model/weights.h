@@ -4,6 +4,7 @@
 
 #include <initializer_list>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,14 +37,26 @@ struct LayerWeights {
   ggml_tensor* rating_bias = nullptr;  ///< [experts], on what the router says
   ggml_tensor* gate_bias = nullptr;    ///< these two of a mixture, [n_ff, experts]
   ggml_tensor* up_bias = nullptr;
-  ggml_tensor* down_bias = nullptr;      ///< of a mixture, [n_embd, experts]
+  ggml_tensor* down_bias = nullptr;     ///< of a mixture, [n_embd, experts]
+  ggml_tensor* router_scale = nullptr;  ///< [n_embd], of what the router reads
+  ggml_tensor* gate_up = nullptr;       ///< of a mixture, both in one: [n_embd, 2·n_ff, experts]; else null
+  ggml_tensor* down_scale = nullptr;    ///< of a mixture, [experts]
+  ggml_tensor* expert_norm = nullptr;   ///< these three [n_embd], where experts are beside a dense part
+  ggml_tensor* expert_post_norm = nullptr;
+  ggml_tensor* shared_post_norm = nullptr;
   ggml_tensor* shared_gate = nullptr;    ///< [n_embd, n_ff_shared], of the expert that every token passes
   ggml_tensor* shared_up = nullptr;      ///< likewise
   ggml_tensor* shared_down = nullptr;    ///< [n_ff_shared, n_embd]
   ggml_tensor* shared_router = nullptr;  ///< [n_embd], that expert's gate
   ggml_tensor* ffn_post_norm = nullptr;  ///< [n_embd]
   ggml_tensor* output_scale = nullptr;   ///< [1], of the layer's output
-  ggml_tensor* sinks = nullptr;          ///< [n_head], logits that every query also attends to
+  // Of embeddings that the layer takes in by itself (layer_embedding.h):
+  ggml_tensor* token_proj = nullptr;       ///< [n_embd, n_embd_layer]
+  ggml_tensor* token_norm = nullptr;       ///< [n_embd_layer], one a device
+  ggml_tensor* token_gate = nullptr;       ///< [n_embd, n_embd_layer]
+  ggml_tensor* token_out = nullptr;        ///< [n_embd_layer, n_embd]
+  ggml_tensor* token_post_norm = nullptr;  ///< [n_embd]
+  ggml_tensor* sinks = nullptr;            ///< [n_head], logits that every query also attends to
   // Of a recurrent layer (DeltaNet), whose wo is [d_head·heads, n_embd]:
   ggml_tensor* delta_qkv = nullptr;          ///< [n_embd, channels]
   ggml_tensor* delta_gate = nullptr;         ///< [n_embd, d_head·heads]
@@ -58,6 +71,7 @@ struct LayerWeights {
 
 struct Weights {
   ggml_tensor* token_embd = nullptr;   ///< [n_embd, n_vocab]
+  ggml_tensor* layer_embd = nullptr;   ///< [n_embd_layer·n_layer, n_vocab], null where layers have none
   ggml_tensor* output_norm = nullptr;  ///< [n_embd]
   ggml_tensor* output = nullptr;       ///< [n_embd, n_vocab]; the embedding where tied
   std::vector<LayerWeights> layers;
@@ -83,12 +97,14 @@ class WeightLoader {
            int layer, Presence presence = Presence::kRequired);
 
   /// Matrices [width, rows] that the file has as one, the rows of each behind those of the one before: each
-  /// becomes a tensor of its own. Throws Error for a missing tensor and a wrong shape.
+  /// becomes a tensor of its own, on the device of its layer. Throws Error for a missing tensor and a wrong
+  /// shape.
   struct Stacked {
     ggml_tensor** slot;
     int64_t rows;
+    int layer;
   };
-  void add_stacked(std::initializer_list<Stacked> parts, const std::string& name, int64_t width, int layer);
+  void add_stacked(std::span<const Stacked> parts, const std::string& name, int64_t width);
 
   /// Tensors whose names begin so are no part of the graph.
   void leave_out(const std::string& prefix) { left_out_.push_back(prefix); }

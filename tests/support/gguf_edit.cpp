@@ -29,18 +29,18 @@ std::string edit_gguf(const std::string& source, std::string_view name,
     const std::string tensor = gguf_get_tensor_name(from.get(), i);
     const bool gone = std::any_of(changes.removed.begin(), changes.removed.end(), is(tensor));
     const bool replaced = std::any_of(changes.replaced.begin(), changes.replaced.end(),
-                                      [&](const auto& r) { return r.first == tensor; });
+                                      [&](const auto& r) { return r.name == tensor; });
     if (!gone && !replaced) gguf_add_tensor(to.get(), ggml_get_tensor(data.get(), tensor.c_str()));
   }
   size_t bytes = 0;
-  for (const auto& [tensor, shape] : changes.replaced) {
+  for (const auto& [tensor, shape, type] : changes.replaced) {
     size_t size = 4;
     for (auto n : shape) size *= static_cast<size_t>(n);
     bytes += size + ggml_tensor_overhead() + 64;
   }
   const ggml_context_ptr fresh(ggml_init({bytes + 1024, nullptr, /*no_alloc=*/false}));
-  for (const auto& [tensor, shape] : changes.replaced) {
-    auto* zeros = ggml_new_tensor(fresh.get(), GGML_TYPE_F32, static_cast<int>(shape.size()), shape.data());
+  for (const auto& [tensor, shape, type] : changes.replaced) {
+    auto* zeros = ggml_new_tensor(fresh.get(), type, static_cast<int>(shape.size()), shape.data());
     std::memset(zeros->data, 0, ggml_nbytes(zeros));
     ggml_set_name(zeros, tensor.c_str());
     gguf_add_tensor(to.get(), zeros);

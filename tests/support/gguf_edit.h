@@ -15,13 +15,18 @@ struct GgufEdit {
   gguf_context* meta;
   /// Drops a tensor from the file.
   void remove_tensor(const std::string& name) { removed.push_back(name); }
-  /// Writes a tensor of F32 zeros in the place of the one there is, or as a new one.
-  void replace_tensor(const std::string& name, std::vector<int64_t> shape) {
-    replaced.emplace_back(name, shape);
+  /// Writes a tensor of zeros in the place of the one there is, or as a new one.
+  void replace_tensor(const std::string& name, std::vector<int64_t> shape, ggml_type type = GGML_TYPE_F32) {
+    replaced.push_back({name, std::move(shape), type});
   }
 
   std::vector<std::string> removed;
-  std::vector<std::pair<std::string, std::vector<int64_t>>> replaced;
+  struct Replaced {
+    std::string name;
+    std::vector<int64_t> shape;
+    ggml_type type;
+  };
+  std::vector<Replaced> replaced;
 };
 
 /// Writes an edited copy of a GGUF into the temporary folder and returns its path.

@@ -37,18 +37,33 @@ void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, La
   const std::string prefix = "blk." + std::to_string(layer) + ".";
   auto add = [&](ggml_tensor*& slot, const char* name, std::initializer_list<int64_t> shape, WeightUse use,
                  Presence presence = Presence::kRequired) {
-    loader.add(slot, prefix + name, shape, use, layer, presence);
+    return loader.add(slot, prefix + name, shape, use, layer, presence);
   };
+  const int64_t width = hp.ff_width(layer);
   if (m.experts > 0 && layer >= m.dense_layers) {
     add(w.router, "ffn_gate_inp.weight", {hp.n_embd, m.experts}, kMatMul);
     add(w.router_bias, "exp_probs_b.bias", {m.experts}, kElementwise, router_bias);
-    add(w.gate, "ffn_gate_exps.weight", {hp.n_embd, m.n_ff, m.experts}, kExperts);
-    add(w.up, "ffn_up_exps.weight", {hp.n_embd, m.n_ff, m.experts}, kExperts);
+    if (!add(w.gate_up, "ffn_gate_up_exps.weight", {hp.n_embd, int64_t{2} * m.n_ff, m.experts}, kExperts,
+             m.beside_dense ? Presence::kOptional : Presence::kNone)) {
+      add(w.gate, "ffn_gate_exps.weight", {hp.n_embd, m.n_ff, m.experts}, kExperts);
+      add(w.up, "ffn_up_exps.weight", {hp.n_embd, m.n_ff, m.experts}, kExperts);
+    }
     add(w.down, "ffn_down_exps.weight", {m.n_ff, hp.n_embd, m.experts}, kExperts);
     add(w.rating_bias, "ffn_gate_inp.bias", {m.experts}, kElementwise, expert_biases);
     add(w.gate_bias, "ffn_gate_exps.bias", {m.n_ff, m.experts}, kExpertBias, expert_biases);
     add(w.up_bias, "ffn_up_exps.bias", {m.n_ff, m.experts}, kExpertBias, expert_biases);
     add(w.down_bias, "ffn_down_exps.bias", {hp.n_embd, m.experts}, kExpertBias, expert_biases);
+    if (m.beside_dense) {
+      add(w.router_scale, "ffn_gate_inp.scale", {hp.n_embd}, kElementwise);
+      add(w.down_scale, "ffn_down_exps.scale", {m.experts}, kElementwise, Presence::kOptional);
+      add(w.expert_norm, "pre_ffw_norm_2.weight", {hp.n_embd}, kElementwise);
+      add(w.expert_post_norm, "post_ffw_norm_2.weight", {hp.n_embd}, kElementwise);
+      add(w.shared_post_norm, "post_ffw_norm_1.weight", {hp.n_embd}, kElementwise);
+      add(w.shared_gate, "ffn_gate.weight", {hp.n_embd, width}, kMatMul);
+      add(w.shared_up, "ffn_up.weight", {hp.n_embd, width}, kMatMul);
+      add(w.shared_down, "ffn_down.weight", {width, hp.n_embd}, kMatMul);
+      return;
+    }
     if (m.n_ff_shared == 0) return;
     add(w.shared_gate, "ffn_gate_shexp.weight", {hp.n_embd, m.n_ff_shared}, kMatMul);
     add(w.shared_up, "ffn_up_shexp.weight", {hp.n_embd, m.n_ff_shared}, kMatMul);
@@ -59,13 +74,14 @@ void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, La
   }
   // Phi-3's have both in one.
   const auto up = loader.file().find_tensor(prefix + "ffn_up.weight");
-  if (up && up->ne[1] == int64_t{2} * hp.n_ff && !loader.file().find_tensor(prefix + "ffn_gate.weight")) {
-    loader.add_stacked({{&w.gate, hp.n_ff}, {&w.up, hp.n_ff}}, prefix + "ffn_up.weight", hp.n_embd, layer);
+  if (up && up->ne[1] == 2 * width && !loader.file().find_tensor(prefix + "ffn_gate.weight")) {
+    const WeightLoader::Stacked parts[] = {{&w.gate, width, layer}, {&w.up, width, layer}};
+    loader.add_stacked(parts, prefix + "ffn_up.weight", hp.n_embd);
   } else {
-    add(w.gate, "ffn_gate.weight", {hp.n_embd, hp.n_ff}, kMatMul);
-    add(w.up, "ffn_up.weight", {hp.n_embd, hp.n_ff}, kMatMul);
+    add(w.gate, "ffn_gate.weight", {hp.n_embd, width}, kMatMul);
+    add(w.up, "ffn_up.weight", {hp.n_embd, width}, kMatMul);
   }
-  add(w.down, "ffn_down.weight", {hp.n_ff, hp.n_embd}, kMatMul);
+  add(w.down, "ffn_down.weight", {width, hp.n_embd}, kMatMul);
 }
 
 namespace {
@@ -92,6 +108,7 @@ struct Routes {
   ggml_tensor* weights;  ///< [1, used, t]
 };
 
+/// `h`: what the router reads, [n_embd, t].
 Routes route(ggml_context* ctx, const Mixture& m, const LayerWeights& w, ggml_tensor* h) {
   using enum Mixture::Rating;
   const int64_t t = h->ne[1];
@@ -115,30 +132,65 @@ Routes route(ggml_context* ctx, const Mixture& m, const LayerWeights& w, ggml_te
   return {experts, weights};
 }
 
-}  // namespace
-
-ggml_tensor* feed_forward(ggml_context* ctx, const HParams& hp, const LayerWeights& w, ggml_tensor* h) {
-  if (w.router == nullptr) return dense(ctx, hp, w.gate, w.up, w.down, h);
+/// What the experts give that the router chooses by `rated`: hidden states h [n_embd, t] → [n_embd, t].
+ggml_tensor* experts_of(ggml_context* ctx, const HParams& hp, const LayerWeights& w, ggml_tensor* h,
+                        ggml_tensor* rated) {
   const int64_t t = h->ne[1];
-  const auto [experts, weights] = route(ctx, hp.mixture, w, h);
+  const auto [experts, weights] = route(ctx, hp.mixture, w, rated);
   auto* each = ggml_reshape_3d(ctx, h, hp.n_embd, 1, t);
   auto by_experts = [ctx, ids = experts](ggml_tensor* weight, ggml_tensor* bias, ggml_tensor* x) {
     auto* y = ggml_mul_mat_id(ctx, weight, x, ids);
     return bias != nullptr ? ggml_add_id(ctx, y, bias, ids) : y;
   };
-  auto* inner = gated(ctx, hp, by_experts(w.gate, w.gate_bias, each), by_experts(w.up, w.up_bias, each));
-  auto* results = ggml_mul(ctx, by_experts(w.down, w.down_bias, inner), weights);  // [n_embd, used, t]
+  ggml_tensor *gate, *up;
+  if (w.gate_up != nullptr) {
+    auto* both = by_experts(w.gate_up, nullptr, each);
+    auto half = [&](size_t which) {
+      return ggml_view_3d(ctx, both, hp.mixture.n_ff, both->ne[1], t, both->nb[1], both->nb[2],
+                          which * static_cast<size_t>(hp.mixture.n_ff) * both->nb[0]);
+    };
+    gate = half(0);
+    up = half(1);
+  } else {
+    gate = by_experts(w.gate, w.gate_bias, each);
+    up = by_experts(w.up, w.up_bias, each);
+  }
+  auto* results = by_experts(w.down, w.down_bias, gated(ctx, hp, gate, up));  // [n_embd, used, t]
+  if (w.down_scale != nullptr) {
+    auto* ids = ggml_reshape_1d(ctx, ggml_cont(ctx, experts), ggml_nelements(experts));
+    auto* scales = ggml_get_rows(ctx, ggml_reshape_2d(ctx, w.down_scale, 1, hp.mixture.experts), ids);
+    results = ggml_mul(ctx, results, ggml_reshape_3d(ctx, scales, 1, hp.mixture.used, t));
+  }
+  results = ggml_mul(ctx, results, weights);
   ggml_tensor* sum = nullptr;
   for (int64_t i = 0; i < results->ne[1]; ++i) {
     auto* one =
         ggml_view_2d(ctx, results, hp.n_embd, t, results->nb[2], static_cast<size_t>(i) * results->nb[1]);
     sum = sum != nullptr ? ggml_add(ctx, sum, one) : one;
   }
+  return sum;
+}
+
+}  // namespace
+
+ggml_tensor* feed_forward(ggml_context* ctx, const HParams& hp, const LayerWeights& w, ggml_tensor* h) {
+  if (w.router == nullptr) return dense(ctx, hp, w.gate, w.up, w.down, h);
+  auto* sum = experts_of(ctx, hp, w, h, h);
   if (w.shared_gate == nullptr) return sum;
   auto* shared = dense(ctx, hp, w.shared_gate, w.shared_up, w.shared_down, h);
   if (w.shared_router != nullptr)
     shared = ggml_mul(ctx, shared, ggml_sigmoid(ctx, ggml_mul_mat(ctx, w.shared_router, h)));
   return ggml_add(ctx, sum, shared);
+}
+
+ggml_tensor* feed_forward_beside(ggml_context* ctx, const HParams& hp, const LayerWeights& w,
+                                 ggml_tensor* mid) {
+  auto plain = [&](ggml_tensor* x) { return ggml_rms_norm(ctx, x, hp.rms_eps); };
+  auto norm = [&](ggml_tensor* x, ggml_tensor* weight) { return ggml_mul(ctx, plain(x), weight); };
+  auto* shared = dense(ctx, hp, w.shared_gate, w.shared_up, w.shared_down, norm(mid, w.ffn_norm));
+  auto* rated = ggml_scale(ctx, plain(mid), 1.0f / std::sqrt(static_cast<float>(hp.n_embd)));
+  auto* experts = experts_of(ctx, hp, w, norm(mid, w.expert_norm), ggml_mul(ctx, rated, w.router_scale));
+  return ggml_add(ctx, norm(shared, w.shared_post_norm), norm(experts, w.expert_post_norm));
 }
 
 }  // namespace windowkv

@@ -17,4 +17,10 @@ void declare_feed_forward(WeightLoader& loader, const HParams& hp, int layer, La
 /// [n_embd, t] F32 behind their norm → [n_embd, t] F32.
 ggml_tensor* feed_forward(ggml_context* ctx, const HParams& hp, const LayerWeights& w, ggml_tensor* h);
 
+/// Where experts are beside a dense feed-forward (Mixture::beside_dense): a layer's middle [n_embd, t] F32,
+/// which each part reads behind a norm of its own, as the router does behind one without weights → [n_embd,
+/// t] F32.
+ggml_tensor* feed_forward_beside(ggml_context* ctx, const HParams& hp, const LayerWeights& w,
+                                 ggml_tensor* mid);
+
 }  // namespace windowkv

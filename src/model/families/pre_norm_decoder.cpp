@@ -2,6 +2,7 @@
 
 #include "model/families/delta_net.h"
 #include "model/families/feed_forward.h"
+#include "model/families/layer_embedding.h"
 
 namespace windowkv {
 
@@ -55,14 +56,20 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     declare_rope_factors(loader, hp, layer, w);
     add(w.attn_norm, prefix + "attn_norm.weight", {hp.n_embd}, kElementwise, pre_norms());
     const bool attends = !hp.recurrent(layer);
+    // Files may have what makes K and V where they are shared; nothing reads it.
+    auto own = [&](Presence presence) { return hp.shares(layer) ? Presence::kNone : presence; };
+    if (hp.shares(layer))
+      for (const char* name : {"attn_k.", "attn_v.", "attn_k_norm."}) loader.leave_out(prefix + name);
     if (const auto stacked = prefix + "attn_qkv.weight"; !attends) {
       declare_delta_net(loader, hp, layer, w);
     } else if (loader.file().find_tensor(stacked)) {
-      loader.add_stacked({{&w.wq, wq_row}, {&w.wk, kv_row}, {&w.wv, kv_row}}, stacked, hp.n_embd, layer);
+      const WeightLoader::Stacked parts[] = {
+          {&w.wq, wq_row, layer}, {&w.wk, kv_row, layer}, {&w.wv, kv_row, layer}};
+      loader.add_stacked(parts, stacked, hp.n_embd);
     } else {
       add(w.wq, prefix + "attn_q.weight", {hp.n_embd, wq_row}, kMatMul);
-      add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul);
-      add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul, wv());
+      add(w.wk, prefix + "attn_k.weight", {hp.n_embd, kv_row}, kMatMul, own(Presence::kRequired));
+      add(w.wv, prefix + "attn_v.weight", {hp.n_embd, kv_row}, kMatMul, own(wv()));
     }
     if (attends) add(w.wo, prefix + "attn_output.weight", {q_row, hp.n_embd}, kMatMul);
     add(w.bq, prefix + "attn_q.bias", {q_row}, kElementwise, qkv_bias());
@@ -72,13 +79,15 @@ void PreNormDecoder::declare(WeightLoader& loader, const HParams& hp, Weights& w
     add(w.sinks, prefix + "attn_sinks.weight", {heads.n_head}, kElementwise, sinks());
     const auto norms = attends ? qk_norm() : Presence::kNone;
     add(w.q_norm, prefix + "attn_q_norm.weight", {all_heads ? q_row : heads.d_head}, kElementwise, norms);
-    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : heads.d_head}, kElementwise, norms);
+    add(w.k_norm, prefix + "attn_k_norm.weight", {all_heads ? kv_row : heads.d_head}, kElementwise,
+        own(norms));
     add(w.attn_post_norm, prefix + "post_attention_norm.weight", {hp.n_embd}, kElementwise, post_norms());
     add(w.ffn_norm, prefix + ffn_norm_name(), {hp.n_embd}, kElementwise, pre_norms());
     declare_feed_forward(loader, hp, layer, w, router_bias(), expert_biases());
     add(w.ffn_post_norm, prefix + "post_ffw_norm.weight", {hp.n_embd}, kElementwise, post_norms());
     add(w.output_scale, prefix + "layer_output_scale.weight", {1}, kElementwise, output_scale());
   }
+  if (hp.n_embd_layer > 0) declare_layer_embeddings(loader, hp, weights);
   const int all = loader.file().get_int(hp.family + ".block_count");
   for (; layer < all; ++layer) loader.leave_out("blk." + std::to_string(layer) + ".");
 }
@@ -163,20 +172,28 @@ ggml_tensor* PreNormDecoder::rotate(ggml_context* ctx, const HParams& hp, const 
 }
 
 ggml_tensor* PreNormDecoder::finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights,
-                                          int layer, ggml_tensor* x, ggml_tensor* attention) const {
+                                          int layer, ggml_tensor* x, ggml_tensor* attention,
+                                          const LayerTokens& tokens) const {
   const auto& w = weights.layers[static_cast<size_t>(layer)];
   auto added = [&](ggml_tensor* y, ggml_tensor* norm, ggml_tensor* to) {
     return ggml_add(ctx, scaled(ctx, rms_norm(ctx, hp, y, norm), hp.residual_scale), to);
   };
   auto* mid = added(linear(ctx, w.wo, w.bo, attention), w.attn_post_norm, x);
-  auto* h = rms_norm(ctx, hp, mid, w.ffn_norm);
-  auto* out = added(feed_forward(ctx, hp, w, h), w.ffn_post_norm, mid);
+  auto* fed = w.expert_norm != nullptr ? feed_forward_beside(ctx, hp, w, mid)
+                                       : feed_forward(ctx, hp, w, rms_norm(ctx, hp, mid, w.ffn_norm));
+  auto* out = added(fed, w.ffn_post_norm, mid);
+  if (tokens.rows != nullptr) out = add_layer_embedding(ctx, hp, w, out, tokens);
   return w.output_scale != nullptr ? ggml_mul(ctx, out, w.output_scale) : out;
 }
 
 ggml_tensor* PreNormDecoder::embed(ggml_context* ctx, const HParams& hp, const Weights& weights,
                                    ggml_tensor* tokens) const {
   return scaled(ctx, ggml_get_rows(ctx, weights.token_embd, tokens), hp.embedding_scale);
+}
+
+ggml_tensor* PreNormDecoder::embed_in_layer(ggml_context* ctx, const HParams& hp, const Weights& weights,
+                                            int layer, ggml_tensor* tokens) const {
+  return layer_embedding_rows(ctx, hp, weights, layer, tokens);
 }
 
 ggml_tensor* PreNormDecoder::logits(ggml_context* ctx, const HParams& hp, const Weights& weights,

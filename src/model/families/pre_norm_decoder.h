@@ -17,9 +17,11 @@ class PreNormDecoder : public Family {
   ggml_tensor* rotate(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer, ggml_tensor* x,
                       ggml_tensor* pos, Rotation rotation) const override;
   ggml_tensor* finish_layer(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
-                            ggml_tensor* x, ggml_tensor* attention) const override;
+                            ggml_tensor* x, ggml_tensor* attention, const LayerTokens& tokens) const override;
   ggml_tensor* embed(ggml_context* ctx, const HParams& hp, const Weights& weights,
                      ggml_tensor* tokens) const override;
+  ggml_tensor* embed_in_layer(ggml_context* ctx, const HParams& hp, const Weights& weights, int layer,
+                              ggml_tensor* tokens) const override;
   ggml_tensor* logits(ggml_context* ctx, const HParams& hp, const Weights& weights,
                       ggml_tensor* x) const override;
 

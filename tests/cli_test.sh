@@ -565,8 +565,8 @@ refuses "cut.prefix: truncated: 4200 of 4224 bytes" prefix show cut.prefix
 change() { cp "$prefix" "$1" && printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null; }
 change data.prefix 4170 x
 refuses "data.prefix: damaged: the checksum of V of layer 0 does not match" prefix show data.prefix
-change newer.prefix 12 '\x02'
-refuses "newer.prefix: saved by a newer version (2; this program reads 1)" prefix show newer.prefix
+change newer.prefix 12 '\x03'
+refuses "newer.prefix: saved by a newer version (3; this program reads 2)" prefix show newer.prefix
 change order.prefix 8 '\x01\x02\x03\x04'
 refuses "order.prefix: written on a machine of other byte order" prefix show order.prefix -m "$model" --json
 refuses "no-such.gguf" prefix show "$prefix" -m no-such.gguf

@@ -94,8 +94,7 @@ std::vector<std::shared_ptr<const HostMemory>> PrefixParts::memories() const {
   for (const auto& part : parts_) all.emplace_back(part.block, &part.block->memory());
   for (const auto& snapshot : snapshots_) all.push_back(snapshot.state->memory());
   std::ranges::sort(all);
-  const auto repeated = std::ranges::unique(all);
-  all.erase(repeated.begin(), repeated.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
   return all;
 }
 

@@ -866,6 +866,18 @@ TEST(Mutants, TinyRecurrentModelLoadsOrIsRefused) {
   mutate(random_model_path("tiny_recurrent", m), 150, 4);
 }
 
+TEST(Mutants, TinyModelWithSharedLayersLoadsOrIsRefused) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.n_layer = 6;
+  m.window = 40;
+  m.shared_layers = 3;
+  m.n_embd_layer = 24;
+  m.n_ff_above = 192;
+  m.n_expert = 4;
+  mutate(random_model_path("tiny_shared", m), 150, 5);
+}
+
 /// MiniLong without its weights' bulk would not load; its metadata is mostly vocabulary.
 TEST(Mutants, MiniLongVocabularyLoadsOrIsRefused) {
   mutate(minilong_path("q8_0"), 40, 3);

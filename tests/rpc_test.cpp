@@ -76,6 +76,23 @@ TEST(Placement, EverySplitCoversAllLayersInOrder) {
   }
 }
 
+TEST(Placement, JoinedLayersGoWhereTheMiddleOneIs) {
+  const auto joined = [](int first, std::vector<double> shares) {
+    auto devices = split_layers(8, shares);
+    join_layers(devices, first);
+    std::vector<int> counts;
+    for (const auto& run : runs_of(devices, shares.size())) counts.push_back(run.count());
+    return counts;
+  };
+  EXPECT_EQ(joined(4, {1, 1}), (std::vector{4, 4}));
+  EXPECT_EQ(joined(4, {2, 6}), (std::vector{2, 6}));
+  EXPECT_EQ(joined(4, {5, 3}), (std::vector{4, 4}));
+  EXPECT_EQ(joined(4, {7, 1}), (std::vector{8, 0}));
+  EXPECT_EQ(joined(3, {3, 1, 4}), (std::vector{3, 0, 5}));
+  EXPECT_EQ(joined(0, {1, 1}), (std::vector{0, 8}));
+  EXPECT_EQ(joined(8, {1, 1}), (std::vector{4, 4}));
+}
+
 TEST(Placement, SharesThatMakeNoSplitAreRefused) {
   for (const auto& shares : {std::vector<double>{0, 0}, {-1, 2}, {NAN}, {INFINITY, 1}})
     EXPECT_THROW(split_layers(4, shares), Error);
@@ -226,6 +243,48 @@ TEST_F(Rpc, EveryPolicyKeepsAndSaysWhatItDoesOnOneDevice) {
       for (const auto& d : other.plan_devices(600, *policy)) kept += d.memory.kv_kept;
       EXPECT_EQ(kept, plan.kv_kept);
     }
+  }
+}
+
+TEST_F(Rpc, LayersThatShareKeysAndValuesLieWithThoseTheyRead) {
+  RandomModel m;
+  m.family = "gemma4";
+  m.type = GGML_TYPE_F32;
+  m.n_layer = 9;
+  m.shared_layers = 3;
+  m.n_embd_layer = 24;
+  m.window = 40;
+  m.n_head_kv = 1;
+  m.n_head_kv_window = 2;
+  const auto path = random_model_path("shared", m);
+  const auto prompt = random_tokens(300, 256), answer = random_tokens(60, 256, 2);
+  const auto local = load_local(path);
+  Engine engine(*local, {.chunk = 64});
+  const struct {
+    std::vector<double> split;
+    std::vector<int> layers;
+  } placements[] = {{{1, 1}, {4, 5}}, {{3, 6}, {3, 6}}, {{8, 1}, {9, 0}}};
+  for (const auto& [split, layers] : placements) {
+    SCOPED_TRACE(split[0]);
+    const auto remote = load_remote(path, split);
+    EXPECT_EQ(layer_counts(*remote), layers);
+    Engine other(*remote, {.chunk = 64});
+    const auto policy = make_policy("windowkv", {Budget::percent(25), windows(2, Decider::kFirst)});
+    Sequence near, far;
+    const auto first = engine.prefill(near, prompt, *policy);
+    EXPECT_LT(relative_error(other.prefill(far, prompt, *policy), first), 2e-2);
+    EXPECT_EQ(far.kept, near.kept);
+    EXPECT_EQ(far.bytes.kept, near.bytes.kept);
+    EXPECT_EQ(other.plan(300, *policy).peak_kv(), engine.plan(300, *policy).peak_kv());
+    EXPECT_LT(compare(decoded_logits(other, far, answer), decoded_logits(engine, near, answer)).mean, 1e-2);
+    // In proportion to the layers that have rows: of nine, six.
+    const auto plan = other.plan_pool(int64_t{8} << 20, 300, *policy, 0);
+    const auto pool = other.make_pool(plan.sequence_bytes + (1 << 16));
+    PrefillOptions options;
+    options.pool = pool;
+    Sequence pooled;
+    other.prefill(pooled, prompt, *policy, options);
+    EXPECT_EQ(pooled.kept, near.kept);
   }
 }
 

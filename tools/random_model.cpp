@@ -91,6 +91,7 @@ class Writer {
     in_range("the head size", m_.d_head, 2, 1024);
     in_range("the feed-forward width", m_.n_ff, 1, 1 << 22);
     in_range("the feed-forward width above", m_.n_ff_above, 0, 1 << 22);
+    in_range("the period of layers with a window", m_.window_period, 1, 1024);
     in_range("the number of layers that share K and V", m_.shared_layers, 0, m_.n_layer - 1);
     in_range("the width of embeddings for each layer", m_.n_embd_layer, 0, 1 << 16);
     if (has_experts()) {
@@ -221,13 +222,13 @@ class Writer {
     gguf_set_val_str(g, "tokenizer.ggml.model", "no_vocab");
   }
 
-  /// In families whose layers differ: every third one has none.
-  bool has_window(int layer) const { return family_.layers_differ && layer % 3 < 2; }
+  bool has_window(int layer) const { return family_.layers_differ && (layer + 1) % m_.window_period != 0; }
   int d_head_of(int layer) const {
     return has_window(layer) && m_.d_head_window > 0 ? m_.d_head_window : m_.d_head;
   }
   int n_ff_of(int layer) const {
-    return m_.n_ff_above > 0 && layer >= m_.n_layer / 2 ? m_.n_ff_above : m_.n_ff;
+    const int first = m_.shared_layers > 0 ? m_.n_layer - m_.shared_layers : m_.n_layer / 2;
+    return m_.n_ff_above > 0 && layer >= first ? m_.n_ff_above : m_.n_ff;
   }
   int n_head_kv_of(int layer) const {
     return has_window(layer) && m_.n_head_kv_window > 0 ? m_.n_head_kv_window : m_.n_head_kv;
@@ -492,7 +493,7 @@ class Writer {
 }  // namespace
 
 std::vector<std::string> random_model_shapes() {
-  return {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen3.5-0.8b", "llama3-8b", "qwen3moe-4x"};
+  return {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen3.5-0.8b", "llama3-8b", "gemma4-e2b", "qwen3moe-4x"};
 }
 
 RandomModel random_model_shape(std::string_view name) {
@@ -543,6 +544,28 @@ RandomModel random_model_shape(std::string_view name) {
     m.n_vocab = 128256;
     m.n_ctx = 8192;
     m.rope_base = 500000.0f;
+    return m;
+  }
+  if (name == "gemma4-e2b") {
+    m.family = "gemma4";
+    m.n_layer = 35;
+    m.n_embd = 1536;
+    m.n_head = 8;
+    m.n_head_kv = 1;
+    m.d_head = 512;
+    m.n_ff = 6144;
+    m.n_vocab = 262144;
+    m.n_ctx = 131072;
+    m.rms_eps = 1e-6f;
+    m.rope_base = 1e6f;
+    m.tied = true;
+    m.window = 512;
+    m.window_period = 5;
+    m.d_head_window = 256;
+    m.shared_layers = 20;
+    m.n_ff_above = 12288;
+    m.n_embd_layer = 256;
+    m.logit_softcap = 30.0f;
     return m;
   }
   if (name == "qwen3moe-4x") {

@@ -35,10 +35,11 @@ struct RandomModel {
   bool qkv_bias = false;     ///< for llama; qwen2 has them always
   bool output_bias = false;  ///< bias of the attention's output projection, for llama
   int window = 0;            ///< of sliding layers, for families that have some; 0: not in the file
+  int window_period = 3;     ///< in families whose layers differ: of so many the last one has none
   int d_head_window = 0;     ///< of layers with a window, in families whose layers differ; 0: as the others
   int n_head_kv_window = 0;  ///< likewise
   int n_rot_window = 0;      ///< likewise
-  int n_ff_above = 0;        ///< of the upper half of the layers, likewise
+  int n_ff_above = 0;        ///< of the layers that share K and V, or the upper half where none do, likewise
   int shared_layers = 0;     ///< last ones that read K and V of others, likewise
   int n_embd_layer = 0;      ///< of embeddings for each layer, likewise; 0: there are none
   int n_expert = 0;          ///< 0: none, in families that can do without

@@ -1,5 +1,6 @@
 #include "cache/kv_cache.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "support/unique_id.h"
@@ -29,6 +30,8 @@ struct RowsCopy {
 };
 
 void copy_layers(const Backends& backends, std::span<const RowsCopy> copies) {
+  // No graph without nodes, which servers do not take.
+  if (std::ranges::all_of(copies, [](const RowsCopy& copy) { return copy.from.length == 0; })) return;
   const size_t nodes = 16 + 16 * copies.size();
   Graph graph(nodes);
   for (const auto& [layer, target] : copies) {

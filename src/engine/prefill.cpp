@@ -548,8 +548,9 @@ class Prefill {
   ggml_tensor* attend_ends(Graph& graph, int layer, ggml_tensor* q, std::span<const Pack::Run> ends) {
     auto* ctx = graph.ctx();
     const auto how = m_.attention(layer);
-    // As decode does: ggml's kernel adds up in 16 bits where there is one query.
-    if (m_.backends->is_cpu(m_.backends->device_of(layer)) && row_kernels_take(GGML_TYPE_F16, q->ne[0])) {
+    // As decode does where they pass many layers: ggml's kernel adds up in 16 bits where there is one query.
+    if (m_.hp.shared_layers > 0 && m_.backends->is_cpu(m_.backends->device_of(layer)) &&
+        row_kernels_take(GGML_TYPE_F16, q->ne[0])) {
       end_rows_ = {m_.hp.heads(layer).n_head_kv,
                    how.logits,
                    how.sinks != nullptr ? static_cast<const float*>(how.sinks->data) : nullptr,

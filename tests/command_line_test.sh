@@ -302,8 +302,8 @@ for case in "run -m $model -p x --calibration number.jsonl" "oracle-check number
 done
 doubling='{% set n = namespace(x="aaaaaaaaaaaaaaaa") %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}'
 run -p x --chat-template "$doubling" >out 2>err && fail "a template that fills the memory"
-# AddressSanitizer ends the child process itself.
-grep -qE "takes more than .* of memory|the chat template crashes" err || fail "a template that fills the memory: $(cat err)"
+# AddressSanitizer ends the child process itself; on a busy machine its time may be over first.
+grep -qE "takes more than .* of memory|the chat template crashes|is not done after" err || fail "a template that fills the memory: $(cat err)"
 mkfifo held
 sleep 100 >held &
 holder=$!

@@ -630,7 +630,7 @@ TEST(Engines, TwoOfOneModelInThreadsOfTheirOwnGiveWhatOneGives) {
       const auto& c = cases[(i + round) % 2];
       EXPECT_EQ(got[i][round].tokens, c.tokens);
       for (size_t step = 0; step < c.logits.size(); ++step)
-        expect_same(got[i][round].logits[step], c.logits[step], 1e-4);
+        expect_same(got[i][round].logits[step], c.logits[step], 1e-3);
     }
   EXPECT_EQ(pool.free_bytes(), all);
 }

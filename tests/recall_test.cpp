@@ -180,7 +180,7 @@ TEST_P(Recalled, ReadsHeadsThatKeepDifferentNumbersAsTheirCopies) {
   engine.prefill(copied, prompt, *make_policy("adakv", {Budget::tokens(64), {}}));
   EXPECT_EQ(stored.kept, copied.kept);
   EXPECT_EQ(stored.bytes.kept, copied.bytes.kept);
-  EXPECT_LT(compare(decoded(copied, 20), read).worst, 1e-5);
+  EXPECT_LT(compare(decoded(copied, 20), read).worst, 1e-4);
 }
 
 // The last window of a grid is shorter: with it a choice has fewer tokens.

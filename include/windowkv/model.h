@@ -57,7 +57,7 @@ struct Mixture {
   bool shared_gated = false;  ///< by a gate of its own, one number a token
   bool beside_dense = false;  ///< that expert is a feed-forward as dense layers have it, and all parts have
                               ///< norms of their own
-  int dense_layers = 0;  ///< so many layers come first whose feed-forward is dense
+  int dense_layers = 0;       ///< so many layers come first whose feed-forward is dense
   enum class Rating {
     kSoftmax,        ///< over all experts
     kSigmoid,        ///< each by itself

@@ -47,7 +47,7 @@ int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun&
   const int64_t recurrent = hp.recurrent() ? 4 * net.channels() + 6 * int64_t{net.d_head} * net.heads : 0;
   int64_t activations =
       width * (6 * int64_t{hp.n_embd} + std::max(inner, recurrent) + 2 * hp.kv_row(hp.widest_layer())) * 4;
-  if (hp.n_embd_layer > 0) activations += width * (int64_t{hp.n_embd} + 4 * hp.n_embd_layer) * 4;
+  if (hp.n_embd_layer > 0) activations += width * (int64_t{hp.n_embd} + int64_t{4} * hp.n_embd_layer) * 4;
   if (blas) activations += ProductAttention::bytes(hp, longest, width);
   // On the device and once more on the host.
   const int64_t copies = backends.is_cpu(backends.device_of(run.first)) ? 2 : 1;

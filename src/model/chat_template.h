@@ -23,7 +23,8 @@ std::vector<std::string> known_template_names();
 /// message, that becomes the beginning of the first user message. A template comes from wherever the model
 /// does, and minja crashes on some: it runs in a child process, to whose limits the messages' sizes are
 /// added. If it cannot be parsed and llama.cpp has a built-in form of the template, that is used, and
-/// `warning` is told. Throws Error where there is none, and for what the template refuses. `tools`: as Vocab::apply_chat_template takes them.
+/// `warning` is told. Throws Error where there is none, and for what the template refuses. `tools`: as
+/// Vocab::apply_chat_template takes them.
 std::string apply(const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages,
                   const std::string& tools, const std::function<void(const std::string& line)>& warning,
                   ChildLimits limits = {});

@@ -109,7 +109,7 @@ bool may_be(const Json& schema, std::string_view type) {
 }
 
 Json value_of(const Json* schema, std::string_view text) {
-  const Json as_text = std::string(text);
+  Json as_text = std::string(text);
   if (schema == nullptr) return as_text;
   if (may_be(*schema, "null") && (text == "null" || text == "None")) return nullptr;
   if (may_be(*schema, "string")) return as_text;

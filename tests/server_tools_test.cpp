@@ -169,6 +169,8 @@ TEST(Calls, AreFoundInEveryFormHoweverTheyCome) {
        "parameter><parameter=exact>True"
        "</parameter><parameter=more>[1]</parameter></function>",
        R"(|get_tides{"city":"12","days":"two","exact":true,"more":"[1]"})"},
+      {"<function=get_tides><parameter=city>\xC3</parameter></function>",
+       "|get_tides{\"city\":\"\xEF\xBF\xBD\"}"},
       {"<function=get_tides><parameter=exact>None</parameter></function>", R"(|get_tides{"exact":null})"},
       // And what is text.
       {"It is sunny. \n", "It is sunny. \n"},

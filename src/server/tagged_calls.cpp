@@ -161,7 +161,9 @@ Match read_as(const TaggedFormat& format, std::string_view text, const std::vect
   if (tool == tools.end()) return Match::kNo;
   Json arguments;
   if (const auto found = read_arguments(reader, format, *tool, arguments); found != Match::kYes) return found;
-  call = {random_call_id(), std::string(name), arguments.dump()};
+  // A model may write what is no UTF-8.
+  auto json = arguments.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+  call = {random_call_id(), std::string(name), std::move(json)};
   size = reader.at();
   return Match::kYes;
 }

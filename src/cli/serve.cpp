@@ -15,6 +15,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/store_flags.h"
 #include "server/http_server.h"
 #include "support/clock.h"
 #include "support/file.h"

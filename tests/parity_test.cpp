@@ -132,6 +132,16 @@ TEST_P(MiniLongParity, RealTextGivesTheSameTopTokens) {
                 GetParam() == std::string_view("f16") ? Bound{0.02, 0.02} : Bound{0.02, 0.06});
 }
 
+/// All of a long prompt's logits, in such chunks, beside libllama's.
+void expect_long_parity(const std::string& name, const std::string& path, std::span<const Token> tokens,
+                        int chunk) {
+  const auto d = compare(prefill_logits(*load_plain(path), tokens, chunk),
+                         Reference(path).all_logits(tokens, chunk, tokens.size()));
+  report(name, d);
+  EXPECT_GE(d.top1, 0.99);
+  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+}
+
 // Past what other tests take: a dozen chunks, and many more keys than queries.
 TEST(LongPrompt, OfSixThousandTokensGivesTheLogitsOfLibllama) {
   RandomModel m;
@@ -140,11 +150,7 @@ TEST(LongPrompt, OfSixThousandTokensGivesTheLogitsOfLibllama) {
   m.n_ctx = 8192;
   const auto path = random_model_path("long_prompt", m);
   const auto tokens = random_tokens(6000, m.n_vocab);
-  const auto d = compare(prefill_logits(*load_plain(path), tokens, 512),
-                         Reference(path).all_logits(tokens, 512, tokens.size()));
-  report("6,000 tokens", d);
-  EXPECT_GE(d.top1, 0.99);
-  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+  expect_long_parity("6,000 tokens", path, tokens, 512);
 }
 
 // As long as a window of a real size is worth, and 12 % of it.
@@ -157,11 +163,7 @@ TEST(LongPrompt, WithSlidingWindowsGivesTheLogitsOfLibllama) {
   m.window = 400;
   const auto path = random_model_path("long_sliding", m);
   const auto tokens = random_tokens(4096 + 20, m.n_vocab);
-  const auto d = compare(prefill_logits(*load_plain(path), tokens, 512),
-                         Reference(path).all_logits(tokens, 512, tokens.size()));
-  report("4,096 tokens", d);
-  EXPECT_GE(d.top1, 0.99);
-  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+  expect_long_parity("4,096 tokens", path, tokens, 512);
   expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 
@@ -179,11 +181,7 @@ TEST(LongPrompt, WithSharedKeysAndValuesGivesTheLogitsOfLibllama) {
   m.n_head_kv_window = 2;
   const auto path = random_model_path("long_shared", m);
   const auto tokens = random_tokens(4096 + 20, m.n_vocab);
-  const auto d = compare(prefill_logits(*load_plain(path), tokens, 512),
-                         Reference(path).all_logits(tokens, 512, tokens.size()));
-  report("4,096 tokens", d);
-  EXPECT_GE(d.top1, 0.99);
-  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+  expect_long_parity("4,096 tokens", path, tokens, 512);
   expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 
@@ -196,11 +194,7 @@ TEST(LongPrompt, WithRecurrentLayersGivesTheLogitsOfLibllama) {
   m.n_ctx = 8192;
   const auto path = random_model_path("long_recurrent", m);
   const auto tokens = random_tokens(4096 + 20, m.n_vocab);
-  const auto d = compare(prefill_logits(*load_plain(path), tokens, kChunk),
-                         Reference(path).all_logits(tokens, kChunk, tokens.size()));
-  report("4,096 tokens", d);
-  EXPECT_GE(d.top1, 0.99);
-  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
+  expect_long_parity("4,096 tokens", path, tokens, kChunk);
   expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 

@@ -141,8 +141,7 @@ void Recall::build_scoring(const KvCache& cache) {
 }
 
 void Recall::choose(const KvCache& cache) {
-  int with_rows = 0;
-  while (m_.hp.recurrent(with_rows)) ++with_rows;
+  const int with_rows = m_.hp.full_layers().front();
   const int64_t generated = in_block_ + cache.layer(with_rows).length - n_;  // in place
   if (!copies_ && generated >= among_ - n_ + kJoining) {
     among_ = n_ + generated / kJoining * kJoining;

@@ -42,10 +42,6 @@ bool is_beginning(std::string_view text, std::string_view mark) {
   return text.size() < mark.size() && mark.starts_with(text);
 }
 
-bool is_name_character(char c) {
-  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.';
-}
-
 /// nullopt for what is no JSON.
 std::optional<Json> json_of(std::string_view text) {
   try {

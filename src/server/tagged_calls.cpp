@@ -13,26 +13,21 @@ namespace windowkv::server {
 
 namespace {
 
+constexpr TaggedFormat in_function_tags(std::string_view section) {
+  return {.section = section,
+          .call = "<function=",
+          .name_end = ">",
+          .key = "<parameter=",
+          .key_end = ">",
+          .value = "",
+          .value_end = "</parameter>",
+          .end = "</function>"};
+}
+
 /// New formats go here.
 constexpr std::array kFormats = {
-    // Qwen3-Coder, Qwen3.5
-    TaggedFormat{.section = "<tool_call>",
-                 .call = "<function=",
-                 .name_end = ">",
-                 .key = "<parameter=",
-                 .key_end = ">",
-                 .value = "",
-                 .value_end = "</parameter>",
-                 .end = "</function>"},
-    // Seed-OSS
-    TaggedFormat{.section = "<seed:tool_call>",
-                 .call = "<function=",
-                 .name_end = ">",
-                 .key = "<parameter=",
-                 .key_end = ">",
-                 .value = "",
-                 .value_end = "</parameter>",
-                 .end = "</function>"},
+    in_function_tags("<tool_call>"),       // Qwen3-Coder, Qwen3.5
+    in_function_tags("<seed:tool_call>"),  // Seed-OSS
     TaggedFormat{.section = "<minimax:tool_call>",
                  .call = "<invoke name=\"",
                  .name_end = "\">",
@@ -78,10 +73,8 @@ class Reader {
     return Match::kYes;
   }
   Match read_name(std::string_view& name) {
-    const auto is_part = [](char c) {
-      return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.';
-    };
-    const auto end = std::find_if_not(text_.begin() + static_cast<ptrdiff_t>(at_), text_.end(), is_part);
+    const auto end =
+        std::find_if_not(text_.begin() + static_cast<ptrdiff_t>(at_), text_.end(), is_name_character);
     name = text_.substr(at_, static_cast<size_t>(end - text_.begin()) - at_);
     if (end == text_.end()) return Match::kMore;
     at_ += name.size();
@@ -169,6 +162,10 @@ Match read_as(const TaggedFormat& format, std::string_view text, const std::vect
 }
 
 }  // namespace
+
+bool is_name_character(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.';
+}
 
 std::vector<std::string> tagged_marks() {
   std::vector<std::string> marks;

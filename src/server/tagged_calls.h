@@ -12,6 +12,9 @@ namespace windowkv::server {
 /// Whether there is a call: no, not all of it yet, or yes.
 enum class Match { kMore, kNo, kYes };
 
+/// Whether a tool's name may have it.
+bool is_name_character(char c);
+
 /// How a family of models writes calls whose arguments stand between tags, each by itself:
 /// section call NAME name_end (key KEY key_end value VALUE value_end)* end, with white space between.
 struct TaggedFormat {

@@ -4,12 +4,18 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <vector>
+
+#include "backend/processor.h"
 
 namespace windowkv {
 
 namespace {
+
+constexpr const char* kCoreType = "OPENBLAS_CORETYPE";
 
 /// A function of a library that is loaded; null where there is none of that name.
 template <typename F>
@@ -55,12 +61,42 @@ std::string file_of(const void* symbol) {
   return dladdr(symbol, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
 }
 
+/// Which of OpenBLAS's kernels suit the processor, as OPENBLAS_CORETYPE names them; null for old ones.
+const char* suitable_kernels() {
+  switch (vectors_of_processor()) {
+    case Vectors::kAvx512:
+      return "SkylakeX";
+    case Vectors::kAvx2:
+      return "Haswell";
+    case Vectors::kBaseline:
+      break;
+  }
+  return nullptr;
+}
+
+/// OpenBLAS runs kernels of 2004 on processors that are newer than itself, and says "Prescott".
+bool runs_fallback_kernels(const char* library_name) {
+  const auto name = loaded_function<char*()>(library_name, "openblas_get_corename");
+  return name != nullptr && std::strcmp(name(), "Prescott") == 0;
+}
+
 }  // namespace
 
 void prefer_openmp_blas() {
   const std::filesystem::path ggml = file_of(reinterpret_cast<const void*>(&ggml_backend_reg_count));
+  const auto library = ggml.parent_path() / "openblas-openmp" / "libblas.so.3";
   // ggml's backend asks for this library by its name and gets the one that is loaded.
-  dlopen((ggml.parent_path() / "openblas-openmp" / "libblas.so.3").c_str(), RTLD_LAZY | RTLD_LOCAL);
+  auto load = [&] { return dlopen(library.c_str(), RTLD_LAZY | RTLD_LOCAL); };
+  auto* loaded = load();
+  const char* kernels = suitable_kernels();
+  if (loaded == nullptr || kernels == nullptr || std::getenv(kCoreType) != nullptr ||
+      !runs_fallback_kernels(library.c_str()))
+    return;
+  // It reads the variable while it is loaded, and only then.
+  dlclose(loaded);
+  setenv(kCoreType, kernels, /*overwrite=*/0);
+  load();
+  unsetenv(kCoreType);
 }
 
 ggml_backend_dev_t find_blas() {
@@ -86,6 +122,11 @@ std::string prepare_blas(int threads) {
   if (auto* set = blas_function<void(int)>("openblas_set_num_threads")) set(threads);
   multiply_once();
   return "";
+}
+
+std::string blas_kernels() {
+  const auto name = find_blas() != nullptr ? blas_function<char*()>("openblas_get_corename") : nullptr;
+  return name != nullptr ? name() : "";
 }
 
 std::string blas_library() {

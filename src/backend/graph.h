@@ -4,6 +4,7 @@
 #include <ggml-cpp.h>
 
 #include <array>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -29,6 +30,13 @@ class Graph {
   /// without weights stay with the one before it, and then copies its result as well as what it reads.
   void read_on(ggml_tensor* tensor, ggml_backend_t device) { readers_.emplace_back(tensor, device); }
   const std::vector<std::pair<ggml_tensor*, ggml_backend_t>>& readers() const { return readers_; }
+  /// A value that lives as long as the graph: what a function of ours in it is told (ggml_custom's userdata).
+  template <typename T>
+  T* hold(T value) {
+    auto held = std::make_shared<T>(std::move(value));
+    held_.push_back(held);
+    return held.get();
+  }
   /// A tensor the caller fills after Scheduler::allocate.
   ggml_tensor* input(ggml_type type, int64_t ne0, int64_t ne1 = 1);
 
@@ -37,6 +45,7 @@ class Graph {
   ggml_context_ptr ctx_;
   ggml_cgraph* graph_;
   std::vector<std::pair<ggml_tensor*, ggml_backend_t>> readers_;
+  std::vector<std::shared_ptr<void>> held_;
 };
 
 /// 0 to count − 1, as often as asked: [count, times] I32.

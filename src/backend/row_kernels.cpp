@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/processor.h"
+
 // Vectors are a means of writing sums of eight at once; nothing passes them by value.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
@@ -173,19 +175,45 @@ INLINE void score_tile(const float* q, const float* tile, int64_t d, LogitScale 
   if (logits.softcap > 0) cap_tile(scores, logits.softcap);
 }
 
-/// Each of x[kTile] becomes e^(x − shift), for x ≤ shift (exp_lanes). Returns their sum.
-INLINE float exp_tile(float* x, float shift) {
+/// Each of x[kTile] becomes e^(scale · x − shift), for scale · x ≤ shift (exp_lanes). Returns their sum.
+INLINE float exp_tile(float* x, float scale, float shift) {
   Lanes sums = {};
   for (int64_t i = 0; i < kTile; i += kLanes) {
     Lanes y;
     std::memcpy(&y, x + i, sizeof y);
-    y = exp_lanes(y - shift);
+    y = exp_lanes(y * scale - shift);
     sums += y;
     std::memcpy(x + i, &y, sizeof y);
   }
   float sum = 0;
   for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
   return sum;
+}
+
+/// exp_tile of x[n].
+INLINE float exp_row(float* x, int64_t n, float scale, float shift) {
+  float sum = 0;
+  int64_t i = 0;
+  for (; i + kTile <= n; i += kTile) sum += exp_tile(x + i, scale, shift);
+  if (i == n) return sum;
+  float rest[kTile];
+  std::fill_n(rest, kTile, -INFINITY);
+  std::copy_n(x + i, n - i, rest);
+  sum += exp_tile(rest, scale, shift);
+  std::copy_n(rest, n - i, x + i);
+  return sum;
+}
+
+INLINE float highest_of(const float* x, int64_t n) {
+  float tops[2 * kLanes];  // side by side in registers
+  std::fill_n(tops, 2 * kLanes, -INFINITY);
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes)
+    for (int64_t lane = 0; lane < 2 * kLanes; ++lane) tops[lane] = std::max(tops[lane], x[i + lane]);
+  float highest = -INFINITY;
+  for (; i < n; ++i) highest = std::max(highest, x[i]);
+  for (const float top : tops) highest = std::max(highest, top);
+  return highest;
 }
 
 /// sum[at .. at + width) = sum · keep + Σ weights[i] · row i.
@@ -220,7 +248,7 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
       float highest = *state.highest;
       for (int64_t i = 0; i < kTile; ++i) highest = std::max(highest, weights[i]);
       const float keep = highest > *state.highest ? std::exp(*state.highest - highest) : 1.0f;
-      *state.weight = *state.weight * keep + exp_tile(weights, highest);
+      *state.weight = *state.weight * keep + exp_tile(weights, 1, highest);
       *state.highest = highest;
       int64_t at = 0;
       for (; at + 64 <= d; at += 64) add_weighted<64>(weights, values, d, at, keep, state.sum);
@@ -245,29 +273,29 @@ INLINE void score_body(const HostRows& k, int64_t head, const RowRange& range, c
   }
 }
 
-INLINE void softmax_body(float* scores, int64_t n, int64_t keys, bool most, float* out) {
-  float tops[kLanes];
-  std::fill_n(tops, kLanes, -INFINITY);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) tops[lane] = std::max(tops[lane], scores[i + lane]);
-  float highest = -INFINITY;
-  for (; i < n; ++i) highest = std::max(highest, scores[i]);
-  for (const float top : tops) highest = std::max(highest, top);
-  float sum = 0;
-  for (i = 0; i + kTile <= n; i += kTile) sum += exp_tile(scores + i, highest);
-  if (i < n) {
-    float rest[kTile];
-    std::fill_n(rest, kTile, -INFINITY);
-    std::copy_n(scores + i, n - i, rest);
-    sum += exp_tile(rest, highest);
-    std::copy_n(rest, n - i, scores + i);
-  }
-  const float factor = 1.0f / sum;
+INLINE void add_softmax_body(float* scores, int64_t n, int64_t keys, bool most, float* out) {
+  const float factor = 1.0f / exp_row(scores, n, 1, highest_of(scores, n));
   if (most)
-    for (i = 0; i < keys; ++i) out[i] = std::max(out[i], scores[i] * factor);
+    for (int64_t i = 0; i < keys; ++i) out[i] = std::max(out[i], scores[i] * factor);
   else
-    for (i = 0; i < keys; ++i) out[i] += scores[i] * factor;
+    for (int64_t i = 0; i < keys; ++i) out[i] += scores[i] * factor;
+}
+
+INLINE void softmax_body(float* products, int64_t n, LogitScale logits, float sink) {
+  float scale = logits.scale;
+  if (logits.softcap > 0) {
+    float tile[kTile] = {};
+    for (int64_t i = 0; i < n; i += kTile) {
+      const int64_t count = std::min(kTile, n - i);
+      for (int64_t j = 0; j < count; ++j) tile[j] = products[i + j] * scale;
+      cap_tile(tile, logits.softcap);
+      std::copy_n(tile, count, products + i);
+    }
+    scale = 1;
+  }
+  const float highest = std::max(sink, highest_of(products, n) * scale);
+  const float factor = 1.0f / (exp_row(products, n, scale, highest) + std::exp(sink - highest));
+  for (int64_t i = 0; i < n; ++i) products[i] *= factor;
 }
 
 #define ATTEND_PARAMETERS                                                                                    \
@@ -276,7 +304,8 @@ INLINE void softmax_body(float* scores, int64_t n, int64_t keys, bool most, floa
 #define SCORE_PARAMETERS                                                                    \
   const HostRows &k, int64_t head, RowRange range, const float *q, int columns, int d_head, \
       LogitScale logits, float *out, int64_t stride
-#define SOFTMAX_PARAMETERS float *scores, int64_t n, int64_t keys, bool most, float *out
+#define ADD_SOFTMAX_PARAMETERS float *scores, int64_t n, int64_t keys, bool most, float *out
+#define SOFTMAX_PARAMETERS float *products, int64_t n, LogitScale logits, float sink
 #define VARIANT(name, ...)                                               \
   __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                    \
     attend_body(k, v, head, range, q, heads, d_head, logits, states);    \
@@ -284,8 +313,11 @@ INLINE void softmax_body(float* scores, int64_t n, int64_t keys, bool most, floa
   __VA_ARGS__ void score_##name(SCORE_PARAMETERS) {                      \
     score_body(k, head, range, q, columns, d_head, logits, out, stride); \
   }                                                                      \
+  __VA_ARGS__ void add_softmax_##name(ADD_SOFTMAX_PARAMETERS) {          \
+    add_softmax_body(scores, n, keys, most, out);                        \
+  }                                                                      \
   __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) {                  \
-    softmax_body(scores, n, keys, most, out);                            \
+    softmax_body(products, n, logits, sink);                             \
   }
 
 VARIANT(any)
@@ -297,18 +329,22 @@ VARIANT(avx512, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 struct Variant {
   void (*attend)(ATTEND_PARAMETERS);
   void (*score)(SCORE_PARAMETERS);
+  void (*add_softmax)(ADD_SOFTMAX_PARAMETERS);
   void (*softmax)(SOFTMAX_PARAMETERS);
 };
 
 Variant best_variant() {
 #ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return {attend_avx512, score_avx512, softmax_avx512};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return {attend_avx2, score_avx2, softmax_avx2};
+  switch (vectors_of_processor()) {
+    case Vectors::kAvx512:
+      return {attend_avx512, score_avx512, add_softmax_avx512, softmax_avx512};
+    case Vectors::kAvx2:
+      return {attend_avx2, score_avx2, add_softmax_avx2, softmax_avx2};
+    case Vectors::kBaseline:
+      break;
+  }
 #endif
-  return {attend_any, score_any, softmax_any};
+  return {attend_any, score_any, add_softmax_any, softmax_any};
 }
 
 const Variant& variant() {
@@ -332,8 +368,12 @@ void score_rows(SCORE_PARAMETERS) {
   variant().score(k, head, range, q, columns, d_head, logits, out, stride);
 }
 
-void add_softmax(SOFTMAX_PARAMETERS) {
-  variant().softmax(scores, n, keys, most, out);
+void add_softmax(ADD_SOFTMAX_PARAMETERS) {
+  variant().add_softmax(scores, n, keys, most, out);
+}
+
+void softmax(SOFTMAX_PARAMETERS) {
+  variant().softmax(products, n, logits, sink);
 }
 
 }  // namespace windowkv

@@ -76,12 +76,14 @@ int64_t LlamaTools::kv_bytes(const HParams& hp, int64_t n) const {
 }
 
 LlamaTools::Speed LlamaTools::measure(int64_t n, int64_t sequences) const {
-  // The same BLAS as windowkv's, whatever the system's choice; else no threads of a BLAS that spin against
-  // ggml's: llama.cpp's best on few cores.
-  if (const auto blas = blas_library(); !blas.empty())
+  // The same BLAS as windowkv's and the same kernels of it, whatever the system's choice; else no threads of
+  // a BLAS that spin against ggml's: llama.cpp's best on few cores.
+  if (const auto blas = blas_library(); !blas.empty()) {
     setenv("LD_PRELOAD", blas.c_str(), /*overwrite=*/0);
-  else
+    setenv("OPENBLAS_CORETYPE", blas_kernels().c_str(), /*overwrite=*/0);
+  } else {
     setenv("OPENBLAS_NUM_THREADS", "1", /*overwrite=*/0);
+  }
   std::vector<std::string> common = {"-m", model, "-ub", std::to_string(chunk)};
   if (threads > 0) common = with(common, {"-t", std::to_string(threads)});
   if (kv != KvTypes{})

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <vector>
 
+#include "backend/row_kernels.h"
 #include "policy/observed_attention.h"
 
 namespace windowkv {
@@ -122,40 +123,41 @@ void add_replayed(Graph& graph, const ReplayMaxima& replayed, ggml_tensor* weigh
                                 raise_to_weights, GGML_N_TASKS_MAX, nullptr));
 }
 
-/// Hides of a, scores [keys, t, heads] in place, what is behind each query's own key, where the last key is
-/// the last query's, and what is before the window of as many keys as the user data says.
-void hide_outside(ggml_tensor* a, int ith, int nth, void* userdata) {
-  const auto window = static_cast<int64_t>(reinterpret_cast<intptr_t>(userdata));
+struct Weighing {
+  LogitScale logits;
+  int64_t window;  ///< keys that a query sees, 0: all
+};
+
+/// a, products [keys, t, heads] of queries, the last of which has the last key, becomes the attention of each
+/// to the keys up to its own that its window shows. src[1], where there is one: sinks [heads].
+void weigh(ggml_tensor* a, int ith, int nth, void* userdata) {
+  const auto& weighing = *static_cast<const Weighing*>(userdata);
+  const auto* sinks = a->src[1];
   const int64_t keys = a->ne[0];
   for (int64_t i = ith; i < a->ne[1] * a->ne[2]; i += nth) {
     const int64_t query = i % a->ne[1];
+    const int64_t head = i / a->ne[1];
     auto* row = reinterpret_cast<float*>(static_cast<char*>(a->data) + static_cast<size_t>(query) * a->nb[1] +
-                                         static_cast<size_t>(i / a->ne[1]) * a->nb[2]);
+                                         static_cast<size_t>(head) * a->nb[2]);
     const int64_t end = keys - a->ne[1] + query + 1;
-    std::fill(row, row + std::max<int64_t>(0, end - window), -INFINITY);
-    std::fill(row + end, row + keys, -INFINITY);
+    const int64_t begin = weighing.window > 0 ? std::max<int64_t>(0, end - weighing.window) : 0;
+    std::fill(row, row + begin, 0.0f);
+    softmax(row + begin, end - begin, weighing.logits,
+            sinks != nullptr ? static_cast<const float*>(sinks->data)[head] : -INFINITY);
+    std::fill(row + end, row + keys, 0.0f);
   }
 }
 
 /// Attention [keys, t, share] of queries q [d_head, t, share], query heads from `head` on, over k [d_head,
 /// keys], the last of which is the last query's own.
-ggml_tensor* build_weights(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, ggml_tensor* k,
+ggml_tensor* build_weights(Graph& graph, const LayerAttention& layer, ggml_tensor* q, ggml_tensor* k,
                            int64_t head) {
-  ggml_tensor* a;
-  if (layer.window > 0) {
-    // The number itself, which outlives the graph.
-    auto* window = reinterpret_cast<void*>(  // NOLINT(performance-no-int-to-ptr)
-        static_cast<intptr_t>(layer.window));
-    a = build_capped(ctx, build_products(ctx, q, k), layer.logits);
-    a = ggml_custom_inplace(ctx, a, nullptr, 0, hide_outside, GGML_N_TASKS_MAX, window);
-    a = ggml_soft_max_ext_inplace(ctx, a, nullptr, softmax_scale(layer.logits), 0.0f);
-  } else {
-    a = build_head_attention(ctx, q, k, k->ne[1] - q->ne[1], layer.logits);
-  }
+  auto* ctx = graph.ctx();
+  std::vector<ggml_tensor*> sinks;
   if (layer.sinks != nullptr)
-    ggml_soft_max_add_sinks(
-        a, ggml_view_1d(ctx, layer.sinks, q->ne[2], static_cast<size_t>(head) * layer.sinks->nb[0]));
-  return a;
+    sinks.push_back(ggml_view_1d(ctx, layer.sinks, q->ne[2], static_cast<size_t>(head) * layer.sinks->nb[0]));
+  return ggml_custom_inplace(ctx, build_products(ctx, q, k), sinks.data(), static_cast<int>(sinks.size()),
+                             weigh, GGML_N_TASKS_MAX, graph.hold(Weighing{layer.logits, layer.window}));
 }
 
 }  // namespace
@@ -202,7 +204,7 @@ ggml_tensor* ProductAttention::build(Graph& graph, const LayerAttention& layer, 
       auto shown_rows = [&](ggml_tensor* all) {
         return ggml_view_2d(ctx, all, d_head, seen, all->nb[1], static_cast<size_t>(hidden) * all->nb[1]);
       };
-      auto* weights = build_weights(ctx, layer, queries, shown_rows(k), h * share);
+      auto* weights = build_weights(graph, layer, queries, shown_rows(k), h * share);
       for (const auto& received : sums) add_received(graph, received, weights, h * share, first + start);
       if (replayed != nullptr) add_replayed(graph, *replayed, weights, h);
       auto* out = ggml_out_prod(ctx, shown_rows(v),

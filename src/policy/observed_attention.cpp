@@ -39,6 +39,17 @@ ggml_tensor* build_products(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k) {
 
 namespace {
 
+/// `products`, bounded in place where there is a cap: what a softmax turns into attention with the factor
+/// softmax_scale().
+ggml_tensor* build_capped(ggml_context* ctx, ggml_tensor* products, LogitScale logits) {
+  if (logits.softcap == 0) return products;
+  return ggml_tanh_inplace(ctx, ggml_scale_inplace(ctx, products, logits.scale / logits.softcap));
+}
+
+float softmax_scale(LogitScale logits) {
+  return logits.softcap > 0 ? logits.softcap : logits.scale;
+}
+
 /// [keys, t] F32: what is added to the scores of queries of every `stride`-th token from position `first` on,
 /// each of which sees the keys up to its own.
 ggml_tensor* build_strided_mask(ggml_context* ctx, int64_t keys, int64_t t, int64_t first, int64_t stride) {
@@ -95,11 +106,6 @@ ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor
   auto* a = build_capped(ctx, build_products(ctx, q, k), logits);
   a = ggml_diag_mask_inf_inplace(ctx, a, static_cast<int>(past));
   return ggml_soft_max_ext_inplace(ctx, a, nullptr, softmax_scale(logits), 0.0f);
-}
-
-ggml_tensor* build_capped(ggml_context* ctx, ggml_tensor* products, LogitScale logits) {
-  if (logits.softcap == 0) return products;
-  return ggml_tanh_inplace(ctx, ggml_scale_inplace(ctx, products, logits.scale / logits.softcap));
 }
 
 ggml_tensor* build_sum_over_queries(ggml_context* ctx, ggml_tensor* attention) {

@@ -41,13 +41,6 @@ ggml_tensor* build_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, 
 ggml_tensor* build_head_attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, int64_t past,
                                   LogitScale logits);
 
-/// `products`, bounded in place where there is a cap: what a softmax turns into attention with the factor
-/// softmax_scale().
-ggml_tensor* build_capped(ggml_context* ctx, ggml_tensor* products, LogitScale logits);
-inline float softmax_scale(LogitScale logits) {
-  return logits.softcap > 0 ? logits.softcap : logits.scale;
-}
-
 /// Products [keys, t, heads · share] of all queries q [d_head, t, heads · share] with keys [d_head, keys,
 /// heads].
 ggml_tensor* build_products(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k);

@@ -656,7 +656,9 @@ void expect_no_server(const std::string& address, const std::string& part) {
 TEST_F(Rpc, WhatAnswersWronglyIsToldBeforeAnyWork) {
   expect_no_server(fmt::format("127.0.0.1:{}", free_port("127.0.0.1")), "Connection refused");
   // The length of the answer, then version 3.5.1 and capabilities, as ggml-rpc.cpp has it.
-  const Impostor old(std::string("\x1c\0\0\0\0\0\0\0\x03\x05\x01\0", 12) + std::string(24, '\0'));
+  std::string answer("\x1c\0\0\0\0\0\0\0\x03\x05\x01\0", 12);
+  answer.resize(36);
+  const Impostor old(answer);
   expect_no_server(old.address(), "version 3.5.1");
   const Impostor web("HTTP");
   expect_no_server(web.address(), "closed the connection");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -129,9 +130,11 @@ struct HParams {
   int ff_width(int layer) const { return layer_n_ff.empty() ? n_ff : layer_n_ff[static_cast<size_t>(layer)]; }
   bool slides(int layer) const { return attention_of(layer).window > 0; }
   bool recurrent(int layer) const { return attention_of(layer).recurrent; }
+  int n_recurrent_layers() const {
+    return static_cast<int>(std::ranges::count_if(attention, &AttentionSpec::recurrent));
+  }
   /// Whether any layer is.
-  bool recurrent() const;
-  int n_recurrent_layers() const;
+  bool recurrent() const { return n_recurrent_layers() > 0; }
   /// Layers below those that share.
   int own_layers() const { return n_layer - shared_layers; }
   bool shares(int layer) const { return layer >= own_layers(); }
@@ -141,8 +144,9 @@ struct HParams {
   int rows_layer(int layer) const { return shares(layer) ? own_layers() - (slides(layer) ? 2 : 1) : layer; }
   /// Whether a layer above reads its K and V, too.
   bool read_above(int layer) const;
-  /// Layers with K and V of their own that see all tokens so far, lowest first: those whose cache is worth
-  /// compressing.
+  /// Whether a layer has K and V of its own and sees all tokens so far: its cache is worth compressing.
+  bool full(int layer) const { return has_rows(layer) && !slides(layer); }
+  /// Those layers, lowest first.
   std::vector<int> full_layers() const;
   int n_full_layers() const { return static_cast<int>(full_layers().size()); }
   /// Layers below that have rows: the number of the layer among those.

@@ -271,7 +271,7 @@ std::string PrefixHeader::encode() {
                            {"annotation", hash_text(checksums.annotation)},
                            {"k", hex(checksums.k)},
                            {"v", hex(checksums.v)}}}};
-  if (recurrent()) {
+  if (hp.recurrent()) {
     fields["model"]["recurrent"] = recurrent_json(hp);
     fields["snapshots"] = snapshots;
     fields["checksums"]["snapshots"] = hex(checksums.snapshots);
@@ -281,7 +281,7 @@ std::string PrefixHeader::encode() {
   text.resize(GGML_PAD(sizeof start + text.size(), PrefixBlock::kAlignment) - sizeof start, ' ');
   std::ranges::copy(kMagic, start.magic);
   start.byte_order = kByteOrder;
-  start.version = recurrent() ? kVersionWithStates : kVersion;
+  start.version = hp.recurrent() ? kVersionWithStates : kVersion;
   start.json_bytes = text.size();
   start.json_checksum = Checksum::of(text.data(), text.size());
   place(sizeof start + text.size());
@@ -331,7 +331,7 @@ PrefixHeader PrefixHeader::decode(std::span<const uint8_t> file, const std::stri
   const auto layers = static_cast<size_t>(out.row_layers());
   out.checksums = {checksums.checksum("ids"), checksums.checksum("annotation"),
                    checksums.checksums("k", layers), checksums.checksums("v", layers)};
-  if (out.recurrent()) out.checksums.snapshots = checksums.checksums("snapshots", out.snapshots.size());
+  if (out.hp.recurrent()) out.checksums.snapshots = checksums.checksums("snapshots", out.snapshots.size());
 
   // All layers together may not fit into 64 bits, where no file is that large.
   const size_t layer = PrefixBlock::tensor_bytes(hp, out.types.k, out.tokens) +

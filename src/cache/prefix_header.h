@@ -33,7 +33,6 @@ struct PrefixHeader {
 
   /// Layers that have K and V.
   int row_layers() const { return hp.row_layer(hp.n_layer); }
-  bool recurrent() const { return row_layers() < hp.n_layer; }
 
   /// Where the ids, the annotation, the data and the snapshots begin, and the file ends, in bytes from its
   /// start.

@@ -22,8 +22,8 @@ size_t matrices_bytes(const DeltaNet& net) {
 }  // namespace
 
 size_t StateSnapshot::bytes(const HParams& hp) {
-  const auto layers = static_cast<size_t>(hp.n_layer - hp.row_layer(hp.n_layer));
-  return layers * (inputs_bytes(hp.delta_net) + matrices_bytes(hp.delta_net));
+  return static_cast<size_t>(hp.n_recurrent_layers()) *
+         (inputs_bytes(hp.delta_net) + matrices_bytes(hp.delta_net));
 }
 
 StateSnapshot::StateSnapshot(const HParams& hp, std::shared_ptr<const HostMemory> memory, size_t offset)

@@ -283,7 +283,7 @@ class Prefill {
       const auto part = columns_of(ctx, qkv, run.row - first, run.count);
       if (own) store_kv(graph, rows, past_ + run.first, part);
       if (parts.queries) keep_queries(graph, layer, run, part.q);
-      if (pack_.has_moments() && chosen_in(layer))
+      if (pack_.has_moments() && m_.hp.full(layer))
         add_moments(graph, layer, run, part.q, pack_.positions_at(ctx, run.row, run.count));
       const auto sums = sums_of(ctx, run.prompt, layer);
       const bool summed = parts.output && pass_.sums_received();
@@ -465,12 +465,9 @@ class Prefill {
     scheduler_.run(graph);
   }
 
-  /// Whether a policy is told of the layer.
-  bool chosen_in(int layer) const { return m_.hp.has_rows(layer) && !m_.hp.slides(layer); }
-
   std::vector<ReceivedSum> sums_of(ggml_context* ctx, size_t prompt, int layer) const {
     std::vector<ReceivedSum> sums;
-    if (!chosen_in(layer)) return sums;
+    if (!m_.hp.full(layer)) return sums;
     for (const int64_t stride : pack_.strides())
       sums.push_back({stride, pack_.received(ctx, prompt, layer, stride)});
     return sums;

@@ -187,7 +187,7 @@ int64_t HParams::full_bytes(int64_t tokens) const {
 std::vector<int> HParams::full_layers() const {
   std::vector<int> layers;
   for (int layer = 0; layer < n_layer; ++layer)
-    if (!slides(layer) && has_rows(layer)) layers.push_back(layer);
+    if (full(layer)) layers.push_back(layer);
   return layers;
 }
 
@@ -195,14 +195,6 @@ bool HParams::read_above(int layer) const {
   for (int above = own_layers(); above < n_layer; ++above)
     if (rows_layer(above) == layer) return true;
   return false;
-}
-
-bool HParams::recurrent() const {
-  return std::ranges::any_of(attention, &AttentionSpec::recurrent);
-}
-
-int HParams::n_recurrent_layers() const {
-  return static_cast<int>(std::ranges::count_if(attention, &AttentionSpec::recurrent));
 }
 
 int64_t HParams::state_bytes() const {

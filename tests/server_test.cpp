@@ -580,8 +580,10 @@ TEST_F(HttpServers, TellReasoningApart) {
   body["reasoning_format"] = "loud";
   EXPECT_EQ(post(http.client(), path, body, 400)["error"]["param"], "reasoning_format");
   body["reasoning_format"] = "auto";
-  body["chat_template_kwargs"] = "x";
-  EXPECT_EQ(post(http.client(), path, body, 400)["error"]["param"], "chat_template_kwargs");
+  for (const Json& refused : {Json("x"), Json{{"messages", Json::array()}}}) {
+    body["chat_template_kwargs"] = refused;
+    EXPECT_EQ(post(http.client(), path, body, 400)["error"]["param"], "chat_template_kwargs");
+  }
 }
 
 TEST_F(HttpServers, StreamsEvents) {

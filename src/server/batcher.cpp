@@ -266,7 +266,9 @@ void Batcher::commit(int64_t bytes) {
 int64_t Batcher::step_tokens(int64_t most) {
   step_begin_ = Clock::now();
   step_tokens_ = most;
-  if (running_.empty() || token_ms_ == 0) return most;
+  if (running_.empty()) return most;
+  // How long a step takes is found out with a short one.
+  if (token_ms_ == 0) return step_tokens_ = std::min(most, 2 * kLeastStep);
   const double time = kPlannedShare * std::max(options_.max_stall_ms - ms_since(last_step_), 0.0);
   const double fit = std::max(time / token_ms_, static_cast<double>(kLeastStep));
   // As equal as can be: a short step at the end would read the weights for little.

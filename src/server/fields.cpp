@@ -36,10 +36,8 @@ void Fields::read(const char* name, std::string& value) const {
 void Fields::read(const char* name, std::optional<std::string>& value) const {
   const auto* field = find(name);
   if (field == nullptr) return;
-  if (field->is_number())
-    value = field->dump();
-  else
-    read(name, value.emplace());
+  if (!field->is_number() && !field->is_string()) refuse(name, "must be a string or a number");
+  value = field->is_number() ? field->dump() : field->get<std::string>();
 }
 
 }  // namespace windowkv::server

@@ -268,6 +268,9 @@ std::string parse_variables(const Json& body) {
   }
   if (const auto* given = fields.find("chat_template_kwargs")) {
     if (!given->is_object()) fields.refuse("chat_template_kwargs", "must be an object");
+    for (const char* own : {"messages", "tools"})
+      if (given->contains(own))
+        fields.refuse("chat_template_kwargs", fmt::format("names \"{}\", which is a field of its own", own));
     variables.update(*given);
   }
   return variables.empty() ? "" : variables.dump();

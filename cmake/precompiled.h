@@ -1,4 +1,5 @@
-// What most files include anyway. Files still include all that they use: `make lint` compiles them without this one.
+// What most files include anyway. Files still include all that they use: `make lint` compiles them without
+// this one.
 #pragma once
 
 #include <fmt/format.h>

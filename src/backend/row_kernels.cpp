@@ -156,21 +156,45 @@ INLINE void cap_tile(float* x, float cap) {
   }
 }
 
-/// scores[i] = the logit of q and row i of the tile.
-INLINE void score_tile(const float* q, const float* tile, int64_t d, LogitScale logits, float* scores) {
-  for (int64_t row = 0; row < kTile; row += kLanes) {
-    Lanes sums[kLanes] = {};
-    for (int64_t i = 0; i < d; i += kLanes) {
-      Lanes x;
-      std::memcpy(&x, q + i, sizeof x);
-      for (int64_t r = 0; r < kLanes; ++r) {
-        Lanes y;
-        std::memcpy(&y, tile + (row + r) * d + i, sizeof y);
-        sums[r] += x * y;
-      }
+// Of a whole register where processors have 512 bits: most of the time goes into products.
+using WideLanes = float __attribute__((vector_size(2 * kLanes * sizeof(float))));
+
+INLINE Lanes folded(Lanes x) {
+  return x;
+}
+
+INLINE Lanes folded(WideLanes x) {
+  return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+         __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+/// out[i] = q · row i, of eight rows.
+template <typename Vector>
+INLINE void multiply_rows(const float* q, const float* rows, int64_t d, float* out) {
+  constexpr int64_t kWidth = sizeof(Vector) / sizeof(float);
+  Vector sums[kLanes] = {};
+  for (int64_t i = 0; i < d; i += kWidth) {
+    Vector x;
+    std::memcpy(&x, q + i, sizeof x);
+    for (int64_t r = 0; r < kLanes; ++r) {
+      Vector y;
+      std::memcpy(&y, rows + r * d + i, sizeof y);
+      sums[r] += x * y;
     }
-    add_lanes(sums, scores + row);
   }
+  Lanes lanes[kLanes];
+  for (int64_t r = 0; r < kLanes; ++r) lanes[r] = folded(sums[r]);
+  add_lanes(lanes, out);
+}
+
+/// scores[i] = the logit of q and row i of the tile.
+template <bool wide>
+INLINE void score_tile(const float* q, const float* tile, int64_t d, LogitScale logits, float* scores) {
+  for (int64_t row = 0; row < kTile; row += kLanes)
+    if (wide && d % (2 * kLanes) == 0)
+      multiply_rows<WideLanes>(q, tile + row * d, d, scores + row);
+    else
+      multiply_rows<Lanes>(q, tile + row * d, d, scores + row);
   for (int64_t i = 0; i < kTile; ++i) scores[i] *= logits.scale;
   if (logits.softcap > 0) cap_tile(scores, logits.softcap);
 }
@@ -227,6 +251,7 @@ INLINE void add_weighted(const float* weights, const float* tile, int64_t d, int
   std::memcpy(sum + at, held, sizeof held);
 }
 
+template <bool wide>
 INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, const RowRange& range,
                         const float* q, int heads, int64_t d, LogitScale logits,
                         const AttentionState* states) {
@@ -243,7 +268,7 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
     for (int64_t h = 0; h < heads; ++h) {
       const auto& state = states[h];
       float weights[kTile];
-      score_tile(q + h * d, keys, d, logits, weights);
+      score_tile<wide>(q + h * d, keys, d, logits, weights);
       for (int64_t i = count; i < kTile; ++i) weights[i] = -INFINITY;
       float highest = *state.highest;
       for (int64_t i = 0; i < kTile; ++i) highest = std::max(highest, weights[i]);
@@ -257,6 +282,7 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
   }
 }
 
+template <bool wide>
 INLINE void score_body(const HostRows& k, int64_t head, const RowRange& range, const float* q, int columns,
                        int64_t d, LogitScale logits, float* out, int64_t stride) {
   float keys[kTile * kMostWide];
@@ -267,7 +293,7 @@ INLINE void score_body(const HostRows& k, int64_t head, const RowRange& range, c
     fetch_tile(k, head, range, done + kTile, bytes);
     for (int64_t c = 0; c < columns; ++c) {
       float scores[kTile];
-      score_tile(q + c * d, keys, d, logits, scores);
+      score_tile<wide>(q + c * d, keys, d, logits, scores);
       std::memcpy(out + c * stride + done, scores, static_cast<size_t>(count) * sizeof(float));
     }
   }
@@ -306,24 +332,24 @@ INLINE void softmax_body(float* products, int64_t n, LogitScale logits, float si
       LogitScale logits, float *out, int64_t stride
 #define ADD_SOFTMAX_PARAMETERS float *scores, int64_t n, int64_t keys, bool most, float *out
 #define SOFTMAX_PARAMETERS float *products, int64_t n, LogitScale logits, float sink
-#define VARIANT(name, ...)                                               \
-  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                    \
-    attend_body(k, v, head, range, q, heads, d_head, logits, states);    \
-  }                                                                      \
-  __VA_ARGS__ void score_##name(SCORE_PARAMETERS) {                      \
-    score_body(k, head, range, q, columns, d_head, logits, out, stride); \
-  }                                                                      \
-  __VA_ARGS__ void add_softmax_##name(ADD_SOFTMAX_PARAMETERS) {          \
-    add_softmax_body(scores, n, keys, most, out);                        \
-  }                                                                      \
-  __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) {                  \
-    softmax_body(products, n, logits, sink);                             \
+#define VARIANT(name, wide, ...)                                               \
+  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                          \
+    attend_body<wide>(k, v, head, range, q, heads, d_head, logits, states);    \
+  }                                                                            \
+  __VA_ARGS__ void score_##name(SCORE_PARAMETERS) {                            \
+    score_body<wide>(k, head, range, q, columns, d_head, logits, out, stride); \
+  }                                                                            \
+  __VA_ARGS__ void add_softmax_##name(ADD_SOFTMAX_PARAMETERS) {                \
+    add_softmax_body(scores, n, keys, most, out);                              \
+  }                                                                            \
+  __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) {                        \
+    softmax_body(products, n, logits, sink);                                   \
   }
 
-VARIANT(any)
+VARIANT(any, false)
 #ifdef __x86_64__
-VARIANT(avx2, [[gnu::target("avx2,fma,f16c")]])
-VARIANT(avx512, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]])
+VARIANT(avx2, false, [[gnu::target("avx2,fma,f16c")]])
+VARIANT(avx512, true, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]])
 #endif
 
 struct Variant {

@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <vector>
 
@@ -15,6 +14,7 @@ namespace windowkv {
 
 namespace {
 
+constexpr const char* kLibrary = "libblas.so.3";
 constexpr const char* kCoreType = "OPENBLAS_CORETYPE";
 
 /// A function of a library that is loaded; null where there is none of that name.
@@ -29,7 +29,7 @@ F* loaded_function(const char* library_name, const char* name) {
 
 template <typename F>
 F* blas_function(const char* name) {
-  return loaded_function<F>("libblas.so.3", name);
+  return loaded_function<F>(kLibrary, name);
 }
 
 int openmp(const char* name, int otherwise) {
@@ -74,23 +74,26 @@ const char* suitable_kernels() {
   return nullptr;
 }
 
-/// OpenBLAS runs kernels of 2004 on processors that are newer than itself, and says "Prescott".
-bool runs_fallback_kernels(const char* library_name) {
+/// What OpenBLAS calls the kernels that it runs; "" where the library is no OpenBLAS.
+std::string kernels_of(const char* library_name) {
   const auto name = loaded_function<char*()>(library_name, "openblas_get_corename");
-  return name != nullptr && std::strcmp(name(), "Prescott") == 0;
+  return name != nullptr ? name() : "";
 }
+
+/// What it runs on processors that are newer than itself: kernels of 2004.
+constexpr const char* kFallbackKernels = "Prescott";
 
 }  // namespace
 
 void prefer_openmp_blas() {
   const std::filesystem::path ggml = file_of(reinterpret_cast<const void*>(&ggml_backend_reg_count));
-  const auto library = ggml.parent_path() / "openblas-openmp" / "libblas.so.3";
+  const auto library = ggml.parent_path() / "openblas-openmp" / kLibrary;
   // ggml's backend asks for this library by its name and gets the one that is loaded.
   auto load = [&] { return dlopen(library.c_str(), RTLD_LAZY | RTLD_LOCAL); };
   auto* loaded = load();
   const char* kernels = suitable_kernels();
   if (loaded == nullptr || kernels == nullptr || std::getenv(kCoreType) != nullptr ||
-      !runs_fallback_kernels(library.c_str()))
+      kernels_of(library.c_str()) != kFallbackKernels)
     return;
   // It reads the variable while it is loaded, and only then.
   dlclose(loaded);
@@ -125,8 +128,7 @@ std::string prepare_blas(int threads) {
 }
 
 std::string blas_kernels() {
-  const auto name = find_blas() != nullptr ? blas_function<char*()>("openblas_get_corename") : nullptr;
-  return name != nullptr ? name() : "";
+  return find_blas() != nullptr ? kernels_of(kLibrary) : "";
 }
 
 std::string blas_library() {

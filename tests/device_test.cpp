@@ -266,5 +266,20 @@ TEST_F(Device, EverythingOfALayerStaysThere) {
   }
 }
 
+TEST_F(Device, HasAllOperations) {
+  const auto model = load_on(model_path(), gpu());
+  const auto prompt = random_tokens(300, 256);
+  for (const auto& [name, policy] : policies(8)) {
+    SCOPED_TRACE(name);
+    Engine engine(*model);
+    Sequence sequence;
+    engine.prefill(sequence, prompt, *policy);
+    engine.decode(sequence, 1);
+    EXPECT_EQ(engine.stray_operations(), std::set<std::string>{});
+    // Its numbers, the token's id and embedding.
+    EXPECT_LE(engine.decode_traffic().copies, 3);
+  }
+}
+
 }  // namespace
 }  // namespace windowkv::test

@@ -529,12 +529,12 @@ TEST_F(Rpc, HiddenStatesMoveOnceABoundary) {
   const auto prefill = engine.prefill_traffic();
   EXPECT_EQ(prefill.copies, 6 + 1);
   EXPECT_EQ(prefill.bytes, 2 * 600 * 128 * 4);
-  // A token: its embedding and hidden state, and for each server its position, slots and mask.
+  // A token: its embedding and hidden state, and for each server the numbers of its step.
   engine.decode(sequence, 1);
   const auto decode = engine.decode_traffic();
   EXPECT_EQ(decode.graphs, 1);
   EXPECT_EQ(decode.splits, 3);
-  EXPECT_EQ(decode.copies, 8);
+  EXPECT_EQ(decode.copies, 4);
   const auto local = load_local(model_path());
   Engine one(*local);
   Sequence other;

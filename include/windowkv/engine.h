@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -237,6 +238,9 @@ class Engine {
   /// Traffic between devices in all prefills and decode steps so far.
   DeviceTraffic prefill_traffic() const;
   DeviceTraffic decode_traffic() const;
+  /// Operations of prefills and decode steps that the CPU computed for another device which has them not, by
+  /// ggml's names.
+  std::set<std::string> stray_operations() const;
 
   /// Bytes of compute buffers held for prefill and decode.
   int64_t compute_bytes() const;

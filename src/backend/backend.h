@@ -39,8 +39,8 @@ class Backends {
   bool is_remote(size_t device) const;
   /// In the scheduler's order: the CPU last, whether it holds layers or not.
   const std::vector<ggml_backend_t>& all() const { return all_; }
-  /// Held while a graph is computed: backends keep buffers of their own for that.
-  std::mutex& computing() const { return computing_; }
+  /// Held while graphs are computed: backends keep buffers of their own for that.
+  std::recursive_mutex& computing() const { return computing_; }
   /// What multiplies large matrices faster than the CPU backend does; null where nothing does.
   ggml_backend_t blas() const { return blas_; }
   /// Of the CPU.
@@ -76,7 +76,7 @@ class Backends {
   std::vector<LayerRun> runs_;
   ggml_backend_t blas_ = nullptr;
   int threads_;
-  mutable std::mutex computing_;
+  mutable std::recursive_mutex computing_;
 };
 
 /// What a driver says is free; below 0, not known, where it says that there is no memory at all.

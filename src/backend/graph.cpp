@@ -1,6 +1,7 @@
 #include "backend/graph.h"
 
 #include <fmt/format.h>
+#include <ggml-alloc.h>
 
 #include <algorithm>
 #include <set>
@@ -26,6 +27,7 @@ ggml_tensor* Graph::output(ggml_tensor* tensor) {
 ggml_tensor* Graph::input(ggml_type type, int64_t ne0, int64_t ne1) {
   auto* tensor = ggml_new_tensor_2d(ctx_.get(), type, ne0, ne1);
   ggml_set_input(tensor);
+  inputs_.push_back(tensor);
   return tensor;
 }
 
@@ -108,7 +110,74 @@ void Scheduler::place_nodes(const Graph& graph) {
   }
 }
 
+namespace {
+
+/// Where what the tensor is, or is a view of, lies; null: nowhere yet.
+ggml_backend_buffer_t buffer_of(const ggml_tensor* tensor) {
+  return tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
+}
+
+}  // namespace
+
+ggml_backend_t Scheduler::only_device(const Graph& graph) const {
+  if (!several_devices_) return nullptr;
+  ggml_backend_dev_t device = nullptr;
+  auto lies_elsewhere = [&](const ggml_tensor* tensor) {
+    auto* buffer = tensor != nullptr ? buffer_of(tensor) : nullptr;
+    if (buffer == nullptr) return false;
+    if (ggml_backend_buffer_is_host(buffer)) return true;
+    auto* its = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer));
+    if (device == nullptr) device = its;
+    return its != device;
+  };
+  const int count = ggml_graph_n_nodes(graph.nodes());
+  for (int i = 0; i < count; ++i) {
+    const auto* node = ggml_graph_node(graph.nodes(), i);
+    if (node->op == GGML_OP_CUSTOM || lies_elsewhere(node) || std::ranges::any_of(node->src, lies_elsewhere))
+      return nullptr;
+  }
+  const auto its = std::ranges::find(order_, device, ggml_backend_get_device);
+  if (device == nullptr || its == order_.end() || *its == order_.back()) return nullptr;
+  for (int i = 0; i < count; ++i)
+    if (!ggml_backend_dev_supports_op(device, ggml_graph_node(graph.nodes(), i))) return nullptr;
+  return *its;
+}
+
+void Scheduler::allocate_alone(const Graph& graph, ggml_backend_t device) {
+  auto* nodes = graph.nodes();
+  auto& [memory, measure] = alone_[device];
+  if (!memory) {
+    auto* buft = ggml_backend_get_default_buffer_type(device);
+    memory.reset(ggml_gallocr_new(buft));
+    measure.reset(ggml_gallocr_new(buft));
+  }
+  if (started_ != nullptr) {
+    // Planned memory that has to grow is freed first, which a graph may still be using.
+    size_t bytes = 0;
+    ggml_gallocr_reserve_n_size(measure.get(), nodes, nullptr, nullptr, &bytes);
+    if (started_ != device || bytes > ggml_gallocr_get_buffer_size(memory.get(), 0)) wait();
+  }
+  // Each graph is planned anew, as by the scheduler below.
+  if (!ggml_gallocr_reserve(memory.get(), nodes) || !ggml_gallocr_alloc_graph(memory.get(), nodes))
+    throw Error("out of memory for the computation; use a smaller chunk or a shorter prompt");
+  allocated_on_ = device;
+  allocated_ = {1, 1, 0, 0};
+  for (const auto* input : graph.inputs()) allocated_ += {0, 0, 1, static_cast<int64_t>(ggml_nbytes(input))};
+}
+
+void Scheduler::wait() {
+  if (started_ == nullptr) return;
+  ggml_backend_synchronize(started_);
+  started_ = nullptr;
+  started_lock_.unlock();
+  running_.clear();
+}
+
 void Scheduler::allocate(const Graph& graph) {
+  if (auto* device = only_device(graph); device != nullptr) return allocate_alone(graph, device);
+  wait();
+  allocated_on_ = nullptr;
+  std::scoped_lock lock(computing_);  // planning waits for the backends, which others may be using
   auto* nodes = graph.nodes();
   ggml_backend_sched_reset(sched_.get());
   // Plans anew each time. Without this ggml takes the previous graph's plan wherever the numbers of nodes and
@@ -129,18 +198,47 @@ void Scheduler::allocate(const Graph& graph) {
   place_nodes(graph);  // which planning forgets too
   done = done && ggml_backend_sched_alloc_graph(sched_.get(), nodes);
   if (!done) throw Error("out of memory for the computation; use a smaller chunk or a shorter prompt");
-  if (several_devices_) allocated_ = traffic_of(order_, sched_.get(), nodes);
+  if (!several_devices_) return;
+  allocated_ = traffic_of(order_, sched_.get(), nodes);
+  find_strays(graph);
+}
+
+void Scheduler::find_strays(const Graph& graph) {
+  for (int i = 0; i < ggml_graph_n_nodes(graph.nodes()); ++i) {
+    auto* node = ggml_graph_node(graph.nodes(), i);
+    if (node->op == GGML_OP_CUSTOM ||
+        ggml_backend_sched_get_tensor_backend(sched_.get(), node) != order_.back())
+      continue;
+    auto has = [&](ggml_backend_t b) {
+      return b != order_.back() && ggml_backend_dev_supports_op(ggml_backend_get_device(b), node);
+    };
+    if (std::ranges::none_of(order_, has)) strays_.insert(ggml_op_desc(node));
+  }
 }
 
 void Scheduler::compute(const Graph& graph) {
+  begin(graph);
+  wait();
+}
+
+void Scheduler::begin(const Graph& graph) {
   const GgmlErrors errors;
   const auto status = [&] {
-    std::scoped_lock lock(computing_);
-    return ggml_backend_sched_graph_compute(sched_.get(), graph.nodes());
+    std::unique_lock lock(computing_);
+    if (allocated_on_ == nullptr) return ggml_backend_sched_graph_compute(sched_.get(), graph.nodes());
+    if (started_ == nullptr) started_lock_ = std::move(lock);
+    started_ = allocated_on_;
+    return ggml_backend_graph_compute_async(started_, graph.nodes());
   }();
   if (status != GGML_STATUS_SUCCESS)
     throw Error(fmt::format("computation failed: {}{}", ggml_status_to_string(status), errors.in_brackets()));
   traffic_ += allocated_;
+}
+
+void Scheduler::start(Graph graph) {
+  allocate(graph);
+  begin(graph);
+  if (started_ != nullptr) running_.push_back(std::move(graph));
 }
 
 void Scheduler::run(const Graph& graph) {
@@ -152,6 +250,8 @@ int64_t Scheduler::buffer_bytes() const {
   int64_t sum = 0;
   for (auto* backend : order_)
     sum += static_cast<int64_t>(ggml_backend_sched_get_buffer_size(sched_.get(), backend));
+  for (const auto& [device, alone] : alone_)
+    sum += static_cast<int64_t>(ggml_gallocr_get_buffer_size(alone.memory.get(), 0));
   return sum;
 }
 

@@ -23,14 +23,16 @@ KvArena::KvArena(const Backends& backends, const HParams& hp, KvTypes types, int
   std::set<int64_t> sizes = {1};
   for (int layer = 0; layer < hp.n_layer; ++layer) sizes.insert(hp.row_units(layer));
   if (units == 0) return;
-  const Rows all = {storage_.add(to_ggml(types.k), unit, units), storage_.add(to_ggml(types.v), unit, units)};
+  const int64_t length = units + (backends.is_cpu(device) ? 0 : kAttentionStep * *sizes.rbegin());
+  const Rows all = {storage_.add(to_ggml(types.k), unit, length),
+                    storage_.add(to_ggml(types.v), unit, length)};
   storage_.allocate(/*clear=*/true);
   views_.reset(ggml_init({2 * sizes.size() * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
   for (const int64_t size : sizes) {
     auto as_rows = [&](ggml_tensor* t) {
       if (size == 1) return t;
       auto* view =
-          ggml_view_2d(views_.get(), t, size * unit, units / size, static_cast<size_t>(size) * t->nb[1], 0);
+          ggml_view_2d(views_.get(), t, size * unit, length / size, static_cast<size_t>(size) * t->nb[1], 0);
       ggml_backend_view_init(view);
       return view;
     };
@@ -55,16 +57,11 @@ int64_t KvArena::rounded_up(const Backends& backends, const HParams& hp, KvTypes
   return (rows + step - 1) / step * step;
 }
 
-int64_t KvArena::take(int64_t units) {
+std::optional<int64_t> KvArena::take(int64_t units) {
   if (units == 0) return 0;
   std::scoped_lock lock(mutex_);
   const auto run = std::find_if(free_.begin(), free_.end(), [&](const auto& r) { return r.second >= units; });
-  if (run == free_.end())
-    throw PoolFull(
-        fmt::format("the KV pool has {} contiguous bytes free, but {} are needed; release another sequence "
-                    "first or make a larger pool",
-                    longest_run() * unit_bytes_, units * unit_bytes_),
-        {});
+  if (run == free_.end()) return std::nullopt;
   const auto [first, length] = *run;
   free_.erase(run);
   if (length > units) free_[first + units] = length - units;
@@ -95,20 +92,44 @@ int64_t KvArena::free_units() const {
 
 int64_t KvArena::longest_free() const {
   std::scoped_lock lock(mutex_);
-  return longest_run();
-}
-
-int64_t KvArena::longest_run() const {
   int64_t longest = 0;
   for (const auto& [first, rows] : free_) longest = std::max(longest, rows);
   return longest;
 }
 
+namespace {
+
+/// Units of an arena whose tensors a device still takes; those behind the last are left out.
+int64_t most_units(const Backends& backends, const HParams& hp, KvTypes types, size_t device,
+                   int64_t most_bytes) {
+  if (most_bytes == 0) {
+    if (backends.is_cpu(device)) return INT64_MAX;
+    const size_t most =
+        ggml_backend_buft_get_max_size(ggml_backend_get_default_buffer_type(backends.backend(device)));
+    most_bytes = static_cast<int64_t>(std::min<size_t>(most, INT64_MAX));
+  }
+  const auto unit = static_cast<int64_t>(
+      std::max(ggml_row_size(to_ggml(types.k), hp.kv_unit()), ggml_row_size(to_ggml(types.v), hp.kv_unit())));
+  const int64_t row = hp.common_units();
+  return (most_bytes / unit - KvArena::kAttentionStep * row) / row * row;
+}
+
+}  // namespace
+
 KvMemory::KvMemory(const Backends& backends, const HParams& hp, KvTypes types,
-                   const std::vector<int64_t>& units)
-    : backends_(backends), layers_(layers_by_device(backends, hp)) {
-  for (size_t device = 0; device < backends.device_count(); ++device)
-    arenas_.push_back(std::make_unique<KvArena>(backends, hp, types, units[device], device));
+                   const std::vector<int64_t>& units, int64_t most_bytes)
+    : backends_(backends), layers_(layers_by_device(backends, hp)), arenas_(backends.device_count()) {
+  for (size_t device = 0; device < arenas_.size(); ++device) {
+    const int64_t most = most_units(backends, hp, types, device, most_bytes);
+    if (most <= 0)
+      throw Error(fmt::format("{} takes no tensor that could hold K or V", backends.name(device)));
+    int64_t left = units[device];
+    do {
+      const int64_t part = std::min(left, most);
+      arenas_[device].push_back(std::make_unique<KvArena>(backends, hp, types, part, device));
+      left -= part;
+    } while (left > 0);
+  }
 }
 
 std::vector<int64_t> KvMemory::layers_by_device(const Backends& backends, const HParams& hp) {
@@ -131,22 +152,40 @@ std::vector<int64_t> KvMemory::cut(const Backends& backends, const HParams& hp, 
   return out;
 }
 
-int64_t KvMemory::units() const {
+namespace {
+
+template <typename F>
+int64_t sum_over(const std::vector<KvMemory::Arenas>& by_device, F&& f) {
   int64_t sum = 0;
-  for (const auto& arena : arenas_) sum += arena->units();
+  for (const auto& arenas : by_device)
+    for (const auto& arena : arenas) sum += f(*arena);
   return sum;
 }
 
+}  // namespace
+
+int64_t KvMemory::units() const {
+  return sum_over(arenas_, [](const KvArena& arena) { return arena.units(); });
+}
+
 int64_t KvMemory::free_units() const {
-  int64_t sum = 0;
-  for (const auto& arena : arenas_) sum += arena->free_units();
-  return sum;
+  return sum_over(arenas_, [](const KvArena& arena) { return arena.free_units(); });
+}
+
+int64_t KvMemory::longest_free(size_t device) const {
+  int64_t longest = 0;
+  for (const auto& arena : arenas_[device]) longest = std::max(longest, arena->longest_free());
+  return longest;
 }
 
 bool KvMemory::fits(int64_t units) const {
   const int64_t all = std::accumulate(layers_.begin(), layers_.end(), int64_t{0});
-  for (size_t device = 0; device < arenas_.size(); ++device)
-    if ((units * layers_[device] + all - 1) / all > arenas_[device]->longest_free()) return false;
+  for (size_t device = 0; device < arenas_.size(); ++device) {
+    int64_t left = (units * layers_[device] + all - 1) / all;
+    if (left <= longest_free(device)) continue;
+    for (const auto& arena : arenas_[device]) left -= arena->longest_free();
+    if (arenas_[device].size() == 1 || left > 0) return false;
+  }
   return true;
 }
 

@@ -1,9 +1,12 @@
 #include "cache/kv_cache.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 
 #include "support/unique_id.h"
+#include "windowkv/error.h"
 
 namespace windowkv {
 
@@ -63,21 +66,50 @@ ggml_tensor* KvRows::slice(ggml_context* ctx, ggml_tensor* rows, int64_t first, 
   return ggml_view_2d(ctx, rows, rows->ne[0], count, rows->nb[1], static_cast<size_t>(first) * rows->nb[1]);
 }
 
+size_t KvSegment::take(KvArena& arena, std::span<const size_t> runs) {
+  for (size_t count = runs.size(); count > 0; --count) {
+    int64_t units = 0;
+    for (size_t run : runs.first(count)) units += runs_[run].capacity * runs_[run].units;
+    const auto first = arena.take(units);
+    if (!first) continue;
+    pieces_.emplace_back(arena, *first, units);
+    int64_t next = *first;
+    for (size_t run : runs.first(count)) {
+      places_[run] = {&arena, next};
+      next += runs_[run].capacity * runs_[run].units;
+    }
+    return count;
+  }
+  return 0;
+}
+
 KvSegment::KvSegment(std::shared_ptr<KvMemory> memory, const std::vector<Run>& runs, KvMeter& meter)
-    : memory_(std::move(memory)), meter_(meter), runs_(runs) {
+    : memory_(std::move(memory)), meter_(meter), runs_(runs), places_(runs.size()) {
   const auto wanted = units_by_device(memory_->backends(), runs);
   units_ = std::accumulate(wanted.begin(), wanted.end(), int64_t{0});
-  std::vector<int64_t> next;  // by device, unit where the next layer begins
   for (size_t device = 0; device < wanted.size(); ++device) {
-    pieces_.push_back(std::make_unique<Piece>(memory_->on(device), wanted[device]));
-    next.push_back(pieces_.back()->first());
+    std::vector<size_t> its;
+    for (size_t run = 0; run < runs.size(); ++run)
+      if (runs[run].device == device) its.push_back(run);
+    const auto& arenas = memory_->on(device);
+    // In one piece where that fits, so that sequences lie at equal distances.
+    std::span<const size_t> left = its;
+    for (const auto& arena : arenas)
+      if (!left.empty() && arena->longest_free() >= wanted[device]) left = left.subspan(take(*arena, left));
+    for (const auto& arena : arenas)
+      if (!left.empty()) left = left.subspan(take(*arena, left));
+    if (!left.empty())
+      throw PoolFull(
+          fmt::format("the KV pool has {} contiguous bytes free, but {} are needed; release another sequence "
+                      "first or make a larger pool",
+                      memory_->longest_free(device) * memory_->unit_bytes(),
+                      wanted[device] * memory_->unit_bytes()),
+          {});
   }
   views_.reset(ggml_init({2 * runs.size() * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
-  for (const auto& run : runs) {
-    layers_.emplace_back(views_.get(), memory_->on(run.device).rows_of(run.units),
-                         next[run.device] / run.units, run.capacity);
-    next[run.device] += run.capacity * run.units;
-  }
+  for (size_t i = 0; i < runs.size(); ++i)
+    layers_.emplace_back(views_.get(), places_[i].arena->rows_of(runs[i].units),
+                         places_[i].unit / runs[i].units, runs[i].capacity);
   meter_.add(units_ * memory_->unit_bytes());
 }
 
@@ -91,7 +123,7 @@ const KvRows& KvSegment::layer_as(int index, int64_t units) {
   auto& other = others_[{index, units}];
   if (!other.views) {
     other.views.reset(ggml_init({2 * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
-    other.rows = KvRows(other.views.get(), memory_->on(run.device).rows_of(units),
+    other.rows = KvRows(other.views.get(), arena(index).rows_of(units),
                         layer(index).first() * run.units / units, run.capacity);
   }
   return other.rows;

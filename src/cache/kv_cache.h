@@ -52,7 +52,8 @@ class KvRows {
   int64_t first_ = 0;
 };
 
-/// A segment of each device's arena, cut into one run of rows a layer; given back when this goes.
+/// A segment of each device's arena, cut into one run of rows a layer; of several of its arenas where none
+/// has room for all. Given back when this goes.
 class KvSegment {
  public:
   /// A run of rows: `capacity` as KvArena::rounded_up gives it, units of a row (HParams::row_units), and
@@ -71,28 +72,42 @@ class KvSegment {
   /// The same memory as rows of so many units, no more than the run has.
   const KvRows& layer_as(int index, int64_t units);
   const KvMemory& memory() const { return *memory_; }
+  /// Where a layer's rows lie.
+  const KvArena& arena(int layer) const { return *places_[static_cast<size_t>(layer)].arena; }
 
  private:
   /// Units taken of one arena.
   class Piece {
    public:
-    Piece(KvArena& arena, int64_t units) : arena_(arena), units_(units), first_(arena.take(units)) {}
-    ~Piece() { arena_.give_back(first_, units_); }
-    Piece(const Piece&) = delete;
-    Piece& operator=(const Piece&) = delete;
-    int64_t first() const { return first_; }
+    Piece(KvArena& arena, int64_t first, int64_t units) : arena_(&arena), units_(units), first_(first) {}
+    Piece(Piece&& other) noexcept
+        : arena_(std::exchange(other.arena_, nullptr)), units_(other.units_), first_(other.first_) {}
+    Piece& operator=(Piece&&) = delete;
+    ~Piece() {
+      if (arena_ != nullptr) arena_->give_back(first_, units_);
+    }
 
    private:
-    KvArena& arena_;
+    KvArena* arena_;
     int64_t units_;
     int64_t first_;
+  };
+  /// Takes what the runs need, or as many of them from the first on as the arena has room for; returns how
+  /// many.
+  size_t take(KvArena& arena, std::span<const size_t> runs);
+
+  /// A run's arena, and the unit where it begins there.
+  struct Place {
+    KvArena* arena = nullptr;
+    int64_t unit = 0;
   };
 
   std::shared_ptr<KvMemory> memory_;
   KvMeter& meter_;
   std::vector<Run> runs_;
   int64_t units_ = 0;
-  std::vector<std::unique_ptr<Piece>> pieces_;  ///< by device
+  std::vector<Piece> pieces_;
+  std::vector<Place> places_;  ///< by run
   ggml_context_ptr views_;
   std::vector<KvRows> layers_;
   struct OtherRows {
@@ -134,7 +149,7 @@ class KvCache {
   Layer& layer(int index) { return layers_[static_cast<size_t>(index)]; }
   const Layer& layer(int index) const { return layers_[static_cast<size_t>(index)]; }
   /// Where the layer's rows lie. Caches whose layers share one arena share all.
-  const KvArena& arena(int index) const { return segment_of(index).memory().of(index); }
+  const KvArena& arena(int index) const { return segment_of(index).arena(shared_ ? index : 0); }
   /// All of the arena, in rows of the layer.
   KvArena::Rows arena_rows(int index) const { return arena(index).rows_of(hp_.row_units(index)); }
   KvTypes types() const { return types_; }

@@ -1,5 +1,6 @@
 // windowkv bench: prompt lengths × budgets × batches, in rounds, alone or beside llama.cpp's tools; medians.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -147,6 +148,13 @@ std::string traffic_table(const std::vector<BenchCell>& cells, int64_t predict) 
                       predict > 0 ? bytes_text(batch.traffic.bytes / predict) : "-"});
     }
   return table_text(rows);
+}
+
+/// What a device left to the CPU.
+std::string strays_text(const Engine& engine) {
+  const auto strays = engine.stray_operations();
+  if (strays.empty()) return "";
+  return fmt::format("on the CPU, since the device has them not: {}\n", fmt::join(strays, ", "));
 }
 
 std::string memory_table(const std::vector<BenchCell>& cells) {
@@ -329,7 +337,7 @@ void bench(BenchFlags flags) {
           recall == 1 ? "token" : fmt::format("{} tokens", recall)));
     // Of what lies on other devices this process's peak says nothing; plans are of one prompt.
     if (!model->on_cpu())
-      print("\n" + traffic_table(measured, flags.predict));
+      print("\n" + traffic_table(measured, flags.predict) + strays_text(engine));
     else if (flags.prompts == 1)
       print("\n" + memory_table(measured));
     if (beside) print("\n" + rivals_table(rivals, speeds));

@@ -67,6 +67,8 @@ void describe_traffic(const Engine& engine, int64_t decoded) {
                                  static_cast<double>(decode.copies) / static_cast<double>(decoded),
                                  bytes_text(decode.bytes / decoded))
                    : "");
+  if (const auto strays = engine.stray_operations(); !strays.empty())
+    tell(fmt::format("on the CPU  {}, which the device does not have\n", fmt::join(strays, ", ")));
 }
 
 /// The fewest prompt tokens a layer with which an answer can be expected to be of use.

@@ -20,8 +20,18 @@ ggml_tensor* flash_attention(ggml_context* ctx, const LayerAttention& layer, ggm
 void store_kv(Graph& graph, const KvRows& rows, int64_t first, const Family::Qkv& qkv) {
   auto* ctx = graph.ctx();
   const int64_t t = qkv.k->ne[2];
-  for (auto [from, to] : {std::pair{qkv.k, rows.k()}, {qkv.v, rows.v()}})
-    graph.add(ggml_cpy(ctx, ggml_reshape_2d(ctx, from, to->ne[0], t), KvRows::slice(ctx, to, first, t)));
+  for (auto [from, to] : {std::pair{qkv.k, rows.k()}, {qkv.v, rows.v()}}) {
+    from = ggml_reshape_2d(ctx, from, to->ne[0], t);
+    // By number where they are quantized: rows of few blocks begin at addresses that Vulkan's copy takes for
+    // others.
+    graph.add(ggml_is_quantized(to->type)
+                  ? ggml_set_rows(ctx, to, from,
+                                  ggml_cast(ctx,
+                                            ggml_arange(ctx, static_cast<float>(first),
+                                                        static_cast<float>(first + t), 1.0f),
+                                            GGML_TYPE_I32))
+                  : ggml_cpy(ctx, from, KvRows::slice(ctx, to, first, t)));
+  }
 }
 
 int64_t first_shown(int64_t first, int64_t window) {
@@ -53,8 +63,46 @@ ggml_tensor* join_columns(ggml_context* ctx, std::vector<ggml_tensor*> parts) {
   return parts.front();
 }
 
+namespace {
+
+/// attend() where KV heads begin at different rows: each a stack of its own, since no device takes a mask for
+/// each head.
+ggml_tensor* attend_by_head(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q,
+                            const KvStack& stack, ggml_tensor* mask) {
+  const int64_t d_head = q->ne[0];
+  const int64_t heads = stack.all.k->ne[0] / d_head;
+  const int64_t share = q->ne[1] / heads;
+  auto* queries = ggml_reshape_4d(ctx, q, d_head, 1, share, heads);
+  auto part = [&](LayerAttention how, int64_t first, int64_t count) {
+    auto rows_of = [&](ggml_tensor* rows) {
+      const size_t head = ggml_row_size(rows->type, d_head);
+      return ggml_view_4d(ctx, rows, d_head, stack.visible, 1, count, rows->nb[1], rows->nb[1], head,
+                          static_cast<size_t>(stack.first) * rows->nb[1] + static_cast<size_t>(first) * head);
+    };
+    auto from = [&](ggml_tensor* t) {
+      return ggml_view_4d(ctx, t, t->ne[0], t->ne[1], t->ne[2], count, t->nb[1], t->nb[2], t->nb[3],
+                          static_cast<size_t>(first) * t->nb[3]);
+    };
+    if (how.sinks != nullptr)
+      how.sinks = ggml_view_1d(ctx, how.sinks, share, static_cast<size_t>(first * share) * how.sinks->nb[0]);
+    auto* out =
+        flash_attention(ctx, how, from(queries), rows_of(stack.all.k), rows_of(stack.all.v), from(mask));
+    return ggml_reshape_2d(ctx, out, ggml_nelements(out), 1);
+  };
+  if (layer.sinks == nullptr) return part(layer, 0, heads);
+  ggml_tensor* all = nullptr;
+  for (int64_t head = 0; head < heads; ++head) {
+    auto* one = part(layer, head, 1);
+    all = all != nullptr ? ggml_concat(ctx, all, one, 0) : one;
+  }
+  return all;
+}
+
+}  // namespace
+
 ggml_tensor* attend(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, const KvStack& stack,
                     ggml_tensor* mask) {
+  if (stack.by_head) return attend_by_head(ctx, layer, q, stack, mask);
   const int64_t d_head = q->ne[0];
   auto stacked = [&](ggml_tensor* rows) {
     return ggml_view_4d(ctx, rows, d_head, stack.visible, rows->ne[0] / d_head, stack.caches, rows->nb[1],

@@ -33,11 +33,12 @@ struct KvStack {
   int64_t first;     ///< row where the first cache's begin
   int64_t distance;  ///< rows from one cache's to the next one's; any for a single cache
   int64_t caches;
-  int64_t visible;  ///< rows of each that attention reads
+  int64_t visible;       ///< rows of each that attention reads
+  bool by_head = false;  ///< whether KV heads begin at different rows; of a single cache then
 };
 
 /// Attention of one token of each cache, q [d_head, n_head, caches], over its own rows: [d_head·n_head,
-/// caches] F32. `mask` [visible, 1, 1 or n_head, caches] F16.
+/// caches] F32. `mask` [visible, 1, 1, caches], or n_head_kv instead of caches by head, F16.
 ggml_tensor* attend(ggml_context* ctx, const LayerAttention& layer, ggml_tensor* q, const KvStack& stack,
                     ggml_tensor* mask);
 

@@ -75,7 +75,7 @@ void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result
     decode_graph = std::move(graph);
     ++graphs_built;
   }
-  decode_graph->set_inputs(caches, tokens, positions);
+  decode_graph->set_inputs(caches, tokens, positions, *decode_scheduler);
   decode_scheduler->compute(decode_graph->graph());
   for (const auto& s : steps) {
     s.sequence->cache->lengthen(1);

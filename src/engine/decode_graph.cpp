@@ -11,9 +11,9 @@ namespace {
 
 // Attention reads rows in steps of this many, the ones past the length masked, so that one graph serves as
 // many tokens.
-constexpr int64_t kLengthStep = 64;
+constexpr int64_t kLengthStep = KvArena::kAttentionStep;
 // A graph whose masks hide more than this beyond the step is not used again, though it could be.
-constexpr int64_t kMostHidden = 4 * kLengthStep;
+constexpr int64_t kMostHidden = 2 * kLengthStep;
 
 const ggml_fp16_t kVisible = ggml_fp32_to_fp16(0.0f);
 const ggml_fp16_t kHidden = ggml_fp32_to_fp16(-INFINITY);
@@ -24,6 +24,12 @@ uint64_t state_id(const KvCache& cache) {
 
 int64_t rounded_up(int64_t length) {
   return (length + kLengthStep) / kLengthStep * kLengthStep;
+}
+
+bool same_arenas(const KvCache& a, const KvCache& b) {
+  for (int layer = 0; layer < a.layers(); ++layer)
+    if (a.arena(layer).id() != b.arena(layer).id()) return false;
+  return true;
 }
 
 /// Of a layer that has rows, with the token that is about to be stored.
@@ -61,14 +67,14 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
   auto* ctx = graph_.ctx();
   const auto count = static_cast<int64_t>(caches.size());
   for (size_t c = 0; c < caches.size(); ++c) {
-    const bool beside = c > 0 && caches[c]->arena(0).id() == caches[c - 1]->arena(0).id();
+    const bool beside = c > 0 && same_arenas(*caches[c], *caches[c - 1]);
     arenas_.push_back(beside ? arenas_[c - 1] : c);
   }
   for (const auto* cache : caches) queries_.push_back(cache->queries != nullptr ? cache->queries->id() : 0);
   for (const auto* cache : caches) states_.push_back(state_id(*cache));
   in_place_.resize(static_cast<size_t>(m.hp.n_layer));
+  lay_out(m, caches);
   tokens_ = graph_.input(GGML_TYPE_I32, count);
-  positions_ = graph_.input(GGML_TYPE_I32, count);
   auto* x = m.family->embed(ctx, m.hp, m.weights, tokens_);
   std::vector<Family::LayerTokens> tokens(static_cast<size_t>(m.hp.n_layer));
   for (int layer = 0; layer < m.hp.n_layer && m.hp.n_embd_layer > 0; ++layer) {
@@ -81,34 +87,54 @@ DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
     const auto& tokens_of_layer = tokens[static_cast<size_t>(layer)];
     if (const auto& b = *m.backends; layer > 0 && b.device_of(layer) != b.device_of(layer - 1))
       graph_.read_on(x, b.backend(b.device_of(layer)));
-    for (const auto* cache : caches) places_.push_back(place_of(*cache, layer));
     if (m.hp.recurrent(layer)) {
-      layer_class_.push_back(kNoClass);
       x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, recur(m, caches, layer, x), tokens_of_layer);
       continue;
     }
     const bool own = m.hp.has_rows(layer);
-    if (own)
-      layer_class_.push_back(class_of(caches, layer, m.attention(layer).window));
-    else
-      layer_class_.push_back(kNoClass);
-    const auto& layout = classes_[layer_class_[static_cast<size_t>(m.hp.rows_layer(layer))]];
-    const auto qkv = m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_,
-                                                own ? Family::kQkv : Family::kQ);
+    const auto& c = classes_[layer_class_[static_cast<size_t>(m.hp.rows_layer(layer))]];
+    const auto qkv =
+        m.family->attention_inputs(ctx, m.hp, m.weights, layer, x, positions_on(m.backends->device_of(layer)),
+                                   own ? Family::kQkv : Family::kQ);
     if (own) {
-      store(caches, layer, qkv, layout.slots);
+      store(caches, layer, qkv, inputs_[c.layout.device]->numbers(ctx, c.slots, count));
       keep_queries(caches, layer, qkv.q);
     }
-    auto* read = build_gated(ctx, attention(m, caches, layer, qkv.q, layout), qkv.gate);
+    auto* read = build_gated(ctx, attention(m, caches, layer, qkv.q, c), qkv.gate);
     x = m.family->finish_layer(ctx, m.hp, m.weights, layer, x, read, tokens_of_layer);
   }
   x = m.family->logits(ctx, m.hp, m.weights, x);
   result_ = graph_.output(result == Result::kGreedy ? ggml_argmax(ctx, x) : x);
 }
 
+void DecodeGraph::lay_out(LoadedModel& m, Batch caches) {
+  const auto& backends = *m.backends;
+  sizes_.resize(backends.device_count());
+  inputs_.resize(backends.device_count());
+  positions_.resize(backends.device_count());
+  std::vector<bool> used(backends.device_count());
+  for (auto& sizes : sizes_) StepInputs::Sizes::add(sizes.numbers, static_cast<int64_t>(caches.size()));
+  for (int layer = 0; layer < m.hp.n_layer; ++layer) {
+    used[backends.device_of(layer)] = true;
+    for (const auto* cache : caches) places_.push_back(place_of(*cache, layer));
+    layer_class_.push_back(m.hp.has_rows(layer) ? class_of(caches, layer, m.attention(layer).window)
+                                                : kNoClass);
+  }
+  for (size_t device = 0; device < used.size(); ++device)
+    if (used[device]) inputs_[device].emplace(backends, sizes_[device], device);
+}
+
+ggml_tensor* DecodeGraph::positions_on(size_t device) {
+  auto& positions = positions_[device];
+  if (positions == nullptr)
+    positions = inputs_[device]->numbers(graph_.ctx(), 0, static_cast<int64_t>(versions_.size()));
+  return positions;
+}
+
 DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer, int64_t window) const {
   Layout out;
   out.window = window;
+  out.device = caches.front()->backends().device_of(layer);
   int64_t lowest = 0;
   for (size_t c = 0; c < caches.size(); ++c) {
     const auto& [rows, length, prompt, begins] = caches[c]->layer(layer);
@@ -119,15 +145,15 @@ DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer, int64_t wind
     if (in_place(*caches[c], layer)) continue;
     const int64_t left = caches[c]->arena_rows(layer).count() - rows.first();
     const int64_t wanted = rounded_up(length);
-    const int64_t heads = begins.empty() ? 1 : n_head_;
-    if (!out.runs.empty()) {
+    const int64_t heads = begins.empty() ? 1 : n_head_ / share_;
+    if (!out.runs.empty() && heads == 1 && out.runs.back().heads == 1) {
       auto& run = out.runs.back();
       const int64_t distance = out.offsets[c] - out.offsets[c - 1];
       const int64_t visible = std::max(run.visible, wanted);
       // Lengths that are too different would have attention pass over many hidden rows.
       if (arenas_[c] == arenas_[run.first] && (run.count == 1 || distance == run.distance) &&
           visible <= std::min(distance, left) && visible <= 2 * std::min(run.visible, wanted)) {
-        run = {run.first, run.count + 1, visible, distance, std::max(run.heads, heads)};
+        run = {run.first, run.count + 1, visible, distance, 1};
         continue;
       }
     }
@@ -142,14 +168,18 @@ size_t DecodeGraph::class_of(Batch caches, int layer, int64_t window) {
     if (classes_[i].layout == layout) return i;
   auto& c = classes_.emplace_back();
   c.layer = layer;
-  c.slots = graph_.input(GGML_TYPE_I64, static_cast<int64_t>(caches.size()));
-  c.shown.resize(caches.size(), 0);
+  auto& sizes = sizes_[layout.device];
+  c.slots = StepInputs::Sizes::add(sizes.numbers, static_cast<int64_t>(caches.size()));
+  c.rows.resize(caches.size(), 0);
   for (const auto& run : layout.runs) {
-    auto* mask = ggml_new_tensor_4d(graph_.ctx(), GGML_TYPE_F16, run.visible, 1, run.heads,
-                                    static_cast<int64_t>(run.count));
-    ggml_set_input(mask);
-    c.masks.push_back(mask);
-    c.contents.emplace_back(static_cast<size_t>(ggml_nelements(mask)), kHidden);
+    const int64_t stacks = static_cast<int64_t>(run.count) * run.heads;
+    // What changes nothing writes to the value before all masks.
+    if (sizes.mask == 0) StepInputs::Sizes::add(sizes.mask, 1);
+    c.masks.push_back(StepInputs::Sizes::add(sizes.mask, stacks * run.visible));
+    c.shown.push_back(sizes.shown);
+    sizes.shown += stacks;
+    c.hidden.push_back(sizes.hidden);
+    if (window > 0) sizes.hidden += stacks;
   }
   c.layout = std::move(layout);
   return classes_.size() - 1;
@@ -162,7 +192,6 @@ void DecodeGraph::store(Batch caches, int layer, const Family::Qkv& qkv, ggml_te
     const auto arena = caches[first]->arena_rows(layer);
     const int64_t start = lowest_row(caches, first, layer);
     const auto count = static_cast<int64_t>(next - first);
-    // Not a view where it would show all: the scheduler copies each view of an input to another device.
     auto* ids = count == slots->ne[0] ? slots : ggml_view_1d(ctx, slots, count, first * slots->nb[0]);
     for (auto [from, to] : {std::pair{qkv.k, arena.k}, {qkv.v, arena.v}})
       graph_.add(
@@ -206,11 +235,15 @@ ggml_tensor* DecodeGraph::attention(LoadedModel& m, Batch caches, int layer, ggm
   for (size_t i = 0; i < c.layout.runs.size(); ++i) {
     const auto& run = c.layout.runs[i];
     const auto& cache = *caches[run.first];
-    const KvStack stack{cache.arena_rows(from), cache.layer(from).rows.first(), run.distance,
-                        static_cast<int64_t>(run.count), run.visible};
-    parts.push_back(attend(
-        ctx, how, token_columns(ctx, q, static_cast<int64_t>(run.first), static_cast<int64_t>(run.count)),
-        stack, c.masks[i]));
+    const KvStack stack{cache.arena_rows(from),
+                        cache.layer(from).rows.first(),
+                        run.distance,
+                        static_cast<int64_t>(run.count),
+                        run.visible,
+                        run.heads > 1};
+    auto* mask = inputs_[c.layout.device]->mask(graph_, c.masks[i], run.visible, stack.caches * run.heads);
+    parts.push_back(
+        attend(ctx, how, token_columns(ctx, q, static_cast<int64_t>(run.first), stack.caches), stack, mask));
   }
   return join_columns(ctx, std::move(parts));
 }
@@ -263,39 +296,49 @@ bool DecodeGraph::serves(Batch caches, Result result) const {
   return true;
 }
 
-void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
-                             std::span<const int32_t> positions) {
-  ggml_backend_tensor_set(tokens_, tokens.data(), 0, ggml_nbytes(tokens_));
-  ggml_backend_tensor_set(positions_, positions.data(), 0, ggml_nbytes(positions_));
-  slots_.resize(caches.size());
-  for (auto& c : classes_) {
-    for (size_t i = 0; i < caches.size(); ++i)
-      slots_[i] = c.layout.offsets[i] + caches[i]->layer(c.layer).length;
-    ggml_backend_tensor_set(c.slots, slots_.data(), 0, ggml_nbytes(c.slots));
-    for (size_t r = 0; r < c.layout.runs.size(); ++r) {
-      const auto& run = c.layout.runs[r];
-      for (size_t i = 0; i < run.count; ++i) {
-        const size_t column = run.first + i;
-        const int64_t length = caches[column]->layer(c.layer).length;
-        for (int64_t head = 0; head < run.heads; ++head) {
-          auto* mask = c.contents[r].data() + (static_cast<int64_t>(i) * run.heads + head) * run.visible;
-          if (caches[column]->version() == versions_[column] && c.shown[column] == length) {
-            mask[length] = kVisible;
-            if (const int64_t window = c.layout.window; window > 0 && length >= window)
-              mask[length - window] = kHidden;
-          } else {
-            // Query heads in the order of their KV heads.
-            int64_t begin = run.heads == 1 ? 0 : caches[column]->layer(c.layer).begin_of(head / share_);
-            if (c.layout.window > 0) begin = std::max(begin, length + 1 - c.layout.window);
-            std::fill(mask, mask + begin, kHidden);
-            std::fill(mask + begin, mask + length + 1, kVisible);
-            std::fill(mask + length + 1, mask + run.visible, kHidden);
-          }
-        }
-        c.shown[column] = length + 1;
+void DecodeGraph::set_masks(Batch caches, LayoutClass& c) {
+  auto& inputs = *inputs_[c.layout.device];
+  for (size_t r = 0; r < c.layout.runs.size(); ++r) {
+    const auto& run = c.layout.runs[r];
+    int64_t stack = 0;
+    for (size_t column = run.first; column < run.first + run.count; ++column) {
+      const int64_t length = caches[column]->layer(c.layer).length;
+      const bool stale = caches[column]->version() != versions_[column] || c.rows[column] != length;
+      for (int64_t head = 0; head < run.heads; ++head, ++stack) {
+        const int64_t first = c.masks[r] + stack * run.visible;
+        inputs.show(c.shown[r] + stack, first + length);
+        const int64_t window = c.layout.window;
+        if (window > 0) inputs.hide(c.hidden[r] + stack, length >= window ? first + length - window : 0);
+        if (!stale) continue;
+        int64_t begin = run.heads == 1 ? 0 : caches[column]->layer(c.layer).begin_of(head);
+        if (window > 0) begin = std::max(begin, length + 1 - window);
+        values_.assign(static_cast<size_t>(run.visible), kHidden);
+        std::fill(values_.begin() + begin, values_.begin() + length + 1, kVisible);
+        inputs.set_mask(first, values_);
       }
-      ggml_backend_tensor_set(c.masks[r], c.contents[r].data(), 0, ggml_nbytes(c.masks[r]));
+      c.rows[column] = length + 1;
     }
+  }
+}
+
+void DecodeGraph::set_inputs(Batch caches, std::span<const int32_t> tokens,
+                             std::span<const int32_t> positions, Scheduler& scheduler) {
+  ggml_backend_tensor_set(tokens_, tokens.data(), 0, ggml_nbytes(tokens_));
+  for (auto& inputs : inputs_)
+    for (size_t i = 0; inputs && i < positions.size(); ++i)
+      inputs->set_number(static_cast<int64_t>(i), positions[i]);
+  for (auto& c : classes_) {
+    auto& inputs = *inputs_[c.layout.device];
+    for (size_t i = 0; i < caches.size(); ++i)
+      inputs.set_number(c.slots + static_cast<int64_t>(i),
+                        c.layout.offsets[i] + caches[i]->layer(c.layer).length);
+    set_masks(caches, c);
+  }
+  const auto& backends = caches.front()->backends();
+  for (size_t device = 0; device < inputs_.size(); ++device) {
+    if (!inputs_[device]) continue;
+    const int64_t bytes = inputs_[device]->upload();
+    if (!backends.is_cpu(device)) scheduler.add_copy(bytes);
   }
   for (size_t c = 0; c < caches.size(); ++c) versions_[c] = caches[c]->version();
   for (size_t layer = 0; layer < in_place_.size(); ++layer) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -7,6 +8,7 @@
 #include "cache/kv_cache.h"
 #include "engine/attention.h"
 #include "engine/row_attention.h"
+#include "engine/step_inputs.h"
 #include "model/loaded_model.h"
 
 namespace windowkv {
@@ -30,9 +32,9 @@ class DecodeGraph {
 
   bool serves(std::span<const KvCache* const> caches, Result result) const;
 
-  /// Fills the inputs of one step; once the graph is allocated.
+  /// Fills the inputs of one step; once the graph is allocated in `scheduler`, which counts the copies.
   void set_inputs(std::span<const KvCache* const> caches, std::span<const int32_t> tokens,
-                  std::span<const int32_t> positions);
+                  std::span<const int32_t> positions, Scheduler& scheduler);
 
   const Graph& graph() const { return graph_; }
   /// [n_vocab, caches] F32 logits, or [caches] I32 ids.
@@ -47,7 +49,7 @@ class DecodeGraph {
     size_t count;
     int64_t visible;   ///< rows of each cache
     int64_t distance;  ///< rows from cache to cache
-    int64_t heads;     ///< masks of a column: one for all heads, or one for each query head
+    int64_t heads;     ///< masks of a column: one for all heads, or one for each KV head
     bool operator==(const Run&) const = default;
   };
   /// Where the batch's rows of one layer lie.
@@ -57,20 +59,27 @@ class DecodeGraph {
     std::vector<std::vector<int64_t>> begins;  ///< KvCache::Layer::begins
     std::vector<Run> runs;                     ///< none where rows are read in place
     int64_t window = 0;                        ///< LayerAttention::window
+    size_t device = 0;
     bool operator==(const Layout&) const = default;
   };
   /// Layers of equal layout share their inputs.
   struct LayoutClass {
     int layer;  ///< one of them
     Layout layout;
-    ggml_tensor* slots;                              ///< [caches] I64: rows that the tokens' K and V go to
-    std::vector<ggml_tensor*> masks;                 ///< by run: [visible, 1, heads, count] F16
-    std::vector<std::vector<ggml_fp16_t>> contents;  ///< of the masks
-    std::vector<int64_t> shown;                      ///< by column: rows its mask shows
+    int64_t slots;                ///< StepInputs: rows that the tokens' K and V go to, by column
+    std::vector<int64_t> masks;   ///< by run, [visible, 1, 1, count or heads]
+    std::vector<int64_t> shown;   ///< by run: the first of the changes that show the tokens' own rows
+    std::vector<int64_t> hidden;  ///< likewise of those that hide what leaves a window
+    std::vector<int64_t> rows;    ///< by column: rows its mask shows
   };
 
   Layout layout_of(Batch caches, int layer, int64_t window) const;
+  /// Finds the layers' classes, and makes room for their inputs.
+  void lay_out(LoadedModel& m, Batch caches);
   size_t class_of(Batch caches, int layer, int64_t window);
+  ggml_tensor* positions_on(size_t device);
+  /// Writes into a class's masks what a step changes of them.
+  void set_masks(Batch caches, LayoutClass& c);
   void store(Batch caches, int layer, const Family::Qkv& qkv, ggml_tensor* slots);
   void keep_queries(Batch caches, int layer, ggml_tensor* q);
   ggml_tensor* recur(LoadedModel& m, Batch caches, int layer, ggml_tensor* x);
@@ -101,13 +110,15 @@ class DecodeGraph {
   const HParams& hp_;
   std::vector<size_t> layer_class_;  ///< by layer; none of one without rows
   std::vector<LayoutClass> classes_;
-  std::vector<int64_t> slots_;          ///< by column, of one class at a time
-  std::vector<uint64_t> versions_;      ///< by column: of the cache the masks were filled for
-  std::vector<uint64_t> queries_;       ///< by column: id of where its queries go, 0: nowhere
+  std::vector<StepInputs::Sizes> sizes_;           ///< by device
+  std::vector<std::optional<StepInputs>> inputs_;  ///< by device that has layers; the positions come first
+  std::vector<ggml_tensor*> positions_;            ///< by device: [caches] I32, null until a layer asks
+  std::vector<ggml_fp16_t> values_;                ///< of one mask at a time
+  std::vector<uint64_t> versions_;                 ///< by column: of the cache the masks were filled for
+  std::vector<uint64_t> queries_;                  ///< by column: id of where its queries go, 0: nowhere
   std::vector<uint64_t> states_;        ///< by column: id of its recurrent layers' state, 0: there is none
   std::vector<RowAttention> in_place_;  ///< by layer; without columns where masks are used
   ggml_tensor* tokens_ = nullptr;       ///< [caches] I32
-  ggml_tensor* positions_ = nullptr;    ///< [caches] I32
   ggml_tensor* result_ = nullptr;
 };
 

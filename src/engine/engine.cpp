@@ -108,6 +108,12 @@ DeviceTraffic Engine::prefill_traffic() const {
   return state_->prefill_scheduler.traffic();
 }
 
+std::set<std::string> Engine::stray_operations() const {
+  auto strays = state_->prefill_scheduler.strays();
+  if (state_->decode_scheduler) strays.merge(std::set(state_->decode_scheduler->strays()));
+  return strays;
+}
+
 DeviceTraffic Engine::decode_traffic() const {
   auto traffic = state_->earlier_decode_traffic;
   if (state_->decode_scheduler) traffic += state_->decode_scheduler->traffic();

@@ -56,7 +56,9 @@ int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun&
   const auto most = hp.most_heads();
   const int64_t widened =
       blas ? int64_t{4} * hp.n_embd * std::max<int64_t>(hp.n_ff, int64_t{most.n_head} * most.d_head) : 0;
-  return std::max({activations, scoring, logits}) + widened;
+  // Embeddings, which the CPU looks up for a device.
+  const int64_t embeddings = backends.cpu_alone() ? 0 : 2 * width * (int64_t{hp.n_embd} + 64) * 4;
+  return std::max({activations, scoring, logits}) + widened + embeddings;
 }
 
 /// What scoring a prompt of n tokens takes.

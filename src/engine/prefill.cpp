@@ -44,6 +44,10 @@ class Prefill {
     for (auto prompt : prompts) tokens_.insert(tokens_.end(), prompt.begin() + past_, prompt.end());
   }
 
+  ~Prefill() { scheduler_.wait(); }
+  Prefill(const Prefill&) = delete;
+  Prefill& operator=(const Prefill&) = delete;
+
   /// Returns the logits of each prompt's last position, [n_vocab, prompts]. Of what lies above the last layer
   /// that has K and V of its own nothing stays: where no other logits are wanted, only those positions pass
   /// it.
@@ -257,6 +261,7 @@ class Prefill {
       f(first, count);
       first += count;
     }
+    scheduler_.wait();
   }
 
   /// What is wanted of a layer's chunks beside K and V.
@@ -297,7 +302,11 @@ class Prefill {
       graph.add(pass_.finish_layer(ctx, layer, first, count,
                                    build_gated(ctx, join_columns(ctx, std::move(attention)), qkv.gate)));
     }
-    run_step(graph, chunks_before(first + count) - chunks_before(first));
+    // A device need not wait for the next chunk's graph, unless the caller measures chunks' time.
+    const int64_t chunks = chunks_before(first + count) - chunks_before(first);
+    if (options_.step_tokens) return run_step(graph, chunks);
+    scheduler_.start(std::move(graph));
+    report(chunks);
   }
 
   /// A chunk through a recurrent layer, in the last one too, where its state needs all tokens.
@@ -349,6 +358,10 @@ class Prefill {
 
   void run_step(const Graph& graph, int64_t chunks = 1) {
     scheduler_.run(graph);
+    report(chunks);
+  }
+
+  void report(int64_t chunks) {
     done_ += chunks;
     if (options_.progress) options_.progress(done_, steps_);
   }

@@ -15,6 +15,7 @@
 #include "cli/output.h"
 #include "cli/report.h"
 #include "cli/store_flags.h"
+#include "cli/warm_up.h"
 #include "windowkv/conversation.h"
 #include "windowkv/error.h"
 
@@ -57,6 +58,7 @@ class Chat {
         saves_(flags.store.save),
         conversation_(engine_, *model_, options(flags), store(flags)) {
     check_grammar(generate_, *model_);
+    warm_up(*model_, flags.model);
     policy_ = policy_.for_model(*model_);
   }
 

@@ -90,8 +90,7 @@ constexpr LlamaFlag kFlags[] = {
     {"-kvo, --kv-offload", kNothing, kIgnored},
     {"-nkvo, --no-kv-offload", kNothing, kRefused,
      "the cache is where its layers are; use --device cpu for both"},
-    {"--mmap, --repack, --no-host, --op-offload, --check-tensors, --swa-full, --warmup, --no-warmup",
-     kNothing, kIgnored},
+    {"--mmap, --repack, --no-host, --op-offload, --check-tensors, --swa-full, --warmup", kNothing, kIgnored},
     {"-nr, --no-repack", kNothing, kOurs, "--no-repack"},
     {"--no-op-offload", kNothing, kIgnored, "ignored: operations run where their weights are"},
     {"-lm, --load-mode", kValue, kOurs, "", load_mode},
@@ -160,7 +159,7 @@ constexpr LlamaFlag kFlags[] = {
     // The server
     {"-to", kValue, kOurs, "--timeout"},
     {"--webui, --ui, --metrics, --slots, --props, -cb, --cont-batching, -nocb, --no-cont-batching, "
-     "--cache-prompt, --no-warmup, --warmup, --kv-unified, -kvu",
+     "--cache-prompt, --warmup, --kv-unified, -kvu",
      kNothing, kIgnored},
     {"--threads-http", kValue, kOurs, "--max-connections"},
     {"--cache-reuse, -sps, --slot-prompt-similarity", kValue, kIgnored,

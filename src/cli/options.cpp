@@ -55,6 +55,8 @@ void ModelFlags::add_to(CLI::App& app) {
   group->add_flag("--no-mmap", no_mmap, "read the model into memory instead of mapping its file");
   group->add_flag("--no-repack", no_repack,
                   "keep weights on the CPU as they are in the file, without AMX or other repacked layouts");
+  group->add_flag("--no-warmup", no_warmup,
+                  "do not have a GPU compile its kernels before the first prompt (run, chat and serve do)");
   group->add_flag("--mlock", mlock, "lock the model in memory, so that it is never swapped out");
   group
       ->add_option(

@@ -28,6 +28,7 @@ struct ModelFlags {
   bool no_mmap = false;
   bool no_repack = false;
   bool mlock = false;
+  bool no_warmup = false;
   std::string calibration = "auto";
   int chunk = EngineOptions().chunk;
   std::string kv_type = "f16";

@@ -14,6 +14,7 @@
 #include "cli/output.h"
 #include "cli/report.h"
 #include "cli/store_flags.h"
+#include "cli/warm_up.h"
 #include "support/clock.h"
 #include "support/file.h"
 #include "windowkv/error.h"
@@ -160,6 +161,7 @@ void run(const RunFlags& flags) {
   auto store = store_of(flags, *model, questions);
   const int64_t saved_common = store ? store->reusable_prefix(questions.front().prompt.tokens) : 0;
 
+  warm_up(*model, flags.model);
   Engine engine(*model, flags.model.engine());
   auto answers = nlohmann::ordered_json::array();
   const auto print_answers = [&] {

@@ -16,6 +16,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/store_flags.h"
+#include "cli/warm_up.h"
 #include "server/http_server.h"
 #include "support/clock.h"
 #include "support/file.h"
@@ -201,6 +202,7 @@ void serve(ServeFlags& flags) {
   model = flags.model.load();
   const auto options = service_options(flags, *model);
   log_start(flags, *model, options);
+  warm_up(*model, flags.model);
   service = std::make_unique<server::Service>(*model, options);
   http.set_service(service.get());
   spdlog::info("ready after {:.1f} s", ms_since(start) / 1e3);

@@ -25,9 +25,10 @@ asan: setup
 	@cmake --build --preset asan
 	@scripts/sanitized-tests.sh asan
 
-# ThreadSanitizer, on the tests in which several threads run our code; TSAN_TESTS=all runs the others too.
+# ThreadSanitizer, on the tests in which several threads run our code; TSAN_TESTS=all runs the others too. Servers that
+# they start are those of the release build.
 TSAN_TESTS := batch_test engine_test output_file_test prefix_file_test prefix_store_test rpc_test server_test text_test
-tsan: setup
+tsan: build
 	@cmake --preset tsan --log-level=WARNING
 	@cmake --build --preset tsan --target $(TSAN_TESTS)
 	@scripts/sanitized-tests.sh tsan $(TSAN_TESTS)

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <thread>
 
-#include "eval/jsonl_log.h"
 #include "support/file.h"
 #include "support/files.h"
 #include "support/output_target.h"
@@ -45,15 +44,6 @@ TEST_F(OutputFile, IsThereOnlyOnceItIsWhole) {
   write("a", "one");
   EXPECT_EQ(read_file(at("a")), "one");
   EXPECT_EQ(files(), 1u);
-}
-
-TEST_F(OutputFile, ALogCutsOffOnlyALineOfItsOwn) {
-  write("notes", "a line without an end");
-  EXPECT_THROW(eval::JsonlLog(at("notes")), Error);
-  EXPECT_EQ(read_file(at("notes")), "a line without an end");
-  write("log", "{\"key\":\"a\"}\n{\"key\":\"b\",\"sco");
-  EXPECT_EQ(eval::JsonlLog(at("log")).rows().size(), 1u);
-  EXPECT_EQ(read_file(at("log")), "{\"key\":\"a\"}\n");
 }
 
 TEST_F(OutputFile, TakesTheLongestNames) {
@@ -155,24 +145,6 @@ TEST_F(OutputFile, AFifoWaitsForItsReader) {
   open_output(at("fifo"))->commit("through");
   reader.join();
   EXPECT_EQ(got, "through");
-}
-
-TEST_F(OutputFile, ResultsGoIntoPipesAndDevicesToo) {
-  {
-    eval::JsonlLog log("/dev/null");
-    EXPECT_FALSE(log.resumable());
-    log.append({{"key", "1"}});
-    EXPECT_TRUE(log.has("1"));
-  }
-  if (access("/dev/full", W_OK) == 0) {
-    eval::JsonlLog log("/dev/full");
-    EXPECT_THROW(log.append({{"key", "1"}}), Error);
-  }
-  { eval::JsonlLog log(at("results")); }
-  EXPECT_EQ(files(), 0u) << "a file without a row stays";
-  { eval::JsonlLog(at("results")).append({{"key", "1"}}); }
-  EXPECT_TRUE(eval::JsonlLog(at("results")).resumable());
-  EXPECT_TRUE(eval::JsonlLog(at("results")).has("1"));
 }
 
 }  // namespace

@@ -33,5 +33,5 @@ run() {
 }
 export -f run
 # The longest first, two at once.
-printf '%s\n' device kv_type deciders parity engine retrieval batch rivals budgets |
+printf '%s\n' device kv_type deciders parity engine retrieval batch recall rivals budgets |
   xargs -P 2 -I{} bash -c 'run {}' || exit 1

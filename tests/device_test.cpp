@@ -276,8 +276,8 @@ TEST_F(Device, HasAllOperations) {
     engine.prefill(sequence, prompt, *policy);
     engine.decode(sequence, 1);
     EXPECT_EQ(engine.stray_operations(), std::set<std::string>{});
-    // Its numbers, the token's id and embedding.
-    EXPECT_LE(engine.decode_traffic().copies, 3);
+    // The token's embedding and the step's numbers.
+    EXPECT_LE(engine.decode_traffic().copies, 2);
   }
 }
 

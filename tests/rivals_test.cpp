@@ -476,6 +476,7 @@ TEST(Rivals, EveryPolicyRunsThroughTheEngineAndFullBudgetIsTheFullCache) {
   };
   const auto full = continuation(*full_policy());
   for (const auto& name : policy_names()) {
+    if (cpu_alone(name) && test_device() != "cpu") continue;
     const auto config = make_config("default", Task::kLocalization, 3);
     EXPECT_EQ(continuation(*make_policy(name, {Budget::percent(100), config})), full) << name;
     Sequence sequence;
@@ -492,6 +493,7 @@ TEST(Rivals, OnePrefillForAllGivesWhatSeparateOnesGive) {
   std::vector<std::unique_ptr<Policy>> owned;
   std::vector<const Policy*> policies;
   for (const auto& name : policy_names()) {
+    if (cpu_alone(name) && test_device() != "cpu") continue;
     owned.push_back(make_policy(name, {Budget::tokens(50), make_config("default", Task::kAggregation, 3)}));
     policies.push_back(owned.back().get());
   }

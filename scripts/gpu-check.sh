@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: the engine's tests on it, and speeds beside llama.cpp's on the same card. Under ten minutes.
-#   scripts/gpu-check.sh BUILD [DEVICE]   DEVICE: CUDA0, Vulkan0 ... as `windowkv run --list-devices` names it; default: the first GPU
+#   scripts/gpu-check.sh BUILD [DEVICE]   DEVICE: CUDA0, Vulkan0 ... as `windowkv --list-devices` names it; default: the first GPU
 # GPU_CHECK_TESTS: programs of BUILD/tests to run, "" for none. GPU_CHECK_MODELS: GGUF files to measure; default: random weights
 # in the shapes of Qwen2.5-1.5B and Llama-3-8B (Q4_K), made in BUILD. GPU_CHECK_LENGTHS: prompts to measure. GPU_CHECK_ROUNDS: rounds of
 # each measurement, medians of which are shown.

@@ -4,29 +4,20 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <fstream>
 
 #include "support/file.h"
-#include "support/files.h"
+#include "support/temp_folder.h"
 #include "windowkv/error.h"
 
 namespace windowkv::test {
 namespace {
 
-namespace fs = std::filesystem;
-
-class Log : public ::testing::Test {
+class Log : public InTempFolder {
  protected:
-  Log() { fs::create_directories(folder_); }
-  ~Log() override { fs::remove_all(folder_); }
-
-  std::string at(const std::string& name) const { return (folder_ / name).string(); }
   void write(const std::string& name, const std::string& content) const {
     std::ofstream(at(name)) << content;
   }
-
-  fs::path folder_ = fs::temp_directory_path() / ("windowkv_log_" + std::to_string(getpid()));
 };
 
 TEST_F(Log, CutsOffOnlyALineOfItsOwn) {
@@ -50,8 +41,7 @@ TEST_F(Log, GoesIntoPipesAndDevicesToo) {
     EXPECT_THROW(log.append({{"key", "1"}}), Error);
   }
   { eval::JsonlLog log(at("results")); }
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 0)
-      << "a file without a row stays";
+  EXPECT_EQ(files(), 0u) << "a file without a row stays";
   { eval::JsonlLog(at("results")).append({{"key", "1"}}); }
   EXPECT_TRUE(eval::JsonlLog(at("results")).resumable());
   EXPECT_TRUE(eval::JsonlLog(at("results")).has("1"));

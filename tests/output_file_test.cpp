@@ -10,6 +10,7 @@
 #include "support/file.h"
 #include "support/files.h"
 #include "support/output_target.h"
+#include "support/temp_folder.h"
 #include "windowkv/error.h"
 
 namespace windowkv::test {
@@ -17,21 +18,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class OutputFile : public ::testing::Test {
+class OutputFile : public InTempFolder {
  protected:
-  OutputFile() { fs::create_directories(folder_); }
-  ~OutputFile() override { fs::remove_all(folder_); }
-
-  std::string at(const std::string& name) const { return (folder_ / name).string(); }
-  size_t files() const {
-    return static_cast<size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
-  }
   void write(const std::string& name, const std::string& content) const {
     const auto file = open_output(at(name));
     file->commit(content);
   }
-
-  fs::path folder_ = fs::temp_directory_path() / ("windowkv_output_" + std::to_string(getpid()));
 };
 
 TEST_F(OutputFile, IsThereOnlyOnceItIsWhole) {

@@ -58,12 +58,7 @@ size_t DecodeGraph::node_limit(const HParams& hp, size_t caches) {
 }
 
 DecodeGraph::DecodeGraph(LoadedModel& m, Batch caches, Result result)
-    : graph_(node_limit(m.hp, caches.size())),
-      kind_(result),
-      n_head_(m.hp.n_head),
-      share_(m.hp.n_head / m.hp.n_head_kv),
-      hp_(m.hp),
-      versions_(caches.size(), 0) {
+    : graph_(node_limit(m.hp, caches.size())), kind_(result), hp_(m.hp), versions_(caches.size(), 0) {
   auto* ctx = graph_.ctx();
   const auto count = static_cast<int64_t>(caches.size());
   for (size_t c = 0; c < caches.size(); ++c) {
@@ -145,7 +140,7 @@ DecodeGraph::Layout DecodeGraph::layout_of(Batch caches, int layer, int64_t wind
     if (in_place(*caches[c], layer)) continue;
     const int64_t left = caches[c]->arena_rows(layer).count() - rows.first();
     const int64_t wanted = rounded_up(length);
-    const int64_t heads = begins.empty() ? 1 : n_head_ / share_;
+    const int64_t heads = begins.empty() ? 1 : hp_.n_head_kv;
     if (!out.runs.empty() && heads == 1 && out.runs.back().heads == 1) {
       auto& run = out.runs.back();
       const int64_t distance = out.offsets[c] - out.offsets[c - 1];

@@ -93,8 +93,6 @@ class DecodeGraph {
 
   Graph graph_;
   Result kind_;
-  int64_t n_head_;
-  int64_t share_;               ///< query heads of a KV head
   std::vector<size_t> arenas_;  ///< by column: the first column whose cache lies in the same arenas
   /// Where a cache's rows of a layer begin.
   struct Place {

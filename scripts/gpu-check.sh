@@ -18,7 +18,7 @@ lengths=${GPU_CHECK_LENGTHS:-4096,16384,32000}
 kept=$(tr , '\n' <<<"$lengths" | awk '{printf "%s%d", (NR > 1 ? "," : ""), $1 * 0.12}')
 failed=0
 
-tests=${GPU_CHECK_TESTS-device kv_type deciders parity engine retrieval batch recall rivals budgets}
+tests=${GPU_CHECK_TESTS-$(<scripts/device-tests.txt)}
 for topic in $tests; do
   log=$build/gpu-check-$topic.log
   if WINDOWKV_TEST_DEVICE=$device "$build/tests/${topic}_test" >"$log" 2>&1; then

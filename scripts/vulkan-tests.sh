@@ -34,5 +34,5 @@ run() {
 }
 export -f run
 # The longest first, two at once.
-printf '%s\n' device kv_type deciders parity engine retrieval batch recall rivals budgets |
+xargs -n 1 <scripts/device-tests.txt |
   xargs -P 2 -I{} bash -c 'run {}' || exit 1

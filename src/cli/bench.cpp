@@ -1,6 +1,5 @@
 // windowkv bench: prompt lengths × budgets × batches, in rounds, alone or beside llama.cpp's tools; medians.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -8,6 +7,7 @@
 
 #include "cli/bench_cell.h"
 #include "cli/commands.h"
+#include "cli/devices.h"
 #include "cli/interrupt.h"
 #include "cli/length_marks.h"
 #include "cli/llama_tools.h"
@@ -148,13 +148,6 @@ std::string traffic_table(const std::vector<BenchCell>& cells, int64_t predict) 
                       predict > 0 ? bytes_text(batch.traffic.bytes / predict) : "-"});
     }
   return table_text(rows);
-}
-
-/// What a device left to the CPU.
-std::string strays_text(const Engine& engine) {
-  const auto strays = engine.stray_operations();
-  if (strays.empty()) return "";
-  return fmt::format("on the CPU, since the device has them not: {}\n", fmt::join(strays, ", "));
 }
 
 std::string memory_table(const std::vector<BenchCell>& cells) {

@@ -1,6 +1,7 @@
 #include "cli/devices.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <vector>
 
@@ -22,6 +23,12 @@ std::string devices_text() {
     rows.push_back({ggml_backend_dev_name(device), ggml_backend_dev_description(device), std::move(memory)});
   }
   return table_text(rows);
+}
+
+std::string strays_text(const Engine& engine) {
+  const auto strays = engine.stray_operations();
+  if (strays.empty()) return "";
+  return fmt::format("on the CPU  {}, which the device does not have\n", fmt::join(strays, ", "));
 }
 
 }  // namespace windowkv::cli

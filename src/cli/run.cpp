@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/devices.h"
 #include "cli/generate_flags.h"
 #include "cli/help.h"
 #include "cli/interrupt.h"
@@ -68,8 +69,7 @@ void describe_traffic(const Engine& engine, int64_t decoded) {
                                  static_cast<double>(decode.copies) / static_cast<double>(decoded),
                                  bytes_text(decode.bytes / decoded))
                    : "");
-  if (const auto strays = engine.stray_operations(); !strays.empty())
-    tell(fmt::format("on the CPU  {}, which the device does not have\n", fmt::join(strays, ", ")));
+  if (const auto strays = strays_text(engine); !strays.empty()) tell(strays);
 }
 
 /// The fewest prompt tokens a layer with which an answer can be expected to be of use.

@@ -20,17 +20,16 @@ ggml_tensor* flash_attention(ggml_context* ctx, const LayerAttention& layer, ggm
 void store_kv(Graph& graph, const KvRows& rows, int64_t first, const Family::Qkv& qkv) {
   auto* ctx = graph.ctx();
   const int64_t t = qkv.k->ne[2];
+  ggml_tensor* numbers = nullptr;
+  // By number where they are quantized: rows of few blocks begin at addresses that Vulkan's copy takes for
+  // others.
+  if (ggml_is_quantized(rows.k()->type) || ggml_is_quantized(rows.v()->type))
+    numbers = ggml_cast(ctx, ggml_arange(ctx, static_cast<float>(first), static_cast<float>(first + t), 1.0f),
+                        GGML_TYPE_I32);
   for (auto [from, to] : {std::pair{qkv.k, rows.k()}, {qkv.v, rows.v()}}) {
     from = ggml_reshape_2d(ctx, from, to->ne[0], t);
-    // By number where they are quantized: rows of few blocks begin at addresses that Vulkan's copy takes for
-    // others.
-    graph.add(ggml_is_quantized(to->type)
-                  ? ggml_set_rows(ctx, to, from,
-                                  ggml_cast(ctx,
-                                            ggml_arange(ctx, static_cast<float>(first),
-                                                        static_cast<float>(first + t), 1.0f),
-                                            GGML_TYPE_I32))
-                  : ggml_cpy(ctx, from, KvRows::slice(ctx, to, first, t)));
+    graph.add(ggml_is_quantized(to->type) ? ggml_set_rows(ctx, to, from, numbers)
+                                          : ggml_cpy(ctx, from, KvRows::slice(ctx, to, first, t)));
   }
 }
 

@@ -66,7 +66,10 @@ void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result
   if (!decode_graph || !decode_graph->serves(caches, result)) {
     if (const size_t nodes = DecodeGraph::node_limit(m.hp, steps.size()); nodes > decode_nodes) {
       decode_nodes = nodes;
-      if (decode_scheduler) earlier_decode_traffic += decode_scheduler->traffic();
+      if (decode_scheduler) {
+        earlier_decode_traffic += decode_scheduler->traffic();
+        earlier_decode_strays.merge(std::set(decode_scheduler->strays()));
+      }
       decode_scheduler = std::make_unique<Scheduler>(*m.backends, nodes);
     }
     decode_graph.reset();

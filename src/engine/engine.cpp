@@ -110,6 +110,7 @@ DeviceTraffic Engine::prefill_traffic() const {
 
 std::set<std::string> Engine::stray_operations() const {
   auto strays = state_->prefill_scheduler.strays();
+  strays.merge(std::set(state_->earlier_decode_strays));
   if (state_->decode_scheduler) strays.merge(std::set(state_->decode_scheduler->strays()));
   return strays;
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "backend/graph.h"
@@ -77,7 +79,8 @@ struct Engine::State {
   Scheduler prefill_scheduler;
   size_t decode_nodes = 0;  ///< that decode_scheduler takes
   std::unique_ptr<Scheduler> decode_scheduler;
-  DeviceTraffic earlier_decode_traffic;       ///< of schedulers that were too small
+  DeviceTraffic earlier_decode_traffic;  ///< of schedulers that were too small
+  std::set<std::string> earlier_decode_strays;
   std::unique_ptr<DecodeGraph> decode_graph;  ///< allocated in decode_scheduler
   int64_t graphs_built = 0;
   /// The step's columns; kept so that a token allocates nothing.

@@ -11,6 +11,8 @@
 #include <random>
 #include <vector>
 
+#include "backend/byte_scores.h"
+
 namespace windowkv::test {
 namespace {
 
@@ -62,6 +64,15 @@ class RowKernels : public testing::TestWithParam<Shape> {
     std::vector<float> out(static_cast<size_t>(shape.share * shape.d_head));
     for (auto& x : out) x = normal(random);
     return out;
+  }
+  /// Queries as the products of bytes take them.
+  static std::vector<float> in_bytes(std::vector<float> q) {
+    for (size_t first = 0; first < q.size(); first += 32) {
+      float most = 0;
+      for (size_t i = 0; i < 32; ++i) most = std::max(most, std::fabs(q[first + i]));
+      for (size_t i = 0; i < 32; ++i) q[first + i] = std::nearbyint(q[first + i] / most * 127) * most / 127;
+    }
+    return q;
   }
   double score(int column, int64_t token, int64_t head) const {
     double sum = 0;
@@ -138,11 +149,13 @@ TEST_P(RowKernels, AttendWhereScoresAreBounded) {
 
 TEST_P(RowKernels, ScoreRows) {
   constexpr int64_t kStride = 400;
-  for (const float cap : {0.0f, 0.1f, 4.0f}) {
+  const auto given = q;
+  for (const float cap : {0.1f, 4.0f, 0.0f}) {
     logits.softcap = cap;
     std::vector<float> out(static_cast<size_t>(shape.share * kStride), -1);
-    score_rows(k.rows, 1, {nullptr, 11, 300}, q.data(), shape.share, shape.d_head, logits, out.data(),
+    score_rows(k.rows, 1, {nullptr, 11, 300}, given.data(), shape.share, shape.d_head, logits, out.data(),
                kStride);
+    if (shape.type == GGML_TYPE_Q8_0 && cap == 0 && byte_scores() != nullptr) q = in_bytes(given);
     for (int c = 0; c < shape.share; ++c) {
       for (int64_t i = 0; i < 300; ++i)
         ASSERT_NEAR(static_cast<double>(out[static_cast<size_t>(c * kStride + i)]), score(c, 11 + i, 1),

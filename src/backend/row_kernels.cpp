@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
+#include "backend/byte_scores.h"
+#include "backend/ggml_blocks.h"
 #include "backend/processor.h"
 
 // Vectors are a means of writing sums of eight at once; nothing passes them by value.
@@ -23,7 +26,8 @@ constexpr int64_t kLanes = 8;
 #define INLINE [[gnu::always_inline]] inline
 
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
-using Whole = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
+// For processors with 512 bits, where most of the time goes.
+using WideLanes = float __attribute__((vector_size(2 * kLanes * sizeof(float))));
 
 /// A half-precision number by its bits; infinities and NaN, which caches do not hold, become large numbers.
 INLINE float half(uint16_t bits) {
@@ -36,17 +40,6 @@ INLINE float half(uint16_t bits) {
   std::memcpy(&value, &wide, sizeof value);
   return value;
 }
-
-// Blocks of ggml's quantized types, as GGUF files hold them.
-constexpr int64_t kBlock = 32;
-struct Q8Block {
-  uint16_t scale;
-  int8_t values[kBlock];
-};
-struct Q4Block {
-  uint16_t scale;
-  uint8_t values[kBlock / 2];  // element i in the low half of i, element i + 16 in the high one
-};
 
 INLINE void widen_row(ggml_type type, const char* row, float* out, int64_t d) {
   switch (type) {
@@ -127,16 +120,18 @@ INLINE void add_lanes(const Lanes* a, float* out) {
 }
 
 /// e^y for −87 ≤ y ≤ 0 to 2·10⁻⁷; 0 below. 2^f by the Taylor series of the fraction f, which is in ±½.
-INLINE Lanes exp_lanes(Lanes y) {
-  const Lanes power = (y < -87.0f ? y * 0 - 87.0f : y) * 1.44269504f;
+template <typename Vector>
+INLINE Vector exp_lanes(Vector y) {
+  using Whole = decltype(y < Vector{});
+  const Vector power = (y < -87.0f ? y * 0 - 87.0f : y) * 1.44269504f;
   const Whole whole = __builtin_convertvector(power - 0.5f, Whole);
-  const Lanes f = (power - __builtin_convertvector(whole, Lanes)) * 0.693147181f;
+  const Vector f = (power - __builtin_convertvector(whole, Vector)) * 0.693147181f;
   const Whole bits = (whole + 127) << 23;
-  Lanes e;
+  Vector e;
   std::memcpy(&e, &bits, sizeof e);
   e *=
       1.0f + f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120 + f * (1.0f / 720))))));
-  return y < -87.0f ? Lanes{} : e;
+  return y < -87.0f ? Vector{} : e;
 }
 
 /// Each of x[kTile] becomes cap · tanh(x / cap), to 2·10⁻⁷ of cap.
@@ -155,9 +150,6 @@ INLINE void cap_tile(float* x, float cap) {
     std::memcpy(x + i, &y, sizeof y);
   }
 }
-
-// Of a whole register where processors have 512 bits: most of the time goes into products.
-using WideLanes = float __attribute__((vector_size(2 * kLanes * sizeof(float))));
 
 INLINE Lanes folded(Lanes x) {
   return x;
@@ -199,44 +191,59 @@ INLINE void score_tile(const float* q, const float* tile, int64_t d, LogitScale 
   if (logits.softcap > 0) cap_tile(scores, logits.softcap);
 }
 
-/// Each of x[kTile] becomes e^(scale · x − shift), for scale · x ≤ shift (exp_lanes). Returns their sum.
-INLINE float exp_tile(float* x, float scale, float shift) {
-  Lanes sums = {};
-  for (int64_t i = 0; i < kTile; i += kLanes) {
-    Lanes y;
+template <bool wide>
+using Widest = std::conditional_t<wide, WideLanes, Lanes>;
+
+/// Each of x[kTile] becomes e^(scale · x − shift), for scale · x ≤ shift (exp_lanes), and joins the sums.
+template <typename Vector>
+INLINE void exp_tile(float* x, float scale, float shift, Vector& sums) {
+  for (int64_t i = 0; i < kTile; i += static_cast<int64_t>(sizeof(Vector) / sizeof(float))) {
+    Vector y;
     std::memcpy(&y, x + i, sizeof y);
     y = exp_lanes(y * scale - shift);
     sums += y;
     std::memcpy(x + i, &y, sizeof y);
   }
+}
+
+INLINE float sum_of(Lanes x) {
   float sum = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += x[lane];
   return sum;
 }
 
-/// exp_tile of x[n].
+/// exp_tile of x[n]; returns the sum.
+template <bool wide>
 INLINE float exp_row(float* x, int64_t n, float scale, float shift) {
-  float sum = 0;
+  Widest<wide> sums = {};
   int64_t i = 0;
-  for (; i + kTile <= n; i += kTile) sum += exp_tile(x + i, scale, shift);
-  if (i == n) return sum;
-  float rest[kTile];
-  std::fill_n(rest, kTile, -INFINITY);
-  std::copy_n(x + i, n - i, rest);
-  sum += exp_tile(rest, scale, shift);
-  std::copy_n(rest, n - i, x + i);
-  return sum;
+  for (; i + kTile <= n; i += kTile) exp_tile(x + i, scale, shift, sums);
+  if (i < n) {
+    float rest[kTile];
+    std::fill_n(rest, kTile, -INFINITY);
+    std::copy_n(x + i, n - i, rest);
+    exp_tile(rest, scale, shift, sums);
+    std::copy_n(rest, n - i, x + i);
+  }
+  return sum_of(folded(sums));
 }
 
+template <bool wide>
 INLINE float highest_of(const float* x, int64_t n) {
-  float tops[2 * kLanes];  // side by side in registers
-  std::fill_n(tops, 2 * kLanes, -INFINITY);
+  using Vector = Widest<wide>;
+  constexpr auto kWidth = static_cast<int64_t>(sizeof(Vector) / sizeof(float));
+  Vector tops[2] = {Vector{} - INFINITY, Vector{} - INFINITY};  // side by side in registers
   int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes)
-    for (int64_t lane = 0; lane < 2 * kLanes; ++lane) tops[lane] = std::max(tops[lane], x[i + lane]);
+  for (; i + 2 * kWidth <= n; i += 2 * kWidth)
+    for (int64_t half = 0; half < 2; ++half) {
+      Vector y;
+      std::memcpy(&y, x + i + half * kWidth, sizeof y);
+      tops[half] = y > tops[half] ? y : tops[half];
+    }
   float highest = -INFINITY;
   for (; i < n; ++i) highest = std::max(highest, x[i]);
-  for (const float top : tops) highest = std::max(highest, top);
+  tops[0] = tops[1] > tops[0] ? tops[1] : tops[0];
+  for (int64_t lane = 0; lane < kWidth; ++lane) highest = std::max(highest, tops[0][lane]);
   return highest;
 }
 
@@ -270,10 +277,11 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
       float weights[kTile];
       score_tile<wide>(q + h * d, keys, d, logits, weights);
       for (int64_t i = count; i < kTile; ++i) weights[i] = -INFINITY;
-      float highest = *state.highest;
-      for (int64_t i = 0; i < kTile; ++i) highest = std::max(highest, weights[i]);
+      const float highest = std::max(*state.highest, highest_of<wide>(weights, kTile));
       const float keep = highest > *state.highest ? std::exp(*state.highest - highest) : 1.0f;
-      *state.weight = *state.weight * keep + exp_tile(weights, 1, highest);
+      Widest<wide> sums = {};
+      exp_tile(weights, 1, highest, sums);
+      *state.weight = *state.weight * keep + sum_of(folded(sums));
       *state.highest = highest;
       int64_t at = 0;
       for (; at + 64 <= d; at += 64) add_weighted<64>(weights, values, d, at, keep, state.sum);
@@ -299,14 +307,16 @@ INLINE void score_body(const HostRows& k, int64_t head, const RowRange& range, c
   }
 }
 
+template <bool wide>
 INLINE void add_softmax_body(float* scores, int64_t n, int64_t keys, bool most, float* out) {
-  const float factor = 1.0f / exp_row(scores, n, 1, highest_of(scores, n));
+  const float factor = 1.0f / exp_row<wide>(scores, n, 1, highest_of<wide>(scores, n));
   if (most)
     for (int64_t i = 0; i < keys; ++i) out[i] = std::max(out[i], scores[i] * factor);
   else
     for (int64_t i = 0; i < keys; ++i) out[i] += scores[i] * factor;
 }
 
+template <bool wide>
 INLINE void softmax_body(float* products, int64_t n, LogitScale logits, float sink) {
   float scale = logits.scale;
   if (logits.softcap > 0) {
@@ -319,8 +329,8 @@ INLINE void softmax_body(float* products, int64_t n, LogitScale logits, float si
     }
     scale = 1;
   }
-  const float highest = std::max(sink, highest_of(products, n) * scale);
-  const float factor = 1.0f / (exp_row(products, n, scale, highest) + std::exp(sink - highest));
+  const float highest = std::max(sink, highest_of<wide>(products, n) * scale);
+  const float factor = 1.0f / (exp_row<wide>(products, n, scale, highest) + std::exp(sink - highest));
   for (int64_t i = 0; i < n; ++i) products[i] *= factor;
 }
 
@@ -340,10 +350,10 @@ INLINE void softmax_body(float* products, int64_t n, LogitScale logits, float si
     score_body<wide>(k, head, range, q, columns, d_head, logits, out, stride); \
   }                                                                            \
   __VA_ARGS__ void add_softmax_##name(ADD_SOFTMAX_PARAMETERS) {                \
-    add_softmax_body(scores, n, keys, most, out);                              \
+    add_softmax_body<wide>(scores, n, keys, most, out);                        \
   }                                                                            \
   __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) {                        \
-    softmax_body(products, n, logits, sink);                                   \
+    softmax_body<wide>(products, n, logits, sink);                             \
   }
 
 VARIANT(any, false)
@@ -391,7 +401,12 @@ void attend_rows(ATTEND_PARAMETERS) {
 }
 
 void score_rows(SCORE_PARAMETERS) {
-  variant().score(k, head, range, q, columns, d_head, logits, out, stride);
+  static const ScoreBytes by_bytes = byte_scores();
+  if (by_bytes != nullptr && k.type == GGML_TYPE_Q8_0 && range.numbers == nullptr && logits.softcap == 0)
+    by_bytes(k.at(range.first, head), k.row_stride, range.count, q, columns, d_head, logits.scale, out,
+             stride);
+  else
+    variant().score(k, head, range, q, columns, d_head, logits, out, stride);
 }
 
 void add_softmax(ADD_SOFTMAX_PARAMETERS) {

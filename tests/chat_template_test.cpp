@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "model/jinja_lexer.h"
+#include "jinja/lexer.h"
 #include "model/reasoning.h"
 #include "windowkv/error.h"
 

@@ -130,7 +130,7 @@ async def load(options):
         while not waiting.empty():
             index, manners = waiting.get_nowait()
             results[index] = await retried(index, options, manners)
-            if options.pid and index % 50 == 0:
+            if options.pid and index % max(1, options.requests // 100) == 0:
                 samples.append(resident(options.pid))
 
     start = time.monotonic()

@@ -8,8 +8,8 @@
 #include <minja/minja.hpp>
 #include <optional>
 
-#include "model/jinja_functions.h"
-#include "model/jinja_parser.h"
+#include "jinja/functions.h"
+#include "jinja/parser.h"
 #include "model/message_json.h"
 #include "model/tool_text.h"
 #include "windowkv/error.h"

@@ -1,4 +1,4 @@
-#include "model/jinja_nodes.h"
+#include "jinja/nodes.h"
 
 #include <algorithm>
 

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/jinja_functions.h"
+#include "jinja/functions.h"
 
 // Nodes for minja's trees that do as Jinja does where minja's own differ.
 namespace windowkv::jinja {

@@ -1,4 +1,4 @@
-#include "model/jinja_lexer.h"
+#include "jinja/lexer.h"
 
 #include <fmt/format.h>
 

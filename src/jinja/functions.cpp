@@ -1,4 +1,4 @@
-#include "model/jinja_functions.h"
+#include "jinja/functions.h"
 
 #include <algorithm>
 #include <chrono>

@@ -1,4 +1,4 @@
-#include "model/jinja_parser.h"
+#include "jinja/parser.h"
 
 #include <fmt/format.h>
 
@@ -6,8 +6,8 @@
 #include <array>
 #include <set>
 
-#include "model/jinja_lexer.h"
-#include "model/jinja_nodes.h"
+#include "jinja/lexer.h"
+#include "jinja/nodes.h"
 
 namespace windowkv {
 

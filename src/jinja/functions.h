@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "model/jinja_values.h"
+#include "jinja/values.h"
 
 namespace windowkv::jinja {
 

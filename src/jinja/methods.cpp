@@ -3,7 +3,7 @@
 #include <cctype>
 #include <map>
 
-#include "model/jinja_functions.h"
+#include "jinja/functions.h"
 
 namespace windowkv::jinja {
 

@@ -1,4 +1,4 @@
-#include "model/jinja_values.h"
+#include "jinja/values.h"
 
 #include <fmt/format.h>
 

@@ -492,10 +492,12 @@ echo '[1, "x"]' >words.json
 echo '[{"case": {"n": 8, "layers": 1, "heads": 1, "kv_heads": 1, "dim": 0}, "answer": {}}]' >flat-case.json
 echo '[]' >none.json
 echo '[999999]' >outside.json
-refuses "cannot open the model" run -m missing.gguf -p x
+refuses "missing.gguf: cannot open: No such file" run -m missing.gguf -p x
 refuses "not a GGUF" run -m text.gguf -p x
 refuses "not a GGUF" run -m empty.gguf -p x
 refuses "not a file" run -m . -p x
+mkfifo pipe.gguf
+refuses "not a file" run -m pipe.gguf -p x
 refuses "damaged or truncated" run -m cut.gguf -p x
 refuses "no prompt" run -m "$model"
 refuses "the prompt is empty" run -m "$model" -f empty.txt

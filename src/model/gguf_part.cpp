@@ -1,11 +1,5 @@
 #include "model/gguf_part.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -18,35 +12,15 @@ void GgufPart::fail(const std::string& what) const {
   throw Error(path_ + ": " + what);
 }
 
-GgufPart::GgufPart(std::string path) : path_(std::move(path)) {
+GgufPart::GgufPart(std::string path) : path_(std::move(path)), file_(HostMemory::of_file(path_)) {
   capture_ggml_logs();
-  int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) fail(std::string("cannot open the model: ") + std::strerror(errno));
-  struct stat info {};
-  bool regular = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
-  size_ = regular ? static_cast<size_t>(info.st_size) : 0;
-  void* map = size_ > 0 ? mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
-  close(fd);
-  if (!regular) fail("is not a file");
-  if (size_ < 24 || map == MAP_FAILED || std::memcmp(map, GGUF_MAGIC, 4) != 0) {
-    if (map != MAP_FAILED) munmap(map, size_);
+  if (size() < 24 || std::memcmp(bytes(), GGUF_MAGIC, 4) != 0)
     fail("not a GGUF model (no GGUF header); convert the model to GGUF first");
-  }
-  map_ = static_cast<uint8_t*>(map);
-  try {
-    const GgmlErrors errors;
-    // Without a ggml_context: ggml aborts the process when it makes tensors of more than 2^62 elements.
-    gguf_.reset(gguf_init_from_buffer(map_, size_, {/*no_alloc=*/true, nullptr}));
-    if (!gguf_) fail("damaged or truncated GGUF" + errors.in_brackets() + "; download the file again");
-    check_tensors();
-  } catch (...) {
-    munmap(map_, size_);
-    throw;
-  }
-}
-
-GgufPart::~GgufPart() {
-  munmap(map_, size_);
+  const GgmlErrors errors;
+  // Without a ggml_context: ggml aborts the process when it makes tensors of more than 2^62 elements.
+  gguf_.reset(gguf_init_from_buffer(bytes(), size(), {/*no_alloc=*/true, nullptr}));
+  if (!gguf_) fail("damaged or truncated GGUF" + errors.in_brackets() + "; download the file again");
+  check_tensors();
 }
 
 void GgufPart::check_tensors() const {
@@ -63,9 +37,9 @@ void GgufPart::check_tensors() const {
     }
     const size_t offset = gguf_get_tensor_offset(g, i);
     const size_t bytes = gguf_get_tensor_size(g, i);
-    if (start > size_ || offset > size_ - start || bytes > size_ - start - offset)
+    if (start > size() || offset > size() - start || bytes > size() - start - offset)
       fail("truncated: tensor " + std::string(gguf_get_tensor_name(g, i)) + " ends at byte " +
-           std::to_string(start + offset + bytes) + " of a file of " + std::to_string(size_) +
+           std::to_string(start + offset + bytes) + " of a file of " + std::to_string(size()) +
            "; download the file again");
   }
 }

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "support/host_memory.h"
+
 namespace windowkv {
 
 /// One file of a GGUF model: its header, checked, and its bytes, mapped. Nothing in it is trusted before it
@@ -15,14 +17,11 @@ class GgufPart {
   /// Throws Error for a file that cannot be read, is not GGUF, is truncated, or whose tensors overlap its
   /// end.
   explicit GgufPart(std::string path);
-  ~GgufPart();
-  GgufPart(const GgufPart&) = delete;
-  GgufPart& operator=(const GgufPart&) = delete;
 
   const std::string& path() const { return path_; }
   const gguf_context* gguf() const { return gguf_.get(); }
-  uint8_t* bytes() const { return map_; }
-  size_t size() const { return size_; }
+  uint8_t* bytes() const { return file_.data(); }
+  size_t size() const { return file_.size(); }
 
   /// An Error about this file.
   [[noreturn]] void fail(const std::string& what) const;
@@ -31,8 +30,7 @@ class GgufPart {
   void check_tensors() const;
 
   std::string path_;
-  uint8_t* map_ = nullptr;
-  size_t size_ = 0;
+  HostMemory file_;
   gguf_context_ptr gguf_;
 };
 

@@ -62,8 +62,10 @@ HostMemory HostMemory::temporary_file(size_t bytes) {
   const auto folder = temporary_folder();
   const Descriptor file(make_nameless(folder));
   const auto fail = [&](int why) {
-    throw Error(fmt::format("{}: no temporary file of {} bytes: {}; set TMPDIR to a folder on a larger disk",
-                            folder, bytes, std::strerror(why)));
+    throw Error(fmt::format("{}: no temporary file of {} bytes: {}; set TMPDIR to {}", folder, bytes,
+                            std::strerror(why),
+                            why == ENOSPC || why == EDQUOT || why == EFBIG ? "a folder on a larger disk"
+                                                                           : "a folder that can be written"));
   };
   if (file.get() < 0) fail(errno);
   // Without the space, the first write to a page would end the process.

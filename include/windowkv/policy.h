@@ -137,6 +137,9 @@ class Selector {
   /// Whether build() serves behind the prompt too, where there are keys and the newest queries alone.
   virtual bool chooses_again() const { return stride() == 0 && !query_moments() && replay().part == 0; }
 
+  /// Whether that takes time in proportion to the tokens, so that it may be done every few of them.
+  virtual bool chooses_quickly() const { return chooses_again(); }
+
   /// Adds to the graph the scoring of layers that are decided together. `views`: those of them that decide,
   /// lowest first, at least one. Returns an I32 tensor for choose().
   virtual ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const = 0;
@@ -195,8 +198,11 @@ std::vector<std::string> policy_names();
 /// The smallest PolicyOptions::total.
 inline constexpr int64_t kLeastTotal = 128;
 
-/// Whether PolicyOptions::recall or total may be set for it. Throws Error for an unknown name.
+/// Whether PolicyOptions::total may be set for it. Throws Error for an unknown name.
 bool policy_chooses_again(std::string_view name);
+
+/// Whether PolicyOptions::recall may be. Throws Error for an unknown name.
+bool policy_recalls(std::string_view name);
 
 /// Throws Error for an unknown name, and for recall or a total where it cannot choose again.
 std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options);

@@ -102,6 +102,7 @@ struct TokenPolicyOptions {
   int64_t sinks = 0;        ///< first tokens of the prompt that are always kept
   int64_t recent = 0;       ///< last tokens of the prompt that are always kept
   int64_t observation = 1;  ///< last queries of the prompt that `scores` sees
+  bool quick = true;        ///< Selector::chooses_quickly
   /// Adds the scores of the layer's first `keys` tokens to the graph: [keys, 1] F32 for all KV heads, or
   /// [keys, n_head_kv] for each its own. The highest are kept.
   std::function<ggml_tensor*(ggml_context* ctx, const LayerView& view, int64_t keys)> scores;

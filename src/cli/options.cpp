@@ -233,7 +233,7 @@ PolicyFlags PolicyFlags::for_model(const Model& model) const {
 }
 
 int PolicyFlags::recall_every() const {
-  return recall == "auto" ? (policy_chooses_again(kv) ? kDefaultRecall : 0) : eval::parse_recall(recall);
+  return recall == "auto" ? (policy_recalls(kv) ? kDefaultRecall : 0) : eval::parse_recall(recall);
 }
 
 std::unique_ptr<Policy> PolicyFlags::make(const HParams& hp, Task kind) const {

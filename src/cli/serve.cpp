@@ -98,7 +98,7 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
     auto wanted = policy;
     wanted.kv = kv.policy.value_or(wanted.kv);
     wanted.budget = kv.budget.value_or(wanted.budget);
-    if (kv.policy && !kv.recall && wanted.recall != "auto" && !policy_chooses_again(wanted.kv))
+    if (kv.policy && !kv.recall && wanted.recall != "auto" && !policy_recalls(wanted.kv))
       wanted.recall = "off";
     wanted.recall = kv.recall.value_or(wanted.recall);
     wanted.total = kv.total.value_or(wanted.total);
@@ -135,6 +135,13 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
   };
   o.batcher.kv_memory =
       flags.kv_memory > 0 ? flags.kv_memory : free_for_caches(model, o.batcher.engine, *usual) / 2;
+
+  constexpr int64_t kLeastTokens = 64;
+  if (const int64_t least =
+          kLeastTokens * model.hparams().n_layer * model.hparams().kv_layer_bytes_per_token();
+      o.batcher.kv_memory < least)
+    throw Error(fmt::format("--kv-memory {}: {} tokens of this model take {}",
+                            bytes_text(o.batcher.kv_memory), kLeastTokens, bytes_text(least)));
 
   const auto type = store_type(model.hparams(), flags.store_type);
   o.prefixes.store.types = {type, type};

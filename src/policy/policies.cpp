@@ -86,13 +86,20 @@ std::unique_ptr<Policy> make_with_total(const Entry& entry, const PolicyOptions&
   return make_bounded(entry.make(first), std::move(chooses_again), total);
 }
 
+/// What differs by policy alone is asked of, whatever the prompt, as long as something is dropped.
+std::unique_ptr<Selector> any_selector(std::string_view name) {
+  return make_policy(name, {})->start(
+      {.n = 1 << 20, .n_layer = 1, .n_head = 1, .n_head_kv = 1, .d_head = 64});
+}
+
 }  // namespace
 
 bool policy_chooses_again(std::string_view name) {
-  // Whatever the prompt, as long as something is dropped.
-  return make_policy(name, {})
-      ->start({.n = 1 << 20, .n_layer = 1, .n_head = 1, .n_head_kv = 1, .d_head = 64})
-      ->chooses_again();
+  return any_selector(name)->chooses_again();
+}
+
+bool policy_recalls(std::string_view name) {
+  return any_selector(name)->chooses_quickly();
 }
 
 std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options) {
@@ -106,6 +113,11 @@ std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& 
                       "{} off",
                       name, options.recall > 0 ? "recall" : "the total"));
     if (options.total != 0) return make_with_total(entry, options);
+    if (!policy_recalls(name))
+      throw Error(
+          fmt::format("{} compares all tokens with each other, which takes too long to choose again "
+                      "while answering; leave recall off",
+                      name));
     auto policy = entry.make(options);
     return make_recalling(std::move(policy), options.recall);
   }

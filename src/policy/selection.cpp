@@ -106,8 +106,8 @@ Budget Budget::parse(std::string_view text) {
   auto refuse = [&]() -> Budget {
     throw Error(fmt::format(
         "budget \"{}\": give tokens per layer (512, or 2k for 2,048), a share of the prompt above 0 "
-        "and up to 100 percent (12%), or a share with a floor (12%:1024)",
-        text));
+        "and up to 100 percent (12%), or a share with a floor (12%:1024){}",
+        text, text == "full" ? "; --kv full keeps everything" : ""));
   };
   // All of `part` as a number.
   auto number = [](std::string_view part, auto& value) {

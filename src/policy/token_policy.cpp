@@ -13,7 +13,10 @@ class ScoredSelector final : public TokenSelector {
                                .sinks = options.sinks,
                                .recent = options.recent,
                                .observation = options.observation}),
-        scores_(options.scores) {}
+        scores_(options.scores),
+        quick_(options.quick) {}
+
+  bool chooses_quickly() const override { return quick_; }
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
@@ -25,6 +28,7 @@ class ScoredSelector final : public TokenSelector {
 
  private:
   decltype(TokenPolicyOptions::scores) scores_;  // its own: it may outlive the policy
+  bool quick_;
 };
 
 class TokenPolicy final : public Policy {

@@ -57,6 +57,7 @@ for kv in full streaming-llm; do
 done
 refused 1 "tokens between two choices, or off" "${ask[@]}" -p x --recall often
 refused 1 "cannot choose again" "${ask[@]}" -p x --kv h2o --recall 1
+refused 1 "takes too long to choose again" "${ask[@]}" -p x --kv r-kv --recall 1
 
 # Saved prefixes.
 "$windowkv" "${ask[@]}" -p "Who?" --save-prefix book.prefix --store-type f16 >first 2>err </dev/null || fail "--save-prefix: $(cat err)"
@@ -99,6 +100,12 @@ printf 'Who keeps lighthouse 7?\n\nWhat colour is the lamp?\n/stats\n/save talk.
 printf '/load talk.prefix\nAnd lighthouse 9?\n/stats\n/clear\n/help\n/system Be brief.\n/budget 25%%\nWho?\n/quit\nnot asked\n' >lines
 "$windowkv" chat -m "$model" -n 8 --temp 0 <lines >out 2>err || fail "chat from a saved conversation: $(cat err)"
 grep -q "from the prefix store" err && grep -q "^/save FILE" out || fail "a loaded conversation: $(cat out err)"
+printf 'And lighthouse 9?\n/stats\n' | "$windowkv" chat -m "$model" -n 8 --temp 0 --prefix talk.prefix >out 2>err ||
+  fail "chat --prefix: $(cat err)"
+grep -q "from the prefix store" err || fail "chat --prefix goes on: $(cat out err)"
+printf 'Who?\n' | "$windowkv" chat -m "$model" -f "$0" -n 2 --prefix book.prefix >out 2>err || fail "chat with another document: $(cat err)"
+grep -q "saved tokens; the rest of it is read" err || fail "chat with another document says: $(cat out err)"
+refused 1 "holds no conversation" chat -m "$model" --prefix book.prefix
 for line in /nonsense /load /stats "/budget much" "/load book.prefix" "/save"; do
   printf '%s\nWho?\n' "$line" | "$windowkv" chat -m "$model" -n 2 >out 2>err
   [[ $? -eq 1 && $(wc -l <err) -eq 1 ]] || fail "chat takes $line: $(cat out err)"
@@ -108,6 +115,7 @@ printf 'Who?\nAnd?\n' | "$windowkv" chat -m "$model" -n 4 -v --store none >out 2
 printf 'a\xff\n' | "$windowkv" chat -m "$model" -n 2 >out 2>err
 [[ $? -eq 1 ]] && grep -q "not UTF-8" err || fail "chat takes bytes: $(cat err)"
 refused 1 "questions come from standard input" chat -m "$model" -f -
+refused 1 "saves the document, and there is none" chat -m "$model" --save-prefix none.wkv
 "$windowkv" chat -m "$model" -n 2 </dev/null >out 2>err || fail "chat without a question: $(cat err)"
 printf 'Who?\n' | "$windowkv" chat -m "$model" -n 4000 --ignore-eos >/dev/full 2>err
 [[ $? -eq 1 ]] || fail "chat into a full disk: $(cat err)"

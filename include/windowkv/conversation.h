@@ -39,6 +39,8 @@ class Conversation {
                std::optional<PrefixStore> store);
   ~Conversation();
 
+  /// What prompts of a conversation about the document begin with, whatever is asked.
+  std::vector<Token> document_tokens() const;
   /// Reads the document and the system message before there is a question, so that the first one is answered
   /// sooner. Does nothing without a document or a store. Throws Error where they do not fit.
   void read_document();

@@ -56,8 +56,12 @@ class Chat {
         model_(flags.model.load()),
         engine_(*model_, flags.model.engine()),
         saves_(flags.store.save),
+        prefix_(flags.store.load),
         conversation_(engine_, *model_, options(flags), store(flags)) {
     check_grammar(generate_, *model_);
+    if (document_.empty() && !saves_.empty())
+      throw Error(
+          "--save-prefix saves the document, and there is none: give it with -f; /save keeps a conversation");
     warm_up(*model_, flags.model);
     policy_ = policy_.for_model(*model_);
   }
@@ -67,6 +71,17 @@ class Chat {
     if (input_.on_terminal())
       print(
           fmt::format("{}; /help lists the commands, Ctrl-D leaves\n", name.empty() ? model_->path() : name));
+    if (!prefix_.empty() && document_.empty()) {
+      conversation_.load(prefix_);
+      if (!system_.empty()) conversation_.set_system(system_);
+    } else if (!prefix_.empty() && conversation_.store() != nullptr) {
+      // The first question may go on where the document ends.
+      const auto& saved = conversation_.store()->tokens();
+      auto document = conversation_.document_tokens();
+      if (document.size() < saved.size())
+        document.insert(document.end(), saved.begin() + std::ssize(document), saved.end());
+      warn_of_unused(prefix_, *conversation_.store(), document, model_->hparams().recurrent());
+    }
     reading("reading the document", [&] { conversation_.read_document(); });
     if (!saves_.empty() && conversation_.store() != nullptr && !conversation_.store()->tokens().empty())
       conversation_.store()->save(saves_);
@@ -85,13 +100,19 @@ class Chat {
   static std::string document_of(const PromptFlags& prompt) {
     if (prompt.file == "-")
       throw Error("questions come from standard input; give the document's file with -f");
-    return prompt.file.empty() ? "" : read_document(prompt.file, /*text_follows=*/false);
+    if (prompt.file.empty()) return "";
+    auto document = read_document(prompt.file, /*text_follows=*/false);
+    if (document.find_first_not_of(" \t\r\n") == std::string::npos)
+      throw Error(prompt.file + ": the document is empty");
+    return document;
   }
 
   std::optional<PrefixStore> store(const ChatFlags& flags) const {
     const int64_t context =
         flags.generate.context > 0 ? flags.generate.context : model_->hparams().n_ctx_train;
-    return flags.store.make(*model_, context);
+    auto store = flags.store;
+    if (document_.empty()) store.load.clear();  // a conversation's, see run()
+    return store.make(*model_, context);
   }
 
   ConversationOptions options(const ChatFlags& flags) {
@@ -223,7 +244,7 @@ class Chat {
   std::string system_, chat_template_, document_;
   std::unique_ptr<Model> model_;
   Engine engine_;
-  std::string saves_;
+  std::string saves_, prefix_;
   std::optional<Progress> progress_;
   LineInput input_{"> "};
   const bool dims_ = isatty(STDOUT_FILENO) != 0;

@@ -131,14 +131,7 @@ std::optional<PrefixStore> store_of(const RunFlags& flags, const Model& model,
     for (auto& q : questions) q.policy = once.make(model.hparams(), q.task.task);
   }
   if (store && !flags.store.load.empty())
-    if (const int64_t common = store->common_prefix(questions.front().prompt.tokens);
-        common < static_cast<int64_t>(store->tokens().size()))
-      warn(fmt::format("{}: the prompt begins with {} of the {} saved tokens{}; the rest of it is read",
-                       flags.store.load, common, store->tokens().size(),
-                       model.hparams().recurrent()
-                           ? fmt::format(", {} of which it goes on from",
-                                         store->reusable_prefix(questions.front().prompt.tokens))
-                           : ""));
+    warn_of_unused(flags.store.load, *store, questions.front().prompt.tokens, model.hparams().recurrent());
   return store;
 }
 
@@ -237,7 +230,9 @@ void add_run(CLI::App& app) {
   flags->generate.add_to(*command);
 
   auto* output = command->add_option_group("Output");
-  output->add_flag("--json", flags->json, "print the answer and the report as one JSON object");
+  output->add_flag(
+      "--json", flags->json,
+      "print the answer and the report as one JSON object, of several questions an array of them");
   output
       ->add_option("--trace", flags->trace,
                    "write tokens, kept positions and all measurements to a JSON file (docs/trace.md)")

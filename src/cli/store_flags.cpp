@@ -58,10 +58,14 @@ void StoreFlags::add_to(CLI::App& app) {
   add_store_type(*group, type);
   add_store_snapshots(*group, snapshots);
   group
-      ->add_option("--prefix", load,
-                   "start from a saved prefix: tokens that the prompt begins with are not read again")
+      ->add_option(
+          "--prefix", load,
+          "start from a saved prefix: tokens that the prompt begins with are not read again; chat without -f "
+          "goes on with a conversation that /save wrote")
       ->type_name("FILE");
-  group->add_option("--save-prefix", save, "save keys and values of the whole prompt for --prefix")
+  group
+      ->add_option("--save-prefix", save,
+                   "save keys and values of the whole prompt (chat: of the document) for --prefix")
       ->type_name("FILE");
   show_in_short_help(*group, {"--prefix", "--save-prefix"});
 }
@@ -111,10 +115,25 @@ CLI::Option* add_store_snapshots(CLI::App& group, int& snapshots) {
 }
 
 KvType store_type(const HParams& hp, const std::string& type) {
-  if (type != "auto") return parse_kv_type(type);
+  if (type != "auto") try {
+      return parse_kv_type(type);
+    } catch (const Error&) {
+      throw Error(
+          fmt::format("--store-type {}: use one of: auto, {}", type, fmt::join(kv_type_names(), ", ")));
+    }
   bool divides = true;
   for (int layer = 0; layer < hp.n_layer; ++layer) divides = divides && hp.heads(layer).d_head % 32 == 0;
   return divides ? KvType::kQ8_0 : KvType::kF16;
+}
+
+void warn_of_unused(const std::string& path, const PrefixStore& store, std::span<const Token> prompt,
+                    bool recurrent) {
+  const int64_t common = store.common_prefix(prompt);
+  if (common == std::ssize(store.tokens())) return;
+  warn(fmt::format(
+      "{}: the prompt begins with {} of the {} saved tokens{}; the rest of it is read", path, common,
+      store.tokens().size(),
+      recurrent ? fmt::format(", {} of which it goes on from", store.reusable_prefix(prompt)) : ""));
 }
 
 std::string describe(const PrefixStore& store) {

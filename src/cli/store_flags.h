@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "windowkv/prefix_store.h"
@@ -30,6 +31,11 @@ CLI::Option* add_store_type(CLI::App& group, std::string& type);
 KvType store_type(const HParams& hp, const std::string& type);
 /// --store-snapshots: PrefixStoreOptions::snapshots.
 CLI::Option* add_store_snapshots(CLI::App& group, int& snapshots);
+
+/// Says so where a prompt, or what all prompts begin with, does not begin with all of a store that was loaded
+/// from `path`.
+void warn_of_unused(const std::string& path, const PrefixStore& store, std::span<const Token> prompt,
+                    bool recurrent);
 
 /// "238.0 MiB in memory, q8_0".
 std::string describe(const PrefixStore& store);

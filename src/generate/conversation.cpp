@@ -60,12 +60,16 @@ PrefillOptions Conversation::prefill_options() {
   return options;
 }
 
-void Conversation::read_document() {
-  if (options_.document.empty() || !store_) return;
-  // What prompts have in common whatever is asked; a document may end within a token.
+std::vector<Token> Conversation::document_tokens() const {
+  // What two prompts have in common: a document may end within a token.
   const auto& vocab = model_.vocab();
   const auto one = vocab.tokenize(text_of({{"user", "a"}})), other = vocab.tokenize(text_of({{"user", "?"}}));
-  const std::vector<Token> common(one.begin(), std::ranges::mismatch(one, other).in1);
+  return {one.begin(), std::ranges::mismatch(one, other).in1};
+}
+
+void Conversation::read_document() {
+  if (options_.document.empty() || !store_) return;
+  const auto common = document_tokens();
   if (static_cast<int64_t>(common.size()) >= context())
     throw Error(
         fmt::format("the document has {} tokens and does not fit in a context of {}; shorten it, or "

@@ -141,6 +141,8 @@ TEST(CompletionRequests, TellWhichFieldIsWrong) {
   EXPECT_EQ(with("something_new", 1), "accepted");
   EXPECT_EQ(param_of({{"messages", Json::array()}}, true), "messages");
   EXPECT_EQ(param_of({{"messages", {{{"role", "boss"}, {"content", "x"}}}}}, true), "messages");
+  EXPECT_EQ(param_of({{"messages", {{{"role", "user"}}}}}, true), "messages");
+  EXPECT_EQ(param_of({{"messages", {{{"role", "user"}, {"content", nullptr}}}}}, true), "messages");
   EXPECT_EQ(param_of({{"messages", {{{"role", "user"}, {"content", {{{"type", "image_url"}}}}}}}}, true),
             "messages");
   EXPECT_EQ(
@@ -323,6 +325,15 @@ TEST(Prefixes, ServeLaterPromptsOfTheirOwner) {
   // A prompt that goes on takes the place of its beginning.
   ask(service, completion(text + "The number of Prague is 1234. And so on, and so on."), "ann");
   EXPECT_EQ(service.prefixes().list("ann").size(), 2U);
+  // A few tokens in common hold no long text in memory once that is deleted.
+  ask(service, completion("Hi"), "ann");
+  for (const auto* owner : {"ann", "bob"})
+    for (const auto& prefix : service.prefixes().list(owner))
+      if (prefix.tokens > 32) {
+        EXPECT_TRUE(service.prefixes().remove(owner, prefix.id));
+      }
+  ASSERT_EQ(service.prefixes().list("ann").size(), 1U);
+  EXPECT_EQ(service.prefixes().memory_bytes(), service.prefixes().list("ann").front().bytes);
 }
 
 TEST(Prefixes, LeaveTheMemoryForTheFolderAndComeBack) {
@@ -481,6 +492,7 @@ class Http {
     return c;
   }
   Service& service() { return service_; }
+  void stop() { http_.stop(); }
 
  private:
   static HttpOptions with_any_port(HttpOptions o) {
@@ -503,6 +515,21 @@ Json post(httplib::Client client, const std::string& path, const Json& body, int
   return Json::parse(response->body);
 }
 
+TEST_F(HttpServers, TellStreamsWhatEndsThem) {
+  Http http;
+  std::thread end([&] {
+    while (http.service().batcher().slots().empty())
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    http.service().batcher().drain(std::chrono::milliseconds(0));
+    http.stop();
+  });
+  const Json body{{"prompt", "One"}, {"max_tokens", 4000}, {"ignore_eos", true}, {"stream", true}};
+  const auto stream = http.client().Post("/v1/completions", body.dump(), "application/json");
+  end.join();
+  ASSERT_TRUE(stream);
+  EXPECT_NE(stream->body.find("the server is shutting down"), std::string::npos) << stream->body;
+}
+
 TEST_F(HttpServers, AnswersInOpenAisShape) {
   Http http;
   const auto chat =
@@ -519,6 +546,13 @@ TEST_F(HttpServers, AnswersInOpenAisShape) {
   EXPECT_TRUE(text["choices"][2]["text"].get<std::string>().starts_with("three four"));
   EXPECT_TRUE(text["choices"][0]["logprobs"]["token_logprobs"][0].is_null());
   EXPECT_LT(text["choices"][0]["logprobs"]["token_logprobs"][1], 0);
+  // Offsets are places in the text, in which the mark of the beginning is not.
+  const auto& scored = text["choices"][0];
+  for (size_t i = 1; i < scored["logprobs"]["tokens"].size(); ++i) {
+    const auto token = scored["logprobs"]["tokens"][i].get<std::string>();
+    const size_t offset = scored["logprobs"]["text_offset"][i];
+    EXPECT_EQ(scored["text"].get<std::string>().substr(offset, token.size()), token) << i;
+  }
   const auto models = Json::parse(http.client().Get("/v1/models")->body);
   EXPECT_EQ(models["data"][0]["id"], "mini");
   const auto kept =

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
+#include <thread>
 
 #include "server/openapi.h"
 #include "server/random_id.h"
@@ -86,7 +87,7 @@ std::string pattern_of(const std::string& path) {
       continue;
     }
     const auto end = path.find('}', i);
-    pattern += path.substr(i, end + 1 - i) == "{id}" ? "([0-9a-f]{16})" : "(.+)";
+    pattern += path.substr(i, end + 1 - i) == "{id}" ? "([^/]+)" : "(.+)";
     i = end;
   }
   return pattern;
@@ -364,7 +365,7 @@ void HttpServer::respond(Service& service, const httplib::Request& request, http
   if (completion.request.stream)
     respond_as_stream(std::move(completion), service, response,
                       [this, id = response.get_header_value(kRequestId), method = request.method,
-                       path = request.path, since = arrived](bool whole) {
+                       path = request.path, since = arrived, counted = streams_](bool whole) {
                         report(id, method, path, whole ? 200 : kClientLeft, ms_since(since));
                       });
   else
@@ -501,6 +502,10 @@ void HttpServer::listen() {
 }
 
 void HttpServer::stop() {
+  // Streams are cut off once the server stops: what ended them is told first.
+  constexpr std::chrono::seconds kLastWords{2};
+  for (const auto start = Clock::now(); streams_.use_count() > 1 && Clock::now() - start < kLastWords;)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   server_->stop();
 }
 

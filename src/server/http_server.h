@@ -84,6 +84,7 @@ class HttpServer {
   std::vector<Route> routes_;
   std::unique_ptr<httplib::Server> server_;
   std::atomic<Service*> service_ = nullptr;
+  std::shared_ptr<const bool> streams_ = std::make_shared<bool>(true);  ///< each under way has a copy
 };
 
 }  // namespace windowkv::server

@@ -29,6 +29,10 @@ constexpr const char* kSuffix = ".wkv";
 /// long is worth writing.
 constexpr std::chrono::seconds kSettled{3};
 
+/// Fewer first tokens are read again: a prefix that shares them with a long text would hold all of that in
+/// memory, whatever becomes of the text itself.
+constexpr std::ptrdiff_t kFewestShared = 32;
+
 std::string id_of(const std::string& owner, std::span<const Token> tokens) {
   const auto hash = fnv1a64_step(kFnvStart, owner);
   return hash_text(
@@ -137,7 +141,7 @@ PrefixCache::Entries::iterator PrefixCache::best(const std::string& owner, std::
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
     if (it->owner != owner) continue;
     const std::pair use = {it->store.reusable_prefix(prompt), it->store.common_prefix(prompt)};
-    if (use > most) {
+    if (use.second >= std::min(kFewestShared, std::ssize(prompt)) && use > most) {
       most = use;
       found = it;
     }
@@ -274,7 +278,7 @@ std::vector<PrefixInfo> PrefixCache::list(const std::string& owner) const {
   std::vector<PrefixInfo> all;
   for (const auto& entry : entries_)
     if (entry.owner == owner)
-      all.push_back({entry.id, std::ssize(entry.store.tokens()), entry.store.bytes(),
+      all.push_back({entry.id, std::ssize(entry.store.tokens()), entry.store.shown_bytes(),
                      is_in_memory(entry.store), entry.file_bytes > 0, entry.pinned, entry.uses,
                      Seconds(now - entry.used).count()});
   return all;

@@ -33,7 +33,7 @@ struct PrefixCacheOptions {
 struct PrefixInfo {
   std::string id;  ///< 16 hex digits
   int64_t tokens = 0;
-  int64_t bytes = 0;
+  int64_t bytes = 0;  ///< of its tokens, also of those that it shares with others
   bool in_memory = false;
   bool on_disk = false;
   bool pinned = false;

@@ -246,6 +246,9 @@ std::vector<ChatMessage> parse_messages(const Json& body) {
           "messages");
     out.push_back({name == "developer" ? "system" : name, content_of(message, where)});
     auto& said = out.back();
+    const auto content = message.find("content");
+    if (name != "assistant" && (content == message.end() || content->is_null()))
+      throw ApiError(400, where + ".content is missing", "messages");
     if (name == "assistant") {
       said.tool_calls = tool_calls_of(message, where);
       said.reasoning = reasoning_of(message, where);

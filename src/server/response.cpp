@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace windowkv::server {
@@ -46,9 +47,14 @@ Json chat_logprobs(const Vocab& vocab, const std::vector<TokenLogprob>& logprobs
   return {{"content", content}};
 }
 
-Json text_logprobs(const Vocab& vocab, const ChoiceText& choice) {
+/// Characters that begin in it.
+int64_t characters(std::string_view utf8) {
+  return std::ranges::count_if(utf8, [](char byte) { return (byte & 0xc0) != 0x80; });
+}
+
+/// `offset`: characters of the text before the tokens, and then before those that follow.
+Json text_logprobs(const Vocab& vocab, const ChoiceText& choice, int64_t& offset) {
   auto tokens = Json::array(), values = Json::array(), tops = Json::array(), offsets = Json::array();
-  size_t offset = 0;
   bool scored = !choice.prompt_unscored;
   for (const auto& token : choice.logprobs) {
     const auto piece = vocab.piece(token.token, /*special=*/true);
@@ -58,7 +64,7 @@ Json text_logprobs(const Vocab& vocab, const ChoiceText& choice) {
     for (const auto& [other, logprob] : token.top) top[vocab.piece(other, /*special=*/true)] = logprob;
     tops.push_back(scored ? top : Json());
     offsets.push_back(offset);
-    offset += piece.size();
+    offset += characters(vocab.piece(token.token));  // marks such as the beginning's are not in the text
     scored = true;
   }
   return {{"tokens", tokens}, {"token_logprobs", values}, {"top_logprobs", tops}, {"text_offset", offsets}};
@@ -121,6 +127,7 @@ Json CompletionFormat::whole(std::span<const ChoiceText> choices, const Usage& u
   auto out = head_json(head_, head_.chat ? "chat.completion" : "text_completion");
   auto& list = out["choices"] = Json::array();
   for (const auto& choice : choices) {
+    int64_t before = 0;
     Json one{{"index", list.size()}};
     if (head_.chat)
       one["message"] = message_json(choice);
@@ -128,7 +135,7 @@ Json CompletionFormat::whole(std::span<const ChoiceText> choices, const Usage& u
       one["text"] = choice.text;
     one["logprobs"] = !logprobs_   ? Json()
                       : head_.chat ? chat_logprobs(vocab_, choice.logprobs)
-                                   : text_logprobs(vocab_, choice);
+                                   : text_logprobs(vocab_, choice, before);
     one["finish_reason"] = finish_json(choice.finished, !choice.calls.empty());
     list.push_back(std::move(one));
   }
@@ -137,12 +144,13 @@ Json CompletionFormat::whole(std::span<const ChoiceText> choices, const Usage& u
 }
 
 /// `said`: the choice's "delta" or "text".
-Json CompletionFormat::chunk(int choice, const Json& said, const Delta& delta) const {
+Json CompletionFormat::chunk(int choice, const Json& said, const Delta& delta) {
   auto out = head_json(head_, head_.chat ? "chat.completion.chunk" : "text_completion");
   Json one{{"index", choice}, {head_.chat ? "delta" : "text", said}};
   one["logprobs"] = !logprobs_ || delta.logprobs.empty() ? Json()
-                    : head_.chat                         ? chat_logprobs(vocab_, delta.logprobs)
-                                 : text_logprobs(vocab_, {.text = {}, .logprobs = delta.logprobs});
+                    : head_.chat
+                        ? chat_logprobs(vocab_, delta.logprobs)
+                        : text_logprobs(vocab_, {.text = {}, .logprobs = delta.logprobs}, offsets_[choice]);
   const auto calls = calls_.find(choice);
   one["finish_reason"] = finish_json(delta.finished, calls != calls_.end());
   out["choices"] = Json::array({std::move(one)});
@@ -175,7 +183,13 @@ std::string CompletionFormat::chat_events(int choice, const Delta& delta, bool f
 }
 
 std::string CompletionFormat::event(int choice, const Delta& delta, bool first) {
-  return head_.chat ? chat_events(choice, delta, first) : sse(chunk(choice, delta.text, delta));
+  if (head_.chat) return chat_events(choice, delta, first);
+  if (first) {  // after an echo
+    int64_t own = 0;
+    for (const auto& token : delta.logprobs) own += characters(vocab_.piece(token.token));
+    offsets_[choice] = std::max<int64_t>(0, characters(delta.text) - own);
+  }
+  return sse(chunk(choice, delta.text, delta));
 }
 
 std::string CompletionFormat::end(const Usage& usage) {

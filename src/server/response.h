@@ -59,13 +59,14 @@ class CompletionFormat final : public ResponseFormat {
   std::string end(const Usage& usage) override;
 
  private:
-  Json chunk(int choice, const Json& said, const Delta& delta) const;
+  Json chunk(int choice, const Json& said, const Delta& delta);
   std::string chat_events(int choice, const Delta& delta, bool first);
 
   ResponseHead head_;
   bool logprobs_;
   bool include_usage_;
-  std::map<int, int> calls_;  ///< how many of each choice were streamed
+  std::map<int, int> calls_;        ///< how many of each choice were streamed
+  std::map<int, int64_t> offsets_;  ///< characters of each choice's text before what is streamed next
   const Vocab& vocab_;
 };
 

@@ -140,6 +140,8 @@ TEST(LongbenchLoad, BrokenRowsAreListedAndSkipped) {
       {with(own_row("h", "p"), "max_new_tokens", 0), "\"max_new_tokens\" is not a number of tokens"},
       {with(own_row("i", "p"), "prompt", ""), "the prompt is empty"},
       {without(own_row("j", "p"), "task"), "no field \"task\""},
+      {R"({"prompt": "p", "answers": ["a"], "metric": "exact", "max_new_tokens": 7, "task": "aggregation"})",
+       ""},
       {official_row("passage_retrieval_en", "k").dump(), "the answer \"Oslo\" names no paragraph"},
       {official_row("trec", "l").dump(), "no \"all_classes\""},
       {official_row("qasper", "last").dump() + "\r", ""},
@@ -148,8 +150,11 @@ TEST(LongbenchLoad, BrokenRowsAreListedAndSkipped) {
   for (const auto& line : lines) text += line.first + "\n";
   const auto path = write_text("broken.jsonl", text);
   const auto loaded = load_one(path);
-  ASSERT_EQ(loaded.samples.size(), 2u);
-  EXPECT_EQ(loaded.samples[1].id, "last");
+  ASSERT_EQ(loaded.samples.size(), 3u);
+  // Without a name and a number: its file's, and its line's.
+  EXPECT_EQ(loaded.samples[1].dataset, "broken");
+  EXPECT_EQ(lines[std::stoul(loaded.samples[1].id) - 1].first.substr(0, 11), "{\"prompt\":");
+  EXPECT_EQ(loaded.samples[2].id, "last");
   auto broken = loaded.broken.begin();
   for (size_t i = 0; i < lines.size(); ++i) {
     if (lines[i].second.empty()) continue;

@@ -135,8 +135,11 @@ void add_longbench(CLI::App& app) {
   flags->command = command;
   command->footer(
       "Samples are LongBench's (github.com/THUDM/LongBench), run and scored as LongBench does, or bring\n"
-      "their own prompt, metric, max_new_tokens and task; such prompts are truncated only with\n"
-      "--max-length. Scores are 0 to 100, for the best match among a sample's answers; averages are over\n"
+      "their own: {\"prompt\": ..., \"answers\": [...], \"metric\": \"rouge_l\", \"max_new_tokens\": 128,\n"
+      "\"task\": \"aggregation\"}, and \"dataset\" and \"_id\" where they are to be told apart "
+      "(docs/fidelity.md);\n"
+      "such prompts are truncated only with --max-length. Scores are 0 to 100, for the best match among a "
+      "sample's answers; averages are over\n"
       "datasets. Chinese text is scored by character rather than by jieba's words, so those scores\n"
       "cannot be compared with published ones. LongBench-E (--e) is also averaged by context length:\n"
       "under 4,000 words, under 8,000, and above.\n"

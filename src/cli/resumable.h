@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <initializer_list>
 #include <iterator>
 #include <memory>
@@ -35,7 +36,9 @@ auto run_resumable(Progress& progress, const std::string& out, F&& work) {
     progress.clear();
     tell(fmt::format("windowkv: interrupted at {:.0f} %{}\n", 100 * progress.share(),
                      out.empty() ? "; nothing was written"
-                                 : fmt::format("; run the same command again to continue from {}", out)));
+                     : !std::filesystem::exists(out)
+                         ? "; nothing was finished yet"
+                         : fmt::format("; run the same command again to continue from {}", out)));
     throw ExitWith{interrupted_exit()};
   }
 }

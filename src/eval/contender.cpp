@@ -27,8 +27,9 @@ int parse_recall(std::string_view text) {
   int every = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), every);
   if (error != std::errc() || end != text.data() + text.size() || every < 0)
-    throw Error(fmt::format("recall {}: give the number of tokens between two choices, or off{}", text,
-                            text == "auto" ? " (auto is for run and chat)" : ""));
+    throw Error(fmt::format(
+        "recall {}: give the number of tokens between two choices, or off (or auto, for run, chat and serve)",
+        text));
   return every;
 }
 

@@ -155,12 +155,15 @@ int64_t length_field(const json& row) {
   return value.get<int64_t>();
 }
 
-/// A row that is LongBench's, or of its kind.
-Sample read_longbench(const json& row, std::string_view file) {
+/// A row that is LongBench's, or of its kind; one of its own need not say its dataset, which is then its
+/// file's name, nor its id, which is then its line's number.
+Sample read_longbench(const json& row, std::string_view file, size_t line) {
   Sample sample;
-  sample.dataset = row.contains("dataset") || find_dataset(file) == nullptr ? text_field(row, "dataset")
-                                                                            : std::string(file);
-  sample.id = text_field(row, "_id");
+  const bool own = row.contains("prompt");
+  sample.dataset = row.contains("dataset") || (find_dataset(file) == nullptr && !own)
+                       ? text_field(row, "dataset")
+                       : std::string(file);
+  sample.id = row.contains("_id") || !own ? text_field(row, "_id") : std::to_string(line);
   if (is_longbench_e(file) && file == sample.dataset + "_e") sample.dataset = file;
   if (is_longbench_e(sample.dataset)) sample.length = length_field(row);
   const auto* dataset = find_dataset(sample.dataset);
@@ -190,9 +193,9 @@ Sample read_longbench(const json& row, std::string_view file) {
 }
 
 /// `file`: name of the row's file, without its ending.
-Sample read_sample(std::string_view line, std::string_view file) {
+Sample read_sample(std::string_view line, std::string_view file, size_t number) {
   const auto row = json_row(line);
-  auto sample = is_ruler(row) ? read_ruler(row, file) : read_longbench(row, file);
+  auto sample = is_ruler(row) ? read_ruler(row, file) : read_longbench(row, file, number);
   if (sample.prompt.empty()) throw Error("the prompt is empty");
   if (sample.answers.empty()) throw Error("no answers");
   score(sample, "");  // throws for answers that the metric cannot read
@@ -204,7 +207,7 @@ bool is_results(std::string_view content, std::string_view name) {
   const auto first = content.substr(0, content.find('\n'));
   if (!JsonlLog::begins_row(first)) return false;
   try {
-    read_sample(first, name);
+    read_sample(first, name, 1);
     return false;
   } catch (const Error&) {
     return true;
@@ -222,7 +225,7 @@ class Loader {
     if (file.of_folder && is_results(content, name)) return;
     for (const auto& [number, line] : lines_of(content)) {
       try {
-        add(read_sample(line, name));
+        add(read_sample(line, name, static_cast<size_t>(number)));
       } catch (const Error& e) {
         result_.broken.push_back({file.path, number, e.what()});
       }
@@ -235,8 +238,11 @@ class Loader {
         std::vector<std::string> present;
         present.reserve(rows_.size());
         for (const auto& entry : rows_) present.push_back(entry.first);
-        throw Error(
-            fmt::format("no samples of dataset \"{}\"; the files have: {}", name, fmt::join(present, ", ")));
+        throw Error(fmt::format("no samples of dataset \"{}\"; the files have: {}", name,
+                                !present.empty() ? fmt::format("{}", fmt::join(present, ", "))
+                                : result_.broken.empty()
+                                    ? "none"
+                                    : "none that can be read: " + result_.broken.front().what));
       }
     return std::move(result_);
   }

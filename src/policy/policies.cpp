@@ -86,7 +86,7 @@ std::unique_ptr<Policy> make_with_total(const Entry& entry, const PolicyOptions&
   return make_bounded(entry.make(first), std::move(chooses_again), total);
 }
 
-/// What differs by policy alone is asked of, whatever the prompt, as long as something is dropped.
+/// To ask what depends on the policy alone: of a prompt that is long enough for something to be dropped.
 std::unique_ptr<Selector> any_selector(std::string_view name) {
   return make_policy(name, {})->start(
       {.n = 1 << 20, .n_layer = 1, .n_head = 1, .n_head_kv = 1, .d_head = 64});

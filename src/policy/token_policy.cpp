@@ -16,7 +16,7 @@ class ScoredSelector final : public TokenSelector {
         scores_(options.scores),
         quick_(options.quick) {}
 
-  bool chooses_quickly() const override { return quick_; }
+  bool chooses_quickly() const override { return quick_ && chooses_again(); }
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {

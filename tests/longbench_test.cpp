@@ -153,7 +153,7 @@ TEST(LongbenchLoad, BrokenRowsAreListedAndSkipped) {
   ASSERT_EQ(loaded.samples.size(), 3u);
   // Without a name and a number: its file's, and its line's.
   EXPECT_EQ(loaded.samples[1].dataset, "broken");
-  EXPECT_EQ(lines[std::stoul(loaded.samples[1].id) - 1].first.substr(0, 11), "{\"prompt\":");
+  EXPECT_EQ(lines[std::stoul(loaded.samples[1].id) - 1].first.substr(0, 10), "{\"prompt\":");
   EXPECT_EQ(loaded.samples[2].id, "last");
   auto broken = loaded.broken.begin();
   for (size_t i = 0; i < lines.size(); ++i) {

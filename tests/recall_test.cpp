@@ -312,10 +312,15 @@ TEST_P(Recalled, SharesABlockThatLacksTheLastTokens) {
     EXPECT_EQ(question.parts().all().front().block, document.parts().all().front().block);
     EXPECT_EQ(sequence.cache->layer(hp.full_layers().front()).length, 44);
     auto fork = engine.fork(sequence);
-    EXPECT_LT(compare(decoded(sequence, steps), expected).most, 1e-3 * device_rounding());
-    EXPECT_LT(compare(decoded(fork, steps), expected).most, 1e-3 * device_rounding());
+    const auto expect_the_same = [&, steps = steps](Sequence& shared) {
+      const auto difference = compare(decoded(shared, steps), expected);
+      EXPECT_LT(difference.most, 1e-3 * device_rounding());
+      EXPECT_LT(difference.worst, 2e-2 * device_rounding());
+    };
+    expect_the_same(sequence);
+    expect_the_same(fork);
     sequence.rewind();
-    EXPECT_LT(compare(decoded(sequence, steps), expected).most, 1e-3 * device_rounding());
+    expect_the_same(sequence);
   }
 }
 

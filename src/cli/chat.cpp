@@ -52,16 +52,13 @@ class Chat {
         generate_(flags.generate.options(flags.prompt.escape)),
         system_(flags.prompt.read_system()),
         chat_template_(flags.prompt.read_chat_template()),
-        document_(document_of(flags.prompt)),
+        document_(document_of(flags)),
         model_(flags.model.load()),
         engine_(*model_, flags.model.engine()),
         saves_(flags.store.save),
         prefix_(flags.store.load),
         conversation_(engine_, *model_, options(flags), store(flags)) {
     check_grammar(generate_, *model_);
-    if (document_.empty() && !saves_.empty())
-      throw Error(
-          "--save-prefix saves the document, and there is none: give it with -f; /save keeps a conversation");
     warm_up(*model_, flags.model);
     policy_ = policy_.for_model(*model_);
   }
@@ -97,13 +94,16 @@ class Chat {
   }
 
  private:
-  static std::string document_of(const PromptFlags& prompt) {
-    if (prompt.file == "-")
-      throw Error("questions come from standard input; give the document's file with -f");
-    if (prompt.file.empty()) return "";
-    auto document = read_document(prompt.file, /*text_follows=*/false);
+  static std::string document_of(const ChatFlags& flags) {
+    const auto& file = flags.prompt.file;
+    if (file == "-") throw Error("questions come from standard input; give the document's file with -f");
+    if (file.empty() && !flags.store.save.empty())
+      throw Error(
+          "--save-prefix saves the document, and there is none: give it with -f; /save keeps a conversation");
+    if (file.empty()) return "";
+    auto document = read_document(file, /*text_follows=*/false);
     if (document.find_first_not_of(" \t\r\n") == std::string::npos)
-      throw Error(prompt.file + ": the document is empty");
+      throw Error(file + ": the document is empty");
     return document;
   }
 

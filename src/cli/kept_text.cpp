@@ -66,16 +66,11 @@ struct Line {
   int64_t tokens = 0;
 };
 
-size_t width_of(std::string_view text) {
-  return static_cast<size_t>(std::count_if(
-      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
-}
-
 std::vector<Line> lines_of_units(const std::vector<KeptUnit>& units) {
   constexpr size_t kWidth = 72, kLongestWord = 24;
   std::vector<Line> lines(1);
   for (const auto& unit : units) {
-    const size_t width = width_of(lines.back().text) + width_of(unit.text);
+    const size_t width = utf8_characters(lines.back().text) + utf8_characters(unit.text);
     const bool word = unit.text.starts_with(' ');
     if (width > kWidth && !lines.back().text.empty() && (word || width > kWidth + kLongestWord))
       lines.emplace_back();

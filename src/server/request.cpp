@@ -179,9 +179,13 @@ void read_prompts(const Fields& fields, CompletionRequest& request) {
   }
 }
 
-std::string content_of(const Json& message, const std::string& where) {
+/// `optional`: there may be none.
+std::string content_of(const Json& message, const std::string& where, bool optional) {
   const auto it = message.find("content");
-  if (it == message.end() || it->is_null()) return "";
+  if (it == message.end() || it->is_null()) {
+    if (optional) return "";
+    throw ApiError(400, where + ".content is missing", "messages");
+  }
   if (it->is_string()) return it->get<std::string>();
   if (!it->is_array()) throw ApiError(400, where + ".content must be text or an array of parts", "messages");
   std::string text;
@@ -244,11 +248,8 @@ std::vector<ChatMessage> parse_messages(const Json& body) {
       throw ApiError(
           400, fmt::format("{}.role is \"{}\"; it must be system, user, assistant or tool", where, name),
           "messages");
-    out.push_back({name == "developer" ? "system" : name, content_of(message, where)});
+    out.push_back({name == "developer" ? "system" : name, content_of(message, where, name == "assistant")});
     auto& said = out.back();
-    const auto content = message.find("content");
-    if (name != "assistant" && (content == message.end() || content->is_null()))
-      throw ApiError(400, where + ".content is missing", "messages");
     if (name == "assistant") {
       said.tool_calls = tool_calls_of(message, where);
       said.reasoning = reasoning_of(message, where);

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "support/utf8.h"
+
 namespace windowkv::server {
 
 namespace {
@@ -47,13 +49,8 @@ Json chat_logprobs(const Vocab& vocab, const std::vector<TokenLogprob>& logprobs
   return {{"content", content}};
 }
 
-/// Characters that begin in it.
-int64_t characters(std::string_view utf8) {
-  return std::ranges::count_if(utf8, [](char byte) { return (byte & 0xc0) != 0x80; });
-}
-
 /// `offset`: characters of the text before the tokens, and then before those that follow.
-Json text_logprobs(const Vocab& vocab, const ChoiceText& choice, int64_t& offset) {
+Json text_logprobs(const Vocab& vocab, const ChoiceText& choice, size_t& offset) {
   auto tokens = Json::array(), values = Json::array(), tops = Json::array(), offsets = Json::array();
   bool scored = !choice.prompt_unscored;
   for (const auto& token : choice.logprobs) {
@@ -64,7 +61,7 @@ Json text_logprobs(const Vocab& vocab, const ChoiceText& choice, int64_t& offset
     for (const auto& [other, logprob] : token.top) top[vocab.piece(other, /*special=*/true)] = logprob;
     tops.push_back(scored ? top : Json());
     offsets.push_back(offset);
-    offset += characters(vocab.piece(token.token));  // marks such as the beginning's are not in the text
+    offset += utf8_characters(vocab.piece(token.token));  // marks such as the beginning's are not in the text
     scored = true;
   }
   return {{"tokens", tokens}, {"token_logprobs", values}, {"top_logprobs", tops}, {"text_offset", offsets}};
@@ -127,7 +124,7 @@ Json CompletionFormat::whole(std::span<const ChoiceText> choices, const Usage& u
   auto out = head_json(head_, head_.chat ? "chat.completion" : "text_completion");
   auto& list = out["choices"] = Json::array();
   for (const auto& choice : choices) {
-    int64_t before = 0;
+    size_t before = 0;
     Json one{{"index", list.size()}};
     if (head_.chat)
       one["message"] = message_json(choice);
@@ -185,9 +182,10 @@ std::string CompletionFormat::chat_events(int choice, const Delta& delta, bool f
 std::string CompletionFormat::event(int choice, const Delta& delta, bool first) {
   if (head_.chat) return chat_events(choice, delta, first);
   if (first) {  // after an echo
-    int64_t own = 0;
-    for (const auto& token : delta.logprobs) own += characters(vocab_.piece(token.token));
-    offsets_[choice] = std::max<int64_t>(0, characters(delta.text) - own);
+    size_t own = 0;
+    for (const auto& token : delta.logprobs) own += utf8_characters(vocab_.piece(token.token));
+    const size_t all = utf8_characters(delta.text);
+    offsets_[choice] = all - std::min(all, own);
   }
   return sse(chunk(choice, delta.text, delta));
 }

@@ -65,8 +65,8 @@ class CompletionFormat final : public ResponseFormat {
   ResponseHead head_;
   bool logprobs_;
   bool include_usage_;
-  std::map<int, int> calls_;        ///< how many of each choice were streamed
-  std::map<int, int64_t> offsets_;  ///< characters of each choice's text before what is streamed next
+  std::map<int, int> calls_;       ///< how many of each choice were streamed
+  std::map<int, size_t> offsets_;  ///< characters of each choice's text before what is streamed next
   const Vocab& vocab_;
 };
 

@@ -1,5 +1,6 @@
 #include "support/utf8.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace windowkv {
@@ -45,6 +46,11 @@ size_t utf8_first_error(std::string_view text) {
     i += length;
   }
   return std::string_view::npos;
+}
+
+size_t utf8_characters(std::string_view text) {
+  return static_cast<size_t>(
+      std::ranges::count_if(text, [](char c) { return !is_continuation(static_cast<uint8_t>(c)); }));
 }
 
 }  // namespace windowkv

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 
 namespace windowkv {
@@ -9,5 +10,8 @@ size_t utf8_incomplete_tail(std::string_view text);
 
 /// Offset of the first byte that is not UTF-8; npos if all of it is.
 size_t utf8_first_error(std::string_view text);
+
+/// Characters that begin in `text`.
+size_t utf8_characters(std::string_view text);
 
 }  // namespace windowkv

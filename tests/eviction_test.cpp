@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <complex>
 #include <functional>
 
 #include "cache/kv_cache.h"
@@ -136,6 +137,83 @@ TEST_F(Evicted, KeepsWhatPlainLoopsChoose) {
       const auto from = static_cast<size_t>(expected[i]) * row;
       EXPECT_TRUE(std::equal(&held_k[i * row], &held_k[i * row] + row, &k[from])) << layer << " row " << i;
       EXPECT_TRUE(std::equal(&held_v[i * row], &held_v[i * row] + row, &v[from])) << layer << " row " << i;
+    }
+  }
+}
+
+/// TriAttention's scores of n keys for one query head, from queries q [d] at positions from n - q.size() on:
+/// by its definition, on keys and queries before RoPE, which turns pair i of neighbours by omega[i] a
+/// position.
+std::vector<double> triattention_scores(const std::vector<double>& omega, size_t n,
+                                        const std::vector<const float*>& q,
+                                        const std::function<const float*(size_t token)>& key) {
+  auto before_rope = [&](const float* x, size_t position, size_t pair) {
+    return std::complex<double>(x[2 * pair], x[2 * pair + 1]) *
+           std::polar(1.0, -static_cast<double>(position) * omega[pair]);
+  };
+  std::vector<double> scores(n, 0.0);
+  for (size_t pair = 0; pair < omega.size(); ++pair) {
+    std::complex<double> center;
+    double length = 0;
+    for (size_t i = 0; i < q.size(); ++i) {
+      const auto x = before_rope(q[i], n - q.size() + i, pair) / static_cast<double>(q.size());
+      center += x;
+      length += std::abs(x);
+    }
+    for (size_t token = 0; token < n; ++token) {
+      const auto k = before_rope(key(token), token, pair);
+      for (int i = 0; i < 17; ++i)
+        scores[token] += std::abs(center) * std::abs(k) / 17 *
+                         std::cos(static_cast<double>(n - token + (size_t{1} << i)) * omega[pair] +
+                                  std::arg(center * std::conj(k)));
+      scores[token] += (length - std::abs(center)) * std::abs(k);
+    }
+  }
+  double mean = 0, square = 0;
+  for (double s : scores) mean += s / static_cast<double>(n);
+  for (double s : scores) square += (s - mean) * (s - mean) / static_cast<double>(n);
+  for (double& s : scores) s = (s - mean) / std::sqrt(square);
+  return scores;
+}
+
+TEST_F(Evicted, TriAttentionTakesCentersOfTheNewestQueries) {
+  auto whole = prefilled(*full_policy());
+  LastQueries queries(*model->loaded().backends, hp);
+  whole.cache->queries = &queries;
+  auto sequence = prefilled(*with_total("triattention"));
+  std::vector<std::vector<std::vector<float>>> newest;  // by token, by layer
+  for (const auto token : answer(static_cast<size_t>(kTotal - kPrompt))) {
+    engine.decode(whole, token);
+    engine.decode(sequence, token);
+    auto& layers = newest.emplace_back();
+    for (int layer = 0; layer < hp.n_layer; ++layer) layers.push_back(floats_of(queries.of(layer)));
+  }
+  EXPECT_EQ(sequence.evictions.count, 1);
+  const auto d = static_cast<size_t>(hp.d_head), row = static_cast<size_t>(hp.kv_row());
+  const auto share = static_cast<size_t>(hp.n_head / hp.n_head_kv);
+  std::vector<double> omega;
+  for (const float divisor : floats_of(model->loaded().weights.layers[0].rope_freqs))
+    omega.push_back(std::pow(hp.rope_base, -2.0 * static_cast<double>(omega.size()) / hp.d_head) / divisor);
+  for (int layer = 0; layer < hp.n_layer; ++layer) {
+    const auto k = floats_of(whole.cache->layer(layer).rows.k());
+    const auto& held = sequence.cache->layer(layer);
+    ASSERT_EQ(held.length, kTotal - kRoom);
+    const auto held_k = floats_of(held.rows.k());
+    for (size_t head = 0; head < static_cast<size_t>(hp.n_head_kv); ++head) {
+      std::vector<double> most(static_cast<size_t>(kTotal), -1e9);
+      for (size_t i = 0; i < share; ++i) {
+        std::vector<const float*> q;
+        for (const auto& layers : std::span(newest).last(static_cast<size_t>(kRoom)))
+          q.push_back(&layers[static_cast<size_t>(layer)][(head * share + i) * d]);
+        const auto scores = triattention_scores(omega, static_cast<size_t>(kTotal), q,
+                                                [&](size_t token) { return &k[token * row + head * d]; });
+        std::ranges::transform(most, scores, most.begin(), [](double a, double b) { return std::max(a, b); });
+      }
+      const auto expected = highest_of(most, static_cast<size_t>(kTotal - kRoom));
+      for (size_t i = 0; i < expected.size(); ++i) {
+        const auto* from = &k[static_cast<size_t>(expected[i]) * row + head * d];
+        EXPECT_TRUE(std::equal(from, from + d, &held_k[i * row + head * d])) << layer << " row " << i;
+      }
     }
   }
 }

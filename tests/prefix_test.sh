@@ -57,7 +57,7 @@ for kv in full streaming-llm; do
 done
 refused 1 "tokens between two choices, or off" "${ask[@]}" -p x --recall often
 refused 1 "cannot choose again" "${ask[@]}" -p x --kv h2o --recall 1
-refused 1 "takes too long to choose again" "${ask[@]}" -p x --kv r-kv --recall 1
+refused 1 "takes too long; leave recall off" "${ask[@]}" -p x --kv r-kv --recall 1
 
 # Saved prefixes.
 "$windowkv" "${ask[@]}" -p "Who?" --save-prefix book.prefix --store-type f16 >first 2>err </dev/null || fail "--save-prefix: $(cat err)"

@@ -37,30 +37,34 @@ struct Inputs {
   std::vector<float> replayed;     // [kv_heads][n], LayerView::replayed
 };
 
-/// LayerView::moments of queries before RoPE.
+/// LayerView::moments of queries before RoPE, of which it rotates i and i + kDim / 2 together.
 std::vector<float> moments(const std::vector<float>& q) {
-  std::vector<float> out(kHeads * (kDim + 1) * kDim, 0.0f);
+  std::vector<float> out(kHeads * (kDim + 2) * kDim, 0.0f);
   for (int64_t head = 0; head < kHeads; ++head)
     for (int64_t i = kMomentSinks; i < kTokens; ++i) {
       const auto* x = &q[static_cast<size_t>((head * kTokens + i) * kDim)];
+      auto column = [&](int64_t a) { return &out[static_cast<size_t>((head * (kDim + 2) + a) * kDim)]; };
       for (int64_t a = 0; a <= kDim; ++a)
-        for (int64_t b = 0; b < kDim; ++b)
-          out[static_cast<size_t>((head * (kDim + 1) + a) * kDim + b)] += (a < kDim ? x[a] : 1.0f) * x[b];
+        for (int64_t b = 0; b < kDim; ++b) column(a)[b] += (a < kDim ? x[a] : 1.0f) * x[b];
+      for (int64_t b = 0; b < kDim / 2; ++b) column(kDim + 1)[b] += std::hypot(x[b], x[b + kDim / 2]);
     }
   return out;
 }
 
 /// LayerView::rotation of RoPE as in NeoX, base 10,000.
-std::vector<float> rotation() {
+std::vector<float> rotation(std::span<const TokenRange> ahead) {
+  int64_t count = 0;
+  for (const auto& [first, end] : ahead) count += end - first;
   std::vector<float> out(kDim * kDim, 0.0f);
   for (int64_t i = 0; i < kDim / 2; ++i) {
     double cosine = 0, sine = 0;
-    for (int64_t position = kTokens; position < kTokens + 512; ++position) {
-      const double angle =
-          static_cast<double>(position) * std::pow(10000.0, -2.0 * static_cast<double>(i) / kDim);
-      cosine += std::cos(angle) / 512;
-      sine += std::sin(angle) / 512;
-    }
+    for (const auto& [first, end] : ahead)
+      for (int64_t position = kTokens + first; position < kTokens + end; ++position) {
+        const double angle =
+            static_cast<double>(position) * std::pow(10000.0, -2.0 * static_cast<double>(i) / kDim);
+        cosine += std::cos(angle) / static_cast<double>(count);
+        sine += std::sin(angle) / static_cast<double>(count);
+      }
     const int64_t j = i + kDim / 2;
     out[static_cast<size_t>(i * kDim + i)] = out[static_cast<size_t>(j * kDim + j)] =
         static_cast<float>(cosine);
@@ -145,8 +149,11 @@ std::vector<KeptTokens> select(Selector& selector, std::span<const Inputs> layer
       if (selector.replay().part > 0) view.replayed = input(kTokens, kKvHeads, in.replayed);
       if (selector.query_moments()) {
         const auto sums = moments(in.before_rope.empty() ? in.q : in.before_rope);
-        view.moments = ggml_reshape_3d(ctx, input(kDim, (kDim + 1) * kHeads, sums), kDim, kDim + 1, kHeads);
-        view.rotation = input(kDim, kDim, rotation());
+        view.moments = ggml_reshape_3d(ctx, input(kDim, (kDim + 2) * kHeads, sums), kDim, kDim + 2, kHeads);
+        view.moment_queries = kTokens - kMomentSinks;
+        view.rotation = input(kDim, kDim, rotation(selector.ahead()));
+        view.rope_stretch = input(1, 1, {1.0f});
+        view.rope_pairs = {.dims = kDim};
       }
       view.on_cpu = on_cpu;
       view.scale = 1.0f / std::sqrt(static_cast<float>(kDim));
@@ -634,7 +641,7 @@ class MomentsProbe final : public Selector {
   int64_t observation() const override { return 1; }
   int64_t capacity(int) const override { return shape_.n; }
   bool decides(int) const override { return true; }
-  bool query_moments() const override { return true; }
+  std::vector<TokenRange> ahead() const override { return {{0, 512}}; }
   ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override {
     const auto& view = views.front();
     auto flat = [&](ggml_tensor* t) { return ggml_reshape_1d(ctx, ggml_cont(ctx, t), ggml_nelements(t)); };
@@ -690,7 +697,7 @@ TEST(Rivals, MomentsAreThoseOfQueriesBeforeRope) {
     for (int layer = 0; layer < hp.n_layer; ++layer) {
       const auto& got = seen[static_cast<size_t>(layer)];
       for (int head = 0; head < hp.n_head; ++head) {
-        std::vector<double> sums(static_cast<size_t>(d * (d + 1)), 0.0);
+        std::vector<double> sums(static_cast<size_t>(d * (d + 2)), 0.0);
         for (int64_t i = kMomentSinks; i < n; ++i) {
           std::vector<double> q(static_cast<size_t>(d));
           for (int64_t pair = 0; pair < d / 2; ++pair) {
@@ -699,6 +706,7 @@ TEST(Rivals, MomentsAreThoseOfQueriesBeforeRope) {
             const double c = std::cos(angle(i, pair)), s = std::sin(angle(i, pair));
             q[static_cast<size_t>(2 * pair)] = c * x[0] + s * x[1];
             q[static_cast<size_t>(2 * pair + 1)] = c * x[1] - s * x[0];
+            sums[static_cast<size_t>((d + 1) * d + pair)] += std::hypot(x[0], x[1]);
           }
           for (int64_t a = 0; a <= d; ++a)
             for (int64_t b = 0; b < d; ++b)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes tests/vectors/rivals.json: what NVIDIA's kvpress, and the authors' code of DefensiveKV and R-KV, keep of tensors
-that tests/rivals_test.cpp makes by the same formula.
+"""Writes tests/vectors/rivals.json: what NVIDIA's kvpress, and the authors' code of DefensiveKV, R-KV and
+TriAttention, keep of tensors that tests/rivals_test.cpp makes by the same formula.
 
     git clone https://github.com/FFY0/DefensiveKV DIR       # for DefensiveKV and Layer-DefensiveKV
     git clone https://github.com/Zefan-Cai/R-KV RKV
-    build/kvpress-venv/bin/python tools/rival_vectors.py --defensivekv DIR --rkv RKV > tests/vectors/rivals.json
+    git clone https://github.com/WeianMao/triattention TRI
+    build/kvpress-venv/bin/python tools/rival_vectors.py --defensivekv DIR --rkv RKV --triattention TRI > tests/vectors/rivals.json
 
 scripts/kvpress.sh makes the Python environment. SnapKV's scores are the paper's (32 queries, maximum of 7
 neighbours), where kvpress's own SnapKV has other defaults and averages.
@@ -188,6 +189,32 @@ def by_rkv(rkv, layer, budget):
     return kept_of(kept[0, :, :, 0])
 
 
+def load_triattention(folder):
+    """Its module of scores, of a package whose other modules need older transformers."""
+    path = pathlib.Path(folder) / "triattention" / "methods" / "pruning_utils.py"
+    spec = importlib.util.spec_from_file_location("pruning_utils", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def by_triattention(code, layer, budget):
+    """Of each layer and KV head for itself, as in the paper; centers of the queries from the fifth on."""
+    omega = 10000.0 ** (-2 * torch.arange(D // 2).double() / D)
+    angles = torch.arange(N).double()[:, None] * omega
+    angles = torch.cat((angles, angles), -1)
+    scores = []
+    for head in range(HEADS):
+        keys = code.invert_rope(layer.keys[0, head // (HEADS // KV_HEADS)], angles.cos(), angles.sin(), 1.0)
+        queries = code.to_complex_pairs(layer.before_rope[head, SINKS:])
+        amplitude, phase, extra = code.compute_frequency_statistics_from_means(queries.mean(0), queries.abs().mean(0), keys)
+        offsets = code.build_geometric_offsets(65536, torch.device("cpu")).double()
+        score = code.score_keys_for_round(torch.arange(N), N, amplitude, phase, omega, extra, offsets, "mean", torch.ones(D // 2))
+        scores.append((score - score.mean()) / score.std(unbiased=False))
+    best = torch.stack(scores).view(KV_HEADS, -1, N).amax(1)
+    return kept_of(best.topk(budget, dim=-1).indices)
+
+
 def split(numbers):
     return [sorted(int(i) % N for i in numbers if int(i) // N == head) for head in range(KV_HEADS)]
 
@@ -196,6 +223,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--defensivekv", metavar="DIR", required=True, help="a checkout of github.com/FFY0/DefensiveKV")
     parser.add_argument("--rkv", metavar="DIR", required=True, help="a checkout of github.com/Zefan-Cai/R-KV")
+    parser.add_argument("--triattention", metavar="DIR", required=True, help="a checkout of github.com/WeianMao/triattention")
     args = parser.parse_args()
     defensive, layer_defensive = load_defensivekv(args.defensivekv)
     cases = []
@@ -214,6 +242,8 @@ def main():
                       [split([i % (N * KV_HEADS) for i in best.tolist() if i // (N * KV_HEADS) == layer]) for layer in range(LAYERS)]))
     rkv = load_rkv(args.rkv)
     cases += [("r-kv", budget, [by_rkv(rkv, Layer(i), budget) for i in range(LAYERS)]) for budget in BUDGETS]
+    tri = load_triattention(args.triattention)
+    cases += [("triattention", budget, [by_triattention(tri, Layer(i), budget) for i in range(LAYERS)]) for budget in BUDGETS]
     cases += [("kvzip", budget, by_kvzip([Layer(i) for i in range(LAYERS)], budget)) for budget in BUDGETS]
     shape = {"n": N, "d_head": D, "n_head": HEADS, "n_head_kv": KV_HEADS, "n_embd": EMBD, "n_layer": LAYERS}
     print(json.dumps({"shape": shape, "cases": [{"policy": p, "budget": b, "kept": k} for p, b, k in cases]}, separators=(",", ":")))

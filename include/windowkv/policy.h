@@ -29,6 +29,13 @@ struct PromptShape {
 /// Tokens at the prompt's beginning whose queries LayerView::moments leaves out.
 inline constexpr int64_t kMomentSinks = 4;
 
+/// Which dimensions of a head RoPE rotates together: of the first `dims`, i and i + dims / 2, or,
+/// interleaved, 2 i and 2 i + 1.
+struct RopePairs {
+  int dims = 0;
+  bool interleaved = false;
+};
+
 /// Tokens at the prompt's beginning that a repetition's attention is shared with in any case, see Replay.
 inline constexpr int64_t kReplaySinks = 4;
 
@@ -62,13 +69,17 @@ struct LayerView {
   /// of the prompt that was computed, not read from a prefix store; null where stride() is 0, and behind the
   /// prompt.
   ggml_tensor* accumulated = nullptr;
-  /// Of the prompt's queries before RoPE, without its first kMomentSinks tokens: for each query head the sum
-  /// of q·qᵀ, d_head columns, and then of q: [d_head, d_head + 1, n_head] F32. Null unless
-  /// Selector::query_moments().
+  /// Of queries before RoPE, for each query head the sum of q·qᵀ, d_head columns, of q, and of q's lengths
+  /// (build_pair_lengths), the rest of that column 0: [d_head, d_head + 2, n_head] F32. The queries are all
+  /// of the prompt, without those of its first kMomentSinks tokens, or, behind it, those in q. Null unless
+  /// Selector::ahead().
   ggml_tensor* moments = nullptr;
-  /// Beside it, the mean over the 512 positions that follow the prompt of what RoPE does to a query: [d_head,
-  /// d_head] F32, column i of it to the i-th unit vector.
+  int64_t moment_queries = 0;  ///< how many they are
+  /// Beside them, the mean over Selector::ahead() of what RoPE does to a query: [d_head, d_head] F32, column
+  /// i of it to the i-th unit vector.
   ggml_tensor* rotation = nullptr;
+  ggml_tensor* rope_stretch = nullptr;  ///< [1] F32: by how much RoPE lengthens what it rotates (YaRN)
+  RopePairs rope_pairs;
   /// [n, n_head_kv] F32: the most attention that a query gave a token while the part it is in was repeated,
   /// of any query head that shares the KV head: softmax over the prompt's first kReplaySinks tokens, the
   /// part's, and the repetition's own up to the query's. Null unless Selector::replay().
@@ -124,8 +135,11 @@ class Selector {
   /// BLAS compute the attention of these queries once more.
   virtual int64_t stride() const { return 0; }
 
-  /// Whether build() needs LayerView::moments, those of the whole prompt.
-  virtual bool query_moments() const { return false; }
+  /// Positions behind the newest token, 0 the next one, over which LayerView::rotation is the mean; empty:
+  /// build() needs no moments.
+  virtual std::vector<TokenRange> ahead() const { return {}; }
+  /// Whether it needs them.
+  bool query_moments() const { return !ahead().empty(); }
 
   /// How the prompt is repeated for LayerView::replayed, which takes about as long again as reading it, or
   /// twice as long. Also where it comes from a prefix store, whose keys are enough.
@@ -137,8 +151,10 @@ class Selector {
   /// Whether build() serves behind the prompt too, where there are keys and the newest queries alone.
   virtual bool chooses_again() const { return stride() == 0 && !query_moments() && replay().part == 0; }
 
-  /// Whether that takes time in proportion to the tokens, so that it may be done every few of them.
-  virtual bool chooses_quickly() const { return chooses_again(); }
+  /// Why it should not be done every few tokens, to be read behind the policy's name; empty: it may be.
+  virtual std::string_view against_recall() const {
+    return chooses_again() ? "" : "needs more than keys and the newest queries";
+  }
 
   /// Adds to the graph the scoring of layers that are decided together. `views`: those of them that decide,
   /// lowest first, at least one. Returns an I32 tensor for choose().

@@ -52,6 +52,9 @@ class TokenSelector : public Selector {
   /// A layer's scores of the candidates, [candidates(), 1] for all KV heads or [candidates(), n_head_kv] F32.
   virtual ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const = 0;
 
+  /// A KV head's rows of all candidates, of K or V as LayerView has them: [d_head, candidates()] F32.
+  ggml_tensor* build_candidates(ggml_context* ctx, ggml_tensor* all, int64_t head) const;
+
   const PromptShape& prompt() const { return prompt_; }
   int64_t sinks() const { return shape_.sinks; }
   int64_t recent() const { return shape_.recent; }
@@ -99,10 +102,10 @@ class BudgetedPolicy final : public Policy {
 struct TokenPolicyOptions {
   std::string name;
   Budget budget;
-  int64_t sinks = 0;        ///< first tokens of the prompt that are always kept
-  int64_t recent = 0;       ///< last tokens of the prompt that are always kept
-  int64_t observation = 1;  ///< last queries of the prompt that `scores` sees
-  bool quick = true;        ///< Selector::chooses_quickly
+  int64_t sinks = 0;                     ///< first tokens of the prompt that are always kept
+  int64_t recent = 0;                    ///< last tokens of the prompt that are always kept
+  int64_t observation = 1;               ///< last queries of the prompt that `scores` sees
+  std::string_view against_recall = {};  ///< Selector::against_recall, where it chooses again
   /// Adds the scores of the layer's first `keys` tokens to the graph: [keys, 1] F32 for all KV heads, or
   /// [keys, n_head_kv] for each its own. The highest are kept.
   std::function<ggml_tensor*(ggml_context* ctx, const LayerView& view, int64_t keys)> scores;

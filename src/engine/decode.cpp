@@ -89,7 +89,7 @@ void Engine::State::step(std::span<const Step> steps, DecodeGraph::Result result
       choices.ms += ms_since(start);
     };
     if (s.sequence->recall && s.sequence->recall->after_step(*s.sequence->cache)) count(s.sequence->recalls);
-    if (s.sequence->eviction && s.sequence->eviction->after_step(*s.sequence->cache))
+    if (s.sequence->eviction && s.sequence->eviction->after_step(*s.sequence->cache, s.sequence->position))
       count(s.sequence->evictions);
   }
 }

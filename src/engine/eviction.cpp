@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/layer_selection.h"
+#include "engine/query_moments.h"
 #include "engine/sliding.h"
 #include "windowkv/error.h"
 
@@ -82,7 +83,7 @@ bool Eviction::is_full(const KvCache& cache, int layer) const {
   return cache.layer(layer).length >= cache.most_rows[static_cast<size_t>(layer)];
 }
 
-bool Eviction::after_step(KvCache& cache) {
+bool Eviction::after_step(KvCache& cache, int64_t position) {
   bool soon = false;
   bool full = false;
   for (int layer = 0; layer < m_.hp.n_layer; ++layer) {
@@ -90,7 +91,7 @@ bool Eviction::after_step(KvCache& cache) {
     full = full || is_full(cache, layer);
   }
   if (soon) newest_.take(last_, taken_++ % observation_);
-  if (full) drop(cache);
+  if (full) drop(cache, position);
   return full;
 }
 
@@ -99,10 +100,10 @@ ggml_tensor* Eviction::queries_of(ggml_context* ctx, int layer) const {
   if (const int64_t oldest = taken_ % observation_; oldest > 0)
     all = ggml_concat(ctx, newest_.columns(ctx, layer, oldest, observation_ - oldest),
                       newest_.columns(ctx, layer, 0, oldest), 1);
-  return LastQueries::by_head(ctx, all, m_.hp.d_head);
+  return all;
 }
 
-void Eviction::drop(KvCache& cache) {
+void Eviction::drop(KvCache& cache, int64_t position) {
   const auto& hp = m_.hp;
   const auto selector = start_selector(hp, *policy_, total_);
   const size_t nodes = all_scoring_nodes(hp);
@@ -111,7 +112,15 @@ void Eviction::drop(KvCache& cache) {
   const auto settled = build_scorings(
       graph, m_, *selector,
       [&](ggml_context* ctx, LayerView& view) {
-        view.q = queries_of(ctx, view.layer);
+        auto* queries = queries_of(ctx, view.layer);
+        view.q = LastQueries::by_head(ctx, queries, hp.d_head);
+        if (selector->query_moments()) {
+          view.moments = build_moments(
+              ctx, m_, view.layer, ggml_reshape_3d(ctx, queries, hp.d_head, hp.n_head, observation_),
+              build_positions(ctx, position - observation_, observation_), /*skipped=*/0);
+          view.moment_queries = observation_;
+          add_rotation(ctx, m_, view, selector->ahead(), position);
+        }
         view.k = KvRows::by_head(ctx, cache.layer(view.layer).rows.k(), hp.d_head, total_);
         view.v = KvRows::by_head(ctx, cache.layer(view.layer).rows.v(), hp.d_head, total_);
       },

@@ -25,17 +25,17 @@ class Eviction {
   /// Goes on as this, for a copy of its cache.
   std::unique_ptr<Eviction> fork(KvCache& copy) const;
 
-  /// After a decode step: drops rows where it is time to, and says so.
-  bool after_step(KvCache& cache);
+  /// After a decode step: drops rows where it is time to, and says so. `position`: of the next token.
+  bool after_step(KvCache& cache, int64_t position);
   /// Whether anything was dropped, so that the end of the prompt cannot be returned to.
   bool dropped() const { return dropped_; }
 
  private:
   Eviction(LoadedModel& m, std::shared_ptr<const Policy> policy, int64_t total, int64_t observation);
-  /// The newest queries, in order: [d_head, observation, n_head].
+  /// The newest queries, in order: [d_head·n_head, observation].
   ggml_tensor* queries_of(ggml_context* ctx, int layer) const;
   bool is_full(const KvCache& cache, int layer) const;
-  void drop(KvCache& cache);
+  void drop(KvCache& cache, int64_t position);
 
   LoadedModel& m_;
   std::shared_ptr<const Policy> policy_;

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <optional>
 
+#include "engine/query_moments.h"
 #include "engine/recall.h"
 
 namespace windowkv {
@@ -19,30 +20,6 @@ size_t all_scoring_nodes(const HParams& hp) {
 }
 
 namespace {
-
-/// LayerView::rotation, for a prompt of n tokens.
-ggml_tensor* build_mean_rotation(ggml_context* ctx, const LoadedModel& m, int layer, int64_t n) {
-  constexpr int64_t kAhead = 512, kPart = 64;
-  const int64_t d = m.hp.d_head;
-  auto* units = ggml_diag(ctx, ggml_repeat_4d(ctx, ggml_arange(ctx, 1.0f, 2.0f, 1.0f), d, 1, 1, 1));
-  auto rotated = [&](ggml_tensor* x, int64_t first, Family::Rotation rotation) {
-    const auto begin = static_cast<float>(first);
-    auto* positions =
-        ggml_cast(ctx, ggml_arange(ctx, begin, begin + static_cast<float>(x->ne[2]), 1.0f), GGML_TYPE_I32);
-    return m.family->rotate(ctx, m.hp, m.weights, layer, x, positions, rotation);
-  };
-  ggml_tensor* sum = nullptr;
-  for (int64_t first = n; first < n + kAhead; first += kPart) {
-    auto* part = rotated(ggml_repeat_4d(ctx, units, d, d, kPart, 1), first, Family::Rotation::kApply);
-    part = ggml_sum_rows(ctx, ggml_cont(ctx, ggml_permute(ctx, part, 1, 2, 0, 3)));
-    sum = sum != nullptr ? ggml_add(ctx, sum, part) : part;
-  }
-  // RoPE may scale, and taking it off scales as often again: what a unit vector becomes tells by how much.
-  auto* there = rotated(ggml_reshape_3d(ctx, units, d, d, 1), 0, Family::Rotation::kApply);
-  auto* back = ggml_view_1d(ctx, rotated(there, 0, Family::Rotation::kUndo), 1, 0);
-  sum = ggml_div(ctx, ggml_reshape_2d(ctx, sum, d, d), back);
-  return ggml_scale(ctx, sum, 1.0f / static_cast<float>(kAhead));
-}
 
 /// Runs the selector's scoring graph over the layers from `first` to `last` that decide; returns what it
 /// picked.
@@ -78,7 +55,8 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       graph.read_on(view.replayed = pack.replayed(ctx, target.prompt, layer), device);
     if (selector.query_moments()) {
       graph.read_on(view.moments = pack.moments(ctx, target.prompt, layer), device);
-      view.rotation = build_mean_rotation(ctx, m, layer, target.past + computed);
+      view.moment_queries = computed - kMomentSinks;
+      add_rotation(ctx, m, view, selector.ahead(), target.past + computed);
     }
     view.on_cpu = m.backends->is_cpu(m.backends->device_of(layer));
     view.scale = m.hp.attention_scale;

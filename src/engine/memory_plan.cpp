@@ -199,7 +199,7 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   plan.kv_scratch += rounded(KvTypes{}, repeated_rows, widest) * scratch_row;
   const int64_t received =
       (static_cast<int64_t>(strides.size()) * hp.n_head + (replayed > 0 ? hp.n_head_kv : 0)) * in_flight;
-  const int64_t moments = has_moments ? int64_t{hp.d_head} * (hp.d_head + 1) * hp.n_head * in_flight : 0;
+  const int64_t moments = has_moments ? hp.d_head * moment_columns(hp.d_head) * hp.n_head * in_flight : 0;
   plan.hidden = ((tokens + replayed) * hp.n_embd + (tokens + stored.past) * received +
                  moments * static_cast<int64_t>(lengths.size())) *
                 4;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/graph.h"
+#include "engine/query_moments.h"
 #include "windowkv/model.h"
 #include "windowkv/selection.h"
 #include "windowkv/vocab.h"
@@ -208,8 +209,10 @@ class Pack {
     auto* all = parts_[backends_.device_of(layer)]->moments;
     const auto place = static_cast<size_t>(hp_.row_layer(layer) % in_flight_) * lengths_.size() + prompt;
     const int64_t d = hp_.d_head;
-    return ggml_view_3d(ctx, all, d, d + 1, hp_.n_head, all->nb[1], all->nb[1] * static_cast<size_t>(d + 1),
-                        all->nb[1] * static_cast<size_t>((d + 1) * hp_.n_head) * place);
+    const int64_t columns = moment_columns(d);
+    return ggml_view_3d(ctx, all, d, columns, hp_.n_head, all->nb[1],
+                        all->nb[1] * static_cast<size_t>(columns),
+                        all->nb[1] * static_cast<size_t>(columns * hp_.n_head) * place);
   }
   /// LayerView::replayed of a prompt in `layer`, so far. Layers share places in turn.
   ggml_tensor* replayed(ggml_context* ctx, size_t prompt, int layer) const {
@@ -256,7 +259,7 @@ class Pack {
     ggml_tensor* ids = nullptr;  ///< of the tokens; null where no layer asks for them
     /// [d_head·n_head, observation · prompts · layers in flight] F32: queries of the last tokens
     ggml_tensor* observed = nullptr;
-    ggml_tensor* moments = nullptr;  ///< [d_head, (d_head + 1) · n_head · prompts · layers in flight] F32
+    ggml_tensor* moments = nullptr;  ///< [d_head, moment_columns · n_head · prompts · layers in flight] F32
     std::vector<ggml_tensor*>
         received;                     ///< by stride: [tokens of all prompts, n_head · layers in flight] F32
     ggml_tensor* replayed = nullptr;  ///< [tokens of all prompts, n_head_kv · layers in flight] F32
@@ -296,7 +299,7 @@ class Pack {
     if (has_moments_)
       p.moments = p.storage.add(
           GGML_TYPE_F32, hp_.d_head,
-          int64_t{hp_.d_head + 1} * hp_.n_head * in_flight_ * static_cast<int64_t>(lengths_.size()));
+          moment_columns(hp_.d_head) * hp_.n_head * in_flight_ * static_cast<int64_t>(lengths_.size()));
     p.storage.allocate(/*clear=*/false);
     std::vector<int32_t> numbers(static_cast<size_t>(columns));
     auto next = numbers.begin();

@@ -10,6 +10,7 @@
 #include "engine/chunk_pass.h"
 #include "engine/draft.h"
 #include "engine/layer_selection.h"
+#include "engine/query_moments.h"
 #include "engine/recall.h"
 #include "engine/row_attention.h"
 #include "policy/observed_attention.h"
@@ -491,16 +492,9 @@ class Prefill {
     auto* ctx = graph.ctx();
     const int64_t skipped = std::max<int64_t>(0, kMomentSinks - run.first);
     if (skipped >= run.count) return;
-    q = m_.family->rotate(ctx, m_.hp, m_.weights, layer, ggml_cont(ctx, q), positions,
-                          Family::Rotation::kUndo);
-    q = ggml_cont(ctx, ggml_permute(ctx, token_columns(ctx, q, skipped, run.count - skipped), 0, 2, 1, 3));
-    auto* ones = ggml_repeat_4d(ctx, ggml_arange(ctx, 1.0f, 2.0f, 1.0f), 1, q->ne[1], q->ne[2], 1);
-    auto* all = pack_.moments(ctx, run.prompt, layer);
-    auto* squares = ggml_view_3d(ctx, all, all->ne[0], all->ne[0], all->ne[2], all->nb[1], all->nb[2], 0);
-    auto* sums = ggml_view_3d(ctx, all, all->ne[0], 1, all->ne[2], all->nb[1], all->nb[2],
-                              static_cast<size_t>(all->ne[0]) * all->nb[1]);
-    for (auto [held, other] : {std::pair{squares, q}, {sums, ones}})
-      graph.add(ggml_cpy(ctx, ggml_add(ctx, held, ggml_out_prod(ctx, q, other)), held));
+    auto* held = pack_.moments(ctx, run.prompt, layer);
+    auto* own = build_moments(ctx, m_, layer, q, positions, skipped);
+    graph.add(ggml_cpy(ctx, ggml_add(ctx, held, own), held));
   }
 
   /// Adds the attention of some of a chunk's queries to what each token has received, where the chunk's own

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/sliding.h"
+#include "policy/policies.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -27,10 +28,7 @@ bool Recall::in_place(const LoadedModel& m) {
 bool Recall::wanted(const LoadedModel& m, const Policy& policy, int64_t n) {
   if (policy.recall() == 0) return false;
   const auto selector = start_selector(m.hp, policy, n);
-  if (!selector->chooses_again())
-    throw Error(fmt::format(
-        "{} needs more than keys and the newest queries and cannot choose again; leave recall off",
-        policy.name()));
+  check_recalls(*selector, policy.name());
   if (selector->heads_differ() && !in_place(m))
     throw Error(fmt::format(
         "{} keeps different numbers of tokens by head and can choose again on the CPU only", policy.name()));

@@ -40,9 +40,12 @@ class SlidingSelector final : public Selector {
     return std::max(layer, layers_[static_cast<size_t>(policys_->settled_at(index(below)))]);
   }
   int64_t stride() const override { return policys_ ? policys_->stride() : 0; }
-  bool query_moments() const override { return policys_ && policys_->query_moments(); }
+  std::vector<TokenRange> ahead() const override {
+    return policys_ ? policys_->ahead() : std::vector<TokenRange>{};
+  }
   Replay replay() const override { return policys_ ? policys_->replay() : Replay{}; }
   bool chooses_again() const override { return !policys_ || policys_->chooses_again(); }
+  std::string_view against_recall() const override { return policys_ ? policys_->against_recall() : ""; }
 
   ggml_tensor* build(ggml_context* ctx, std::span<const LayerView> views) const override {
     std::vector<LayerView> numbered(views.begin(), views.end());

@@ -6,7 +6,6 @@
 
 #include <cmath>
 
-#include "backend/graph.h"
 #include "policy/policies.h"
 #include "windowkv/head_scores.h"
 #include "windowkv/token_selector.h"
@@ -19,7 +18,9 @@ class ExpectedAttentionSelector final : public TokenSelector {
  public:
   ExpectedAttentionSelector(const PromptShape& prompt, int64_t budget)
       : TokenSelector(prompt, {.budgets = flat_budgets(prompt.n_layer, budget), .sinks = kMomentSinks}) {}
-  bool query_moments() const override { return drops(0); }
+  std::vector<TokenRange> ahead() const override {
+    return drops(0) ? std::vector<TokenRange>{{0, 512}} : std::vector<TokenRange>{};
+  }
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
@@ -28,13 +29,13 @@ class ExpectedAttentionSelector final : public TokenSelector {
     auto* rows = ggml_cont(ctx, ggml_transpose(ctx, view.rotation));
     ggml_tensor* scores = nullptr;
     for (int64_t head = 0; head < view.moments->ne[2]; ++head) {
-      auto* keys = of_candidates(ctx, view.k, head / share);
+      auto* keys = build_candidates(ctx, view.k, head / share);
       auto part = [&](int64_t first, int64_t count) {
         return ggml_scale(ctx,
                           ggml_cont(ctx, ggml_view_2d(ctx, view.moments, d, count, view.moments->nb[1],
                                                       static_cast<size_t>(head) * view.moments->nb[2] +
                                                           static_cast<size_t>(first) * view.moments->nb[1])),
-                          1.0f / static_cast<float>(prompt().n - kMomentSinks));
+                          1.0f / static_cast<float>(view.moment_queries));
       };
       auto* mean = part(d, 1);
       auto* covariance = ggml_sub(ctx, part(0, d), ggml_out_prod(ctx, mean, mean));
@@ -53,21 +54,12 @@ class ExpectedAttentionSelector final : public TokenSelector {
     scores = build_mean_over_share(ctx, scores, view.k->ne[2], view.on_cpu);
     ggml_tensor* norms = nullptr;
     for (int64_t head = 0; head < view.v->ne[2]; ++head) {
-      auto* values = of_candidates(ctx, view.v, head);
+      auto* values = build_candidates(ctx, view.v, head);
       auto* norm = ggml_sqrt(ctx, ggml_sum_rows(ctx, ggml_sqr(ctx, values)));
       norm = ggml_reshape_2d(ctx, norm, candidates(), 1);
       norms = norms != nullptr ? ggml_concat(ctx, norms, norm, 1) : norm;
     }
     return ggml_mul(ctx, scores, norms);
-  }
-
- private:
-  /// A KV head's rows of all candidates: [d_head, candidates()] F32.
-  ggml_tensor* of_candidates(ggml_context* ctx, ggml_tensor* all, int64_t head) const {
-    auto* rows =
-        ggml_view_2d(ctx, all, all->ne[0], candidates(), all->nb[1],
-                     static_cast<size_t>(head) * all->nb[2] + static_cast<size_t>(sinks()) * all->nb[1]);
-    return build_widened(ctx, rows, build_numbers(ctx, candidates()));
   }
 };
 

@@ -33,6 +33,7 @@ constexpr Entry kPolicies[] = {
     {"kvzip", make_kvzip},
     {"laq", make_laq},
     {"r-kv", make_rkv},
+    {"triattention", make_triattention},
 };
 
 }  // namespace
@@ -94,12 +95,17 @@ std::unique_ptr<Selector> any_selector(std::string_view name) {
 
 }  // namespace
 
+void check_recalls(const Selector& selector, std::string_view name) {
+  if (const auto reason = selector.against_recall(); !reason.empty())
+    throw Error(fmt::format("{} cannot choose again while answering: it {}; leave recall off", name, reason));
+}
+
 bool policy_chooses_again(std::string_view name) {
   return any_selector(name)->chooses_again();
 }
 
 bool policy_recalls(std::string_view name) {
-  return any_selector(name)->chooses_quickly();
+  return any_selector(name)->against_recall().empty();
 }
 
 std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& options) {
@@ -107,19 +113,15 @@ std::unique_ptr<Policy> make_policy(std::string_view name, const PolicyOptions& 
   for (const auto& entry : kPolicies) {
     if (entry.name != name) continue;
     if (options.recall == 0 && options.total == 0) return entry.make(options);
-    if (!policy_chooses_again(name))
-      throw Error(
-          fmt::format("{} needs more than keys and the newest queries and cannot choose again; leave "
-                      "{} off",
-                      name, options.recall > 0 ? "recall" : "the total"));
-    if (options.total != 0) return make_with_total(entry, options);
-    if (!policy_recalls(name))
-      throw Error(
-          fmt::format("{} compares all tokens with each other, which takes too long to choose again "
-                      "while answering; leave recall off",
-                      name));
-    auto policy = entry.make(options);
-    return make_recalling(std::move(policy), options.recall);
+    if (options.total != 0) {
+      if (!policy_chooses_again(name))
+        throw Error(fmt::format(
+            "{} needs more than keys and the newest queries and cannot choose again; leave the total off",
+            name));
+      return make_with_total(entry, options);
+    }
+    check_recalls(*any_selector(name), name);
+    return make_recalling(entry.make(options), options.recall);
   }
   throw Error(fmt::format("unknown policy \"{}\"; use one of: {}", name, fmt::join(policy_names(), ", ")));
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "windowkv/policy.h"
 
@@ -23,10 +24,14 @@ std::unique_ptr<Policy> make_rkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_snapkv(const PolicyOptions& options);
 std::unique_ptr<Policy> make_streaming_llm(const PolicyOptions& options);
 std::unique_ptr<Policy> make_tova(const PolicyOptions& options);
+std::unique_ptr<Policy> make_triattention(const PolicyOptions& options);
 std::unique_ptr<Policy> make_windowkv(const PolicyOptions& options);
 
 /// The policy, choosing again after every so many decoded tokens.
 std::unique_ptr<Policy> make_recalling(std::unique_ptr<Policy> policy, int every);
+
+/// Throws Error where a policy of that name cannot choose again while answering.
+void check_recalls(const Selector& selector, std::string_view name);
 
 /// `first` for the prompt, and `again` whenever a layer holds `total` tokens.
 std::unique_ptr<Policy> make_bounded(std::unique_ptr<Policy> first, std::unique_ptr<Policy> again,

@@ -141,7 +141,7 @@ std::unique_ptr<Policy> make_rkv(const PolicyOptions& options) {
                             .budget = options.budget,
                             .recent = kWindow,
                             .observation = kWindow,
-                            .quick = false,  // each key meets each other
+                            .against_recall = "compares all tokens with each other, which takes too long",
                             .scores = [](ggml_context* ctx, const LayerView& view, int64_t keys) {
                               auto* attention = build_attention_scores(ctx, view, keys);
                               return ggml_sub(

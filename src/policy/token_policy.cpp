@@ -14,9 +14,11 @@ class ScoredSelector final : public TokenSelector {
                                .recent = options.recent,
                                .observation = options.observation}),
         scores_(options.scores),
-        quick_(options.quick) {}
+        against_recall_(options.against_recall) {}
 
-  bool chooses_quickly() const override { return quick_ && chooses_again(); }
+  std::string_view against_recall() const override {
+    return chooses_again() ? against_recall_ : Selector::against_recall();
+  }
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
@@ -28,7 +30,7 @@ class ScoredSelector final : public TokenSelector {
 
  private:
   decltype(TokenPolicyOptions::scores) scores_;  // its own: it may outlive the policy
-  bool quick_;
+  std::string_view against_recall_;
 };
 
 class TokenPolicy final : public Policy {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "backend/graph.h"
 #include "policy/top_scores.h"
 #include "windowkv/error.h"
 
@@ -55,6 +56,13 @@ ggml_tensor* TokenSelector::build(ggml_context* ctx, std::span<const LayerView> 
   auto* scores = build_scores(ctx, views.front());
   for (const auto& view : views.subspan(1)) scores = ggml_add(ctx, scores, build_scores(ctx, view));
   return build_top_scores(ctx, scores, chosen(views.front().layer), views.front().on_cpu);
+}
+
+ggml_tensor* TokenSelector::build_candidates(ggml_context* ctx, ggml_tensor* all, int64_t head) const {
+  auto* rows =
+      ggml_view_2d(ctx, all, all->ne[0], candidates(), all->nb[1],
+                   static_cast<size_t>(head) * all->nb[2] + static_cast<size_t>(sinks()) * all->nb[1]);
+  return build_widened(ctx, rows, build_numbers(ctx, candidates()));
 }
 
 KeptTokens TokenSelector::choose(int layer, std::span<const int32_t> picked) {

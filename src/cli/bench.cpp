@@ -307,6 +307,8 @@ void bench(BenchFlags flags) {
       }
     for (auto& [of, measured] : speeds)
       if (of.first == length) {
+        progress.stage(fmt::format("llama.cpp at {} tokens{}", length,
+                                   of.second > 1 ? fmt::format(", {} sequences", of.second) : ""));
         measured.push_back(llama.measure(length, of.second));
         ++done;
         report(0);

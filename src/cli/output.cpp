@@ -111,11 +111,18 @@ void Progress::update(int64_t done, int64_t total) {
   told_ = true;
   last_ms_ = now;
   last_share_ = share_;
-  auto text = fmt::format("{:3.0f} %", share_ * 100);
-  if (done > 0)
-    text += fmt::format(", {} left",
-                        duration_text(static_cast<double>(now - start_ms_) / 1000 *
-                                      static_cast<double>(total - done) / static_cast<double>(done)));
+  show(done > 0 ? fmt::format(", {} left",
+                              duration_text(static_cast<double>(now - start_ms_) / 1000 *
+                                            static_cast<double>(total - done) / static_cast<double>(done)))
+                : "");
+}
+
+void Progress::stage(const std::string& name) {
+  if (!silent) show(", " + name);
+}
+
+void Progress::show(const std::string& end) {
+  auto text = fmt::format("{:3.0f} %{}", share_ * 100, end);
   if (!line_) return tell(fmt::format("{}: {}\n", what_, text.substr(text.find_first_not_of(' '))));
   constexpr size_t kWidth = 30;
   const auto full = std::min(kWidth, static_cast<size_t>(share_ * kWidth));

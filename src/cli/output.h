@@ -54,6 +54,8 @@ class Progress {
   explicit Progress(std::string what);
   ~Progress() { clear(); }
   void update(int64_t done, int64_t total);
+  /// Names work whose progress is not known, in the place of the time left, until the next update.
+  void stage(const std::string& name);
   /// From here on none is shown, for --quiet.
   static void silence();
   /// Takes the line away.
@@ -62,6 +64,9 @@ class Progress {
   double share() const { return share_; }
 
  private:
+  /// The line: the share, and `end` behind it.
+  void show(const std::string& end);
+
   std::string what_;
   bool line_;
   bool told_ = false;

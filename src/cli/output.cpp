@@ -118,7 +118,7 @@ void Progress::update(int64_t done, int64_t total) {
 }
 
 void Progress::stage(const std::string& name) {
-  if (!silent) show(", " + name);
+  if (!silent && line_) show(", " + name);
 }
 
 void Progress::show(const std::string& end) {

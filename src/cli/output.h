@@ -54,7 +54,8 @@ class Progress {
   explicit Progress(std::string what);
   ~Progress() { clear(); }
   void update(int64_t done, int64_t total);
-  /// Names work whose progress is not known, in the place of the time left, until the next update.
+  /// On a terminal, names work whose progress is not known in the place of the time left, until the next
+  /// update.
   void stage(const std::string& name);
   /// From here on none is shown, for --quiet.
   static void silence();

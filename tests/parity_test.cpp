@@ -139,7 +139,7 @@ void expect_long_parity(const std::string& name, const std::string& path, std::s
                          Reference(path).all_logits(tokens, chunk, tokens.size()));
   report(name, d);
   EXPECT_GE(d.top1, 0.99);
-  EXPECT_LT(d.worst, (Bound{1e-3, 1e-2}.here()));
+  EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
 }
 
 // Past what other tests take: a dozen chunks, and many more keys than queries.
@@ -164,7 +164,7 @@ TEST(LongPrompt, WithSlidingWindowsGivesTheLogitsOfLibllama) {
   const auto path = random_model_path("long_sliding", m);
   const auto tokens = random_tokens(4096 + 20, m.n_vocab);
   expect_long_parity("4,096 tokens", path, tokens, 512);
-  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound{1e-3, 1e-2});
+  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 
 // The last layers read what those below them have, of a window and of all tokens.
@@ -182,7 +182,7 @@ TEST(LongPrompt, WithSharedKeysAndValuesGivesTheLogitsOfLibllama) {
   const auto path = random_model_path("long_shared", m);
   const auto tokens = random_tokens(4096 + 20, m.n_vocab);
   expect_long_parity("4,096 tokens", path, tokens, 512);
-  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound{1e-3, 1e-2});
+  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 
 // Three of four layers keep a state that has passed sixty-four chunks.
@@ -195,7 +195,7 @@ TEST(LongPrompt, WithRecurrentLayersGivesTheLogitsOfLibllama) {
   const auto path = random_model_path("long_recurrent", m);
   const auto tokens = random_tokens(4096 + 20, m.n_vocab);
   expect_long_parity("4,096 tokens", path, tokens, kChunk);
-  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound{1e-3, 1e-2});
+  expect_dropped_parity("4,096 tokens", path, tokens, 4096, 4096 * 12 / 100, Bound(1e-3, 1e-2));
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, MiniLongParity, testing::Values("f16", "q8_0"),
@@ -695,7 +695,7 @@ TEST(OldRopeScaling, FactorWithoutTypeIsLinear) {
     const auto d = compare(prefill_logits(*load_plain(path), tokens, kChunk),
                            Reference(path).all_logits(tokens, kChunk, 60));
     report(key, d);
-    EXPECT_LT(d.worst, (Bound{1e-3, 1e-2}.here()));
+    EXPECT_LT(d.worst, Bound(1e-3, 1e-2).here());
   }
 }
 

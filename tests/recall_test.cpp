@@ -315,7 +315,7 @@ TEST_P(Recalled, SharesABlockThatLacksTheLastTokens) {
     const auto expect_the_same = [&, steps = steps](Sequence& shared) {
       const auto difference = compare(decoded(shared, steps), expected);
       EXPECT_LT(difference.most, 1e-3 * device_rounding());
-      EXPECT_LT(difference.worst, 0.1 * device_rounding());  // where another token was chosen
+      EXPECT_LT(difference.worst, 2e-2 * device_rounding());
     };
     expect_the_same(sequence);
     expect_the_same(fork);

@@ -31,8 +31,8 @@ ggml_tensor* Graph::input(ggml_type type, int64_t ne0, int64_t ne1) {
   return tensor;
 }
 
-ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times) {
-  auto* numbers = ggml_arange(ctx, 0.0f, static_cast<float>(count), 1.0f);
+ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times, int64_t first) {
+  auto* numbers = ggml_arange(ctx, static_cast<float>(first), static_cast<float>(first + count), 1.0f);
   if (times > 1) numbers = ggml_repeat_4d(ctx, numbers, count, times, 1, 1);
   return ggml_cast(ctx, numbers, GGML_TYPE_I32);
 }

@@ -53,8 +53,8 @@ class Graph {
   std::vector<ggml_tensor*> inputs_;
 };
 
-/// 0 to count − 1, as often as asked: [count, times] I32.
-ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times = 1);
+/// `first` and what follows it, as often as asked: [count, times] I32.
+ggml_tensor* build_numbers(ggml_context* ctx, int64_t count, int64_t times = 1, int64_t first = 0);
 
 /// Rows [d, n] or [d, n, heads] that may lie apart, as F32 side by side. `numbers`: build_numbers(n, heads).
 ggml_tensor* build_widened(ggml_context* ctx, ggml_tensor* rows, ggml_tensor* numbers);

@@ -24,8 +24,7 @@ void store_kv(Graph& graph, const KvRows& rows, int64_t first, const Family::Qkv
   // By number where they are quantized: rows of few blocks begin at addresses that Vulkan's copy takes for
   // others.
   if (ggml_is_quantized(rows.k()->type) || ggml_is_quantized(rows.v()->type))
-    numbers = ggml_cast(ctx, ggml_arange(ctx, static_cast<float>(first), static_cast<float>(first + t), 1.0f),
-                        GGML_TYPE_I32);
+    numbers = build_numbers(ctx, t, 1, first);
   for (auto [from, to] : {std::pair{qkv.k, rows.k()}, {qkv.v, rows.v()}}) {
     from = ggml_reshape_2d(ctx, from, to->ne[0], t);
     graph.add(ggml_is_quantized(to->type) ? ggml_set_rows(ctx, to, from, numbers)

@@ -117,7 +117,7 @@ void Eviction::drop(KvCache& cache, int64_t position) {
         if (selector->query_moments()) {
           view.moments = build_moments(
               ctx, m_, view.layer, ggml_reshape_3d(ctx, queries, hp.d_head, hp.n_head, observation_),
-              build_positions(ctx, position - observation_, observation_), /*skipped=*/0);
+              build_numbers(ctx, observation_, 1, position - observation_), /*skipped=*/0);
           view.moment_queries = observation_;
           add_rotation(ctx, m_, view, selector->ahead(), position);
         }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backend/graph.h"
 #include "policy/pair_lengths.h"
 
 namespace windowkv {
@@ -17,11 +18,6 @@ RopePairs rope_pairs(const HParams& hp, int layer) {
 }
 
 }  // namespace
-
-ggml_tensor* build_positions(ggml_context* ctx, int64_t first, int64_t count) {
-  const auto begin = static_cast<float>(first);
-  return ggml_cast(ctx, ggml_arange(ctx, begin, begin + static_cast<float>(count), 1.0f), GGML_TYPE_I32);
-}
 
 ggml_tensor* build_moments(ggml_context* ctx, const LoadedModel& m, int layer, ggml_tensor* q,
                            ggml_tensor* positions, int64_t skipped) {
@@ -42,7 +38,7 @@ void add_rotation(ggml_context* ctx, const LoadedModel& m, LayerView& view, std:
   const int64_t d = m.hp.d_head;
   auto* units = ggml_diag(ctx, ggml_repeat_4d(ctx, ggml_arange(ctx, 1.0f, 2.0f, 1.0f), d, 1, 1, 1));
   auto rotated = [&](ggml_tensor* x, int64_t first, Family::Rotation rotation) {
-    return m.family->rotate(ctx, m.hp, m.weights, view.layer, x, build_positions(ctx, first, x->ne[2]),
+    return m.family->rotate(ctx, m.hp, m.weights, view.layer, x, build_numbers(ctx, x->ne[2], 1, first),
                             rotation);
   };
   ggml_tensor* sum = nullptr;

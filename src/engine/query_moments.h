@@ -18,9 +18,6 @@ constexpr int64_t moment_columns(int64_t d_head) {
 ggml_tensor* build_moments(ggml_context* ctx, const LoadedModel& m, int layer, ggml_tensor* q,
                            ggml_tensor* positions, int64_t skipped);
 
-/// Positions first, first + 1, ... of `count` tokens, I32.
-ggml_tensor* build_positions(ggml_context* ctx, int64_t first, int64_t count);
-
 /// Sets rotation, rope_stretch and rope_pairs of a view. `next`: position of the token behind the newest one.
 void add_rotation(ggml_context* ctx, const LoadedModel& m, LayerView& view, std::span<const TokenRange> ahead,
                   int64_t next);

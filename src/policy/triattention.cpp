@@ -42,12 +42,10 @@ class TriAttentionSelector final : public TokenSelector {
     ggml_tensor* scores = nullptr;
     for (int64_t head = 0; head < heads_kv; ++head) {
       auto* keys = build_candidates(ctx, view.k, head);
-      auto* center = build_mean(ctx, view, view.k->ne[0], head * share, share);
+      auto* center = build_mean(ctx, view, view.k->ne[0], keys->ne[0], head * share, share);
       auto* ahead = ggml_mul_mat(ctx, keys, ggml_mul_mat(ctx, rotation, center));
       auto* lengths = build_pair_lengths(ctx, keys, view.rope_pairs);
-      auto* mean_lengths = build_mean(ctx, view, view.k->ne[0] + 1, head * share, share);
-      mean_lengths =
-          ggml_cont(ctx, ggml_view_2d(ctx, mean_lengths, lengths->ne[0], share, mean_lengths->nb[1], 0));
+      auto* mean_lengths = build_mean(ctx, view, view.k->ne[0] + 1, lengths->ne[0], head * share, share);
       auto* spread = ggml_sub(ctx, mean_lengths, build_pair_lengths(ctx, center, view.rope_pairs));
       auto* of_lengths = ggml_div(ctx, ggml_mul_mat(ctx, lengths, spread), view.rope_stretch);
       // Standard scores of each query head: [candidates, share].
@@ -63,12 +61,13 @@ class TriAttentionSelector final : public TokenSelector {
   }
 
  private:
-  /// A column of `share` query heads' moments, divided by their number: [d_head, share].
-  static ggml_tensor* build_mean(ggml_context* ctx, const LayerView& view, int64_t column, int64_t first,
-                                 int64_t share) {
+  /// The beginning of a column of `share` query heads' moments, divided by the queries' number: [count,
+  /// share].
+  static ggml_tensor* build_mean(ggml_context* ctx, const LayerView& view, int64_t column, int64_t count,
+                                 int64_t first, int64_t share) {
     auto* all = view.moments;
     auto* columns =
-        ggml_view_2d(ctx, all, all->ne[0], share, all->nb[2],
+        ggml_view_2d(ctx, all, count, share, all->nb[2],
                      static_cast<size_t>(first) * all->nb[2] + static_cast<size_t>(column) * all->nb[1]);
     return ggml_scale(ctx, ggml_cont(ctx, columns), 1.0f / static_cast<float>(view.moment_queries));
   }

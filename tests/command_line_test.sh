@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # The command line as a person types it: nothing is silently misread, and llama.cpp's names mean what they do there.
 #   command_line_test.sh WINDOWKV-BINARY SOURCE-DIR
-set -uo pipefail
-windowkv=$1
-source=$2
-model=$source/models/minilong-6m-q8_0.gguf
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+. "$(dirname "${BASH_SOURCE[0]}")/helpers.sh"
 
 # misused WHAT-THE-LINE-SAYS ARGUMENTS...: a usage error, of one line.
 misused() {
@@ -375,5 +367,4 @@ run -p "Once upon a time" -n 4 -q --trace trace.json >&- 2>err
 "$windowkv" --list-devices | grep -q "^CPU .* free$" || fail "--list-devices"
 "$windowkv" run --list-devices | grep -q "^CPU .* free$" || fail "run --list-devices"
 
-[[ $failures -eq 0 ]] && echo "all cases hold"
-exit $((failures > 0))
+finish

@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # Several questions, saved prefixes and conversations, as a person types them.
 #   prefix_test.sh WINDOWKV-BINARY SOURCE-DIR
-set -uo pipefail
-windowkv=$(realpath "$1")
-source=$2
-model=$source/models/minilong-6m-q8_0.gguf
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+. "$(dirname "${BASH_SOURCE[0]}")/helpers.sh"
 json() { python3 -c "import json,sys; d=json.load(open('$1')); $2" || fail "$2 of $1"; }
 # refused CODE WHAT-THE-LINE-SAYS ARGUMENTS...
 refused() {
@@ -149,5 +141,4 @@ sys.exit(chat.exitstatus)
 P
 fi
 
-[[ $failures -eq 0 ]] && echo "all as expected"
-exit $((failures > 0))
+finish

@@ -124,7 +124,7 @@ for case in "unknown task|--tasks niah" "qa_1 needs|--tasks qa_1" "cwe at 256 to
   refuses "${case%%|*}" ruler -m "$model" --haystack "$source/data/haystack" ${case#*|}
 done
 python3 -c "print([i % 4000 for i in range(300000)])" >long.json
-"$windowkv" run -m "$model" --tokens long.json -n 0 --chunk 60000 --no-blas >out 2>err
+"$windowkv" run -m "$model" --tokens long.json -n 0 --kv-budget 30% --observe 60000 >out 2>err
 grep -q "needs .* is free" err || fail "a prompt larger than memory: $(cat err)"
 if [[ -w /dev/full ]]; then
   run -n 4 >/dev/full 2>err && fail "a full disk goes unnoticed"

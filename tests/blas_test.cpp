@@ -7,7 +7,7 @@
 #include <iterator>
 #include <random>
 
-#include "engine/product_attention.h"
+#include "backend/backend.h"
 #include "support/files.h"
 #include "support/models.h"
 #include "support/reference.h"
@@ -148,102 +148,6 @@ TEST(Blas, KeepsWhatGgmlsKernelsKeep) {
     }
     EXPECT_GE(static_cast<double>(same), 0.98 * static_cast<double>(of_ours)) << name;
     EXPECT_GE(static_cast<double>(same), 0.98 * static_cast<double>(of_theirs)) << name;
-  }
-}
-
-/// Softmax attention by plain loops in double, over K and V as F16 holds them.
-std::vector<double> plain_attention(const HParams& hp, int64_t window, const std::vector<float>& sinks,
-                                    const std::vector<float>& q, const std::vector<float>& k,
-                                    const std::vector<float>& v, int64_t first, int64_t t) {
-  const auto d = static_cast<size_t>(hp.d_head);
-  const auto heads = static_cast<size_t>(hp.n_head);
-  const auto row = static_cast<size_t>(hp.kv_row());
-  auto half = [](float x) { return static_cast<double>(ggml_fp16_to_fp32(ggml_fp32_to_fp16(x))); };
-  std::vector<double> out(static_cast<size_t>(t) * heads * d);
-  for (size_t i = 0; i < static_cast<size_t>(t); ++i)
-    for (size_t h = 0; h < heads; ++h) {
-      const size_t kv = h / (heads / static_cast<size_t>(hp.n_head_kv));
-      const auto seen = static_cast<size_t>(first) + i + 1;
-      const size_t from = window > 0 ? seen - std::min(seen, static_cast<size_t>(window)) : 0;
-      std::vector<double> w(seen);
-      double sum = sinks.empty() ? 0 : std::exp(static_cast<double>(sinks[h]));
-      for (size_t j = from; j < seen; ++j) {
-        double dot = 0;
-        for (size_t c = 0; c < d; ++c)
-          dot += static_cast<double>(q[(i * heads + h) * d + c]) * half(k[j * row + kv * d + c]);
-        dot *= static_cast<double>(hp.attention_scale);
-        if (const auto cap = static_cast<double>(hp.attention_softcap); cap > 0)
-          dot = cap * std::tanh(dot / cap);
-        sum += w[j] = std::exp(dot);
-      }
-      for (size_t j = from; j < seen; ++j)
-        for (size_t c = 0; c < d; ++c)
-          out[(i * heads + h) * d + c] += w[j] / sum * half(v[j * row + kv * d + c]);
-    }
-  return out;
-}
-
-TEST(ProductAttention, EqualsPlainLoops) {
-  for (auto [n_head, n_head_kv, keys, t, window, with_sinks, softcap] :
-       {std::tuple{4, 2, 100, 40, 0, false, 0.0f},
-        {3, 3, 50, 50, 0, true, 0.0f},
-        {4, 1, 33, 1, 0, false, 0.0f},
-        {2, 2, 9000, 300, 0, false, 0.0f},  // in several tiles
-        {4, 2, 100, 40, 30, false, 0.0f},   // a window of fewer tokens than there are queries
-        {4, 2, 100, 40, 70, true, 0.0f},
-        {2, 1, 50, 50, 1, true, 0.0f},
-        {2, 1, 50, 50, 64, false, 0.0f},
-        {4, 1, 4500, 70, 4100, false, 0.0f},  // in two tiles
-        {4, 2, 100, 40, 0, false, 0.5f},
-        {4, 2, 100, 40, 30, true, 1.5f}}) {
-    SCOPED_TRACE(
-        fmt::format("{} heads, {} KV heads, {} keys, {} queries, a window of {}, sinks: {}, a cap of {}",
-                    n_head, n_head_kv, keys, t, window, with_sinks, softcap));
-    HParams hp;
-    hp.n_head = n_head;
-    hp.n_head_kv = n_head_kv;
-    hp.d_head = 32;
-    hp.attention_scale = 0.2f;
-    hp.attention_softcap = softcap;
-    std::mt19937 random(7);
-    auto values = [&](int64_t count) {
-      std::vector<float> out(static_cast<size_t>(count));
-      for (auto& x : out) x = static_cast<float>(random() % 2001) / 1000.0f - 1.0f;
-      return out;
-    };
-    const auto q = values(int64_t{hp.d_head} * n_head * t);
-    const auto k = values(hp.kv_row() * keys);
-    const auto v = values(hp.kv_row() * keys);
-
-    const Backends backends("cpu", 1);
-    const auto nodes = 64 + ProductAttention::nodes(hp, t);
-    Scheduler scheduler(backends, nodes, Products::kBlas);
-    const ProductAttention attention(backends, hp, t);
-    KvMeter meter;
-    const KvSegment segment(std::make_shared<KvMemory>(backends, hp, KvTypes{}, std::vector<int64_t>{keys}),
-                            std::vector<KvSegment::Run>{{keys, 1, 0}}, meter);
-    const auto& rows = segment.layer(0);
-    for (auto [from, to] : {std::pair{&k, rows.k()}, {&v, rows.v()}}) {
-      std::vector<ggml_fp16_t> halves(from->size());
-      ggml_fp32_to_fp16_row(from->data(), halves.data(), static_cast<int64_t>(from->size()));
-      ggml_backend_tensor_set(to, halves.data(), 0, ggml_nbytes(to));
-    }
-    const auto sinks = with_sinks ? values(n_head) : std::vector<float>{};
-    Graph graph(nodes);
-    auto* input = graph.input(GGML_TYPE_F32, int64_t{hp.d_head} * n_head, t);
-    const LayerAttention layer{
-        {hp.attention_scale, softcap}, window, with_sinks ? graph.input(GGML_TYPE_F32, n_head) : nullptr};
-    auto* out = graph.output(ggml_cont(
-        graph.ctx(), attention.build(graph, layer, ggml_reshape_3d(graph.ctx(), input, hp.d_head, n_head, t),
-                                     rows, keys - t)));
-    scheduler.allocate(graph);
-    if (with_sinks) ggml_backend_tensor_set(layer.sinks, sinks.data(), 0, ggml_nbytes(layer.sinks));
-    ggml_backend_tensor_set(input, q.data(), 0, ggml_nbytes(input));
-    scheduler.compute(graph);
-    std::vector<float> result(q.size());
-    ggml_backend_tensor_get(out, result.data(), 0, ggml_nbytes(out));
-    const auto expected = plain_attention(hp, window, sinks, q, k, v, keys - t, t);
-    for (size_t i = 0; i < result.size(); ++i) ASSERT_NEAR(result[i], expected[i], 2e-6) << i;
   }
 }
 

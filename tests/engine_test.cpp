@@ -418,15 +418,14 @@ TEST(Refused, EmptyPromptAndIdsOutsideTheVocabulary) {
 }
 
 TEST(Refused, MoreMemoryThanThereIs) {
-  // Without BLAS, which needs no mask.
-  const auto model = load(five_layers_path(), 1, /*blas=*/false);
-  Engine engine(*model, {.chunk = 65536});
+  const auto model = load(five_layers_path());
+  Engine engine(*model);
   Sequence sequence;
-  // 4M tokens beside a mask of 65,536 rows: 0.5 TB.
+  // The attention of 65,536 queries to 4M tokens: 1 TB a head.
   const std::vector<Token> prompt(4 << 20, 1);
-  EXPECT_THROW(engine.prefill(sequence, prompt, *full_policy()), Error);
-  EXPECT_THROW(engine.prefill(sequence, prompt, *windowkv_policy(Budget::percent(12), small_windows())),
-               Error);
+  auto config = small_windows();
+  config.alpha = 1 << 16;
+  EXPECT_THROW(engine.prefill(sequence, prompt, *windowkv_policy(Budget::percent(12), config)), Error);
 }
 
 TEST(Refused, PlansOfWhatCannotBe) {

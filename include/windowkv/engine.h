@@ -134,7 +134,7 @@ struct MemoryPlan {
   int64_t store = 0;       ///< K/V that a prefix store takes, wherever it lies, or without one what is put
                            ///< aside until an answer is drafted (Policy::draft)
   int64_t hidden = 0;      ///< hidden states of all prompt tokens, and of repetitions
-  int64_t mask = 0;        ///< causal mask of one chunk, or its attention's results with BLAS
+  int64_t mask = 0;        ///< causal mask of one chunk, or on the CPU its attention's results
   int64_t compute = 0;     ///< intermediate results of one chunk or of scoring; an estimate
   int64_t recall = 0;      ///< intermediate results of choosing again while decoding; an estimate
   /// Adds a prefill that comes after this one, whose caches stay.

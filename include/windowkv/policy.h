@@ -131,8 +131,8 @@ class Selector {
   /// V wait in full. Never decreases from one layer to the next.
   virtual int settled_at(int layer) const { return layer; }
 
-  /// Every how many tokens a query's attention is summed in LayerView::accumulated; 0: none. Devices without
-  /// BLAS compute the attention of these queries once more.
+  /// Every how many tokens a query's attention is summed in LayerView::accumulated; 0: none. The attention of
+  /// these queries is computed once more for it.
   virtual int64_t stride() const { return 0; }
 
   /// Positions behind the newest token, 0 the next one, over which LayerView::rotation is the mean; empty:

@@ -9,11 +9,8 @@
 #include <type_traits>
 
 #include "backend/byte_scores.h"
-#include "backend/ggml_blocks.h"
+#include "backend/lanes.h"
 #include "backend/processor.h"
-
-// Vectors are a means of writing sums of eight at once; nothing passes them by value.
-#pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace windowkv {
 
@@ -21,63 +18,6 @@ namespace {
 
 constexpr int64_t kTile = 32;       // rows
 constexpr int64_t kMostWide = 512;  // elements of a row
-constexpr int64_t kLanes = 8;
-
-#define INLINE [[gnu::always_inline]] inline
-
-using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
-// For processors with 512 bits, where most of the time goes.
-using WideLanes = float __attribute__((vector_size(2 * kLanes * sizeof(float))));
-
-/// A half-precision number by its bits; infinities and NaN, which caches do not hold, become large numbers.
-INLINE float half(uint16_t bits) {
-  uint32_t wide = static_cast<uint32_t>(bits & 0x7fff) << 13;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  value *= 0x1p112f;
-  std::memcpy(&wide, &value, sizeof value);
-  wide |= static_cast<uint32_t>(bits & 0x8000) << 16;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
-INLINE void widen_row(ggml_type type, const char* row, float* out, int64_t d) {
-  switch (type) {
-    case GGML_TYPE_Q8_0: {
-      const auto* blocks = reinterpret_cast<const Q8Block*>(row);
-      for (int64_t b = 0; b < d / kBlock; ++b) {
-        const float scale = half(blocks[b].scale);
-        for (int64_t i = 0; i < kBlock; ++i)
-          out[b * kBlock + i] = scale * static_cast<float>(blocks[b].values[i]);
-      }
-      return;
-    }
-    case GGML_TYPE_Q4_0: {
-      const auto* blocks = reinterpret_cast<const Q4Block*>(row);
-      for (int64_t b = 0; b < d / kBlock; ++b) {
-        const float scale = half(blocks[b].scale);
-        for (int64_t i = 0; i < kBlock / 2; ++i) {
-          const int both = blocks[b].values[i];
-          out[b * kBlock + i] = scale * static_cast<float>((both & 15) - 8);
-          out[b * kBlock + kBlock / 2 + i] = scale * static_cast<float>((both >> 4) - 8);
-        }
-      }
-      return;
-    }
-    case GGML_TYPE_BF16: {
-      const auto* values = reinterpret_cast<const uint16_t*>(row);
-      for (int64_t i = 0; i < d; ++i) {
-        const uint32_t wide = static_cast<uint32_t>(values[i]) << 16;
-        std::memcpy(&out[i], &wide, sizeof wide);
-      }
-      return;
-    }
-    default: {
-      const auto* values = reinterpret_cast<const uint16_t*>(row);
-      for (int64_t i = 0; i < d; ++i) out[i] = half(values[i]);
-    }
-  }
-}
 
 INLINE const char* row_at(const HostRows& rows, int64_t head, const RowRange& range, int64_t index) {
   const int64_t at = range.first + index;
@@ -119,45 +59,14 @@ INLINE void add_lanes(const Lanes* a, float* out) {
   std::memcpy(out, &sums, sizeof sums);
 }
 
-/// e^y for −87 ≤ y ≤ 0 to 2·10⁻⁷; 0 below. 2^f by the Taylor series of the fraction f, which is in ±½.
-template <typename Vector>
-INLINE Vector exp_lanes(Vector y) {
-  using Whole = decltype(y < Vector{});
-  const Vector power = (y < -87.0f ? y * 0 - 87.0f : y) * 1.44269504f;
-  const Whole whole = __builtin_convertvector(power - 0.5f, Whole);
-  const Vector f = (power - __builtin_convertvector(whole, Vector)) * 0.693147181f;
-  const Whole bits = (whole + 127) << 23;
-  Vector e;
-  std::memcpy(&e, &bits, sizeof e);
-  e *=
-      1.0f + f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120 + f * (1.0f / 720))))));
-  return y < -87.0f ? Vector{} : e;
-}
-
-/// Each of x[kTile] becomes cap · tanh(x / cap), to 2·10⁻⁷ of cap.
+/// Each of x[kTile] becomes cap · tanh(x / cap).
 INLINE void cap_tile(float* x, float cap) {
   for (int64_t i = 0; i < kTile; i += kLanes) {
     Lanes y;
     std::memcpy(&y, x + i, sizeof y);
-    y /= cap;
-    const Lanes e = exp_lanes((y < 0.0f ? y : -y) * 2.0f);
-    const Lanes far = (1.0f - e) / (1.0f + e);
-    const Lanes square = y * y;
-    // Near 0 the difference from 1 would be lost.
-    const Lanes near = y * (1.0f + square * (-1.0f / 3 + square * (2.0f / 15 - square * (17.0f / 315))));
-    y = square < 0.04f ? near : y < 0.0f ? -far : far;
-    y *= cap;
+    y = cap_lanes(y, cap);
     std::memcpy(x + i, &y, sizeof y);
   }
-}
-
-INLINE Lanes folded(Lanes x) {
-  return x;
-}
-
-INLINE Lanes folded(WideLanes x) {
-  return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
-         __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
 /// out[i] = q · row i, of eight rows.
@@ -191,16 +100,13 @@ INLINE void score_tile(const float* q, const float* tile, int64_t d, LogitScale 
   if (logits.softcap > 0) cap_tile(scores, logits.softcap);
 }
 
-template <bool wide>
-using Widest = std::conditional_t<wide, WideLanes, Lanes>;
-
-/// Each of x[kTile] becomes e^(scale · x − shift), for scale · x ≤ shift (exp_lanes), and joins the sums.
+/// Each of x[kTile] becomes e^(x − shift), for x ≤ shift (exp_lanes), and joins the sums.
 template <typename Vector>
-INLINE void exp_tile(float* x, float scale, float shift, Vector& sums) {
+INLINE void exp_tile(float* x, float shift, Vector& sums) {
   for (int64_t i = 0; i < kTile; i += static_cast<int64_t>(sizeof(Vector) / sizeof(float))) {
     Vector y;
     std::memcpy(&y, x + i, sizeof y);
-    y = exp_lanes(y * scale - shift);
+    y = exp_lanes(y - shift);
     sums += y;
     std::memcpy(x + i, &y, sizeof y);
   }
@@ -214,15 +120,15 @@ INLINE float sum_of(Lanes x) {
 
 /// exp_tile of x[n]; returns the sum.
 template <bool wide>
-INLINE float exp_row(float* x, int64_t n, float scale, float shift) {
+INLINE float exp_row(float* x, int64_t n, float shift) {
   Widest<wide> sums = {};
   int64_t i = 0;
-  for (; i + kTile <= n; i += kTile) exp_tile(x + i, scale, shift, sums);
+  for (; i + kTile <= n; i += kTile) exp_tile(x + i, shift, sums);
   if (i < n) {
     float rest[kTile];
     std::fill_n(rest, kTile, -INFINITY);
     std::copy_n(x + i, n - i, rest);
-    exp_tile(rest, scale, shift, sums);
+    exp_tile(rest, shift, sums);
     std::copy_n(rest, n - i, x + i);
   }
   return sum_of(folded(sums));
@@ -280,7 +186,7 @@ INLINE void attend_body(const HostRows& k, const HostRows& v, int64_t head, cons
       const float highest = std::max(*state.highest, highest_of<wide>(weights, kTile));
       const float keep = highest > *state.highest ? std::exp(*state.highest - highest) : 1.0f;
       Widest<wide> sums = {};
-      exp_tile(weights, 1, highest, sums);
+      exp_tile(weights, highest, sums);
       *state.weight = *state.weight * keep + sum_of(folded(sums));
       *state.highest = highest;
       int64_t at = 0;
@@ -308,30 +214,8 @@ INLINE void score_body(const HostRows& k, int64_t head, const RowRange& range, c
 }
 
 template <bool wide>
-INLINE void add_softmax_body(float* scores, int64_t n, int64_t keys, bool most, float* out) {
-  const float factor = 1.0f / exp_row<wide>(scores, n, 1, highest_of<wide>(scores, n));
-  if (most)
-    for (int64_t i = 0; i < keys; ++i) out[i] = std::max(out[i], scores[i] * factor);
-  else
-    for (int64_t i = 0; i < keys; ++i) out[i] += scores[i] * factor;
-}
-
-template <bool wide>
-INLINE void softmax_body(float* products, int64_t n, LogitScale logits, float sink) {
-  float scale = logits.scale;
-  if (logits.softcap > 0) {
-    float tile[kTile] = {};
-    for (int64_t i = 0; i < n; i += kTile) {
-      const int64_t count = std::min(kTile, n - i);
-      for (int64_t j = 0; j < count; ++j) tile[j] = products[i + j] * scale;
-      cap_tile(tile, logits.softcap);
-      std::copy_n(tile, count, products + i);
-    }
-    scale = 1;
-  }
-  const float highest = std::max(sink, highest_of<wide>(products, n) * scale);
-  const float factor = 1.0f / (exp_row<wide>(products, n, scale, highest) + std::exp(sink - highest));
-  for (int64_t i = 0; i < n; ++i) products[i] *= factor;
+INLINE float exp_scores_body(float* scores, int64_t n) {
+  return 1.0f / exp_row<wide>(scores, n, highest_of<wide>(scores, n));
 }
 
 #define ATTEND_PARAMETERS                                                                                    \
@@ -340,8 +224,6 @@ INLINE void softmax_body(float* products, int64_t n, LogitScale logits, float si
 #define SCORE_PARAMETERS                                                                    \
   const HostRows &k, int64_t head, RowRange range, const float *q, int columns, int d_head, \
       LogitScale logits, float *out, int64_t stride
-#define ADD_SOFTMAX_PARAMETERS float *scores, int64_t n, int64_t keys, bool most, float *out
-#define SOFTMAX_PARAMETERS float *products, int64_t n, LogitScale logits, float sink
 #define VARIANT(name, wide, ...)                                               \
   __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                          \
     attend_body<wide>(k, v, head, range, q, heads, d_head, logits, states);    \
@@ -349,11 +231,8 @@ INLINE void softmax_body(float* products, int64_t n, LogitScale logits, float si
   __VA_ARGS__ void score_##name(SCORE_PARAMETERS) {                            \
     score_body<wide>(k, head, range, q, columns, d_head, logits, out, stride); \
   }                                                                            \
-  __VA_ARGS__ void add_softmax_##name(ADD_SOFTMAX_PARAMETERS) {                \
-    add_softmax_body<wide>(scores, n, keys, most, out);                        \
-  }                                                                            \
-  __VA_ARGS__ void softmax_##name(SOFTMAX_PARAMETERS) {                        \
-    softmax_body<wide>(products, n, logits, sink);                             \
+  __VA_ARGS__ float exp_scores_##name(float* scores, int64_t n) {              \
+    return exp_scores_body<wide>(scores, n);                                   \
   }
 
 VARIANT(any, false)
@@ -365,22 +244,21 @@ VARIANT(avx512, true, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma
 struct Variant {
   void (*attend)(ATTEND_PARAMETERS);
   void (*score)(SCORE_PARAMETERS);
-  void (*add_softmax)(ADD_SOFTMAX_PARAMETERS);
-  void (*softmax)(SOFTMAX_PARAMETERS);
+  float (*exp_scores)(float* scores, int64_t n);
 };
 
 Variant best_variant() {
 #ifdef __x86_64__
   switch (vectors_of_processor()) {
     case Vectors::kAvx512:
-      return {attend_avx512, score_avx512, add_softmax_avx512, softmax_avx512};
+      return {attend_avx512, score_avx512, exp_scores_avx512};
     case Vectors::kAvx2:
-      return {attend_avx2, score_avx2, add_softmax_avx2, softmax_avx2};
+      return {attend_avx2, score_avx2, exp_scores_avx2};
     case Vectors::kBaseline:
       break;
   }
 #endif
-  return {attend_any, score_any, add_softmax_any, softmax_any};
+  return {attend_any, score_any, exp_scores_any};
 }
 
 const Variant& variant() {
@@ -409,12 +287,8 @@ void score_rows(SCORE_PARAMETERS) {
     variant().score(k, head, range, q, columns, d_head, logits, out, stride);
 }
 
-void add_softmax(ADD_SOFTMAX_PARAMETERS) {
-  variant().add_softmax(scores, n, keys, most, out);
-}
-
-void softmax(SOFTMAX_PARAMETERS) {
-  variant().softmax(products, n, logits, sink);
+float exp_scores(float* scores, int64_t n) {
+  return variant().exp_scores(scores, n);
 }
 
 }  // namespace windowkv

@@ -54,12 +54,8 @@ void attend_rows(const HostRows& k, const HostRows& v, int64_t head, RowRange ra
 void score_rows(const HostRows& k, int64_t head, RowRange range, const float* q, int columns, int d_head,
                 LogitScale logits, float* out, int64_t stride);
 
-/// Products [n], n > 0, of a query with keys become its attention. `sink`: a score that takes its share of it
-/// and has no key, −∞ for none.
-void softmax(float* products, int64_t n, LogitScale logits, float sink);
-
-/// Softmax of scores [n], whose content is lost; its first `keys` elements are added to out, or with `most`
-/// take the place of what is less there.
-void add_softmax(float* scores, int64_t n, int64_t keys, bool most, float* out);
+/// Each of scores [n] becomes e^(score − the highest). Returns what turns these into a softmax: 1 over their
+/// sum.
+float exp_scores(float* scores, int64_t n);
 
 }  // namespace windowkv

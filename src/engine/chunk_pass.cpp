@@ -8,7 +8,7 @@ namespace windowkv {
 
 ChunkPass::ChunkPass(LoadedModel& m, Scheduler& scheduler, Pack& pack, int64_t chunk, int64_t rows)
     : m_(m), scheduler_(scheduler), pack_(pack), chunk_(chunk), rows_(rows) {
-  if (m.backends->blas() != nullptr) products_.emplace(*m.backends, m.hp, chunk_);
+  if (PrefillAttention::takes(*m.backends, m.hp)) attention_.emplace(*m.backends, m.hp, chunk_);
 }
 
 void ChunkPass::embed(int64_t first, std::span<const Token> tokens) {
@@ -26,9 +26,9 @@ void ChunkPass::embed(int64_t first, std::span<const Token> tokens) {
 void ChunkPass::go_to(int layer) {
   if (const int64_t moved = pack_.go_to(layer); moved > 0) scheduler_.add_copy(moved);
   if (const size_t device = m_.backends->device_of(layer);
-      !products_ && (layer == 0 || device != m_.backends->device_of(layer - 1)))
+      !attention_ && (layer == 0 || device != m_.backends->device_of(layer - 1)))
     masks_.clear();
-  if (const int64_t window = m_.attention(layer).window; !products_ && !masks_.contains(window))
+  if (const int64_t window = m_.attention(layer).window; !attention_ && !masks_.contains(window))
     masks_.try_emplace(window, *m_.backends, rows_, chunk_, m_.backends->device_of(layer), window);
 }
 
@@ -51,8 +51,9 @@ void ChunkPass::pass(Graph& graph, int layer, int64_t first, int64_t count, cons
       m_.family->attention_inputs(ctx, m_.hp, m_.weights, layer, x, pack_.positions_at(ctx, first, count),
                                   m_.hp.has_rows(layer) ? Family::kQkv : Family::kQ);
   if (m_.hp.has_rows(layer)) store_kv(graph, behind.rows, behind.end, qkv);
-  auto* attention =
-      attend(graph, layer, qkv.q, behind.rows, behind.end, 0, behind.begins, {}, behind.replayed);
+  if (behind.replayed != nullptr && m_.attention(layer).window == 0)  // nothing is chosen where there is one
+    raise_maxima(graph, m_.hp, qkv.q, behind.rows, behind.end, *behind.replayed);
+  auto* attention = attend(graph, layer, qkv.q, behind.rows, behind.end, 0, behind.begins);
   if (!behind.output) return;
   graph.add(finish_layer(ctx, layer, first, count, build_gated(ctx, attention, qkv.gate)));
 }
@@ -66,12 +67,9 @@ void ChunkPass::recur(Graph& graph, int layer, int64_t first, int64_t count,
 }
 
 ggml_tensor* ChunkPass::attend(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,
-                               int64_t column, std::span<const int64_t> begins,
-                               std::span<const ReceivedSum> sums, const ReplayMaxima* replayed) const {
+                               int64_t column, std::span<const int64_t> begins) const {
   const auto how = m_.attention(layer);
-  if (how.window > 0) replayed = nullptr;  // nothing is chosen there
-  if (products_) return products_->build(graph, how, q, rows, first, column, begins, sums, replayed);
-  if (replayed != nullptr) raise_maxima(graph, m_.hp, q, rows, first, *replayed);
+  if (attention_) return attention_->build(graph, how, q, rows, first, column, begins);
   auto* ctx = graph.ctx();
   const int64_t count = q->ne[2];
   const int64_t shown = first_shown(first, how.window);

@@ -8,7 +8,7 @@
 
 #include "backend/graph.h"
 #include "engine/pack.h"
-#include "engine/product_attention.h"
+#include "engine/prefill_attention.h"
 #include "engine/replay.h"
 #include "model/loaded_model.h"
 
@@ -60,15 +60,11 @@ class ChunkPass {
 
   /// The layer's causal attention of q [d_head, n_head, t] over rows [0, first + t), the last t its own:
   /// [d_head·n_head, t] F32. `column`: where q begins in its chunk. `begins`: KvCache::Layer::begins, none
-  /// unless takes_begins(). `sums`: what is added to, none unless sums_received(). `replayed`: what is
-  /// raised, or null.
+  /// unless takes_begins().
   ggml_tensor* attend(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,
-                      int64_t column, std::span<const int64_t> begins = {},
-                      std::span<const ReceivedSum> sums = {}, const ReplayMaxima* replayed = nullptr) const;
-  /// Whether attention can add up what tokens receive.
-  bool sums_received() const { return products_.has_value(); }
+                      int64_t column, std::span<const int64_t> begins = {}) const;
   /// Whether KV heads may begin at different rows.
-  static bool takes_begins(const LoadedModel& m) { return m.backends->blas() != nullptr; }
+  static bool takes_begins(const LoadedModel& m) { return PrefillAttention::takes(*m.backends, m.hp); }
 
   /// Runs the graph and returns what the last layer's output x [n_embd, t] says: [n_vocab, t].
   std::vector<float> logits(Graph& graph, ggml_tensor* x) const;
@@ -82,7 +78,7 @@ class ChunkPass {
   int64_t chunk_;
   int64_t rows_;
   /// One of the two: how chunks attend.
-  std::optional<ProductAttention> products_;
+  std::optional<PrefillAttention> attention_;
   std::map<int64_t, CausalMask> masks_;  ///< by window, on the device of the layer that is computed
 };
 
@@ -103,10 +99,9 @@ inline ggml_tensor* build_gated(ggml_context* ctx, ggml_tensor* attention, ggml_
 
 /// No fewer nodes than the graph of a chunk through one layer has, where tokens of `prompts` prompts are in
 /// it.
-inline size_t chunk_nodes(const LoadedModel& m, int64_t chunk, size_t prompts) {
+inline size_t chunk_nodes(const LoadedModel& m, size_t prompts) {
   const auto heads = static_cast<size_t>(m.hp.most_heads().n_head_kv);
-  return 256 + 64 * heads + (m.backends->blas() != nullptr ? ProductAttention::nodes(m.hp, chunk) : 0) +
-         (prompts - 1) * (32 + 32 * heads);
+  return 256 + 64 * heads + (prompts - 1) * (32 + 32 * heads);
 }
 
 }  // namespace windowkv

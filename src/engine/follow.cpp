@@ -16,7 +16,7 @@ void follow_layer(LoadedModel& m, Scheduler& scheduler, const Pack& pack, const 
   const auto& cached = cache.layer(m.hp.rows_layer(layer));
   for (int64_t first = 0; first < pack.tokens(); first += pass.chunk()) {
     const int64_t count = std::min(pass.chunk(), pack.tokens() - first);
-    Graph graph(chunk_nodes(m, pass.chunk(), 1));
+    Graph graph(chunk_nodes(m, 1));
     if (m.hp.recurrent(layer)) {
       const auto state = state_run(cache.states()->layer(layer), 0, count);
       pass.recur(graph, layer, first, count, std::span(&state, 1));

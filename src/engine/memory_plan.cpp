@@ -38,7 +38,7 @@ void check_scored(const Selector& selector, int64_t n, int n_layer) {
 
 /// Intermediate results of a chunk or of a scoring, and logits; an estimate.
 int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun& run, int64_t width,
-                    int64_t longest, int64_t scoring, int64_t logit_columns) {
+                    int64_t scoring, int64_t logit_columns) {
   const bool blas = backends.blas() != nullptr;
   const auto& m = hp.mixture;
   const int64_t inner =
@@ -48,7 +48,6 @@ int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun&
   int64_t activations =
       width * (6 * int64_t{hp.n_embd} + std::max(inner, recurrent) + 2 * hp.kv_row(hp.widest_layer())) * 4;
   if (hp.n_embd_layer > 0) activations += width * (int64_t{hp.n_embd} + int64_t{4} * hp.n_embd_layer) * 4;
-  if (blas) activations += ProductAttention::bytes(hp, longest, width);
   // On the device and once more on the host.
   const int64_t copies = backends.is_cpu(backends.device_of(run.first)) ? 2 : 1;
   const int64_t logits = run.last + 1 == hp.n_layer ? copies * logit_columns * hp.n_vocab * 4 : 0;
@@ -62,12 +61,13 @@ int64_t chunk_bytes(const Backends& backends, const HParams& hp, const LayerRun&
 }
 
 /// What scoring a prompt of n tokens takes.
-int64_t scoring_bytes(const HParams& hp, const Selector& selector, int64_t n, int64_t width) {
+int64_t scoring_bytes(const Backends& backends, const HParams& hp, const Selector& selector, int64_t n,
+                      int64_t width) {
   // Of all queries one KV head at a time; beside it the scores of all heads.
   const int64_t share = hp.n_head / hp.n_head_kv;
   int64_t attention = observed_attention_bytes(n, hp.d_head, hp.n_head_kv, selector.observation() * share);
   // And a mask of each, in the making of which there are three.
-  if (const int64_t stride = selector.stride(); stride > 0)
+  if (const int64_t stride = selector.stride(); stride > 0 && !PrefillAttention::takes(backends, hp))
     attention = std::max(attention, n * (hp.d_head + width / stride * (share + 3)) * 4);
   return attention + n * int64_t{4} * hp.n_head * 4;
 }
@@ -172,7 +172,8 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
       grown += (bounded(kept + reserve + KvCache::kFirstGrowth) - capacity) * row;
       if (!in_store && keeps_whole(*selector, layer, n, options.kv))
         whole[w.prompt][static_cast<size_t>(layer)] = true;
-      if (selector->decides(layer)) scoring = std::max(scoring, scoring_bytes(hp, *selector, n, width));
+      if (selector->decides(layer))
+        scoring = std::max(scoring, scoring_bytes(backends, hp, *selector, n, width));
     }
     if (in_store) plan.recall = std::max(plan.recall, recall_bytes(hp, n));
     if (Draft::wanted(hp, *w.policy, n)) plan.recall = std::max(plan.recall, scoring);
@@ -203,12 +204,13 @@ MemoryPlan Engine::State::plan(const LayerRun& run, std::span<const int64_t> len
   plan.hidden = ((tokens + replayed) * hp.n_embd + (tokens + stored.past) * received +
                  moments * static_cast<int64_t>(lengths.size())) *
                 4;
-  plan.mask = backends.blas() != nullptr ? ProductAttention::result_bytes(hp, width)
-                                         : windows_of(hp, run) * CausalMask::bytes(backends, longest, width);
+  plan.mask = PrefillAttention::takes(backends, hp)
+                  ? PrefillAttention::bytes(hp, width)
+                  : windows_of(hp, run) * CausalMask::bytes(backends, longest, width);
   const int64_t logit_columns =
       prefill.all_logits ? std::min(tokens, kLogitColumns) : static_cast<int64_t>(lengths.size());
-  if (backends.blas() == nullptr) scoring = std::max(scoring, raise_bytes(hp, replays, width));
-  plan.compute = chunk_bytes(backends, hp, run, width, longest, scoring, logit_columns);
+  scoring = std::max(scoring, raise_bytes(hp, replays, width));
+  plan.compute = chunk_bytes(backends, hp, run, width, scoring, logit_columns);
   return plan;
 }
 

@@ -273,7 +273,7 @@ class Prefill {
 
   void run_chunk(int layer, int64_t first, int64_t count, ChunkParts parts) {
     const auto runs = pack_.runs(first, count);
-    Graph graph(chunk_nodes(m_, chunk_, runs.size()));
+    Graph graph(chunk_nodes(m_, runs.size()));
     auto* ctx = graph.ctx();
     auto* x = pack_.hidden_at(ctx, first, count);
     const bool all_queries = parts.output || !pack_.strides().empty() || pack_.has_moments();
@@ -292,12 +292,9 @@ class Prefill {
       if (pack_.has_moments() && m_.hp.full(layer))
         add_moments(graph, layer, run, part.q, pack_.positions_at(ctx, run.row, run.count));
       const auto sums = sums_of(ctx, run.prompt, layer);
-      const bool summed = parts.output && pass_.sums_received();
-      if (!summed)
-        for (const auto& s : sums) accumulate(graph, layer, rows, past_ + run.first, part.q, s);
+      for (const auto& s : sums) accumulate(graph, layer, rows, past_ + run.first, part.q, s);
       if (parts.output)
-        attention.push_back(pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first, {},
-                                         summed ? sums : std::vector<ReceivedSum>{}));
+        attention.push_back(pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first));
     }
     if (parts.output) {
       graph.add(pass_.finish_layer(ctx, layer, first, count,
@@ -313,7 +310,7 @@ class Prefill {
   /// A chunk through a recurrent layer, in the last one too, where its state needs all tokens.
   void recur(int layer, int64_t first, int64_t count) {
     const auto runs = pack_.runs(first, count);
-    Graph graph(chunk_nodes(m_, chunk_, runs.size() + stored_.taken.size()));
+    Graph graph(chunk_nodes(m_, runs.size() + stored_.taken.size()));
     std::vector<Family::StateRun> states;
     for (const auto& run : runs) add_states(states, layer, run, run.row - first);
     pass_.recur(graph, layer, first, count, states);
@@ -414,7 +411,7 @@ class Prefill {
       const auto& rows = rows_to_repeat(layer, prompt);
       for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
         for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
-          Graph graph(chunk_nodes(m_, chunk_, 1) + raise_nodes(m_.hp));
+          Graph graph(chunk_nodes(m_, 1) + raise_nodes(m_.hp));
           const ReplayMaxima maxima{pack_.replayed(graph.ctx(), prompt, layer), part.part};
           pass_.pass(graph, layer, row + first, count,
                      {.rows = rows,
@@ -434,7 +431,7 @@ class Prefill {
     auto& state = state_of(prompt);
     for_replays(prompt, [&](const ReplayPart& part, int64_t row) {
       for_equal_chunks(part.length(), [&](int64_t first, int64_t count) {
-        Graph graph(chunk_nodes(m_, chunk_, 1));
+        Graph graph(chunk_nodes(m_, 1));
         const auto run = state_run(state.layer(layer), 0, count);
         pass_.recur(graph, layer, row + first, count, std::span(&run, 1));
         run_step(graph);
@@ -497,10 +494,11 @@ class Prefill {
     graph.add(ggml_cpy(ctx, ggml_add(ctx, held, own), held));
   }
 
-  /// Adds the attention of some of a chunk's queries to what each token has received, where the chunk's own
-  /// attention does not.
+  /// Adds the attention of some of a chunk's queries to what each token has received.
   void accumulate(Graph& graph, int layer, const KvRows& rows, int64_t first, ggml_tensor* chunk_q,
                   const ReceivedSum& sum) {
+    if (PrefillAttention::takes(*m_.backends, m_.hp))
+      return add_received(graph, m_.attention(layer), chunk_q, rows, first, sum);
     auto* ctx = graph.ctx();
     const int64_t keys = first + chunk_q->ne[2];
     const int64_t share = m_.hp.n_head / m_.hp.n_head_kv;
@@ -528,7 +526,7 @@ class Prefill {
     pack_.keep_ends();
     for (int layer = m_.hp.own_layers() - 1;; ++layer) {
       pass_.go_to(layer);
-      Graph graph(chunk_nodes(m_, chunk_, ends.size()));
+      Graph graph(chunk_nodes(m_, ends.size()));
       auto* x = pack_.hidden_at(graph.ctx(), 0, count);
       if (!m_.hp.recurrent(layer)) x = finish_layer(graph, layer, ends);  // else all have passed it
       if (layer + 1 == m_.hp.n_layer) return pass_.logits(graph, x);

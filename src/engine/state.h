@@ -20,8 +20,8 @@ struct Engine::State {
   State(const Model& model, const EngineOptions& engine_options)
       : m(model.loaded()),
         options(engine_options),
-        prefill_scheduler(*m.backends, std::max<size_t>(4096, chunk_nodes(m, options.chunk, kMostPacked)),
-                          Products::kBlas) {}
+        prefill_scheduler(*m.backends, std::max<size_t>(4096, chunk_nodes(m, kMostPacked)), Products::kBlas) {
+  }
 
   /// A cache to fill: with what the policy keeps of one of the prompts.
   struct Wanted {

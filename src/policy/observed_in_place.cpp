@@ -56,8 +56,14 @@ void sum_weights(ggml_tensor* dst, int ith, int nth, bool most) {
     auto* out =
         reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(head) * dst->nb[1]);
     std::fill_n(out, dst->ne[0], 0.0f);
-    for (int64_t row = 0; row < t; ++row)
-      add_softmax(static_cast<float*>(scores->data) + (head * t + row) * n, n, dst->ne[0], most, out);
+    for (int64_t row = 0; row < t; ++row) {
+      auto* weights = static_cast<float*>(scores->data) + (head * t + row) * n;
+      const float factor = exp_scores(weights, n);
+      for (int64_t i = 0; i < dst->ne[0]; ++i) {
+        const float weight = weights[i] * factor;
+        out[i] = most ? std::max(out[i], weight) : out[i] + weight;
+      }
+    }
   }
 }
 
@@ -69,21 +75,43 @@ void most_over_rows(ggml_tensor* dst, int ith, int nth, void*) {
   sum_weights(dst, ith, nth, true);
 }
 
-}  // namespace
-
-bool reads_in_place(const LayerView& view) {
-  return view.on_cpu && view.after_prompt == view.q->ne[1] && row_kernels_take(view.k->type, view.k->ne[0]) &&
-         (view.k_after == nullptr || row_kernels_take(view.k_after->type, view.k_after->ne[0]));
+/// dst [rows] of src[0] = scores [n, rows], which become exponentials: what turns these into weights.
+void exp_rows(ggml_tensor* dst, int ith, int nth, void*) {
+  const auto* scores = dst->src[0];
+  for (int64_t row = ith; row < dst->ne[0]; row += nth)
+    static_cast<float*>(dst->data)[row] =
+        exp_scores(static_cast<float*>(scores->data) + row * scores->ne[0], scores->ne[0]);
 }
 
-ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
-                                     Rows rows) {
+/// dst [count, lists]: the mean over a list's rows of the weights of some keys, of src[0] = exponentials [n,
+/// share, lists] and src[1], what turns them into weights; src[2] holds the first key.
+void mean_of_rows(ggml_tensor* dst, int ith, int nth, void*) {
+  const auto* scores = dst->src[0];
+  const auto* factors = static_cast<const float*>(dst->src[1]->data);
+  const auto skipped = static_cast<int64_t>(*static_cast<const float*>(dst->src[2]->data));
+  const int64_t share = scores->ne[1];
+  const int64_t parts = (dst->ne[0] + kPart - 1) / kPart;
+  for (int64_t unit = ith; unit < parts * dst->ne[1]; unit += nth) {
+    const int64_t list = unit / parts;
+    const int64_t first = unit % parts * kPart;
+    const int64_t count = std::min(kPart, dst->ne[0] - first);
+    float sums[kPart] = {};
+    for (int64_t row = list * share; row < (list + 1) * share; ++row) {
+      const auto* weights = static_cast<const float*>(scores->data) + row * scores->ne[0] + skipped + first;
+      for (int64_t i = 0; i < count; ++i) sums[i] += weights[i] * factors[row];
+    }
+    auto* out = static_cast<float*>(dst->data) + list * dst->ne[0] + first;
+    for (int64_t i = 0; i < count; ++i) out[i] = sums[i] / static_cast<float>(share);
+  }
+}
+
+/// Scores [keys, t · share, heads.count] of all keys.
+ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view, KvHeads heads) {
   const int64_t share = view.q->ne[2] / view.k->ne[2];
   auto some = [&](ggml_tensor* t, int64_t first, int64_t count) {
     return ggml_view_3d(ctx, t, t->ne[0], t->ne[1], count, t->nb[1], t->nb[2],
                         static_cast<size_t>(first) * t->nb[2]);
   };
-  const int64_t t = view.q->ne[1];
   int64_t n = view.k->ne[1];
   std::vector<ggml_tensor*> args = {some(view.q, heads.first * share, heads.count * share),
                                     some(view.k, heads.first, heads.count)};
@@ -93,10 +121,37 @@ ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, K
   }
   auto number = [&](float x) { return ggml_arange(ctx, x, x + 1, 2); };
   args.push_back(ggml_concat(ctx, number(view.scale), number(view.softcap), 0));
-  auto* scores = ggml_custom_4d(ctx, GGML_TYPE_F32, n, t * share, heads.count, 1, args.data(),
-                                static_cast<int>(args.size()), score_keys, GGML_N_TASKS_MAX, nullptr);
-  return ggml_custom_4d(ctx, GGML_TYPE_F32, keys, share * heads.count, 1, 1, &scores, 1,
-                        rows == Rows::kSum ? sum_over_rows : most_over_rows, GGML_N_TASKS_MAX, nullptr);
+  return ggml_custom_4d(ctx, GGML_TYPE_F32, n, view.q->ne[1] * share, heads.count, 1, args.data(),
+                        static_cast<int>(args.size()), score_keys, GGML_N_TASKS_MAX, nullptr);
+}
+
+}  // namespace
+
+bool reads_in_place(const LayerView& view) {
+  return view.on_cpu && view.after_prompt == view.q->ne[1] && row_kernels_take(view.k->type, view.k->ne[0]) &&
+         (view.k_after == nullptr || row_kernels_take(view.k_after->type, view.k_after->ne[0]));
+}
+
+ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
+                                     Rows rows) {
+  auto* scores = build_scores(ctx, view, heads);
+  return ggml_custom_4d(ctx, GGML_TYPE_F32, keys, view.q->ne[2] / view.k->ne[2] * heads.count, 1, 1, &scores,
+                        1, rows == Rows::kSum ? sum_over_rows : most_over_rows, GGML_N_TASKS_MAX, nullptr);
+}
+
+bool means_in_place(const LayerView& view) {
+  return reads_in_place(view) && view.q->ne[1] == 1;
+}
+
+ggml_tensor* build_mean_in_place(ggml_context* ctx, const LayerView& view, int64_t first, int64_t count) {
+  const int64_t n_head_kv = view.k->ne[2];
+  auto* scores = build_scores(ctx, view, {0, n_head_kv});
+  auto* factors = ggml_custom_4d(ctx, GGML_TYPE_F32, view.q->ne[2], 1, 1, 1, &scores, 1, exp_rows,
+                                 GGML_N_TASKS_MAX, nullptr);
+  const auto skipped = static_cast<float>(first);
+  ggml_tensor* args[] = {scores, factors, ggml_arange(ctx, skipped, skipped + 1, 2)};
+  return ggml_custom_4d(ctx, GGML_TYPE_F32, count, n_head_kv, 1, 1, args, 3, mean_of_rows, GGML_N_TASKS_MAX,
+                        nullptr);
 }
 
 }  // namespace windowkv

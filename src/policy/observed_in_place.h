@@ -12,4 +12,11 @@ bool reads_in_place(const LayerView& view);
 ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
                                      Rows rows);
 
+/// Whether the view has one query, so that means of its attention need not be made of each query head's.
+bool means_in_place(const LayerView& view);
+
+/// [count, n_head_kv]: the attention to keys [first, first + count) of such a view, the mean over the query
+/// heads of each KV head.
+ggml_tensor* build_mean_in_place(ggml_context* ctx, const LayerView& view, int64_t first, int64_t count);
+
 }  // namespace windowkv

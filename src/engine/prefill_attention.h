@@ -5,7 +5,6 @@
 
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
-#include "engine/replay.h"
 #include "model/loaded_model.h"
 
 namespace windowkv {
@@ -23,36 +22,37 @@ struct ReceivedSum {
   }
 };
 
-/// Sums that a call takes at most.
+/// Sums that a layer is asked for at most.
 inline constexpr size_t kMostStrides = 4;
 
-/// Causal attention of a prompt's chunks as matrix products: K·q, softmax, V·p, in float32, a KV head and a
-/// tile of queries at a time. Where products are fast (BLAS) it overtakes the fused kernel; a tile reads the
-/// keys up to its last query and no mask.
-class ProductAttention {
+/// Causal attention of a prompt's chunks on the CPU (backend/causal_attention.h). No mask and no product of
+/// queries and keys is held.
+class PrefillAttention {
  public:
+  /// Whether it computes that model's.
+  static bool takes(const Backends& backends, const HParams& hp);
+
   /// For chunks of up to `chunk` tokens. Throws Error where the memory is not to be had.
-  ProductAttention(const Backends& backends, const HParams& hp, int64_t chunk);
+  PrefillAttention(const Backends& backends, const HParams& hp, int64_t chunk);
 
   /// Attention of q [d_head, n_head, t], to which rows [end, end + t) belong, over the rows up to each, from
   /// those on where the KV heads' `begins` are (none: the first), and of them the last ones that the layer's
   /// window shows: [d_head·n_head, t] F32, columns [column, column + t) of the chunk's results, good until
-  /// the next chunk's graph runs. `sums` are added to, where no head begins later, and `replayed`, where it
-  /// is not null, is raised; neither in a layer with a window.
+  /// the next chunk's graph runs.
   ggml_tensor* build(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows,
-                     int64_t end, int64_t column = 0, std::span<const int64_t> begins = {},
-                     std::span<const ReceivedSum> sums = {}, const ReplayMaxima* replayed = nullptr) const;
+                     int64_t end, int64_t column = 0, std::span<const int64_t> begins = {}) const;
 
-  /// Nodes that a call adds at most.
-  static size_t nodes(const HParams& hp, int64_t chunk);
   /// Bytes of a chunk's results.
-  static int64_t result_bytes(const HParams& hp, int64_t chunk);
-  /// Bytes of intermediate results for a prompt of n tokens; an estimate.
-  static int64_t bytes(const HParams& hp, int64_t n, int64_t chunk);
+  static int64_t bytes(const HParams& hp, int64_t chunk);
 
  private:
   Storage storage_;
   ggml_tensor* out_;
 };
+
+/// Adds to the sums what rows receive from q [d_head, n_head, t], to which rows [end, end + t) belong, in a
+/// layer without a window, where PrefillAttention::takes().
+void add_received(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows, int64_t end,
+                  const ReceivedSum& received);
 
 }  // namespace windowkv

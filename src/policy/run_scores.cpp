@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "windowkv/head_scores.h"
 
@@ -17,23 +18,37 @@ float fall(int64_t tokens, int omega) {
   return static_cast<float>(std::exp2(-2.0 * static_cast<double>(tokens) / omega));
 }
 
+/// to[j] = the higher of from[j] and the earlier score fallen: apart from each other, so that compilers take
+/// several at once.
+void raise(const float* __restrict from, float* __restrict to, int64_t tokens, int64_t by, float factor) {
+  std::copy_n(from, by, to);
+  for (int64_t j = by; j < tokens; ++j) to[j] = std::max(from[j], from[j - by] * factor);
+}
+
+/// The token before a run counts half.
+void raise_before(const float* __restrict scores, float* __restrict runs, int64_t tokens) {
+  for (int64_t j = 0; j + 1 < tokens; ++j) runs[j] = std::max(runs[j], scores[j + 1] * 0.5f);
+}
+
 /// dst [tokens, lists] of src[0], the same shape; src[1] holds ω.
 void run_scores(ggml_tensor* dst, int ith, int nth, void*) {
   const auto* scores = dst->src[0];
   const int omega = static_cast<int>(*static_cast<const float*>(dst->src[1]->data));
   const int64_t tokens = dst->ne[0];
+  std::vector<float> other(static_cast<size_t>(tokens));
   for (int64_t list = ith; list < dst->ne[1]; list += nth) {
     const auto* s = reinterpret_cast<const float*>(static_cast<const char*>(scores->data) +
                                                    static_cast<size_t>(list) * scores->nb[1]);
     auto* runs =
         reinterpret_cast<float*>(static_cast<char*>(dst->data) + static_cast<size_t>(list) * dst->nb[1]);
-    std::copy_n(s, tokens, runs);
+    const auto* from = s;
     for (int64_t by = 1; by <= omega && by < tokens; by *= 2) {
-      const float factor = fall(by, omega);
-      // From the end, so that each takes what the others were.
-      for (int64_t j = tokens - 1; j >= by; --j) runs[j] = std::max(runs[j], runs[j - by] * factor);
+      auto* to = from == runs ? other.data() : runs;
+      raise(from, to, tokens, by, fall(by, omega));
+      from = to;
     }
-    for (int64_t j = 0; j + 1 < tokens; ++j) runs[j] = std::max(runs[j], s[j + 1] * 0.5f);
+    if (from != runs) std::copy_n(from, tokens, runs);
+    raise_before(s, runs, tokens);
   }
 }
 

@@ -49,21 +49,49 @@ Threshold threshold_of(std::span<const float> scores, int64_t keep) {
   return {*cut, keep - std::count_if(among.begin(), cut, [=](uint32_t x) { return x > *cut; })};
 }
 
+/// A score, as `ordered` has it, that some more than `keep` of them probably reach: told from a few. The
+/// lowest where there are too few to tell.
+uint32_t probable_floor(std::span<const float> scores, int64_t keep) {
+  constexpr size_t kEvery = 16;
+  std::vector<uint32_t> some;
+  some.reserve(scores.size() / kEvery + 1);
+  for (size_t i = 0; i < scores.size(); i += kEvery) some.push_back(ordered(scores[i]));
+  const auto rank = static_cast<size_t>(keep) / kEvery;
+  const size_t with_margin = rank + rank / 8 + 16;
+  if (with_margin >= some.size()) return 0;
+  const auto at = some.begin() + static_cast<std::ptrdiff_t>(with_margin);
+  std::nth_element(some.begin(), at, some.end(), std::greater<>());
+  return *at;
+}
+
 /// dst [keep, rows] I32, ascending, of src[0] [w, rows] F32.
 void top_scores(ggml_tensor* dst, int ith, int nth, void*) {
   const auto* scores = dst->src[0];
   const auto w = static_cast<size_t>(scores->ne[0]);
   const int64_t keep = dst->ne[0];
+  std::vector<int32_t> numbers(w + 1);
+  std::vector<float> values;
   for (int64_t row = ith; row < scores->ne[1]; row += nth) {
     const auto* s = reinterpret_cast<const float*>(static_cast<const char*>(scores->data) +
                                                    static_cast<size_t>(row) * scores->nb[1]);
+    // Most are far from the highest, and are looked at once.
+    size_t count = 0;
+    for (uint32_t floor = probable_floor({s, w}, keep); static_cast<int64_t>(count) < keep; floor = 0) {
+      count = 0;
+      for (size_t i = 0; i < w; ++i) {
+        numbers[count] = static_cast<int32_t>(i);
+        count += ordered(s[i]) >= floor ? 1 : 0;
+      }
+    }
+    values.resize(count);
+    for (size_t i = 0; i < count; ++i) values[i] = s[numbers[i]];
+    auto [threshold, room] = threshold_of(values, keep);
     auto* kept =
         reinterpret_cast<int32_t*>(static_cast<char*>(dst->data) + static_cast<size_t>(row) * dst->nb[1]);
-    auto [threshold, room] = threshold_of({s, w}, keep);
     int64_t found = 0;
     for (size_t i = 0; found < keep; ++i) {
-      const uint32_t score = ordered(s[i]);
-      kept[found] = static_cast<int32_t>(i);
+      const uint32_t score = ordered(values[i]);
+      kept[found] = numbers[i];
       found += score > threshold || (score == threshold && room-- > 0) ? 1 : 0;
     }
   }

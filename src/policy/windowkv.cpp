@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "policy/observed_in_place.h"
 #include "policy/policies.h"
 #include "policy/run_scores.h"
 #include "policy/top_scores.h"
@@ -110,9 +111,11 @@ class FreeSelector final : public TokenSelector {
 
  protected:
   ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) const override {
-    auto* lists = build_run_scores(
-        ctx, by_list(ctx, view, build_observed_by_head(ctx, view, sinks() + candidates(), config_.rows)),
-        config_.omega, view.on_cpu);
+    auto* observed =
+        config_.heads == Heads::kPerKv && means_in_place(view)
+            ? build_mean_in_place(ctx, view, sinks(), candidates())
+            : by_list(ctx, view, build_observed_by_head(ctx, view, sinks() + candidates(), config_.rows));
+    auto* lists = build_run_scores(ctx, observed, config_.omega, view.on_cpu);
     if (view.accumulated == nullptr) return lists;
     // What the end of the prompt looks for and what the prompt itself looks at, each as shares of its sum.
     // No runs of the latter: it has no place where an answer begins.

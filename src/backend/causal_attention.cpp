@@ -169,7 +169,7 @@ class Tile {
         const auto row = static_cast<int32_t>(first + i);
         float* at = scores + i * S::kPanel + half * S::kWidth;
         const auto x = load<Vector>(at);
-        store((ends > row) & (begins <= row) ? x : Vector{} - INFINITY, at);
+        store(((ends > row) & (begins <= row)) ? x : Vector{} - INFINITY, at);
       }
     }
     return scores;

@@ -426,6 +426,10 @@ TEST(Refused, MoreMemoryThanThereIs) {
   auto config = small_windows();
   config.alpha = 1 << 16;
   EXPECT_THROW(engine.prefill(sequence, prompt, *windowkv_policy(Budget::percent(12), config)), Error);
+  // Room for an answer of 2G tokens.
+  PrefillOptions options;
+  options.reserve = std::numeric_limits<int32_t>::max();
+  EXPECT_THROW(engine.prefill(sequence, std::span(prompt).first(100), *full_policy(), options), Error);
 }
 
 TEST(Refused, PlansOfWhatCannotBe) {

@@ -220,7 +220,7 @@ TEST(Follow, GivesLlamaCppsLogitsBehindAFullCache) {
     const auto theirs = Reference(path).all_logits(words, 512, words.size(), /*flash=*/false);
     const auto d = compare(ours, {theirs.begin() + 512, theirs.end()});
     EXPECT_GE(d.top1, 0.98);
-    EXPECT_LT(d.worst, 0.06);  // as parity_test.cpp
+    EXPECT_LT(d.worst, test_device() == "cpu" ? 0.02 : 0.06);  // as parity_test.cpp
   }
 }
 

@@ -119,15 +119,17 @@ TEST_P(PrefillAttentionOf, EqualsPlainLoops) {
   auto* q = ggml_reshape_3d(ctx, input, c_.d_head, c_.n_head, c_.t);
   const LayerAttention layer{
       {kScale, c_.softcap}, c_.window, c_.sinks ? graph.input(GGML_TYPE_F32, c_.n_head) : nullptr};
-  auto* out =
-      graph.output(ggml_cont(ctx, attention.build(graph, layer, q, rows, c_.keys - c_.t, 0, begins_)));
-  // Of every query and of every fifth one.
+  auto* attended = attention.build(graph, layer, q, rows, c_.keys - c_.t, 0, begins_);
+  auto* out = graph.output(ggml_cont(ctx, attended));
+  // Of every query and of every fifth one, with what is known of their scores and without.
+  const bool known = begins_.empty() && c_.window == 0;
   std::vector<ReceivedSum> sums;
-  for (const int64_t stride : {1, 5}) {
-    sums.push_back({stride, graph.input(GGML_TYPE_F32, c_.keys, c_.n_head)});
-    graph.output(sums.back().sums);
-    add_received(graph, {layer.logits, 0, nullptr}, q, rows, c_.keys - c_.t, sums.back());
-  }
+  for (auto* with : known ? std::vector<ggml_tensor*>{attended, nullptr} : std::vector<ggml_tensor*>{nullptr})
+    for (const int64_t stride : {1, 5}) {
+      sums.push_back({stride, graph.input(GGML_TYPE_F32, c_.keys, c_.n_head)});
+      graph.output(sums.back().sums);
+      attention.add_received(graph, {layer.logits, 0, layer.sinks}, q, rows, c_.keys - c_.t, sums.back(), with);
+    }
   scheduler.allocate(graph);
   if (c_.sinks) ggml_backend_tensor_set(layer.sinks, sinks_.data(), 0, ggml_nbytes(layer.sinks));
   ggml_backend_tensor_set(input, q_.data(), 0, ggml_nbytes(input));

@@ -622,13 +622,16 @@ TEST(Rivals, AttentionOfManyQueriesIsSummedAcrossChunksAndPrompts) {
       std::vector<Sequence> together(3);
       const std::vector<const Policy*> policies = {&all, &eighth, &seventh};
       engine.prefill(together, random_tokens(150, 256), policies);
-      // Two that share chunks.
+      // Two that share chunks, with the same queries and with others.
       const auto first = random_tokens(90, 256, 3), second = random_tokens(61, 256, 4);
       const std::vector<PrefillRequest> requests = {{&together[0], first, &eighth},
                                                     {&together[1], second, &eighth}};
       engine.prefill(requests);
+      const std::vector<PrefillRequest> other = {{&together[0], first, &eighth},
+                                                 {&together[1], second, &seventh}};
+      engine.prefill(other);
     }
-    EXPECT_EQ(AccumulationProbe::asked, 3 * (9 + 6));
+    EXPECT_EQ(AccumulationProbe::asked, 3 * (9 + 6 + 6));
     EXPECT_FALSE(AccumulationProbe::differs);
   }
 }

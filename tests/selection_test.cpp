@@ -353,6 +353,18 @@ TEST(Presets, DefaultIsFreeWindowsByHeadAndPaperIsAsPublished) {
   }
 }
 
+TEST(Presets, QueriesThatCountAreEveryEighthAndFewerThanThatInLongPrompts) {
+  const auto c = make_config("default", Task::kAggregation, 32);
+  EXPECT_EQ(spread_stride(c, 1), 8);
+  EXPECT_EQ(spread_stride(c, 2055), 8);
+  EXPECT_EQ(spread_stride(c, 2056), 16);
+  EXPECT_EQ(spread_stride(c, 12000), 64);
+  EXPECT_EQ(spread_stride(make_config("default", Task::kLocalization, 32), 12000), 0);
+  SelectionOverrides asked;
+  asked.spread = 8;
+  EXPECT_EQ(spread_stride(make_config("default", Task::kAggregation, 32, asked), 12000), 8);
+}
+
 TEST(Presets, EveryPresetFitsEveryDepth) {
   for (const auto& preset : preset_names())
     for (int layers = 1; layers <= 100; ++layers)

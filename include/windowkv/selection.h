@@ -121,6 +121,7 @@ struct SelectionConfig {
   // For free windows: the query of every so many-th token of the prompt counts beside the observation
   // window's (0: none), and their part of a token's score, percent. docs/selection.md has why.
   int spread = 0;
+  int spread_most = 0;  ///< spread is doubled until no more than so many queries count; 0: it stays
   int spread_weight = 50;
   /// The released code's accounting: the observation window is added to the budget, up to ω−1 tokens too
   /// many are kept, and neither spare nor excess budget moves between groups.
@@ -178,6 +179,9 @@ int settling_layer(const SelectionConfig& config, const Group& group, int layer)
 /// grid, whose observation window is always kept, also at most the budget, so that the kept tokens never
 /// exceed it (except with the `reference` accounting).
 int64_t observation_tokens(const SelectionConfig& config, int64_t n, int64_t budget);
+
+/// Every how many-th query of a prompt of n tokens counts beside those of the observation window; 0: none.
+int64_t spread_stride(const SelectionConfig& config, int64_t n);
 
 /// Tokens kept whatever their scores.
 struct AlwaysKept {

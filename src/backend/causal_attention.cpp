@@ -212,7 +212,7 @@ INLINE void weigh(float* scores, int64_t count, float* highest, float* weight, f
 
 template <bool wide>
 INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const HostRows& v,
-                        const CausalRange& range, float* out, size_t out_stride, int ith, int nth) {
+                        const CausalRange& range, const CausalResults& to, int ith, int nth) {
   using S = Shape<wide>;
   const int64_t d = queries.d_head;
   const int64_t columns = rounded_up(d, S::kRows);
@@ -253,71 +253,103 @@ INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const H
       }
     }
     for (int64_t i = 0; i < count * share; ++i) {
-      float* to = out + static_cast<size_t>(first + i / share) * out_stride + (head * share + i % share) * d;
+      const auto token = static_cast<size_t>(first + i / share);
+      const int64_t query_head = head * share + i % share;
+      float* out = to.out + token * to.out_stride + query_head * d;
       const float* from = sums.data() + i / S::kPanel * columns * S::kPanel + i % S::kPanel;
       const float factor = 1.0f / weight.data()[i];
-      for (int64_t j = 0; j < d; ++j) to[j] = from[j * S::kPanel] * factor;
+      for (int64_t j = 0; j < d; ++j) out[j] = from[j * S::kPanel] * factor;
+      if (to.log_sums != nullptr)
+        to.log_sums[token * to.log_sums_stride + static_cast<size_t>(query_head)] =
+            highest.data()[i] + std::log(weight.data()[i]);
     }
   }
 }
 
+/// Sums of so many vectors' lanes, as a vector.
+INLINE Lanes sum_lanes(const Lanes* x) {
+  Lanes four[4], two[2];
+  for (int i = 0; i < 4; ++i)
+    four[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], 0, 2, 4, 6, 8, 10, 12, 14) +
+              __builtin_shufflevector(x[2 * i], x[2 * i + 1], 1, 3, 5, 7, 9, 11, 13, 15);
+  for (int i = 0; i < 2; ++i)
+    two[i] = __builtin_shufflevector(four[2 * i], four[2 * i + 1], 0, 2, 4, 6, 8, 10, 12, 14) +
+             __builtin_shufflevector(four[2 * i], four[2 * i + 1], 1, 3, 5, 7, 9, 11, 13, 15);
+  return __builtin_shufflevector(two[0], two[1], 0, 2, 4, 6, 8, 10, 12, 14) +
+         __builtin_shufflevector(two[0], two[1], 1, 3, 5, 7, 9, 11, 13, 15);
+}
+
+/// log Σ exp(score) of each of the tile's queries.
 template <bool wide>
-INLINE void sums_body(const CausalQueries& queries, const HostRows& k, float* sums, size_t sums_stride,
-                      int ith, int nth) {
+INLINE void find_log_sums(Tile<wide>& tile, Block& keys, const HostRows& k, int64_t kv_head, float* log_sums) {
+  using S = Shape<wide>;
+  const int64_t lanes = tile.panels() * S::kPanel;
+  Floats weight(lanes), keep(S::kPanel);
+  std::fill_n(log_sums, lanes, kLowest);  // the highest scores, until all are known
+  std::fill_n(weight.data(), lanes, 0.0f);
+  for (int64_t row = 0; row < tile.end(); row += kBlockRows) {
+    const int64_t rows = std::min(kBlockRows, tile.end() - row);
+    keys.read(k, kv_head, row, rows);
+    for (int64_t panel = 0; panel < tile.panels(); ++panel)
+      weigh<wide>(tile.score(panel, keys, row, rows), rows, log_sums + panel * S::kPanel,
+                  weight.data() + panel * S::kPanel, keep.data());
+  }
+  for (int64_t i = 0; i < lanes; ++i) log_sums[i] += std::log(weight.data()[i]);
+}
+
+template <bool wide>
+INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const LogSums& known, float* sums,
+                      size_t sums_stride, int ith, int nth) {
   using S = Shape<wide>;
   using Vector = typename S::Vector;
   const int64_t d = queries.d_head;
   const int64_t share = queries.n_head / queries.n_head_kv;
   const int64_t lanes = rounded_up(queries.tokens, S::kPanel);
   Tile<wide> tile(queries, queries.tokens);
-  Floats highest(lanes), weight(lanes), keep(S::kPanel);
+  Floats log_sums(lanes);
   Block keys(d, d);
   for (int64_t head = ith; head < queries.n_head; head += nth) {
     tile.take(0, queries.tokens, head, 1, 0, 0);
-    std::fill_n(highest.data(), lanes, kLowest);
-    std::fill_n(weight.data(), lanes, 0.0f);
-    // What a query gives to a row is known once all of its rows are: they are multiplied once more for it.
-    for (const bool known : {false, true})
-      for (int64_t row = 0; row < tile.end(); row += kBlockRows) {
-        const int64_t rows = std::min(kBlockRows, tile.end() - row);
-        keys.read(k, head / share, row, rows);
-        Vector received[kBlockRows] = {};
-        for (int64_t panel = 0; panel < tile.panels(); ++panel) {
-          float* scores = tile.score(panel, keys, row, rows);
-          float* high = highest.data() + panel * S::kPanel;
-          float* whole = weight.data() + panel * S::kPanel;
-          if (!known) {
-            weigh<wide>(scores, rows, high, whole, keep.data());
-            continue;
-          }
-          for (int64_t half = 0; half < S::kPanel; half += S::kWidth) {
-            Vector factor = 1.0f / load<Vector>(whole + half);
-            for (int64_t lane = 0; lane < S::kWidth; ++lane)  // none behind the last query
-              if (panel * S::kPanel + half + lane >= queries.tokens) factor[lane] = 0;
-            const auto most = load<Vector>(high + half);
-            for (int64_t i = 0; i < rows; ++i)
-              received[i] += exp_lanes(load<Vector>(scores + i * S::kPanel + half) - most) * factor;
-          }
+    // What a query gives to a row is known once all of its rows are.
+    if (known.of == nullptr)
+      find_log_sums<wide>(tile, keys, k, head / share, log_sums.data());
+    else
+      for (int64_t i = 0; i < queries.tokens; ++i)
+        log_sums.data()[i] = known.of[static_cast<size_t>(i) * known.stride + static_cast<size_t>(head)];
+    std::fill(log_sums.data() + queries.tokens, log_sums.data() + lanes, -kLowest);  // they give nothing
+    for (int64_t row = 0; row < tile.end(); row += kBlockRows) {
+      const int64_t rows = std::min(kBlockRows, tile.end() - row);
+      keys.read(k, head / share, row, rows);
+      Lanes received[kBlockRows] = {};
+      for (int64_t panel = 0; panel < tile.panels(); ++panel) {
+        const float* scores = tile.score(panel, keys, row, rows);
+        for (int64_t half = 0; half < S::kPanel; half += S::kWidth) {
+          const auto log_sum = load<Vector>(log_sums.data() + panel * S::kPanel + half);
+          for (int64_t i = 0; i < rows; ++i)
+            received[i] += folded(exp_lanes(load<Vector>(scores + i * S::kPanel + half) - log_sum));
         }
-        if (!known) continue;
-        float* to = sums + static_cast<size_t>(head) * sums_stride + row;
-        for (int64_t i = 0; i < rows; ++i)
-          for (int64_t lane = 0; lane < S::kWidth; ++lane) to[i] += received[i][lane];
       }
+      float* to = sums + static_cast<size_t>(head) * sums_stride + row;
+      for (int64_t i = 0; i < rows; i += kLanes) {
+        const auto some = sum_lanes(received + i);
+        for (int64_t j = 0; j < std::min(kLanes, rows - i); ++j) to[i + j] += some[j];
+      }
+    }
   }
 }
 
 #define ATTEND_PARAMETERS                                                                                   \
-  const CausalQueries &queries, const HostRows &k, const HostRows &v, const CausalRange &range, float *out, \
-      size_t out_stride, int ith, int nth
-#define SUMS_PARAMETERS \
-  const CausalQueries &queries, const HostRows &k, float *sums, size_t sums_stride, int ith, int nth
+  const CausalQueries &queries, const HostRows &k, const HostRows &v, const CausalRange &range, \
+      const CausalResults &to, int ith, int nth
+#define SUMS_PARAMETERS                                                                                     \
+  const CausalQueries &queries, const HostRows &k, const LogSums &known, float *sums, size_t sums_stride,   \
+      int ith, int nth
 #define VARIANT(name, wide, ...)                                        \
   __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                   \
-    attend_body<wide>(queries, k, v, range, out, out_stride, ith, nth); \
+    attend_body<wide>(queries, k, v, range, to, ith, nth); \
   }                                                                     \
   __VA_ARGS__ void sums_##name(SUMS_PARAMETERS) {                       \
-    sums_body<wide>(queries, k, sums, sums_stride, ith, nth);           \
+    sums_body<wide>(queries, k, known, sums, sums_stride, ith, nth);           \
   }
 
 #ifdef __x86_64__
@@ -360,11 +392,11 @@ bool attends_causally() {
 }
 
 void attend_causal(ATTEND_PARAMETERS) {
-  variant().attend(queries, k, v, range, out, out_stride, ith, nth);
+  variant().attend(queries, k, v, range, to, ith, nth);
 }
 
 void add_causal_sums(SUMS_PARAMETERS) {
-  variant().sums(queries, k, sums, sums_stride, ith, nth);
+  variant().sums(queries, k, known, sums, sums_stride, ith, nth);
 }
 
 }  // namespace windowkv

@@ -29,18 +29,33 @@ struct CausalRange {
   const float* sinks = nullptr;     ///< [n_head] scores without a row, or null
 };
 
+/// What comes of it.
+struct CausalResults {
+  float* out = nullptr;  ///< [d_head·n_head] for each token
+  size_t out_stride = 0;
+  float* log_sums = nullptr;  ///< [n_head] for each token: log Σ exp(score) over what it sees; or null
+  size_t log_sums_stride = 0;
+};
+
+/// Log sums of queries' scores, for each token `stride` elements behind the one before; none: not known.
+struct LogSums {
+  const float* of = nullptr;
+  size_t stride = 0;
+};
+
 /// Whether this processor has what the functions below need.
 bool attends_causally();
 
-/// The part `ith` of `nth` of their attention: out [d_head·n_head] for each token, `out_stride` elements
-/// apart. Rows as row_kernels_take() says. Tiles of queries go through blocks of rows, and nothing larger
-/// than both exists: of a product of queries and keys each sum is used while it is in the core's cache.
+/// The part `ith` of `nth` of their attention. Rows as row_kernels_take() says. Tiles of queries go through
+/// blocks of rows, and nothing larger than both exists: of a product of queries and keys each sum is used
+/// while it is in the core's cache.
 void attend_causal(const CausalQueries& queries, const HostRows& k, const HostRows& v,
-                   const CausalRange& range, float* out, size_t out_stride, int ith, int nth);
+                   const CausalRange& range, const CausalResults& to, int ith, int nth);
 
 /// The part `ith` of `nth` of what rows receive from them: sums[head · sums_stride + row] += the attention of
-/// all queries of the head, for rows from 0 to the last query's own.
-void add_causal_sums(const CausalQueries& queries, const HostRows& k, float* sums, size_t sums_stride,
-                     int ith, int nth);
+/// all queries of the head, for rows from 0 to the last query's own. Where log sums over these rows are
+/// known, the products of queries and keys are computed once, else twice.
+void add_causal_sums(const CausalQueries& queries, const HostRows& k, const LogSums& known, float* sums,
+                     size_t sums_stride, int ith, int nth);
 
 }  // namespace windowkv

@@ -10,6 +10,7 @@
 #include "cli/layer_ranges.h"
 #include "cli/output.h"
 #include "cli/store_flags.h"
+#include "windowkv/selection.h"
 
 namespace windowkv::cli {
 
@@ -50,7 +51,7 @@ ordered_json trace_json(const RunReport& r) {
                        {"rows", to_string(c->rows)},
                        {"recent", c->recent},
                        {"sinks", c->sinks},
-                       {"spread", c->spread},
+                       {"spread", spread_stride(*c, r.sequence.prompt_tokens)},
                        {"spread_weight", c->spread_weight},
                        {"budget", r.policy.budget()->resolve(r.sequence.prompt_tokens)}};
   } else {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/attention.h"
+#include "policy/observed_attention.h"
 
 namespace windowkv {
 
@@ -75,6 +76,28 @@ ggml_tensor* ChunkPass::attend(Graph& graph, int layer, ggml_tensor* q, const Kv
   const int64_t shown = first_shown(first, how.window);
   return windowkv::attend(ctx, how, q, rows, shown, first + count,
                           masks_.at(how.window).of(ctx, first, count, shown));
+}
+
+void ChunkPass::add_received(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,
+                             const ReceivedSum& received, ggml_tensor* attended) const {
+  const auto how = m_.attention(layer);
+  if (attention_) return attention_->add_received(graph, how, q, rows, first, received, attended);
+  auto* ctx = graph.ctx();
+  const int64_t keys = first + q->ne[2];
+  const int64_t n_head_kv = rows.k()->ne[0] / q->ne[0];
+  const int64_t share = q->ne[1] / n_head_kv;
+  auto* some = received.columns(ctx, q, first);
+  if (some == nullptr) return;
+  some = ggml_cont(ctx, ggml_permute(ctx, some, 0, 2, 1, 3));
+  auto* k = KvRows::by_head(ctx, rows.k(), q->ne[0], keys);
+  auto* sums = received.sums;
+  for (int64_t h = 0; h < n_head_kv; ++h) {
+    auto* own = build_sum_over_queries(ctx, build_attention(ctx, some, k, {h, 1}, first + received.skipped(first),
+                                                            how.logits, received.stride));
+    auto* held =
+        ggml_view_2d(ctx, sums, keys, share, sums->nb[1], static_cast<size_t>(h * share) * sums->nb[1]);
+    graph.add(ggml_cpy(ctx, ggml_add(ctx, held, own), held));
+  }
 }
 
 std::vector<float> ChunkPass::logits(Graph& graph, ggml_tensor* x) const {

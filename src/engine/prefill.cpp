@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 
 #include "engine/attention.h"
 #include "engine/chunk_pass.h"
@@ -13,7 +14,6 @@
 #include "engine/query_moments.h"
 #include "engine/recall.h"
 #include "engine/row_attention.h"
-#include "policy/observed_attention.h"
 #include "support/clock.h"
 #include "windowkv/error.h"
 
@@ -36,8 +36,9 @@ class Prefill {
         past_(stored.past),
         options_(options),
         in_flight_(most_in_flight(targets, m.hp)),
+        strides_(strides_of(targets, prompts.size())),
         pack_(*m.backends, m.hp, lengths(prompts, past_), most_observed(targets), in_flight_,
-              strides_of(targets), wants_moments(targets), past_, positions_behind(prompts, replays)),
+              joined(strides_), wants_moments(targets), past_, positions_behind(prompts, replays)),
         replay_rows_(replay_rows(replays, lengths(prompts, 0))),
         chunk_(std::min(chunk, std::max(pack_.tokens(), longest_replay(replays)))),
         pass_(m, scheduler, pack_, chunk_, most_rows()),
@@ -145,18 +146,24 @@ class Prefill {
     return most;
   }
 
-  static std::vector<int64_t> strides_of(std::span<const Target> targets) {
-    std::vector<int64_t> strides;
+  /// Of each prompt's targets.
+  static std::vector<std::set<int64_t>> strides_of(std::span<const Target> targets, size_t prompts) {
+    std::vector<std::set<int64_t>> strides(prompts);
     for (const auto& target : targets)
-      if (const int64_t stride = target.selector->stride();
-          stride > 0 && !std::ranges::count(strides, stride))
-        strides.push_back(stride);
-    if (strides.size() > kMostStrides)
-      throw Error(
-          fmt::format("policies that choose together sum the attention of every so many-th token, {} "
-                      "different ones; at most {}",
-                      strides.size(), kMostStrides));
+      if (const int64_t stride = target.selector->stride(); stride > 0) strides[target.prompt].insert(stride);
+    for (const auto& of_prompt : strides)
+      if (of_prompt.size() > kMostStrides)
+        throw Error(
+            fmt::format("policies that choose together sum the attention of every so many-th token, {} "
+                        "different ones; at most {}",
+                        of_prompt.size(), kMostStrides));
     return strides;
+  }
+
+  static std::vector<int64_t> joined(const std::vector<std::set<int64_t>>& sets) {
+    std::set<int64_t> all;
+    for (const auto& set : sets) all.insert(set.begin(), set.end());
+    return {all.begin(), all.end()};
   }
 
   /// Rows of a prompt in a layer: one for each of its tokens.
@@ -291,10 +298,12 @@ class Prefill {
       if (parts.queries) keep_queries(graph, layer, run, part.q);
       if (pack_.has_moments() && m_.hp.full(layer))
         add_moments(graph, layer, run, part.q, pack_.positions_at(ctx, run.row, run.count));
-      const auto sums = sums_of(ctx, run.prompt, layer);
-      for (const auto& s : sums) accumulate(graph, layer, rows, past_ + run.first, part.q, s);
+      ggml_tensor* attended = nullptr;
       if (parts.output)
-        attention.push_back(pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first));
+        attention.push_back(
+            attended = pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first));
+      for (const auto& s : sums_of(ctx, run.prompt, layer))
+        pass_.add_received(graph, layer, part.q, rows, past_ + run.first, s, attended);
     }
     if (parts.output) {
       graph.add(pass_.finish_layer(ctx, layer, first, count,
@@ -479,7 +488,7 @@ class Prefill {
   std::vector<ReceivedSum> sums_of(ggml_context* ctx, size_t prompt, int layer) const {
     std::vector<ReceivedSum> sums;
     if (!m_.hp.full(layer)) return sums;
-    for (const int64_t stride : pack_.strides())
+    for (const int64_t stride : strides_[prompt])
       sums.push_back({stride, pack_.received(ctx, prompt, layer, stride)});
     return sums;
   }
@@ -492,31 +501,6 @@ class Prefill {
     auto* held = pack_.moments(ctx, run.prompt, layer);
     auto* own = build_moments(ctx, m_, layer, q, positions, skipped);
     graph.add(ggml_cpy(ctx, ggml_add(ctx, held, own), held));
-  }
-
-  /// Adds the attention of some of a chunk's queries to what each token has received.
-  void accumulate(Graph& graph, int layer, const KvRows& rows, int64_t first, ggml_tensor* chunk_q,
-                  const ReceivedSum& sum) {
-    if (PrefillAttention::takes(*m_.backends, m_.hp))
-      return add_received(graph, m_.attention(layer), chunk_q, rows, first, sum);
-    auto* ctx = graph.ctx();
-    const int64_t keys = first + chunk_q->ne[2];
-    const int64_t share = m_.hp.n_head / m_.hp.n_head_kv;
-    const auto [skipped, count] = sum.among(first, chunk_q->ne[2]);
-    if (count == 0) return;
-    chunk_q = ggml_view_3d(ctx, chunk_q, chunk_q->ne[0], chunk_q->ne[1], count, chunk_q->nb[1],
-                           chunk_q->nb[2] * static_cast<size_t>(sum.stride),
-                           static_cast<size_t>(skipped) * chunk_q->nb[2]);
-    auto* q = ggml_cont(ctx, ggml_permute(ctx, chunk_q, 0, 2, 1, 3));
-    auto* k = KvRows::by_head(ctx, rows.k(), m_.hp.d_head, keys);
-    auto* sums = sum.sums;
-    for (int64_t h = 0; h < m_.hp.n_head_kv; ++h) {
-      auto* received = build_sum_over_queries(
-          ctx, build_attention(ctx, q, k, {h, 1}, first + skipped, m_.attention(layer).logits, sum.stride));
-      auto* held =
-          ggml_view_2d(ctx, sums, keys, share, sums->nb[1], static_cast<size_t>(h * share) * sums->nb[1]);
-      graph.add(ggml_cpy(ctx, ggml_add(ctx, held, received), held));
-    }
   }
 
   /// Each prompt's last position alone, through what is left from the last layer with K and V of its own on.
@@ -598,6 +582,7 @@ class Prefill {
   int64_t past_;  ///< tokens before those that are computed
   const PrefillOptions& options_;
   int in_flight_;  ///< layers whose K and V are in full at once
+  std::vector<std::set<int64_t>> strides_;  ///< of the queries whose attention is summed, by prompt
   Pack pack_;
   int64_t replay_rows_;  ///< of a prompt and a repetition of it
   int64_t chunk_;

@@ -48,24 +48,32 @@ HostRows rows_of(const ggml_tensor* rows, int64_t d_head) {
   return {rows->type, static_cast<const char*>(rows->data), rows->nb[1], ggml_row_size(rows->type, d_head)};
 }
 
-/// dst [d_head·n_head, t] of src[1] = q [d_head, n_head, t], src[2] and src[3]: rows of K and V, and where
-/// there are any src[4]: sinks.
+/// dst [d_head·n_head, t] and src[4] = log sums [1, n_head, t] of src[1] = q [d_head, n_head, t], src[2] and
+/// src[3]: rows of K and V, and where there are any src[5]: sinks.
 void attend_chunk(ggml_tensor* dst, int ith, int nth, void* userdata) {
   const auto& how = *static_cast<const Attending*>(userdata);
   const auto* q = dst->src[1];
   const CausalRange range{
       .begins = how.begins,
       .window = how.window,
-      .sinks = dst->src[4] != nullptr ? static_cast<const float*>(dst->src[4]->data) : nullptr};
-  attend_causal(queries_of(q, how), rows_of(dst->src[2], q->ne[0]), rows_of(dst->src[3], q->ne[0]), range,
-                static_cast<float*>(dst->data), dst->nb[1] / sizeof(float), ith, nth);
+      .sinks = dst->src[5] != nullptr ? static_cast<const float*>(dst->src[5]->data) : nullptr};
+  const CausalResults to{.out = static_cast<float*>(dst->data),
+                         .out_stride = dst->nb[1] / sizeof(float),
+                         .log_sums = static_cast<float*>(dst->src[4]->data),
+                         .log_sums_stride = dst->src[4]->nb[2] / sizeof(float)};
+  attend_causal(queries_of(q, how), rows_of(dst->src[2], q->ne[0]), rows_of(dst->src[3], q->ne[0]), range, to,
+                ith, nth);
 }
 
-/// dst [tokens, n_head] += what src[1] = q gives to src[2], rows of K.
+/// dst [tokens, n_head] += what src[1] = q gives to src[2], rows of K. src[3]: log sums of q's scores, or
+/// null.
 void sum_received(ggml_tensor* dst, int ith, int nth, void* userdata) {
   const auto* q = dst->src[1];
+  LogSums known;
+  if (const auto* log_sums = dst->src[3]; log_sums != nullptr)
+    known = {static_cast<const float*>(log_sums->data), log_sums->nb[2] / sizeof(float)};
   add_causal_sums(queries_of(q, *static_cast<const Attending*>(userdata)), rows_of(dst->src[2], q->ne[0]),
-                  static_cast<float*>(dst->data), dst->nb[1] / sizeof(float), ith, nth);
+                  known, static_cast<float*>(dst->data), dst->nb[1] / sizeof(float), ith, nth);
 }
 
 int n_head_kv_of(const KvRows& rows, const ggml_tensor* q) {
@@ -73,6 +81,13 @@ int n_head_kv_of(const KvRows& rows, const ggml_tensor* q) {
 }
 
 }  // namespace
+
+ggml_tensor* ReceivedSum::columns(ggml_context* ctx, ggml_tensor* x, int64_t first) const {
+  const int64_t begin = skipped(first);
+  if (begin >= x->ne[2]) return nullptr;
+  return ggml_view_3d(ctx, x, x->ne[0], x->ne[1], (x->ne[2] - begin + stride - 1) / stride, x->nb[1],
+                      x->nb[2] * static_cast<size_t>(stride), static_cast<size_t>(begin) * x->nb[2]);
+}
 
 bool PrefillAttention::takes(const Backends& backends, const HParams& hp) {
   if (!backends.cpu_alone() || !attends_causally()) return false;
@@ -82,8 +97,9 @@ bool PrefillAttention::takes(const Backends& backends, const HParams& hp) {
 }
 
 PrefillAttention::PrefillAttention(const Backends& backends, const HParams& hp, int64_t chunk)
-    : storage_(backends, "a chunk's attention", 1) {
+    : storage_(backends, "a chunk's attention", 2) {
   out_ = storage_.add(GGML_TYPE_F32, most_query_elements(hp), chunk);
+  log_sums_ = storage_.add(GGML_TYPE_F32, hp.most_heads().n_head, chunk);
   storage_.allocate(/*clear=*/false);
 }
 
@@ -95,7 +111,9 @@ ggml_tensor* PrefillAttention::build(Graph& graph, const LayerAttention& layer, 
   const size_t token = ggml_row_size(GGML_TYPE_F32, q->ne[0] * q->ne[1]);
   auto* place =
       ggml_view_2d(ctx, out_, q->ne[0] * q->ne[1], q->ne[2], token, static_cast<size_t>(column) * token);
-  std::vector<ggml_tensor*> from = {q, rows.k(), rows.v()};
+  auto* log_sums = ggml_view_3d(ctx, log_sums_, 1, q->ne[1], q->ne[2], log_sums_->nb[0], log_sums_->nb[1],
+                                static_cast<size_t>(column) * log_sums_->nb[1]);
+  std::vector<ggml_tensor*> from = {q, rows.k(), rows.v(), log_sums};
   if (layer.sinks != nullptr) from.push_back(layer.sinks);
   auto* how = graph.hold(Attending{.end = end,
                                    .n_head_kv = n_head_kv_of(rows, q),
@@ -107,23 +125,26 @@ ggml_tensor* PrefillAttention::build(Graph& graph, const LayerAttention& layer, 
 }
 
 int64_t PrefillAttention::bytes(const HParams& hp, int64_t chunk) {
-  return 4 * chunk * most_query_elements(hp);
+  return 4 * chunk * (most_query_elements(hp) + hp.most_heads().n_head);
 }
 
-void add_received(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows, int64_t end,
-                  const ReceivedSum& received) {
+void PrefillAttention::add_received(Graph& graph, const LayerAttention& layer, ggml_tensor* q,
+                                    const KvRows& rows, int64_t end, const ReceivedSum& received,
+                                    ggml_tensor* attended) const {
   auto* ctx = graph.ctx();
-  const auto [skipped, count] = received.among(end, q->ne[2]);
-  if (count == 0) return;
-  auto* some =
-      ggml_view_3d(ctx, q, q->ne[0], q->ne[1], count, q->nb[1],
-                   q->nb[2] * static_cast<size_t>(received.stride), static_cast<size_t>(skipped) * q->nb[2]);
-  ggml_tensor* from[] = {some, rows.k()};
-  auto* how = graph.hold(Attending{.end = end + skipped,
+  auto* some = received.columns(ctx, q, end);
+  if (some == nullptr) return;
+  std::vector<ggml_tensor*> from = {some, rows.k()};
+  if (attended != nullptr && layer.sinks == nullptr) {
+    from.push_back(received.columns(ctx, attended->src[4], end));
+    from.push_back(attended);  // which is what fills them
+  }
+  auto* how = graph.hold(Attending{.end = end + received.skipped(end),
                                    .n_head_kv = n_head_kv_of(rows, q),
                                    .logits = layer.logits,
                                    .stride = received.stride});
-  graph.add(ggml_custom_inplace(ctx, received.sums, from, 2, sum_received, GGML_N_TASKS_MAX, how));
+  graph.add(ggml_custom_inplace(ctx, received.sums, from.data(), static_cast<int>(from.size()), sum_received,
+                                GGML_N_TASKS_MAX, how));
 }
 
 }  // namespace windowkv

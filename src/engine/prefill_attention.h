@@ -1,7 +1,6 @@
 #pragma once
 
 #include <span>
-#include <utility>
 
 #include "backend/graph.h"
 #include "cache/kv_cache.h"
@@ -14,15 +13,14 @@ struct ReceivedSum {
   int64_t stride;
   ggml_tensor* sums;  ///< [tokens, n_head] F32, added to
 
-  /// Of `count` tokens from position `first` on, how many come before the first such one, and how many there
-  /// are.
-  std::pair<int64_t, int64_t> among(int64_t first, int64_t count) const {
-    const int64_t skipped = stride - 1 - first % stride;
-    return {skipped, skipped < count ? (count - skipped + stride - 1) / stride : 0};
-  }
+  /// How many tokens from position `first` on come before the first such one.
+  int64_t skipped(int64_t first) const { return stride - 1 - first % stride; }
+  /// Of x [.., .., t], whose tokens begin at position `first`, the columns of such ones; null where there are
+  /// none.
+  ggml_tensor* columns(ggml_context* ctx, ggml_tensor* x, int64_t first) const;
 };
 
-/// Sums that a layer is asked for at most.
+/// Sums of a prompt that a layer is asked for at most.
 inline constexpr size_t kMostStrides = 4;
 
 /// Causal attention of a prompt's chunks on the CPU (backend/causal_attention.h). No mask and no product of
@@ -42,17 +40,19 @@ class PrefillAttention {
   ggml_tensor* build(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows,
                      int64_t end, int64_t column = 0, std::span<const int64_t> begins = {}) const;
 
+  /// Adds to the sums what rows receive from q [d_head, n_head, t], to which rows [end, end + t) belong, in a
+  /// layer without a window, sinks aside. `attended`: what build() made of the same q, all of whose KV heads
+  /// begin at the first row, or null; with it the products are computed once instead of twice.
+  void add_received(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows, int64_t end,
+                    const ReceivedSum& received, ggml_tensor* attended) const;
+
   /// Bytes of a chunk's results.
   static int64_t bytes(const HParams& hp, int64_t chunk);
 
  private:
   Storage storage_;
   ggml_tensor* out_;
+  ggml_tensor* log_sums_;  ///< [n_head, chunk] of the queries' scores
 };
-
-/// Adds to the sums what rows receive from q [d_head, n_head, t], to which rows [end, end + t) belong, in a
-/// layer without a window, where PrefillAttention::takes().
-void add_received(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows, int64_t end,
-                  const ReceivedSum& received);
 
 }  // namespace windowkv

@@ -165,6 +165,7 @@ void SelectionConfig::validate() const {
   check("the number of recent tokens", recent, 0, 65536);
   check("the number of sinks", sinks, 0, 65536);
   check("spread, every how many tokens a query counts,", spread, 0, 65536);
+  check("the number of spread queries", spread_most, 0, 1 << 20);
   check("the weight of spread queries", spread_weight, 0, 100);
   if (heads == Heads::kPerKv && windows == Windows::kGrid)
     throw Error("a selection for each KV head needs free windows; use heads mean or max, or windows free");
@@ -195,6 +196,7 @@ SelectionConfig make_config(std::string_view preset, Task task, int n_layer,
     c.gamma = 1;
     c.pyramid = Pyramid::kMeasured;
     c.spread = localization ? 0 : 8;
+    c.spread_most = 256;
   } else {
     // arXiv 2503.17922, A.3; other models take Llama-3's windows and groups of a quarter of their depth.
     c.omega = localization ? 8 : 16;
@@ -221,6 +223,7 @@ SelectionConfig make_config(std::string_view preset, Task task, int n_layer,
   c.recent = overrides.recent.value_or(c.recent);
   c.sinks = overrides.sinks.value_or(c.sinks);
   c.spread = overrides.spread.value_or(c.spread);
+  if (overrides.spread) c.spread_most = 0;
   c.spread_weight = overrides.spread_weight.value_or(c.spread_weight);
   c.pyramid = overrides.pyramid.value_or(c.pyramid);
   c.heads = overrides.heads.value_or(c.heads);
@@ -262,6 +265,12 @@ int settling_layer(const SelectionConfig& c, const Group& group, int layer) {
 int64_t observation_tokens(const SelectionConfig& c, int64_t n, int64_t budget) {
   const int64_t alpha = std::min<int64_t>(c.alpha, n);
   return c.reference || c.windows == Windows::kFree ? alpha : std::min(alpha, std::max<int64_t>(budget, 0));
+}
+
+int64_t spread_stride(const SelectionConfig& c, int64_t n) {
+  int64_t stride = c.spread;
+  while (c.spread_most > 0 && stride > 0 && n / stride > c.spread_most) stride *= 2;
+  return stride;
 }
 
 AlwaysKept always_kept(const SelectionConfig& c, int64_t n, int64_t budget) {

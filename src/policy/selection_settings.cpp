@@ -29,7 +29,7 @@ constexpr SelectionSetting kSettings[] = {
      [](SelectionOverrides& o, std::string_view text) { o.alpha = number("observe", text); }},
     {"spread", "N",
      "the attention of every N-th token of the whole prompt counts too, 0: the end's alone; by default 8 for "
-     "aggregation, 0 for localization (free windows only)",
+     "aggregation, doubled until no more than 256 count, 0 for localization (free windows only)",
      [](SelectionOverrides& o, std::string_view text) { o.spread = number("spread", text); }},
     {"spread-weight", "P",
      "their part of a token's score, 0 to 100 percent, 50 by default; the rest is the observation window's",

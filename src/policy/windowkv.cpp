@@ -104,7 +104,7 @@ class FreeSelector final : public TokenSelector {
   int settled_at(int layer) const override { return settling_layer(config_, group_of(layer), layer); }
   int64_t stride() const override {
     for (int layer = 0; layer < prompt().n_layer && config_.spread_weight > 0; ++layer)
-      if (drops(layer)) return config_.spread;
+      if (drops(layer)) return spread_stride(config_, prompt().n);
     return 0;
   }
   bool chooses_again() const override { return true; }

@@ -42,7 +42,6 @@ class Floats {
 template <bool wide>
 struct Shape {
   using Vector = Widest<wide>;
-  using Whole = decltype(Vector{} < Vector{});
   static constexpr int64_t kWidth = sizeof(Vector) / sizeof(float);
   static constexpr int64_t kPanel = 2 * kWidth;
   static constexpr int64_t kRows = wide ? 8 : 4;
@@ -108,38 +107,43 @@ class Tile {
  public:
   using S = Shape<wide>;
   using Vector = typename S::Vector;
-  using Whole = typename S::Whole;
 
   Tile(const CausalQueries& queries, int64_t most)
       : of_(queries),
         d_(queries.d_head),
         queries_(rounded_up(most, S::kPanel) * d_),
-        ends_(static_cast<size_t>(rounded_up(most, S::kPanel))),
-        begins_(ends_.size()),
+        ends_(rounded_up(most, S::kPanel)),
+        begins_(rounded_up(most, S::kPanel)),
         scores_(kBlockRows * S::kPanel) {}
 
-  /// Tokens [first, first + count), query heads [head, head + heads): a token's heads side by side.
-  INLINE void take(int64_t first, int64_t count, int64_t head, int64_t heads, int64_t begin, int64_t window) {
-    const int64_t all = count * heads;
+  /// Tokens [first, first + count), query heads [head, head + heads): a token's heads side by side, or a
+  /// head's tokens, at multiples of by_head.
+  INLINE void take(int64_t first, int64_t count, int64_t head, int64_t heads, int64_t begin, int64_t window,
+                   int64_t by_head = 0) {
+    const int64_t all = by_head > 0 ? heads * by_head : count * heads;
     panels_ = rounded_up(all, S::kPanel) / S::kPanel;
-    std::fill_n(queries_.data() + (panels_ - 1) * d_ * S::kPanel, d_ * S::kPanel, 0.0f);
+    auto end_of = [&](int64_t token) { return of_.first + (first + token) * of_.stride + 1; };
+    auto begin_of = [&](int64_t token) {
+      return window > 0 ? std::max(begin, end_of(token) - window) : begin;
+    };
     for (int64_t i = 0; i < panels_ * S::kPanel; ++i) {
-      const int64_t token = first + std::min(i, all - 1) / heads;
-      const int64_t end = of_.first + token * of_.stride + 1;
-      ends_[static_cast<size_t>(i)] = static_cast<int32_t>(end);
-      begins_[static_cast<size_t>(i)] =
-          static_cast<int32_t>(window > 0 ? std::max(begin, end - window) : begin);
-      if (i >= all) continue;
-      const float* q = of_.q + static_cast<size_t>(token) * of_.token_stride +
-                       static_cast<size_t>(head + i % heads) * of_.head_stride;
+      const int64_t token = by_head > 0 ? i % by_head : i / heads;
+      const int64_t shown = std::min(token, count - 1);
+      ends_.data()[i] = static_cast<float>(end_of(shown));
+      begins_.data()[i] = static_cast<float>(begin_of(shown));
       float* to = queries_.data() + i / S::kPanel * d_ * S::kPanel + i % S::kPanel;
+      if (i >= all || token >= count) {  // none
+        for (int64_t j = 0; j < d_; ++j) to[j * S::kPanel] = 0;
+        continue;
+      }
+      const float* q = of_.q + static_cast<size_t>(first + token) * of_.token_stride +
+                       static_cast<size_t>(head + (by_head > 0 ? i / by_head : i % heads)) * of_.head_stride;
       for (int64_t j = 0; j < d_; ++j) to[j * S::kPanel] = q[j] * of_.logits.scale;
     }
-    const auto last = static_cast<size_t>(all - 1);
-    from_ = begins_.front();
-    seen_by_all_ = ends_.front();
-    from_all_ = begins_[last];
-    end_ = ends_[last];
+    from_ = begin_of(0);
+    seen_by_all_ = end_of(0);
+    from_all_ = begin_of(count - 1);
+    end_ = end_of(count - 1);
   }
 
   int64_t panels() const { return panels_; }
@@ -160,15 +164,14 @@ class Tile {
         store(cap_lanes(load<Vector>(scores + i), cap), scores + i);
     if (first + count <= seen_by_all_ && first >= from_all_) return scores;
     for (int64_t half = 0; half < 2; ++half) {
-      Whole ends, begins;
-      std::memcpy(&ends, &ends_[static_cast<size_t>(panel * S::kPanel + half * S::kWidth)], sizeof ends);
-      std::memcpy(&begins, &begins_[static_cast<size_t>(panel * S::kPanel + half * S::kWidth)],
-                  sizeof begins);
+      const auto ends = load<Vector>(ends_.data() + panel * S::kPanel + half * S::kWidth);
+      const auto begins = load<Vector>(begins_.data() + panel * S::kPanel + half * S::kWidth);
       for (int64_t i = 0; i < count; ++i) {
-        const auto row = static_cast<int32_t>(first + i);
+        const auto row = static_cast<float>(first + i);
         float* at = scores + i * S::kPanel + half * S::kWidth;
-        const auto x = load<Vector>(at);
-        store(((ends > row) & (begins <= row)) ? x : Vector{} - INFINITY, at);
+        const Vector none = Vector{} - INFINITY;
+        const auto x = ends > row ? load<Vector>(at) : none;
+        store(begins <= row ? x : none, at);
       }
     }
     return scores;
@@ -178,7 +181,7 @@ class Tile {
   CausalQueries of_;
   int64_t d_;
   Floats queries_;
-  std::vector<int32_t> ends_, begins_;  // of each query
+  Floats ends_, begins_;  // of each query; exact up to 2²⁴ rows, and compared as numbers of lanes are fastest
   Floats scores_;
   int64_t panels_ = 0;
   int64_t from_ = 0, from_all_ = 0, seen_by_all_ = 0, end_ = 0;
@@ -266,8 +269,10 @@ INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const H
   }
 }
 
-/// Sums of so many vectors' lanes, as a vector.
-INLINE Lanes sum_lanes(const Lanes* x) {
+/// The sums of each of as many vectors as one has lanes.
+INLINE Lanes sum_lanes(const float* vectors) {
+  Lanes x[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = load<Lanes>(vectors + i * kLanes);
   Lanes four[4], two[2];
   for (int i = 0; i < 4; ++i)
     four[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], 0, 2, 4, 6, 8, 10, 12, 14) +
@@ -281,7 +286,8 @@ INLINE Lanes sum_lanes(const Lanes* x) {
 
 /// log Σ exp(score) of each of the tile's queries.
 template <bool wide>
-INLINE void find_log_sums(Tile<wide>& tile, Block& keys, const HostRows& k, int64_t kv_head, float* log_sums) {
+INLINE void find_log_sums(Tile<wide>& tile, Block& keys, const HostRows& k, int64_t kv_head,
+                          float* log_sums) {
   using S = Shape<wide>;
   const int64_t lanes = tile.panels() * S::kPanel;
   Floats weight(lanes), keep(S::kPanel);
@@ -297,59 +303,90 @@ INLINE void find_log_sums(Tile<wide>& tile, Block& keys, const HostRows& k, int6
   for (int64_t i = 0; i < lanes; ++i) log_sums[i] += std::log(weight.data()[i]);
 }
 
+INLINE void add_to(Lanes x, float* of_head, float*) {
+  store(load<Lanes>(of_head) + x, of_head);
+}
+
+INLINE void add_to(WideLanes x, float* of_low, float* of_high) {
+  store(load<Lanes>(of_low) + __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7), of_low);
+  store(load<Lanes>(of_high) + __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15), of_high);
+}
+
 template <bool wide>
 INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const LogSums& known, float* sums,
                       size_t sums_stride, int ith, int nth) {
   using S = Shape<wide>;
   using Vector = typename S::Vector;
   const int64_t d = queries.d_head;
-  const int64_t share = queries.n_head / queries.n_head_kv;
-  const int64_t lanes = rounded_up(queries.tokens, S::kPanel);
-  Tile<wide> tile(queries, queries.tokens);
-  Floats log_sums(lanes);
+  const int64_t heads = queries.n_head_kv;
+  const int64_t share = queries.n_head / heads;
+  const int64_t most = kTileBytes / (d * static_cast<int64_t>(sizeof(float)));
+  const int64_t step = std::clamp(most / share / kLanes * kLanes, kLanes, rounded_up(queries.tokens, kLanes));
+  Tile<wide> tile(queries, step * share);
+  Floats log_sums(rounded_up(step * share, S::kPanel));
+  // Of each query head of the KV head: a row's sums with the queries of so many lanes.
+  Floats received(share * kBlockRows * kLanes);
   Block keys(d, d);
-  for (int64_t head = ith; head < queries.n_head; head += nth) {
-    tile.take(0, queries.tokens, head, 1, 0, 0);
-    // What a query gives to a row is known once all of its rows are.
-    if (known.of == nullptr)
-      find_log_sums<wide>(tile, keys, k, head / share, log_sums.data());
-    else
-      for (int64_t i = 0; i < queries.tokens; ++i)
-        log_sums.data()[i] = known.of[static_cast<size_t>(i) * known.stride + static_cast<size_t>(head)];
-    std::fill(log_sums.data() + queries.tokens, log_sums.data() + lanes, -kLowest);  // they give nothing
-    for (int64_t row = 0; row < tile.end(); row += kBlockRows) {
-      const int64_t rows = std::min(kBlockRows, tile.end() - row);
-      keys.read(k, head / share, row, rows);
-      Lanes received[kBlockRows] = {};
-      for (int64_t panel = 0; panel < tile.panels(); ++panel) {
-        const float* scores = tile.score(panel, keys, row, rows);
-        for (int64_t half = 0; half < S::kPanel; half += S::kWidth) {
-          const auto log_sum = load<Vector>(log_sums.data() + panel * S::kPanel + half);
-          for (int64_t i = 0; i < rows; ++i)
-            received[i] += folded(exp_lanes(load<Vector>(scores + i * S::kPanel + half) - log_sum));
-        }
+  // What a query gives to a row is known once all of its rows are. Where it is, threads can share them.
+  const int64_t parts = known.of != nullptr ? (nth + heads - 1) / heads : 1;
+  for (int64_t unit = ith; unit < heads * parts; unit += nth) {
+    const int64_t head = unit / parts;
+    for (int64_t first = 0; first < queries.tokens; first += step) {
+      const int64_t count = std::min(step, queries.tokens - first);
+      const int64_t lanes = rounded_up(count, kLanes);  // of a query head
+      tile.take(first, count, head * share, share, 0, 0, lanes);
+      if (known.of == nullptr) find_log_sums<wide>(tile, keys, k, head, log_sums.data());
+      for (int64_t i = 0; i < tile.panels() * S::kPanel; ++i) {
+        const int64_t token = i % lanes;
+        const int64_t query_head = head * share + i / lanes;
+        if (i >= share * lanes || token >= count)
+          log_sums.data()[i] = -kLowest;  // no query, which gives nothing
+        else if (known.of != nullptr)
+          log_sums.data()[i] =
+              known.of[static_cast<size_t>(first + token) * known.stride + static_cast<size_t>(query_head)];
       }
-      float* to = sums + static_cast<size_t>(head) * sums_stride + row;
-      for (int64_t i = 0; i < rows; i += kLanes) {
-        const auto some = sum_lanes(received + i);
-        for (int64_t j = 0; j < std::min(kLanes, rows - i); ++j) to[i + j] += some[j];
+      for (int64_t row = unit % parts * kBlockRows; row < tile.end(); row += parts * kBlockRows) {
+        const int64_t rows = std::min(kBlockRows, tile.end() - row);
+        keys.read(k, head, row, rows);
+        std::fill_n(received.data(), share * kBlockRows * kLanes, 0.0f);
+        for (int64_t panel = 0; panel < tile.panels(); ++panel) {
+          const float* scores = tile.score(panel, keys, row, rows);
+          for (int64_t half = 0; half < S::kPanel; half += S::kWidth) {
+            const int64_t lane = panel * S::kPanel + half;
+            if (lane >= share * lanes) break;
+            float* low = received.data() + lane / lanes * kBlockRows * kLanes;
+            float* high = received.data() +
+                          std::min((lane + S::kWidth - kLanes) / lanes, share - 1) * kBlockRows * kLanes;
+            const auto log_sum = load<Vector>(log_sums.data() + lane);
+            for (int64_t i = 0; i < rows; ++i)
+              add_to(exp_lanes(load<Vector>(scores + i * S::kPanel + half) - log_sum), low + i * kLanes,
+                     high + i * kLanes);
+          }
+        }
+        for (int64_t h = 0; h < share; ++h) {
+          float* to = sums + static_cast<size_t>(head * share + h) * sums_stride + row;
+          for (int64_t i = 0; i < rows; i += kLanes) {
+            const auto some = sum_lanes(received.data() + (h * kBlockRows + i) * kLanes);
+            for (int64_t j = 0; j < std::min(kLanes, rows - i); ++j) to[i + j] += some[j];
+          }
+        }
       }
     }
   }
 }
 
-#define ATTEND_PARAMETERS                                                                                   \
+#define ATTEND_PARAMETERS                                                                       \
   const CausalQueries &queries, const HostRows &k, const HostRows &v, const CausalRange &range, \
       const CausalResults &to, int ith, int nth
-#define SUMS_PARAMETERS                                                                                     \
-  const CausalQueries &queries, const HostRows &k, const LogSums &known, float *sums, size_t sums_stride,   \
+#define SUMS_PARAMETERS                                                                                   \
+  const CausalQueries &queries, const HostRows &k, const LogSums &known, float *sums, size_t sums_stride, \
       int ith, int nth
-#define VARIANT(name, wide, ...)                                        \
-  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                   \
-    attend_body<wide>(queries, k, v, range, to, ith, nth); \
-  }                                                                     \
-  __VA_ARGS__ void sums_##name(SUMS_PARAMETERS) {                       \
-    sums_body<wide>(queries, k, known, sums, sums_stride, ith, nth);           \
+#define VARIANT(name, wide, ...)                                     \
+  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                \
+    attend_body<wide>(queries, k, v, range, to, ith, nth);           \
+  }                                                                  \
+  __VA_ARGS__ void sums_##name(SUMS_PARAMETERS) {                    \
+    sums_body<wide>(queries, k, known, sums, sums_stride, ith, nth); \
   }
 
 #ifdef __x86_64__

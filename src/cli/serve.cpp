@@ -1,5 +1,6 @@
 // windowkv serve: many conversations at once, over HTTP.
 #include <fmt/format.h>
+#include <malloc.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -28,6 +29,15 @@ namespace {
 
 /// Of an answer whose request names no limit.
 constexpr int64_t kAnswerTokens = 4096;
+
+/// Left to itself glibc learns from large buffers that are given back to keep ever larger ones, in an arena for
+/// every few connections: memory that grows for thousands of requests.
+void keep_memory_flat() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+  mallopt(M_ARENA_MAX, 2);
+#endif
+}
 
 struct ServeFlags {
   ModelFlags model;
@@ -187,6 +197,7 @@ void serve(ServeFlags& flags) {
   if (flags.no_store && !flags.store_folder.empty()) spdlog::warn("--store-dir is not used with --no-store");
   if (flags.no_store && flags.policy.recall != "auto" && flags.policy.recall_every() > 0)
     spdlog::warn("--recall {} is not used: it needs a prefix store", flags.policy.recall);
+  keep_memory_flat();
   flags.model.file();  // a download comes first
 
   server::HttpServer http(flags.http);

@@ -128,7 +128,8 @@ TEST_P(PrefillAttentionOf, EqualsPlainLoops) {
     for (const int64_t stride : {1, 5}) {
       sums.push_back({stride, graph.input(GGML_TYPE_F32, c_.keys, c_.n_head)});
       graph.output(sums.back().sums);
-      attention.add_received(graph, {layer.logits, 0, layer.sinks}, q, rows, c_.keys - c_.t, sums.back(), with);
+      attention.add_received(graph, {layer.logits, 0, layer.sinks}, q, rows, c_.keys - c_.t, sums.back(),
+                             with);
     }
   scheduler.allocate(graph);
   if (c_.sinks) ggml_backend_tensor_set(layer.sinks, sinks_.data(), 0, ggml_nbytes(layer.sinks));

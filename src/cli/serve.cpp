@@ -30,8 +30,8 @@ namespace {
 /// Of an answer whose request names no limit.
 constexpr int64_t kAnswerTokens = 4096;
 
-/// Left to itself glibc learns from large buffers that are given back to keep ever larger ones, in an arena for
-/// every few connections: memory that grows for thousands of requests.
+/// Left to itself glibc learns from large buffers that are given back to keep ever larger ones, in an arena
+/// for every few connections: memory that grows for thousands of requests.
 void keep_memory_flat() {
 #ifdef __GLIBC__
   mallopt(M_MMAP_THRESHOLD, 256 << 10);

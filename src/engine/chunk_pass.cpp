@@ -92,8 +92,9 @@ void ChunkPass::add_received(Graph& graph, int layer, ggml_tensor* q, const KvRo
   auto* k = KvRows::by_head(ctx, rows.k(), q->ne[0], keys);
   auto* sums = received.sums;
   for (int64_t h = 0; h < n_head_kv; ++h) {
-    auto* own = build_sum_over_queries(ctx, build_attention(ctx, some, k, {h, 1}, first + received.skipped(first),
-                                                            how.logits, received.stride));
+    auto* own = build_sum_over_queries(
+        ctx,
+        build_attention(ctx, some, k, {h, 1}, first + received.skipped(first), how.logits, received.stride));
     auto* held =
         ggml_view_2d(ctx, sums, keys, share, sums->nb[1], static_cast<size_t>(h * share) * sums->nb[1]);
     graph.add(ggml_cpy(ctx, ggml_add(ctx, held, own), held));

@@ -63,8 +63,8 @@ class ChunkPass {
   /// unless takes_begins().
   ggml_tensor* attend(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,
                       int64_t column, std::span<const int64_t> begins = {}) const;
-  /// Adds to the sums what rows of a layer without a window receive from q [d_head, n_head, t], as add_received()
-  /// of prefill_attention.h. `attended`: what attend() made of it without `begins`, or null.
+  /// Adds to the sums what rows of a layer without a window receive from q [d_head, n_head, t], as
+  /// add_received() of prefill_attention.h. `attended`: what attend() made of it without `begins`, or null.
   void add_received(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,
                     const ReceivedSum& received, ggml_tensor* attended) const;
   /// Whether KV heads may begin at different rows.

@@ -300,8 +300,8 @@ class Prefill {
         add_moments(graph, layer, run, part.q, pack_.positions_at(ctx, run.row, run.count));
       ggml_tensor* attended = nullptr;
       if (parts.output)
-        attention.push_back(
-            attended = pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first));
+        attention.push_back(attended =
+                                pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first));
       for (const auto& s : sums_of(ctx, run.prompt, layer))
         pass_.add_received(graph, layer, part.q, rows, past_ + run.first, s, attended);
     }
@@ -581,7 +581,7 @@ class Prefill {
   const StoredPrefix& stored_;
   int64_t past_;  ///< tokens before those that are computed
   const PrefillOptions& options_;
-  int in_flight_;  ///< layers whose K and V are in full at once
+  int in_flight_;                           ///< layers whose K and V are in full at once
   std::vector<std::set<int64_t>> strides_;  ///< of the queries whose attention is summed, by prompt
   Pack pack_;
   int64_t replay_rows_;  ///< of a prompt and a repetition of it

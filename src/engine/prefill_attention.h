@@ -43,8 +43,8 @@ class PrefillAttention {
   /// Adds to the sums what rows receive from q [d_head, n_head, t], to which rows [end, end + t) belong, in a
   /// layer without a window, sinks aside. `attended`: what build() made of the same q, all of whose KV heads
   /// begin at the first row, or null; with it the products are computed once instead of twice.
-  void add_received(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows, int64_t end,
-                    const ReceivedSum& received, ggml_tensor* attended) const;
+  void add_received(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows,
+                    int64_t end, const ReceivedSum& received, ggml_tensor* attended) const;
 
   /// Bytes of a chunk's results.
   static int64_t bytes(const HParams& hp, int64_t chunk);

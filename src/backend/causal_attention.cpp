@@ -269,19 +269,18 @@ INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const H
   }
 }
 
+/// Sums of neighbours: four of a's, then four of b's.
+INLINE Lanes add_pairs(Lanes a, Lanes b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+}
+
 /// The sums of each of as many vectors as one has lanes.
 INLINE Lanes sum_lanes(const float* vectors) {
   Lanes x[kLanes];
-  for (int i = 0; i < kLanes; ++i) x[i] = load<Lanes>(vectors + i * kLanes);
-  Lanes four[4], two[2];
-  for (int i = 0; i < 4; ++i)
-    four[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], 0, 2, 4, 6, 8, 10, 12, 14) +
-              __builtin_shufflevector(x[2 * i], x[2 * i + 1], 1, 3, 5, 7, 9, 11, 13, 15);
-  for (int i = 0; i < 2; ++i)
-    two[i] = __builtin_shufflevector(four[2 * i], four[2 * i + 1], 0, 2, 4, 6, 8, 10, 12, 14) +
-             __builtin_shufflevector(four[2 * i], four[2 * i + 1], 1, 3, 5, 7, 9, 11, 13, 15);
-  return __builtin_shufflevector(two[0], two[1], 0, 2, 4, 6, 8, 10, 12, 14) +
-         __builtin_shufflevector(two[0], two[1], 1, 3, 5, 7, 9, 11, 13, 15);
+  for (int64_t i = 0; i < kLanes; ++i) x[i] = load<Lanes>(vectors + i * kLanes);
+  return add_pairs(add_pairs(add_pairs(x[0], x[1]), add_pairs(x[2], x[3])),
+                   add_pairs(add_pairs(x[4], x[5]), add_pairs(x[6], x[7])));
 }
 
 /// log Σ exp(score) of each of the tile's queries.

@@ -262,9 +262,8 @@ INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const H
       const float* from = sums.data() + i / S::kPanel * columns * S::kPanel + i % S::kPanel;
       const float factor = 1.0f / weight.data()[i];
       for (int64_t j = 0; j < d; ++j) out[j] = from[j * S::kPanel] * factor;
-      if (to.log_sums != nullptr)
-        to.log_sums[token * to.log_sums_stride + static_cast<size_t>(query_head)] =
-            highest.data()[i] + std::log(weight.data()[i]);
+      to.log_sums[token * to.log_sums_stride + static_cast<size_t>(query_head)] =
+          highest.data()[i] + std::log(weight.data()[i]);
     }
   }
 }

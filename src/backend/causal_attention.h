@@ -33,7 +33,7 @@ struct CausalRange {
 struct CausalResults {
   float* out = nullptr;  ///< [d_head·n_head] for each token
   size_t out_stride = 0;
-  float* log_sums = nullptr;  ///< [n_head] for each token: log Σ exp(score) over what it sees; or null
+  float* log_sums = nullptr;  ///< [n_head] for each token: log Σ exp(score) over what it sees, sinks included
   size_t log_sums_stride = 0;
 };
 

@@ -116,18 +116,18 @@ class Tile {
         begins_(rounded_up(most, S::kPanel)),
         scores_(kBlockRows * S::kPanel) {}
 
-  /// Tokens [first, first + count), query heads [head, head + heads): a token's heads side by side, or a
-  /// head's tokens, at multiples of by_head.
-  INLINE void take(int64_t first, int64_t count, int64_t head, int64_t heads, int64_t begin, int64_t window,
-                   int64_t by_head = 0) {
-    const int64_t all = by_head > 0 ? heads * by_head : count * heads;
+  /// Tokens [first, first + count), query heads [head, head + heads): a head's tokens side by side, in
+  /// `lanes` of them, no fewer than there are.
+  INLINE void take(int64_t first, int64_t count, int64_t head, int64_t heads, int64_t lanes, int64_t begin,
+                   int64_t window) {
+    const int64_t all = heads * lanes;
     panels_ = rounded_up(all, S::kPanel) / S::kPanel;
     auto end_of = [&](int64_t token) { return of_.first + (first + token) * of_.stride + 1; };
     auto begin_of = [&](int64_t token) {
       return window > 0 ? std::max(begin, end_of(token) - window) : begin;
     };
     for (int64_t i = 0; i < panels_ * S::kPanel; ++i) {
-      const int64_t token = by_head > 0 ? i % by_head : i / heads;
+      const int64_t token = i % lanes;
       const int64_t shown = std::min(token, count - 1);
       ends_.data()[i] = static_cast<float>(end_of(shown));
       begins_.data()[i] = static_cast<float>(begin_of(shown));
@@ -137,7 +137,7 @@ class Tile {
         continue;
       }
       const float* q = of_.q + static_cast<size_t>(first + token) * of_.token_stride +
-                       static_cast<size_t>(head + (by_head > 0 ? i / by_head : i % heads)) * of_.head_stride;
+                       static_cast<size_t>(head + i / lanes) * of_.head_stride;
       for (int64_t j = 0; j < d_; ++j) to[j * S::kPanel] = q[j] * of_.logits.scale;
     }
     from_ = begin_of(0);
@@ -234,12 +234,12 @@ INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const H
     const int64_t head = unit / tiles;
     const int64_t first = unit % tiles * step;
     const int64_t count = std::min(step, queries.tokens - first);
-    tile.take(first, count, head * share, share,
+    tile.take(first, count, head * share, share, count,
               range.begins.empty() ? 0 : range.begins[static_cast<size_t>(head)], range.window);
     std::fill_n(sums.data(), lanes * columns, 0.0f);
     for (int64_t i = 0; i < lanes; ++i) {
       const bool sink = range.sinks != nullptr;
-      highest.data()[i] = sink ? range.sinks[head * share + i % share] : kLowest;
+      highest.data()[i] = sink ? range.sinks[head * share + std::min(i / count, share - 1)] : kLowest;
       weight.data()[i] = sink ? 1.0f : 0.0f;
     }
     for (int64_t row = tile.from(); row < tile.end(); row += kBlockRows) {
@@ -256,8 +256,8 @@ INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const H
       }
     }
     for (int64_t i = 0; i < count * share; ++i) {
-      const auto token = static_cast<size_t>(first + i / share);
-      const int64_t query_head = head * share + i % share;
+      const auto token = static_cast<size_t>(first + i % count);
+      const int64_t query_head = head * share + i / count;
       float* out = to.out + token * to.out_stride + query_head * d;
       const float* from = sums.data() + i / S::kPanel * columns * S::kPanel + i % S::kPanel;
       const float factor = 1.0f / weight.data()[i];
@@ -332,7 +332,7 @@ INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const Log
     for (int64_t first = 0; first < queries.tokens; first += step) {
       const int64_t count = std::min(step, queries.tokens - first);
       const int64_t lanes = rounded_up(count, kLanes);  // of a query head
-      tile.take(first, count, head * share, share, 0, 0, lanes);
+      tile.take(first, count, head * share, share, lanes, 0, 0);
       if (known.of == nullptr) find_log_sums<wide>(tile, keys, k, head, log_sums.data());
       for (int64_t i = 0; i < tile.panels() * S::kPanel; ++i) {
         const int64_t token = i % lanes;

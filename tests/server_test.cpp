@@ -212,6 +212,8 @@ TEST(Batches, AnswerEachPromptAsIfItWereAlone) {
     requests.push_back(completion(document(60 + 90 * i, i) + "The number of Oslo is", 6 + i));
   auto o = options();
   o.batcher.stores = false;
+  // Short steps of a slow machine would multiply quantized weights in another way than a whole chunk.
+  o.batcher.max_stall_ms = 1e9;
   {
     Service service(mini(), o);
     for (const auto& request : requests) alone.push_back(ask(service, request).text);

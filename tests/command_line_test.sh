@@ -350,6 +350,14 @@ for _ in $(seq 600); do [[ -s sc.jsonl ]] && break; sleep 0.05; done
 kill -INT $pid
 wait $pid
 grep -q "; a.json and b.md were not written; run the same" err || fail "compare, stopped: $(cat err)"
+# A signal that comes twice at once, as from timeout(1), is one.
+"$windowkv" run -m "$model" -p "Once upon a time" -n 100000 --ignore-eos --json >out 2>err </dev/null &
+pid=$!
+sleep 1
+kill -INT $pid
+kill -INT $pid
+wait $pid
+[[ $? -eq 130 ]] && grep -q '"timing_ms"' out || fail "run, stopped twice at once: $(cat out err)"
 
 # Diagnostics that cannot be written are lost and nothing else; an answer that cannot be is an error.
 if [[ -w /dev/full ]]; then

@@ -99,13 +99,14 @@ def test_responses(client, model):
 
 
 def test_json(client, model):
-    schema = {"type": "object", "properties": {"town": {"enum": ["Oslo", "Rome"]}, "number": {"type": "integer"}},
+    # No integer: a model this small may write digits until its tokens are used up.
+    schema = {"type": "object", "properties": {"town": {"enum": ["Oslo", "Rome"]}, "number": {"enum": [1, 22]}},
               "required": ["town", "number"], "additionalProperties": False}
     answer = client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": "x"}], max_tokens=60, temperature=0,
         response_format={"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}})
     parsed = json.loads(answer.choices[0].message.content)
-    expect(parsed["town"] in ("Oslo", "Rome") and isinstance(parsed["number"], int), "what the schema allows")
+    expect(parsed["town"] in ("Oslo", "Rome") and parsed["number"] in (1, 22), "what the schema allows")
 
 
 WEATHER = {"name": "get_weather", "description": "The weather of a city",

@@ -124,6 +124,14 @@ TEST(CompletionRequests, TellWhichFieldIsWrong) {
   EXPECT_EQ(with("repeat_penalty", 0.01), "accepted");
   EXPECT_EQ(with("max_tokens", 1.5), "max_tokens");
   EXPECT_EQ(with("max_tokens", -2), "max_tokens");
+  EXPECT_EQ(with("top_k", -1), "accepted");
+  EXPECT_EQ(with("repeat_last_n", -1), "accepted");
+  EXPECT_EQ(with("repeat_last_n", -2), "repeat_last_n");
+  EXPECT_EQ(with("mirostat", 2), "mirostat");
+  EXPECT_EQ(with("mirostat", 0), "accepted");
+  EXPECT_EQ(with("guided_regex", "a+"), "guided_regex");
+  EXPECT_EQ(with("structured_outputs", {{"regex", "a+"}}), "structured_outputs");
+  EXPECT_EQ(with("json_schema", {{"type", "text"}}), "response_format");
   EXPECT_EQ(with("n", 0), "n");
   EXPECT_EQ(with("n", 100000), "n");
   EXPECT_EQ(with("stop", 3), "stop");
@@ -148,6 +156,20 @@ TEST(CompletionRequests, TellWhichFieldIsWrong) {
   EXPECT_EQ(
       param_of({{"messages", {{{"role", "user"}, {"content", {{{"type", "text"}, {"text", "x"}}}}}}}}, true),
       "accepted");
+}
+
+TEST(CompletionRequests, TakeASchemaAsEachServerSpellsIt) {
+  const Json schema = {{"type", "object"}, {"properties", {{"city", {{"enum", {"Oslo"}}}}}}};
+  const auto grammar = schema_grammar(schema);
+  for (const Json& more :
+       {Json{{"response_format", {{"type", "json_schema"}, {"json_schema", {{"schema", schema}}}}}},
+        Json{{"response_format", {{"type", "json_object"}, {"schema", schema}}}},
+        Json{{"json_schema", schema}}, Json{{"guided_json", schema}}, Json{{"guided_json", schema.dump()}},
+        Json{{"structured_outputs", {{"json", schema}}}}}) {
+    Json body = more;
+    body["prompt"] = "x";
+    EXPECT_EQ(parse_completion(body, false, {}).generate.sampling.grammar, grammar) << more;
+  }
 }
 
 TEST(CompletionRequests, RefuseWhatIsNoJson) {
@@ -570,6 +592,10 @@ TEST_F(HttpServers, TakesBodiesAsCurlSendsThem) {
   Http http;
   const auto body = Json{{"prompt", document(2000)}, {"max_tokens", 1}}.dump();
   EXPECT_EQ(http.client().Post("/v1/completions", body, "application/x-www-form-urlencoded")->status, 200);
+  const auto parts = http.client().Post(
+      "/v1/completions", "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--x--\r\n",
+      "multipart/form-data; boundary=x");
+  EXPECT_EQ(parts->status, 415);
 }
 
 // The template opens the reasoning, which this model never closes.

@@ -186,6 +186,8 @@ TEST(Calls, AreFoundInEveryFormHoweverTheyCome) {
       {"<function=get_rain>\n</function>", "<function=get_rain>\n</function>"},
       {"<tool_call>get_weather\n<arg_key>city</arg_key>\nOslo",
        "<tool_call>get_weather\n<arg_key>city</arg_key>\nOslo"},
+      // Behind a call it is the beginning of another one.
+      {"<tool_call>" + oslo + "</tool_call>\n<tool_call>\n{\"name\": \"get_w", called},
       {"<function=get_weather><parameter=city>Os", "<function=get_weather><parameter=city>Os"},
       {"It says to=functions.get_weather.", "It says to=functions.get_weather."},
       {"<tool_call>{\"name\": \"get_weather\", \"arguments\": " + std::string(3000, '['),

@@ -15,7 +15,7 @@ namespace windowkv {
 /// temperature.
 struct SamplingOptions {
   float temperature = 0.0f;  ///< 0: the most probable token
-  int top_k = 40;            ///< 0: off
+  int top_k = 40;            ///< 0 and −1: off
   float top_p = 0.95f;       ///< 1: off
   float min_p = 0.05f;       ///< 0: off
   int penalty_last_n = 64;   ///< 0: off

@@ -108,6 +108,8 @@ class Reader {
     }
     if (word.ends_with(".gguf") && own("--model") != nullptr)
       fail(fmt::format("unexpected \"{}\"; give the model with -m {}", word, word));
+    if (word.find(' ') != std::string::npos && own("--prompt") != nullptr)
+      fail(fmt::format("unexpected \"{}\"; give the prompt with -p", word));
     fail(fmt::format("unexpected \"{}\"; text with spaces needs quotes", word));
   }
 

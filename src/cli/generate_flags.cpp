@@ -31,7 +31,7 @@ void GenerateFlags::add_to(CLI::App& app) {
       ->add_option("--temp,--temperature", g.sampling.temperature,
                    "sampling temperature; 0: always the most probable token")
       ->capture_default_str();
-  generation->add_option("--top-k", g.sampling.top_k, "sample from the K most probable tokens; 0: off")
+  generation->add_option("--top-k", g.sampling.top_k, "sample from the K most probable tokens; 0 or -1: off")
       ->capture_default_str();
   generation
       ->add_option("--top-p", g.sampling.top_p,
@@ -45,7 +45,7 @@ void GenerateFlags::add_to(CLI::App& app) {
       ->capture_default_str();
   generation
       ->add_option("--repeat-last-n", g.sampling.penalty_last_n,
-                   "number of last tokens the penalties apply to")
+                   "number of last tokens the penalties apply to; -1: all")
       ->capture_default_str();
   generation
       ->add_option("--frequency-penalty", g.sampling.frequency_penalty,

@@ -124,7 +124,7 @@ constexpr LlamaFlag kFlags[] = {
     {"--context-shift", kNothing, kIgnored, "ignored: an answer ends at the end of the trained context"},
     {"--no-context-shift", kNothing, kIgnored},
     {"-ctxcp, --ctx-checkpoints, --swa-checkpoints, -cram, --cache-ram", kValue, kIgnored},
-    {"--prompt-cache*", kValue, kRefused, "a prompt's cache is not saved"},
+    {"--prompt-cache*", kValue, kRefused, "use --save-prefix FILE, and later --prefix FILE with the same -f"},
     // The prompt
     {"-sys", kValue, kOurs, "--system-prompt"},
     {"-sysf", kValue, kOurs, "--system-prompt-file"},

@@ -50,7 +50,9 @@ Table table_of(std::span<const eval::Contender> contenders, std::span<const Part
       rows.push_back({std::to_string(part.length), std::to_string(s.documents), contenders[c].name,
                       percent(s.kept_share), fmt::format("{:.4f}", s.perplexity),
                       c == 0 ? "1" : fmt::format("{:.4f}", s.ratio.mean),
-                      c == 0 ? "" : fmt::format("{:.4f} to {:.4f}", s.ratio.low, s.ratio.high)});
+                      c == 0            ? ""
+                      : s.documents < 2 ? "-"  // one says nothing of others
+                                        : fmt::format("{:.4f} to {:.4f}", s.ratio.low, s.ratio.high)});
     }
   return rows;
 }

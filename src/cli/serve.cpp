@@ -126,6 +126,9 @@ server::ServiceOptions service_options(const ServeFlags& flags, const Model& mod
   o.generate = flags.generate.options(/*escape=*/false);
   o.generate.cancelled = nullptr;
   o.context = flags.generate.context > 0 ? flags.generate.context : model.hparams().n_ctx_train;
+  if (o.context > model.hparams().n_ctx_train)
+    spdlog::warn("a context of {} tokens, but the model was trained for {}; answers beyond may be poor",
+                 o.context, model.hparams().n_ctx_train);
   o.chat_template = flags.chat_template;
   o.template_variables = flags.template_variables;
   o.split_reasoning = server::parse_reasoning_format(flags.reasoning_format);

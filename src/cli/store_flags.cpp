@@ -129,10 +129,13 @@ KvType store_type(const HParams& hp, const std::string& type) {
 void warn_of_unused(const std::string& path, const PrefixStore& store, std::span<const Token> prompt,
                     bool recurrent) {
   const int64_t common = store.common_prefix(prompt);
-  if (common == std::ssize(store.tokens())) return;
+  // Another question at the end of the same text is what they are saved for.
+  if (common > std::ssize(store.tokens()) / 2) return;
   warn(fmt::format(
-      "{}: the prompt begins with {} of the {} saved tokens{}; the rest of it is read", path, common,
-      store.tokens().size(),
+      "{}: the prompt begins with {} of the {} saved tokens{}, and all of it that follows is read; for a "
+      "question "
+      "about the saved text give the same -f again",
+      path, common, store.tokens().size(),
       recurrent ? fmt::format(", {} of which it goes on from", store.reusable_prefix(prompt)) : ""));
 }
 

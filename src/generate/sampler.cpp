@@ -18,10 +18,10 @@ void SamplingOptions::validate() const {
       throw Error(fmt::format("{} is {:g}; it must be {} to {}", name, value, low, high));
   };
   check("temperature", temperature, 0, 100);
-  check("top-k", static_cast<float>(top_k), 0, 1e9f);
+  check("top-k", static_cast<float>(top_k), -1, 1e9f);
   check("top-p", top_p, 0, 1);
   check("min-p", min_p, 0, 1);
-  check("the length of the penalties' window", static_cast<float>(penalty_last_n), 0, 1e9f);
+  check("the length of the penalties' window", static_cast<float>(penalty_last_n), -1, 1e9f);
   check("the repeat penalty", repeat_penalty, 0.01f, 100);
   check("the frequency penalty", frequency_penalty, -100, 100);
   check("the presence penalty", presence_penalty, -100, 100);
@@ -54,8 +54,11 @@ Sampler::Chains::Chains(const SamplingOptions& o, int n_vocab, std::span<const T
     grammar_.reset(llama_sampler_init_grammar(vocab->handle(), o.grammar.c_str(), "root"));
     if (!grammar_) throw Error("the grammar cannot be read");
   }
-  const bool penalties = o.penalty_last_n > 0 && (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f ||
-                                                  o.presence_penalty != 0.0f);
+  // libllama takes memory for all of them at once.
+  constexpr int kMostReach = 1 << 20;
+  const int reach = o.penalty_last_n < 0 ? kMostReach : std::min(o.penalty_last_n, kMostReach);
+  const bool penalties =
+      reach > 0 && (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f || o.presence_penalty != 0.0f);
   if (o.temperature == 0.0f && !penalties && o.logit_bias.empty()) return;
   chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
   auto add = [&](llama_sampler* s) { llama_sampler_chain_add(chain_.get(), s); };
@@ -65,7 +68,7 @@ Sampler::Chains::Chains(const SamplingOptions& o, int n_vocab, std::span<const T
     add(llama_sampler_init_logit_bias(n_vocab, static_cast<int32_t>(biases.size()), biases.data()));
   }
   if (penalties)
-    add(llama_sampler_init_penalties(n_vocab, o.penalty_last_n, o.repeat_penalty, o.frequency_penalty,
+    add(llama_sampler_init_penalties(n_vocab, reach, o.repeat_penalty, o.frequency_penalty,
                                      o.presence_penalty));
   if (o.temperature == 0.0f) {
     add(llama_sampler_init_greedy());
@@ -76,8 +79,8 @@ Sampler::Chains::Chains(const SamplingOptions& o, int n_vocab, std::span<const T
     add(llama_sampler_init_temp(o.temperature));
     add(llama_sampler_init_dist(o.seed == 0xFFFFFFFFu ? std::random_device{}() : o.seed));
   }
-  const auto reach = std::min<size_t>(prompt.size(), static_cast<size_t>(o.penalty_last_n));
-  for (auto token : prompt.last(reach)) llama_sampler_accept(chain_.get(), token);
+  for (auto token : prompt.last(std::min(prompt.size(), static_cast<size_t>(reach))))
+    llama_sampler_accept(chain_.get(), token);
 }
 
 void Sampler::Chains::fill_candidates(std::span<const float> logits) {

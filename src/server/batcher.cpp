@@ -97,13 +97,14 @@ Batcher::~Batcher() {
 void Batcher::submit(std::shared_ptr<Job> job) {
   job->kv_bytes = memory_of(*job, job->generate.max_tokens);
   if (job->kv_bytes > options_.kv_memory)
-    throw ApiError(
-        400,
-        fmt::format("the prompt's {} tokens and an answer of up to {} need {} of KV cache, more than "
-                    "the server's {}; ask for fewer tokens or a smaller budget",
-                    job->prompt.size(), job->generate.max_tokens, bytes_text(job->kv_bytes),
-                    bytes_text(options_.kv_memory)),
-        "max_tokens", "kv_memory_exceeded");
+    throw ApiError(400,
+                   fmt::format("the prompt's {} tokens and {} of up to {} need {} of KV cache, more than the "
+                               "server's {}; ask for fewer{} tokens or a smaller budget",
+                               job->prompt.size(),
+                               job->choices > 1 ? fmt::format("{} answers", job->choices) : "an answer",
+                               job->generate.max_tokens, bytes_text(job->kv_bytes),
+                               bytes_text(options_.kv_memory), job->choices > 1 ? " answers, fewer" : ""),
+                   job->choices > 1 ? "n" : "max_tokens", "kv_memory_exceeded");
   {
     const std::scoped_lock lock(mutex_);
     if (draining_) {

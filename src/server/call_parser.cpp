@@ -87,7 +87,9 @@ CallParser::Found CallParser::push(std::string_view text) {
 CallParser::Found CallParser::finish() {
   Found found;
   const auto rest = std::string_view(held_).substr(behind_blanks(held_, 0));
-  if (!any_ || !(rest.empty() || rest == kFence.substr(0, 3))) release(found, held_.size());
+  // A call that the answer's end cut off is no text where others have come.
+  const bool cut = candidate_.has_value() || rest.empty() || rest == kFence.substr(0, 3);
+  if (!any_ || !cut) release(found, held_.size());
   held_.clear();
   candidate_.reset();
   return found;

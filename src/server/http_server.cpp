@@ -311,11 +311,15 @@ void HttpServer::post(const std::string& path, Handler handler) {
                                                                         httplib::Response& response,
                                                                         const httplib::ContentReader& read) {
     auto whole = request;
-    const bool got = read([&](const char* data, size_t size) {
+    // httplib has no reader of such a body as it is: it stays where it is, and the connection ends.
+    const bool parts = request.is_multipart_form_data();
+    if (parts) response.set_header("Connection", "close");
+    const bool got = !parts && read([&](const char* data, size_t size) {
       whole.body.append(data, size);
       return true;
     });
     const auto body_then = [&](Service& service, const httplib::Request&, httplib::Response& out) {
+      if (parts) throw ApiError(415, "the body must be JSON, not a form");
       if (!got)
         throw ApiError(response.status == 413 ? 413 : 400,
                        response.status == 413 ? kBodyTooLarge : "the body did not arrive");
@@ -492,8 +496,15 @@ int HttpServer::bind() {
     if (port < 0) throw Error(where + ": cannot listen there");
     return port;
   }
-  if (!server_->bind_to_port(options_.host, options_.port))
-    throw Error(where + ": cannot listen there; is the port taken? --port names another");
+  errno = 0;
+  if (!server_->bind_to_port(options_.host, options_.port)) {
+    const int reason = errno;
+    const auto hint = reason == EADDRINUSE      ? "the port is taken; --port names another"
+                      : reason == EACCES        ? "it takes privileges to listen on that port"
+                      : reason == EADDRNOTAVAIL ? "that is no address of this machine"
+                                                : "is --host a name or address of this machine?";
+    throw Error(fmt::format("{}: cannot listen there: {}", where, hint));
+  }
   return options_.port;
 }
 

@@ -27,10 +27,10 @@ void read_sampling(const Fields& fields, GenerateOptions& options) {
   auto& s = options.sampling;
   fields.read("temperature", s.temperature, 0, 100);
   fields.read("top_p", s.top_p, 0, 1);
-  fields.read("top_k", s.top_k, 0, 1e9);
+  fields.read("top_k", s.top_k, -1, 1e9);
   fields.read("min_p", s.min_p, 0, 1);
   fields.read("repeat_penalty", s.repeat_penalty, 0.01, 100);
-  fields.read("repeat_last_n", s.penalty_last_n, 0, 1e9);
+  fields.read("repeat_last_n", s.penalty_last_n, -1, 1e9);
   fields.read("frequency_penalty", s.frequency_penalty, -100, 100);
   fields.read("presence_penalty", s.presence_penalty, -100, 100);
   fields.read("grammar", s.grammar);
@@ -64,8 +64,8 @@ void read_stop(const Fields& fields, GenerateOptions& options) {
   }
 }
 
-void read_length(const Fields& fields, bool chat, GenerateOptions& options) {
-  for (const char* name : {"max_tokens", chat ? "max_completion_tokens" : "n_predict"})
+void read_length(const Fields& fields, GenerateOptions& options) {
+  for (const char* name : {"max_tokens", "max_completion_tokens", "n_predict"})
     fields.read(name, options.max_tokens, -1, 1 << 30);
 }
 
@@ -83,13 +83,26 @@ void read_logprobs(const Fields& fields, CompletionRequest& request) {
   }
 }
 
-/// What response_format asks for, as a JSON schema; nullopt for any text.
+/// A schema asked for by another name than OpenAI's: llama-server's, and vLLM's older and newer one.
+std::optional<Json> bare_schema(const Fields& fields) {
+  const auto* schema = fields.find("json_schema");
+  if (schema == nullptr) schema = fields.find("guided_json");
+  if (const auto* structured = fields.find("structured_outputs"); structured != nullptr) {
+    if (!structured->is_object() || structured->size() != 1 || !structured->contains("json"))
+      fields.refuse("structured_outputs", "is supported with a schema in \"json\" alone");
+    schema = &structured->at("json");
+  }
+  if (schema == nullptr) return std::nullopt;
+  return schema->is_string() ? parse_body(schema->get_ref<const std::string&>()) : *schema;
+}
+
+/// What response_format asks for, or a field that means the same, as a JSON schema; nullopt for any text.
 std::optional<Json> format_schema(const Fields& fields) {
   const auto* format = fields.find("response_format");
-  if (format == nullptr) return std::nullopt;
+  if (format == nullptr) return bare_schema(fields);
   const auto type = format->is_object() ? format->value("type", Json()) : Json();
   if (type == "text") return std::nullopt;
-  if (type == "json_object") return Json{{"type", "object"}};
+  if (type == "json_object") return format->value("schema", Json{{"type", "object"}});  // llama-server's
   if (type != "json_schema")
     fields.refuse("response_format", "has a type that is not text, json_object or json_schema");
   // OpenAI's clients wrap the schema once more; llama-server takes both.
@@ -123,8 +136,10 @@ void refuse_unsupported(const Fields& fields, bool chat) {
     if (field == nullptr || (field->is_array() && field->empty())) return false;
     return !(field->is_string() && field->get<std::string>().empty());
   };
-  for (const char* name : {"functions", "suffix", "audio"})
+  for (const char* name : {"functions", "suffix", "audio", "guided_choice", "guided_regex", "guided_grammar"})
     if (given(name)) fields.refuse(name, "is not supported");
+  int mirostat = 0;
+  fields.read("mirostat", mirostat, 0, 0);
   if (!chat && given("tools")) fields.refuse("tools", "needs a chat: /v1/chat/completions");
   int best_of = 1;
   fields.read("best_of", best_of, 1, 1);
@@ -312,7 +327,7 @@ CompletionRequest parse_completion(const Json& body, bool chat, const GenerateOp
   if (const auto* options = fields.find("stream_options"))
     Fields(*options, "stream_options.").read("include_usage", request.include_usage);
   if (!chat) fields.read("echo", request.echo);
-  read_length(fields, chat, request.generate);
+  read_length(fields, request.generate);
   read_sampling(fields, request.generate);
   read_stop(fields, request.generate);
   read_logprobs(fields, request);

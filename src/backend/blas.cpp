@@ -64,6 +64,7 @@ std::string file_of(const void* symbol) {
 /// Which of OpenBLAS's kernels suit the processor, as OPENBLAS_CORETYPE names them; null for old ones.
 const char* suitable_kernels() {
   switch (vectors_of_processor()) {
+    case Vectors::kVnni:
     case Vectors::kAvx512:
       return "SkylakeX";
     case Vectors::kAvx2:

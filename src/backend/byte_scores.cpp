@@ -147,7 +147,7 @@ VNNI void score_vnni(const char* rows, size_t stride, int64_t count, const float
 
 ScoreBytes byte_scores() {
 #ifdef __x86_64__
-  if (vectors_of_processor() == Vectors::kAvx512 && __builtin_cpu_supports("avx512vnni")) return score_vnni;
+  if (vectors_of_processor() == Vectors::kVnni) return score_vnni;
 #endif
   return nullptr;
 }

@@ -4,141 +4,51 @@
 #include "backend/causal_attention.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
-#include "backend/lanes.h"
+#include "backend/float_products.h"
 #include "backend/processor.h"
+#include "backend/word_products.h"
 
 namespace windowkv {
 
 namespace {
 
-constexpr int64_t kBlockRows = 64;
-/// A tile's queries and what they have summed up, which must stay in a core's cache beside a block.
-constexpr int64_t kTileBytes = int64_t{128} << 10;
-/// Below every score, and finite, so that differences from it are numbers.
-constexpr float kLowest = -1e30f;
-
-constexpr int64_t rounded_up(int64_t x, int64_t step) {
-  return (x + step - 1) / step * step;
-}
-
-/// Memory that vectors do not straddle lines of.
-class Floats {
- public:
-  explicit Floats(int64_t count) : lines_(static_cast<size_t>(rounded_up(count, kOfLine) / kOfLine)) {}
-  float* data() { return lines_.empty() ? nullptr : lines_.front().of; }
-
- private:
-  static constexpr int64_t kOfLine = 16;
-  struct alignas(64) Line {
-    float of[kOfLine];
-  };
-  std::vector<Line> lines_;
-};
-
-/// What fits the registers: sums of so many rows with the queries of two vectors, a panel.
-template <bool wide>
-struct Shape {
-  using Vector = Widest<wide>;
-  static constexpr int64_t kWidth = sizeof(Vector) / sizeof(float);
-  static constexpr int64_t kPanel = 2 * kWidth;
-  static constexpr int64_t kRows = wide ? 8 : 4;
-};
-
-template <typename Vector>
-INLINE Vector load(const float* x) {
-  Vector y;
-  std::memcpy(&y, x, sizeof y);
-  return y;
-}
-
-template <typename Vector>
-INLINE void store(Vector x, float* to) {
-  std::memcpy(to, &x, sizeof x);
-}
-
-/// c [kRows, panel] = (c · keep, where there is one) + a · b: a's element of row r and depth i at
-/// r · row_step + i · depth_step, b [depth, panel].
-template <bool wide, bool keeps>
-INLINE void multiply(const float* a, int64_t row_step, int64_t depth_step, int64_t depth, const float* b,
-                     float* c, const float* keep) {
-  using S = Shape<wide>;
-  using Vector = typename S::Vector;
-  Vector sums[S::kRows][2] = {};
-  for (int64_t i = 0; i < depth; ++i) {
-    const auto left = load<Vector>(b + i * S::kPanel);
-    const auto right = load<Vector>(b + i * S::kPanel + S::kWidth);
-#pragma GCC unroll 8
-    for (int64_t r = 0; r < S::kRows; ++r) {
-      const float x = a[r * row_step + i * depth_step];
-      sums[r][0] += left * x;
-      sums[r][1] += right * x;
-    }
-  }
-#pragma GCC unroll 8
-  for (int64_t r = 0; r < S::kRows; ++r)
-    for (int64_t half = 0; half < 2; ++half) {
-      float* at = c + r * S::kPanel + half * S::kWidth;
-      if (keeps) sums[r][half] += load<Vector>(at) * load<Vector>(keep + half * S::kWidth);
-      store(sums[r][half], at);
-    }
-}
-
-/// Rows of a KV head, a block at a time, in float32.
-struct Block {
-  Block(int64_t elements, int64_t row_stride)
-      : d(elements), stride(row_stride), wide(kBlockRows * row_stride) {}
-
-  INLINE void read(const HostRows& rows, int64_t head, int64_t first, int64_t count) {
-    for (int64_t i = 0; i < count; ++i)
-      widen_row(rows.type, rows.at(first + i, head), wide.data() + i * stride, d);
-  }
-
-  int64_t d;
-  int64_t stride;  // elements from a row to the next one, zeros behind the d first
-  Floats wide;
-};
-
-/// Queries of some tokens and heads, scaled, in panels [d, panel], and which rows each sees.
-template <bool wide>
+/// Queries of some tokens and heads, and which rows each sees.
+template <typename Products>
 class Tile {
  public:
-  using S = Shape<wide>;
-  using Vector = typename S::Vector;
+  using P = Products;
+  using Vector = typename P::Vector;
 
   Tile(const CausalQueries& queries, int64_t most)
       : of_(queries),
-        d_(queries.d_head),
-        queries_(rounded_up(most, S::kPanel) * d_),
-        ends_(rounded_up(most, S::kPanel)),
-        begins_(rounded_up(most, S::kPanel)),
-        scores_(kBlockRows * S::kPanel) {}
+        queries_(most, queries.d_head),
+        ends_(rounded_up(most, P::kPanel)),
+        begins_(rounded_up(most, P::kPanel)) {}
 
   /// Tokens [first, first + count), query heads [head, head + heads): a head's tokens side by side, in
   /// `lanes` of them, no fewer than there are.
   INLINE void take(int64_t first, int64_t count, int64_t head, int64_t heads, int64_t lanes, int64_t begin,
                    int64_t window) {
     const int64_t all = heads * lanes;
-    panels_ = rounded_up(all, S::kPanel) / S::kPanel;
+    panels_ = rounded_up(all, P::kPanel) / P::kPanel;
     auto end_of = [&](int64_t token) { return of_.first + (first + token) * of_.stride + 1; };
     auto begin_of = [&](int64_t token) {
       return window > 0 ? std::max(begin, end_of(token) - window) : begin;
     };
-    for (int64_t i = 0; i < panels_ * S::kPanel; ++i) {
+    for (int64_t i = 0; i < panels_ * P::kPanel; ++i) {
       const int64_t token = i % lanes;
       const int64_t shown = std::min(token, count - 1);
       ends_.data()[i] = static_cast<float>(end_of(shown));
       begins_.data()[i] = static_cast<float>(begin_of(shown));
-      float* to = queries_.data() + i / S::kPanel * d_ * S::kPanel + i % S::kPanel;
-      if (i >= all || token >= count) {  // none
-        for (int64_t j = 0; j < d_; ++j) to[j * S::kPanel] = 0;
-        continue;
-      }
-      const float* q = of_.q + static_cast<size_t>(first + token) * of_.token_stride +
-                       static_cast<size_t>(head + i / lanes) * of_.head_stride;
-      for (int64_t j = 0; j < d_; ++j) to[j * S::kPanel] = q[j] * of_.logits.scale;
+      const float* q = i < all && token < count
+                           ? of_.q + static_cast<size_t>(first + token) * of_.token_stride +
+                                 static_cast<size_t>(head + i / lanes) * of_.head_stride
+                           : nullptr;
+      queries_.set(i, q, of_.logits.scale);
     }
     from_ = begin_of(0);
     seen_by_all_ = end_of(0);
@@ -153,90 +63,58 @@ class Tile {
 
   /// Scores [count, panel] of a panel with the block's rows, [first, first + count): −∞ where one is not
   /// seen.
-  INLINE float* score(int64_t panel, Block& keys, int64_t first, int64_t count) {
-    const float* q = queries_.data() + panel * d_ * S::kPanel;
-    float* scores = scores_.data();
-    for (int64_t i = 0; i < count; i += S::kRows)
-      multiply<wide, false>(keys.wide.data() + i * keys.stride, keys.stride, 1, d_, q, scores + i * S::kPanel,
-                            nullptr);
+  INLINE void score(int64_t panel, const typename P::Keys& keys, int64_t first, int64_t count,
+                    float* scores) const {
+    P::score(queries_, panel, keys, count, scores);
     if (const float cap = of_.logits.softcap; cap > 0)
-      for (int64_t i = 0; i < count * S::kPanel; i += S::kWidth)
+      for (int64_t i = 0; i < count * P::kPanel; i += P::kWidth)
         store(cap_lanes(load<Vector>(scores + i), cap), scores + i);
-    if (first + count <= seen_by_all_ && first >= from_all_) return scores;
+    if (first + count <= seen_by_all_ && first >= from_all_) return;
     for (int64_t half = 0; half < 2; ++half) {
-      const auto ends = load<Vector>(ends_.data() + panel * S::kPanel + half * S::kWidth);
-      const auto begins = load<Vector>(begins_.data() + panel * S::kPanel + half * S::kWidth);
+      const auto ends = load<Vector>(ends_.data() + panel * P::kPanel + half * P::kWidth);
+      const auto begins = load<Vector>(begins_.data() + panel * P::kPanel + half * P::kWidth);
       for (int64_t i = 0; i < count; ++i) {
         const auto row = static_cast<float>(first + i);
-        float* at = scores + i * S::kPanel + half * S::kWidth;
+        float* at = scores + i * P::kPanel + half * P::kWidth;
         const Vector none = Vector{} - INFINITY;
         const auto x = ends > row ? load<Vector>(at) : none;
         store(begins <= row ? x : none, at);
       }
     }
-    return scores;
   }
 
  private:
   CausalQueries of_;
-  int64_t d_;
-  Floats queries_;
+  typename P::Queries queries_;
   Floats ends_, begins_;  // of each query; exact up to 2²⁴ rows, and compared as numbers of lanes are fastest
-  Floats scores_;
   int64_t panels_ = 0;
   int64_t from_ = 0, from_all_ = 0, seen_by_all_ = 0, end_ = 0;
 };
 
-/// A panel's scores [count, panel] become weights, relative to the highest score so far, which they may
-/// raise. `keep`: what earlier sums must be multiplied by for that.
-template <bool wide>
-INLINE void weigh(float* scores, int64_t count, float* highest, float* weight, float* keep) {
-  using S = Shape<wide>;
-  using Vector = typename S::Vector;
-  for (int64_t half = 0; half < S::kPanel; half += S::kWidth) {
-    const auto before = load<Vector>(highest + half);
-    auto most = before;
-    for (int64_t i = 0; i < count; ++i) {
-      const auto x = load<Vector>(scores + i * S::kPanel + half);
-      most = x > most ? x : most;
-    }
-    Vector sum = {};
-    for (int64_t i = 0; i < count; ++i) {
-      const auto x = exp_lanes(load<Vector>(scores + i * S::kPanel + half) - most);
-      sum += x;
-      store(x, scores + i * S::kPanel + half);
-    }
-    const auto factor = exp_lanes(before - most);
-    store(load<Vector>(weight + half) * factor + sum, weight + half);
-    store(most, highest + half);
-    store(factor, keep + half);
-  }
-}
-
-template <bool wide>
+template <typename Products>
 INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const HostRows& v,
                         const CausalRange& range, const CausalResults& to, int ith, int nth) {
-  using S = Shape<wide>;
+  using P = Products;
   const int64_t d = queries.d_head;
-  const int64_t columns = rounded_up(d, S::kRows);
   const int64_t heads = queries.n_head_kv;
   const int64_t share = queries.n_head / heads;
   // As many tokens as stay in the cache, but a part for every thread.
-  const int64_t most = std::max<int64_t>(
-      S::kPanel, kTileBytes / (2 * columns * static_cast<int64_t>(sizeof(float))) / S::kPanel * S::kPanel);
+  const int64_t most = std::max(P::kPanel, P::most_queries(d) / P::kPanel * P::kPanel);
   const int64_t step = std::clamp<int64_t>(most / share, 1, (queries.tokens * heads + nth - 1) / nth);
   const int64_t tiles = (queries.tokens + step - 1) / step;
-  Tile<wide> tile(queries, step * share);
-  const int64_t lanes = rounded_up(step * share, S::kPanel);
-  Floats sums(lanes * columns), highest(lanes), weight(lanes), keep(S::kPanel);
-  Block keys(d, d), values(d, columns);
+  Tile<P> tile(queries, step * share);
+  const int64_t lanes = rounded_up(step * share, P::kPanel);
+  Floats sums(lanes * d), highest(lanes), weight(lanes);
+  PanelWeights weights(P::kPanel);
+  typename P::Keys keys(d);
+  typename P::Values values(d);
   for (int64_t unit = ith; unit < tiles * heads; unit += nth) {
     const int64_t head = unit / tiles;
     const int64_t first = unit % tiles * step;
     const int64_t count = std::min(step, queries.tokens - first);
     tile.take(first, count, head * share, share, count,
               range.begins.empty() ? 0 : range.begins[static_cast<size_t>(head)], range.window);
-    std::fill_n(sums.data(), lanes * columns, 0.0f);
+    std::fill_n(sums.data(), lanes * d, 0.0f);
     for (int64_t i = 0; i < lanes; ++i) {
       const bool sink = range.sinks != nullptr;
       highest.data()[i] = sink ? range.sinks[head * share + std::min(i / count, share - 1)] : kLowest;
@@ -247,21 +125,18 @@ INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const H
       keys.read(k, head, row, rows);
       values.read(v, head, row, rows);
       for (int64_t panel = 0; panel < tile.panels(); ++panel) {
-        float* weights = tile.score(panel, keys, row, rows);
-        weigh<wide>(weights, rows, highest.data() + panel * S::kPanel, weight.data() + panel * S::kPanel,
-                    keep.data());
-        for (int64_t i = 0; i < columns; i += S::kRows)
-          multiply<wide, true>(values.wide.data() + i, 1, columns, rows, weights,
-                               sums.data() + (panel * columns + i) * S::kPanel, keep.data());
+        tile.score(panel, keys, row, rows, weights.of.data());
+        P::weigh(weights, rows, highest.data() + panel * P::kPanel, weight.data() + panel * P::kPanel);
+        P::add(values, weights, rows, sums.data() + panel * d * P::kPanel);
       }
     }
     for (int64_t i = 0; i < count * share; ++i) {
       const auto token = static_cast<size_t>(first + i % count);
       const int64_t query_head = head * share + i / count;
       float* out = to.out + token * to.out_stride + query_head * d;
-      const float* from = sums.data() + i / S::kPanel * columns * S::kPanel + i % S::kPanel;
+      const float* from = sums.data() + i / P::kPanel * d * P::kPanel + i % P::kPanel;
       const float factor = 1.0f / weight.data()[i];
-      for (int64_t j = 0; j < d; ++j) out[j] = from[j * S::kPanel] * factor;
+      for (int64_t j = 0; j < d; ++j) out[j] = from[j * P::kPanel] * factor;
       to.log_sums[token * to.log_sums_stride + static_cast<size_t>(query_head)] =
           highest.data()[i] + std::log(weight.data()[i]);
     }
@@ -283,20 +158,20 @@ INLINE Lanes sum_lanes(const float* vectors) {
 }
 
 /// log Σ exp(score) of each of the tile's queries.
-template <bool wide>
-INLINE void find_log_sums(Tile<wide>& tile, Block& keys, const HostRows& k, int64_t kv_head,
-                          float* log_sums) {
-  using S = Shape<wide>;
-  const int64_t lanes = tile.panels() * S::kPanel;
-  Floats weight(lanes), keep(S::kPanel);
+template <typename P>
+INLINE void find_log_sums(const Tile<P>& tile, typename P::Keys& keys, const HostRows& k, int64_t kv_head,
+                          PanelWeights& weights, float* log_sums) {
+  const int64_t lanes = tile.panels() * P::kPanel;
+  Floats weight(lanes);
   std::fill_n(log_sums, lanes, kLowest);  // the highest scores, until all are known
   std::fill_n(weight.data(), lanes, 0.0f);
   for (int64_t row = 0; row < tile.end(); row += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, tile.end() - row);
     keys.read(k, kv_head, row, rows);
-    for (int64_t panel = 0; panel < tile.panels(); ++panel)
-      weigh<wide>(tile.score(panel, keys, row, rows), rows, log_sums + panel * S::kPanel,
-                  weight.data() + panel * S::kPanel, keep.data());
+    for (int64_t panel = 0; panel < tile.panels(); ++panel) {
+      tile.score(panel, keys, row, rows, weights.of.data());
+      P::weigh(weights, rows, log_sums + panel * P::kPanel, weight.data() + panel * P::kPanel);
+    }
   }
   for (int64_t i = 0; i < lanes; ++i) log_sums[i] += std::log(weight.data()[i]);
 }
@@ -310,21 +185,22 @@ INLINE void add_to(WideLanes x, float* of_low, float* of_high) {
   store(load<Lanes>(of_high) + __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15), of_high);
 }
 
-template <bool wide>
+template <typename Products>
 INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const LogSums& known, float* sums,
                       size_t sums_stride, int ith, int nth) {
-  using S = Shape<wide>;
-  using Vector = typename S::Vector;
+  using P = Products;
+  using Vector = typename P::Vector;
   const int64_t d = queries.d_head;
   const int64_t heads = queries.n_head_kv;
   const int64_t share = queries.n_head / heads;
-  const int64_t most = kTileBytes / (d * static_cast<int64_t>(sizeof(float)));
+  const int64_t most = 2 * P::most_queries(d);  // nothing is summed up beside them
   const int64_t step = std::clamp(most / share / kLanes * kLanes, kLanes, rounded_up(queries.tokens, kLanes));
-  Tile<wide> tile(queries, step * share);
-  Floats log_sums(rounded_up(step * share, S::kPanel));
+  Tile<P> tile(queries, step * share);
+  PanelWeights weights(P::kPanel);
+  Floats log_sums(rounded_up(step * share, P::kPanel));
   // Of each query head of the KV head: a row's sums with the queries of so many lanes.
   Floats received(share * kBlockRows * kLanes);
-  Block keys(d, d);
+  typename P::Keys keys(d);
   // What a query gives to a row is known once all of its rows are. Where it is, threads can share them.
   const int64_t parts = known.of != nullptr ? (nth + heads - 1) / heads : 1;
   for (int64_t unit = ith; unit < heads * parts; unit += nth) {
@@ -333,8 +209,8 @@ INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const Log
       const int64_t count = std::min(step, queries.tokens - first);
       const int64_t lanes = rounded_up(count, kLanes);  // of a query head
       tile.take(first, count, head * share, share, lanes, 0, 0);
-      if (known.of == nullptr) find_log_sums<wide>(tile, keys, k, head, log_sums.data());
-      for (int64_t i = 0; i < tile.panels() * S::kPanel; ++i) {
+      if (known.of == nullptr) find_log_sums<P>(tile, keys, k, head, weights, log_sums.data());
+      for (int64_t i = 0; i < tile.panels() * P::kPanel; ++i) {
         const int64_t token = i % lanes;
         const int64_t query_head = head * share + i / lanes;
         if (i >= share * lanes || token >= count)
@@ -348,16 +224,17 @@ INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const Log
         keys.read(k, head, row, rows);
         std::fill_n(received.data(), share * kBlockRows * kLanes, 0.0f);
         for (int64_t panel = 0; panel < tile.panels(); ++panel) {
-          const float* scores = tile.score(panel, keys, row, rows);
-          for (int64_t half = 0; half < S::kPanel; half += S::kWidth) {
-            const int64_t lane = panel * S::kPanel + half;
+          const float* scores = weights.of.data();
+          tile.score(panel, keys, row, rows, weights.of.data());
+          for (int64_t half = 0; half < P::kPanel; half += P::kWidth) {
+            const int64_t lane = panel * P::kPanel + half;
             if (lane >= share * lanes) break;
             float* low = received.data() + lane / lanes * kBlockRows * kLanes;
             float* high = received.data() +
-                          std::min((lane + S::kWidth - kLanes) / lanes, share - 1) * kBlockRows * kLanes;
+                          std::min((lane + P::kWidth - kLanes) / lanes, share - 1) * kBlockRows * kLanes;
             const auto log_sum = load<Vector>(log_sums.data() + lane);
             for (int64_t i = 0; i < rows; ++i)
-              add_to(exp_lanes(load<Vector>(scores + i * S::kPanel + half) - log_sum), low + i * kLanes,
+              add_to(exp_lanes(load<Vector>(scores + i * P::kPanel + half) - log_sum), low + i * kLanes,
                      high + i * kLanes);
           }
         }
@@ -379,19 +256,21 @@ INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const Log
 #define SUMS_PARAMETERS                                                                                   \
   const CausalQueries &queries, const HostRows &k, const LogSums &known, float *sums, size_t sums_stride, \
       int ith, int nth
-#define VARIANT(name, wide, ...)                                     \
-  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                \
-    attend_body<wide>(queries, k, v, range, to, ith, nth);           \
-  }                                                                  \
-  __VA_ARGS__ void sums_##name(SUMS_PARAMETERS) {                    \
-    sums_body<wide>(queries, k, known, sums, sums_stride, ith, nth); \
+#define VARIANT(name, Products, ...)                                     \
+  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                    \
+    attend_body<Products>(queries, k, v, range, to, ith, nth);           \
+  }                                                                      \
+  __VA_ARGS__ void sums_##name(SUMS_PARAMETERS) {                        \
+    sums_body<Products>(queries, k, known, sums, sums_stride, ith, nth); \
   }
 
 #ifdef __x86_64__
-VARIANT(avx2, false, [[gnu::target("avx2,fma,f16c")]])
-VARIANT(avx512, true, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]])
+#define AVX512 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]]
+VARIANT(avx2, FloatProducts<false>, [[gnu::target("avx2,fma,f16c")]])
+VARIANT(avx512, FloatProducts<true>, AVX512)
+VARIANT(vnni, WordProducts, AVX512)
 #else
-VARIANT(any, false)
+VARIANT(any, FloatProducts<false>)
 #endif
 
 struct Variant {
@@ -399,9 +278,12 @@ struct Variant {
   void (*sums)(SUMS_PARAMETERS) = nullptr;
 };
 
-Variant best_variant() {
+Variant best_variant(bool rounded) {
 #ifdef __x86_64__
   switch (vectors_of_processor()) {
+    case Vectors::kVnni:
+      if (rounded) return {attend_vnni, sums_vnni};
+      [[fallthrough]];
     case Vectors::kAvx512:
       return {attend_avx512, sums_avx512};
     case Vectors::kAvx2:
@@ -415,23 +297,23 @@ Variant best_variant() {
 #endif
 }
 
-const Variant& variant() {
-  static const Variant best = best_variant();
-  return best;
+const Variant& variant(bool rounded) {
+  static const std::array best = {best_variant(false), best_variant(true)};
+  return best[rounded ? 1 : 0];
 }
 
 }  // namespace
 
 bool attends_causally() {
-  return variant().attend != nullptr;
+  return variant(false).attend != nullptr;
 }
 
 void attend_causal(ATTEND_PARAMETERS) {
-  variant().attend(queries, k, v, range, to, ith, nth);
+  variant(queries.rounded).attend(queries, k, v, range, to, ith, nth);
 }
 
 void add_causal_sums(SUMS_PARAMETERS) {
-  variant().sums(queries, k, known, sums, sums_stride, ith, nth);
+  variant(queries.rounded).sums(queries, k, known, sums, sums_stride, ith, nth);
 }
 
 }  // namespace windowkv

@@ -20,6 +20,7 @@ struct CausalQueries {
   int n_head_kv = 0;
   int d_head = 0;
   LogitScale logits;
+  bool rounded = false;  ///< whether products may round to 16 bits, where the processor has such
 };
 
 /// What they see of the rows before their own, and what else takes a share of their attention.

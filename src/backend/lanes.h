@@ -89,14 +89,20 @@ INLINE void widen_row(ggml_type type, const char* row, float* out, int64_t d) {
 template <typename Vector>
 INLINE Vector exp_lanes(Vector y) {
   using Whole = decltype(y < Vector{});
-  const Vector power = (y < -87.0f ? y * 0 - 87.0f : y) * 1.44269504f;
-  const Whole whole = __builtin_convertvector(power - 0.5f, Whole);
-  const Vector f = (power - __builtin_convertvector(whole, Vector)) * 0.693147181f;
-  const Whole bits = (whole + 127) << 23;
-  Vector e;
+  constexpr float kShift = 0x1.8p23f;  // what is added to it is rounded to a whole number, in the lowest bits
+  const Vector power = y * 1.44269504f;
+  const Vector shifted = power + kShift;
+  const Vector f = power - (shifted - kShift);
+  Vector e =
+      1.0f +
+      f * (6.93147181e-1f +
+           f * (2.40226507e-1f +
+                f * (5.55041087e-2f + f * (9.61812911e-3f + f * (1.33335581e-3f + f * 1.54035304e-4f)))));
+  Whole bits, whole;
+  std::memcpy(&bits, &e, sizeof e);
+  std::memcpy(&whole, &shifted, sizeof whole);
+  bits += whole << 23;
   std::memcpy(&e, &bits, sizeof e);
-  e *=
-      1.0f + f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120 + f * (1.0f / 720))))));
   return y < -87.0f ? Vector{} : e;
 }
 

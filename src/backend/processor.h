@@ -2,18 +2,12 @@
 
 namespace windowkv {
 
-/// The vector instructions that kernels are worth compiling for.
-enum class Vectors { kBaseline, kAvx2, kAvx512 };
+/// The vector instructions that kernels are worth compiling for, each with those before it: AVX2 with FMA and
+/// F16C; AVX-512 F, BW, DQ and VL; AVX-512 VNNI.
+enum class Vectors { kBaseline, kAvx2, kAvx512, kVnni };
 
-/// The widest that this processor has.
-inline Vectors vectors_of_processor() {
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return Vectors::kAvx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Vectors::kAvx2;
-#endif
-  return Vectors::kBaseline;
-}
+/// The most that this processor has, or WINDOWKV_VECTORS says if that is less: baseline, avx2, avx512 or
+/// vnni.
+Vectors vectors_of_processor();
 
 }  // namespace windowkv

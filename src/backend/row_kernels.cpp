@@ -249,6 +249,7 @@ struct Variant {
 Variant best_variant() {
 #ifdef __x86_64__
   switch (vectors_of_processor()) {
+    case Vectors::kVnni:
     case Vectors::kAvx512:
       return {attend_avx512, score_avx512, exp_scores_avx512};
     case Vectors::kAvx2:

@@ -22,7 +22,8 @@ void ModelFlags::add_to(CLI::App& app) {
   auto* group = app.add_option_group("Model");
   auto* file = group->add_option("-m,--model", path, "GGUF model file")->required()->type_name("FILE");
   hub.add_to(*group, *file);
-  group->add_option("-t,--threads", threads, "CPU threads (default: all cores)")->check(CLI::Range(0, 512));
+  group->add_option("-t,--threads", threads, "CPU threads (default, 0 and -1: all cores)")
+      ->check(CLI::Range(-1, 512));
   group
       ->add_option("--device", device,
                    "devices for the layers, in order: auto, cpu, or names such as CUDA0,RPC0 (--list-devices "

@@ -25,6 +25,7 @@ struct Attending {
   int64_t end;  ///< row of the first query's own key
   int n_head_kv;
   LogitScale logits;
+  bool rounded;
   int64_t stride = 1;  ///< of queries
   int64_t window = 0;
   std::vector<int64_t> begins;
@@ -40,7 +41,8 @@ CausalQueries queries_of(const ggml_tensor* q, const Attending& how) {
           .n_head = static_cast<int>(q->ne[1]),
           .n_head_kv = how.n_head_kv,
           .d_head = static_cast<int>(q->ne[0]),
-          .logits = how.logits};
+          .logits = how.logits,
+          .rounded = how.rounded};
 }
 
 /// Of rows [d_head·n_head_kv, tokens].
@@ -118,6 +120,7 @@ ggml_tensor* PrefillAttention::build(Graph& graph, const LayerAttention& layer, 
   auto* how = graph.hold(Attending{.end = end,
                                    .n_head_kv = n_head_kv_of(rows, q),
                                    .logits = layer.logits,
+                                   .rounded = layer.rounded,
                                    .window = layer.window,
                                    .begins = {begins.begin(), begins.end()}});
   return ggml_custom_inplace(ctx, place, from.data(), static_cast<int>(from.size()), attend_chunk,
@@ -142,6 +145,7 @@ void PrefillAttention::add_received(Graph& graph, const LayerAttention& layer, g
   auto* how = graph.hold(Attending{.end = end + received.skipped(end),
                                    .n_head_kv = n_head_kv_of(rows, q),
                                    .logits = layer.logits,
+                                   .rounded = layer.rounded,
                                    .stride = received.stride});
   graph.add(ggml_custom_inplace(ctx, received.sums, from.data(), static_cast<int>(from.size()), sum_received,
                                 GGML_N_TASKS_MAX, how));

@@ -18,6 +18,8 @@ struct LayerAttention {
   LogitScale logits;
   int64_t window;      ///< of the last rows up to its own that a query sees; 0: all
   ggml_tensor* sinks;  ///< [n_head] F32, logits beside those of the rows, whose weight goes nowhere; or null
+  /// Whether products may round to 16 bits: a hundredth of what rounding to quantized weights changes.
+  bool rounded = false;
 };
 
 /// What Model holds, for the engine.
@@ -35,7 +37,8 @@ struct LoadedModel {
   LayerAttention attention(int layer) const {
     return {{hp.attention_scale, hp.attention_softcap},
             hp.attention_of(layer).window,
-            weights.layers[static_cast<size_t>(layer)].sinks};
+            weights.layers[static_cast<size_t>(layer)].sinks,
+            ggml_is_quantized(weights.layers[static_cast<size_t>(layer)].wo->type)};
   }
 };
 

@@ -1,7 +1,7 @@
 #pragma once
 
-// What attention of many queries is computed with, whatever its products are: panels of queries that lie side by
-// side, one in each lane of a register, and blocks of rows that they go through.
+// What attention of many queries is computed with, whatever its products are: panels of queries that lie side
+// by side, one in each lane of a register, and blocks of rows that they go through.
 
 #include <cstdint>
 #include <cstring>
@@ -41,8 +41,9 @@ using Floats = Aligned<float>;
 struct PanelWeights {
   explicit PanelWeights(int64_t panel) : of(kBlockRows * panel), keep(panel), factor(panel) {}
   Floats of;
-  Floats keep;    ///< [panel]: what earlier sums must be multiplied by
-  Floats factor;  ///< [panel]: what products with these weights must be multiplied by, where they are no floats
+  Floats keep;  ///< [panel]: what earlier sums must be multiplied by
+  Floats
+      factor;  ///< [panel]: what products with these weights must be multiplied by, where they are no floats
 };
 
 template <typename Vector>

@@ -62,7 +62,8 @@ VNNI float round_row(const float* x, int64_t d, int32_t* pairs) {
   const __m256 step = steps_of(_mm256_set1_ps(sum), _mm256_set1_ps(most));
   const __m256 factor = _mm256_div_ps(_mm256_set1_ps(1), step);
   for (int64_t j = 0; j < d; j += kLanes)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(pairs + j / 2), _mm256_cvtsepi32_epi16(whole_of(x + j, factor)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(pairs + j / 2),
+                     _mm256_cvtsepi32_epi16(whole_of(x + j, factor)));
   return _mm256_cvtss_f32(step);
 }
 
@@ -179,8 +180,7 @@ VNNI void WordProducts::round(PanelWeights& weights, const float* squares, int64
     float* of = weights.of.data() + half;
     for (int64_t i = 0; i < count; i += 2) {
       const __m512i low = whole_of(of + i * kPanel, to_whole);
-      const __m512i high =
-          i + 1 < count ? whole_of(of + (i + 1) * kPanel, to_whole) : _mm512_setzero_si512();
+      const __m512i high = i + 1 < count ? whole_of(of + (i + 1) * kPanel, to_whole) : _mm512_setzero_si512();
       _mm512_store_si512(of + i / 2 * kPanel,
                          _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16)));
     }

@@ -1,10 +1,10 @@
 #pragma once
 
-// Products of 16-bit whole numbers, two at once in each lane, by AVX-512 VNNI: twice as many an instruction as in
-// float32. Each query, each row of K, each column of a block of V and each query's weights of a block are scaled
-// so that their norm is below 2¹⁵·⁵. By the inequality of Cauchy and Schwarz no sum of products then exceeds 2³¹,
-// however many there are, and rounding changes a score by 10⁻⁵ of the product of the norms, about what rounding K
-// to F16 has changed before.
+// Products of 16-bit whole numbers, two at once in each lane, by AVX-512 VNNI: twice as many an instruction
+// as in float32. Each query, each row of K, each column of a block of V and each query's weights of a block
+// are scaled so that their norm is below 2¹⁵·⁵. By the inequality of Cauchy and Schwarz no sum of products
+// then exceeds 2³¹, however many there are, and rounding changes a score by 10⁻⁵ of the product of the norms,
+// about what rounding K to F16 has changed before.
 
 #include <algorithm>
 #include <cstdint>
@@ -21,8 +21,8 @@ struct WordProducts {
   static constexpr int64_t kPanel = 2 * kWidth;
   static constexpr int64_t kRows = 8;
 
-  /// More than in float32: a block takes longer to read, and processors with these instructions have 1 MiB and
-  /// more.
+  /// More than in float32: a block takes longer to read, and processors with these instructions have 1 MiB
+  /// and more.
   static int64_t most_queries(int64_t d) {
     constexpr int64_t kMost = 512, kBytes = int64_t{512} << 10;
     return std::min(kMost, kBytes / (d * static_cast<int64_t>(sizeof(int16_t) + sizeof(float))));
@@ -78,8 +78,8 @@ struct WordProducts {
 
   static void score(const Queries& queries, int64_t panel, const Keys& keys, int64_t count, float* scores);
 
-  /// Weights become pairs of rows [count/2, panel], relative to the highest score of the block: relative to the
-  /// highest of all, small ones would be rounded to nothing.
+  /// Weights become pairs of rows [count/2, panel], relative to the highest score of the block: relative to
+  /// the highest of all, small ones would be rounded to nothing.
   INLINE static void weigh(PanelWeights& weights, int64_t count, float* highest, float* sums) {
     alignas(64) float squares[kPanel];
     for (int64_t half = 0; half < kPanel; half += kWidth) {

@@ -52,7 +52,7 @@ refuses "observation window" run -m "$model" -p x --observe=-3
 refuses "group size" run -m "$model" -p x --group 0
 refuses "temperature" run -m "$model" -p x --temp=-1
 refuses "top-p" run -m "$model" -p x --top-p 2
-refuses "--threads" run -m "$model" -p x -t=-1
+refuses "--threads" run -m "$model" -p x -t=-2
 refuses "--chunk" run -m "$model" -p x --chunk 0
 refuses "--predict" run -m "$model" -p x -n=-7
 refuses "unknown KV cache type" run -m "$model" -p x --kv-type q5_0

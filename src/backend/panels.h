@@ -41,9 +41,8 @@ using Floats = Aligned<float>;
 struct PanelWeights {
   explicit PanelWeights(int64_t panel) : of(kBlockRows * panel), keep(panel), factor(panel) {}
   Floats of;
-  Floats keep;  ///< [panel]: what earlier sums must be multiplied by
-  Floats
-      factor;  ///< [panel]: what products with these weights must be multiplied by, where they are no floats
+  Floats keep;    ///< [panel]: what earlier sums must be multiplied by
+  Floats factor;  ///< [panel]: what one of them counts, where they are whole numbers
 };
 
 template <typename Vector>

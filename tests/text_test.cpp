@@ -190,6 +190,18 @@ TEST(Sampler, TopKOfOneIsGreedy) {
   for (int i = 0; i < 10; ++i) EXPECT_EQ(sampler.sample(some_logits()), 17);
 }
 
+TEST(Sampler, TakesMinusOneForOffAndAll) {
+  SamplingOptions o;
+  o.temperature = 0;
+  o.top_k = -1;
+  o.penalty_last_n = -1;
+  o.presence_penalty = 2;
+  std::vector<Token> prompt(1000, 0);
+  prompt.front() = 3;  // far back
+  Sampler sampler(o, 4, prompt);
+  EXPECT_EQ(sampler.sample(std::vector<float>{0, 2, 1, 3}), 1);
+}
+
 TEST(Sampler, RefusesImpossibleSettings) {
   auto refuses = [](auto&& change) {
     SamplingOptions o;
@@ -201,8 +213,8 @@ TEST(Sampler, RefusesImpossibleSettings) {
   refuses([](auto& o) { o.temperature = std::nanf(""); });
   refuses([](auto& o) { o.top_p = 1.1f; });
   refuses([](auto& o) { o.min_p = -0.1f; });
-  refuses([](auto& o) { o.top_k = -1; });
-  refuses([](auto& o) { o.penalty_last_n = -1; });
+  refuses([](auto& o) { o.top_k = -2; });
+  refuses([](auto& o) { o.penalty_last_n = -2; });
   refuses([](auto& o) { o.repeat_penalty = 0; });
 }
 

@@ -23,6 +23,17 @@ using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
 // For processors with 512 bits, where most of the time goes.
 using WideLanes = float __attribute__((vector_size(2 * kLanes * sizeof(float))));
 
+template <typename Vector>
+struct BitsOfLanes;
+template <>
+struct BitsOfLanes<Lanes> {
+  using Type = uint32_t __attribute__((vector_size(sizeof(Lanes))));
+};
+template <>
+struct BitsOfLanes<WideLanes> {
+  using Type = uint32_t __attribute__((vector_size(sizeof(WideLanes))));
+};
+
 template <bool wide>
 using Widest = std::conditional_t<wide, WideLanes, Lanes>;
 
@@ -88,7 +99,7 @@ INLINE void widen_row(ggml_type type, const char* row, float* out, int64_t d) {
 /// e^y for −87 ≤ y ≤ 0 to 2·10⁻⁷; 0 below. 2^f by the Taylor series of the fraction f, which is in ±½.
 template <typename Vector>
 INLINE Vector exp_lanes(Vector y) {
-  using Whole = decltype(y < Vector{});
+  using Bits = typename BitsOfLanes<Vector>::Type;  // which may pass their ends where y is too low
   constexpr float kShift = 0x1.8p23f;  // what is added to it is rounded to a whole number, in the lowest bits
   const Vector power = y * 1.44269504f;
   const Vector shifted = power + kShift;
@@ -98,7 +109,7 @@ INLINE Vector exp_lanes(Vector y) {
       f * (6.93147181e-1f +
            f * (2.40226507e-1f +
                 f * (5.55041087e-2f + f * (9.61812911e-3f + f * (1.33335581e-3f + f * 1.54035304e-4f)))));
-  Whole bits, whole;
+  Bits bits, whole;
   std::memcpy(&bits, &e, sizeof e);
   std::memcpy(&whole, &shifted, sizeof whole);
   bits += whole << 23;

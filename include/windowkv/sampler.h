@@ -18,7 +18,7 @@ struct SamplingOptions {
   int top_k = 40;            ///< 0 and −1: off
   float top_p = 0.95f;       ///< 1: off
   float min_p = 0.05f;       ///< 0: off
-  int penalty_last_n = 64;   ///< 0: off
+  int penalty_last_n = 64;   ///< 0: off; −1: all
   float repeat_penalty = 1.0f;
   float frequency_penalty = 0.0f;
   float presence_penalty = 0.0f;

@@ -10,16 +10,7 @@
 
 #include "backend/ggml_blocks.h"
 #include "backend/processor.h"
-
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
-
-#ifndef __clang__
-// GCC 12 takes the vectors that its own intrinsics leave undefined on purpose for mistakes.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
+#include "backend/vnni.h"
 
 namespace windowkv {
 
@@ -37,8 +28,6 @@ struct ByteQuery {
   float scale;
   int32_t start;  // of the sum, less what the 128s add
 };
-
-#define VNNI [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]]
 
 using Words = int32_t __attribute__((vector_size(kRows * sizeof(int32_t))));
 

@@ -2,7 +2,6 @@
 
 // Products of queries and rows, and of weights and rows, in float32. WordProducts has the same parts.
 
-#include <algorithm>
 #include <cstdint>
 
 #include "backend/panels.h"

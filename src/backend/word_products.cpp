@@ -2,23 +2,13 @@
 
 #include <algorithm>
 
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
-
-#ifndef __clang__
-// GCC 12 takes the vectors that its own intrinsics leave undefined on purpose for mistakes.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
+#include "backend/vnni.h"
 
 namespace windowkv {
 
 #ifdef __x86_64__
 
 namespace {
-
-#define VNNI [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]]
 
 /// What the norm of what is scaled comes to, unless the largest element would be more than 16 bits hold. With
 /// what rounding adds, the product of two norms stays below 2³¹.

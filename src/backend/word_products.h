@@ -44,36 +44,36 @@ struct WordProducts {
     Aligned<int32_t> row_;
   };
 
-  /// [rows, d/2] pairs of elements, and a scale for each row.
-  class Keys {
+  /// Rows of a KV head, a block at a time: pairs, and scales.
+  class Block {
    public:
-    explicit Keys(int64_t d) : d_(d), wide_(d), pairs_(kBlockRows * d / 2), scales_(kBlockRows) {}
-    void read(const HostRows& rows, int64_t head, int64_t first, int64_t count);
     int64_t d() const { return d_; }
     const int32_t* pairs() const { return pairs_.data(); }
     const float* scales() const { return scales_.data(); }
 
-   private:
+   protected:
+    /// `widened`: rows in float32 at once.
+    Block(int64_t d, int64_t widened, int64_t scales)
+        : d_(d), wide_(widened * d), pairs_(kBlockRows / 2 * d), scales_(scales) {}
+
     int64_t d_;
     Floats wide_;
     Aligned<int32_t> pairs_;
     Floats scales_;
   };
 
-  /// [rows/2, d] pairs of rows, and a scale for each column.
-  class Values {
+  /// [rows, d/2] pairs of elements, and a scale for each row.
+  class Keys : public Block {
    public:
-    explicit Values(int64_t d) : d_(d), wide_(kBlockRows * d), pairs_(kBlockRows / 2 * d), scales_(d) {}
+    explicit Keys(int64_t d) : Block(d, 1, kBlockRows) {}
     void read(const HostRows& rows, int64_t head, int64_t first, int64_t count);
-    int64_t d() const { return d_; }
-    const int32_t* pairs() const { return pairs_.data(); }
-    const float* scales() const { return scales_.data(); }
+  };
 
-   private:
-    int64_t d_;
-    Floats wide_;
-    Aligned<int32_t> pairs_;
-    Floats scales_;
+  /// [rows/2, d] pairs of rows, and a scale for each column.
+  class Values : public Block {
+   public:
+    explicit Values(int64_t d) : Block(d, kBlockRows, d) {}
+    void read(const HostRows& rows, int64_t head, int64_t first, int64_t count);
   };
 
   static void score(const Queries& queries, int64_t panel, const Keys& keys, int64_t count, float* scores);

@@ -133,8 +133,7 @@ void warn_of_unused(const std::string& path, const PrefixStore& store, std::span
   if (common > std::ssize(store.tokens()) / 2) return;
   warn(fmt::format(
       "{}: the prompt begins with {} of the {} saved tokens{}, and all of it that follows is read; for a "
-      "question "
-      "about the saved text give the same -f again",
+      "question about the saved text give the same -f again",
       path, common, store.tokens().size(),
       recurrent ? fmt::format(", {} of which it goes on from", store.reusable_prefix(prompt)) : ""));
 }

@@ -97,6 +97,10 @@ class PrefillAttentionOf : public testing::TestWithParam<Case> {
     return w;
   }
 
+  /// Whether products are of 16-bit whole numbers.
+  static bool words(bool rounded) {
+    return rounded && (vectors_of_processor() == Vectors::kVnni || vectors_of_processor() == Vectors::kAvx2);
+  }
   void expect_plain_loops(bool rounded);
 
   static constexpr float kScale = 0.2f;
@@ -111,7 +115,6 @@ class PrefillAttentionOf : public testing::TestWithParam<Case> {
 };
 
 void PrefillAttentionOf::expect_plain_loops(bool rounded) {
-  const bool words = rounded && vectors_of_processor() == Vectors::kVnni;
   constexpr size_t kNodes = 64;
   Scheduler scheduler(backends_, kNodes);
   const PrefillAttention attention(backends_, hp_, c_.t);
@@ -153,7 +156,7 @@ void PrefillAttentionOf::expect_plain_loops(bool rounded) {
           expected += w[static_cast<size_t>(j)] *
                       static_cast<double>(v_[static_cast<size_t>(j * hp_.kv_row() + kv * c_.d_head + x)]);
         ASSERT_NEAR(result[static_cast<size_t>((i * c_.n_head + h) * c_.d_head + x)], expected,
-                    words ? 2e-4 : 2e-6)
+                    words(rounded) ? 2e-4 : 2e-6)
             << "query " << i << " head " << h;
       }
     }
@@ -169,7 +172,7 @@ void PrefillAttentionOf::expect_plain_loops(bool rounded) {
     }
     ggml_backend_tensor_get(s.sums, received.data(), 0, ggml_nbytes(s.sums));
     for (size_t i = 0; i < received.size(); ++i)
-      ASSERT_NEAR(received[i], expected[i], (words ? 2e-4 : 1e-5) * expected[i])
+      ASSERT_NEAR(received[i], expected[i], (words(rounded) ? 2e-4 : 1e-5) * expected[i])
           << "every " << s.stride << " at " << i;
   }
 }
@@ -177,6 +180,45 @@ void PrefillAttentionOf::expect_plain_loops(bool rounded) {
 TEST_P(PrefillAttentionOf, EqualsPlainLoops) {
   if (!attends_causally()) GTEST_SKIP() << "this processor has no vectors for it";
   for (const bool rounded : {false, true}) expect_plain_loops(rounded);
+}
+
+// What the last queries of a prompt give to each row, by as many threads as there may be.
+TEST_P(PrefillAttentionOf, ObservesLikePlainLoops) {
+  if (!attends_causally()) GTEST_SKIP() << "this processor has no vectors for it";
+  const auto* k = segment_.layer(0).k();
+  const HostRows rows{k->type, static_cast<const char*>(k->data), k->nb[1],
+                      ggml_row_size(k->type, c_.d_head)};
+  CausalQueries queries{.q = q_.data(),
+                        .token_stride = static_cast<size_t>(c_.n_head * c_.d_head),
+                        .head_stride = static_cast<size_t>(c_.d_head),
+                        .tokens = c_.t,
+                        .first = c_.keys - c_.t,
+                        .n_head = c_.n_head,
+                        .n_head_kv = c_.n_head_kv,
+                        .d_head = c_.d_head,
+                        .logits = {kScale, c_.softcap}};
+  std::vector<float> received(static_cast<size_t>(c_.keys * c_.n_head));
+  for (const bool most : {false, true}) {
+    std::vector<double> expected(received.size(), 0.0);
+    for (int64_t i = 0; i < c_.t; ++i)
+      for (int64_t h = 0; h < c_.n_head; ++h) {
+        const auto w = weights(i, h, true);
+        for (int64_t j = 0; j < c_.keys; ++j) {
+          auto& x = expected[static_cast<size_t>(h * c_.keys + j)];
+          x = most ? std::max(x, w[static_cast<size_t>(j)]) : x + w[static_cast<size_t>(j)];
+        }
+      }
+    for (const bool rounded : {false, true})
+      for (const int nth : {1, 3, 16}) {
+        queries.rounded = rounded;
+        std::ranges::fill(received, -1.0f);
+        for (int ith = 0; ith < nth; ++ith)
+          observe_causally(queries, rows, most, received.data(), static_cast<size_t>(c_.keys), ith, nth);
+        for (size_t i = 0; i < received.size(); ++i)
+          ASSERT_NEAR(received[i], expected[i], (words(rounded) ? 2e-4 : 1e-5) * expected[i])
+              << "most: " << most << ", " << nth << " threads, at " << i;
+      }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

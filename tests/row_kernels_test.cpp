@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include "backend/byte_scores.h"
+#include "backend/processor.h"
 
 namespace windowkv::test {
 namespace {
@@ -65,12 +65,13 @@ class RowKernels : public testing::TestWithParam<Shape> {
     for (auto& x : out) x = normal(random);
     return out;
   }
-  /// Queries as the products of bytes take them.
-  static std::vector<float> in_bytes(std::vector<float> q) {
+  /// Queries as products of whole numbers take them: rounded in blocks, the largest to `top`.
+  static std::vector<float> rounded(std::vector<float> q, float top) {
     for (size_t first = 0; first < q.size(); first += 32) {
       float most = 0;
       for (size_t i = 0; i < 32; ++i) most = std::max(most, std::fabs(q[first + i]));
-      for (size_t i = 0; i < 32; ++i) q[first + i] = std::nearbyint(q[first + i] / most * 127) * most / 127;
+      for (size_t i = 0; i < 32; ++i)
+        q[first + i] = std::nearbyint(q[first + i] * (top / most)) * (most / top);
     }
     return q;
   }
@@ -155,7 +156,8 @@ TEST_P(RowKernels, ScoreRows) {
     std::vector<float> out(static_cast<size_t>(shape.share * kStride), -1);
     score_rows(k.rows, 1, {nullptr, 11, 300}, given.data(), shape.share, shape.d_head, logits, out.data(),
                kStride);
-    if (shape.type == GGML_TYPE_Q8_0 && cap == 0 && byte_scores() != nullptr) q = in_bytes(given);
+    if (shape.type == GGML_TYPE_Q8_0 && cap == 0 && vectors_of_processor() != Vectors::kBaseline)
+      q = rounded(given, vectors_of_processor() == Vectors::kVnni ? 127 : 32767);
     for (int c = 0; c < shape.share; ++c) {
       for (int64_t i = 0; i < 300; ++i)
         ASSERT_NEAR(static_cast<double>(out[static_cast<size_t>(c * kStride + i)]), score(c, 11 + i, 1),

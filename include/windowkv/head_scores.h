@@ -6,7 +6,9 @@
 /// for each KV head.
 namespace windowkv {
 
-/// build_observed_attention of every KV head: [keys, n_head].
+/// Adds the attention of the observation window to the graph: softmax over all keys in float32, causal inside
+/// the window, summed over its rows, or the most that one row gave. Returns [keys, n_head] F32: what each of
+/// the prompt's first `keys` tokens received from each query head.
 ggml_tensor* build_observed_by_head(ggml_context* ctx, const LayerView& view, int64_t keys,
                                     Rows rows = Rows::kSum);
 

@@ -1,22 +1,20 @@
 // Sixteen rows at a time are turned on their side, so that a lane of a register belongs to a row: products of
 // bytes, four values at once, sum up in the lanes, and no sum goes across them. A query's bytes are the same
 // for all lanes.
-#include "backend/byte_scores.h"
-
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <vector>
 
 #include "backend/ggml_blocks.h"
-#include "backend/processor.h"
-#include "backend/vnni.h"
+#include "backend/intrinsics.h"
+#include "backend/q8_scores.h"
 
 namespace windowkv {
 
-namespace {
-
 #ifdef __x86_64__
+
+namespace {
 
 constexpr int64_t kRows = 16;           // at once: one in each lane
 constexpr int64_t kAhead = 64;          // rows that are fetched before they are needed
@@ -86,8 +84,9 @@ VNNI inline __m512 scales_of(const char* rows, size_t stride) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
 }
 
-VNNI void score_vnni(const char* rows, size_t stride, int64_t count, const float* q, int columns, int d_head,
-                     float scale, float* out, int64_t out_stride) {
+}  // namespace
+
+VNNI void score_q8_by_bytes(Q8_SCORE_PARAMETERS) {
   const int64_t blocks = d_head / kBlock;
   const auto row_bytes = static_cast<size_t>(blocks) * sizeof(Q8Block);
   std::vector<ByteQuery> queries;  // of block 0, of block 1, ...
@@ -131,14 +130,5 @@ VNNI void score_vnni(const char* rows, size_t stride, int64_t count, const float
 }
 
 #endif
-
-}  // namespace
-
-ScoreBytes byte_scores() {
-#ifdef __x86_64__
-  if (vectors_of_processor() == Vectors::kVnni) return score_vnni;
-#endif
-  return nullptr;
-}
 
 }  // namespace windowkv

@@ -9,6 +9,7 @@
 
 #include "backend/float_products.h"
 #include "backend/processor.h"
+#include "backend/targets.h"
 #include "backend/word_products.h"
 
 namespace windowkv {
@@ -142,20 +143,6 @@ INLINE void attend_body(const CausalQueries& queries, const HostRows& k, const H
   }
 }
 
-/// Sums of neighbours: four of a's, then four of b's.
-INLINE Lanes add_pairs(Lanes a, Lanes b) {
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
-         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-}
-
-/// The sums of each of as many vectors as one has lanes.
-INLINE Lanes sum_lanes(const float* vectors) {
-  Lanes x[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i) x[i] = load<Lanes>(vectors + i * kLanes);
-  return add_pairs(add_pairs(add_pairs(x[0], x[1]), add_pairs(x[2], x[3])),
-                   add_pairs(add_pairs(x[4], x[5]), add_pairs(x[6], x[7])));
-}
-
 /// log Σ exp(score) of each of the tile's queries.
 template <typename P>
 INLINE void find_log_sums(const Tile<P>& tile, typename P::Keys& keys, const HostRows& k, int64_t kv_head,
@@ -175,73 +162,93 @@ INLINE void find_log_sums(const Tile<P>& tile, typename P::Keys& keys, const Hos
   for (int64_t i = 0; i < lanes; ++i) log_sums[i] += std::log(weight.data()[i]);
 }
 
-INLINE void add_to(Lanes x, float* of_head, float*) {
-  store(load<Lanes>(of_head) + x, of_head);
+/// Of what rows receive from queries the sum, or the most that one gives.
+template <bool most>
+INLINE void join_to(Lanes x, float* of_head, float*) {
+  store(joined<most>(load<Lanes>(of_head), x), of_head);
 }
 
-INLINE void add_to(WideLanes x, float* of_low, float* of_high) {
-  store(load<Lanes>(of_low) + __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7), of_low);
-  store(load<Lanes>(of_high) + __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15), of_high);
+template <bool most>
+INLINE void join_to(WideLanes x, float* of_low, float* of_high) {
+  join_to<most>(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7), of_low, nullptr);
+  join_to<most>(__builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15), of_high, nullptr);
 }
 
-template <typename Products>
-INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const LogSums& known, float* sums,
-                      size_t sums_stride, int ith, int nth) {
+/// `begun`: whether there are sums to be added to.
+template <typename Products, bool most>
+INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const LogSums& known, bool begun,
+                      float* sums, size_t sums_stride, int ith, int nth) {
   using P = Products;
   using Vector = typename P::Vector;
   const int64_t d = queries.d_head;
-  const int64_t heads = queries.n_head_kv;
-  const int64_t share = queries.n_head / heads;
-  const int64_t most = 2 * P::most_queries(d);  // nothing is summed up beside them
-  const int64_t step = std::clamp(most / share / kLanes * kLanes, kLanes, rounded_up(queries.tokens, kLanes));
+  const int64_t kv_heads = queries.n_head_kv;
+  const int64_t share = queries.n_head / kv_heads;
+  const int64_t at_once = 2 * P::most_queries(d);  // nothing is summed up beside them
+  const int64_t step =
+      std::clamp(at_once / share / kLanes * kLanes, kLanes, rounded_up(queries.tokens, kLanes));
   Tile<P> tile(queries, step * share);
   PanelWeights weights(P::kPanel);
   Floats log_sums(rounded_up(step * share, P::kPanel));
   // Of each query head of the KV head: a row's sums with the queries of so many lanes.
   Floats received(share * kBlockRows * kLanes);
   typename P::Keys keys(d);
-  // What a query gives to a row is known once all of its rows are. Where it is, threads can share them.
-  const int64_t parts = known.of != nullptr ? (nth + heads - 1) / heads : 1;
-  for (int64_t unit = ith; unit < heads * parts; unit += nth) {
-    const int64_t head = unit / parts;
+  // What a query gives to a row is known once all of its rows are. Where it is, threads share a KV head's
+  // rows, else its query heads.
+  const int64_t threads = (nth + kv_heads - 1) / kv_heads;
+  const int64_t parts = known.of != nullptr ? threads : std::min(threads, share);
+  for (int64_t unit = ith; unit < kv_heads * parts; unit += nth) {
+    const int64_t kv_head = unit / parts;
+    const int64_t part = unit % parts;
+    const bool by_rows = known.of != nullptr;
+    const int64_t head = kv_head * share + (by_rows ? 0 : part * share / parts);
+    const int64_t heads = by_rows ? share : kv_head * share + (part + 1) * share / parts - head;
+    for (int64_t h = head; !begun && h < head + heads; ++h)
+      std::fill_n(sums + static_cast<size_t>(h) * sums_stride,
+                  queries.first + (queries.tokens - 1) * queries.stride + 1, 0.0f);
     for (int64_t first = 0; first < queries.tokens; first += step) {
       const int64_t count = std::min(step, queries.tokens - first);
       const int64_t lanes = rounded_up(count, kLanes);  // of a query head
-      tile.take(first, count, head * share, share, lanes, 0, 0);
-      if (known.of == nullptr) find_log_sums<P>(tile, keys, k, head, weights, log_sums.data());
+      tile.take(first, count, head, heads, lanes, 0, 0);
+      if (known.of == nullptr) find_log_sums<P>(tile, keys, k, kv_head, weights, log_sums.data());
       for (int64_t i = 0; i < tile.panels() * P::kPanel; ++i) {
         const int64_t token = i % lanes;
-        const int64_t query_head = head * share + i / lanes;
-        if (i >= share * lanes || token >= count)
+        const int64_t query_head = head + i / lanes;
+        if (i >= heads * lanes || token >= count)
           log_sums.data()[i] = -kLowest;  // no query, which gives nothing
         else if (known.of != nullptr)
           log_sums.data()[i] =
               known.of[static_cast<size_t>(first + token) * known.stride + static_cast<size_t>(query_head)];
       }
-      for (int64_t row = unit % parts * kBlockRows; row < tile.end(); row += parts * kBlockRows) {
+      const int64_t skipped = by_rows ? part : 0;
+      const int64_t every = by_rows ? parts : 1;
+      for (int64_t row = skipped * kBlockRows; row < tile.end(); row += every * kBlockRows) {
         const int64_t rows = std::min(kBlockRows, tile.end() - row);
-        keys.read(k, head, row, rows);
-        std::fill_n(received.data(), share * kBlockRows * kLanes, 0.0f);
+        keys.read(k, kv_head, row, rows);
+        std::fill_n(received.data(), heads * kBlockRows * kLanes, 0.0f);
         for (int64_t panel = 0; panel < tile.panels(); ++panel) {
           const float* scores = weights.of.data();
           tile.score(panel, keys, row, rows, weights.of.data());
           for (int64_t half = 0; half < P::kPanel; half += P::kWidth) {
             const int64_t lane = panel * P::kPanel + half;
-            if (lane >= share * lanes) break;
+            if (lane >= heads * lanes) break;
             float* low = received.data() + lane / lanes * kBlockRows * kLanes;
             float* high = received.data() +
-                          std::min((lane + P::kWidth - kLanes) / lanes, share - 1) * kBlockRows * kLanes;
+                          std::min((lane + P::kWidth - kLanes) / lanes, heads - 1) * kBlockRows * kLanes;
             const auto log_sum = load<Vector>(log_sums.data() + lane);
             for (int64_t i = 0; i < rows; ++i)
-              add_to(exp_lanes(load<Vector>(scores + i * P::kPanel + half) - log_sum), low + i * kLanes,
-                     high + i * kLanes);
+              join_to<most>(exp_lanes(load<Vector>(scores + i * P::kPanel + half) - log_sum),
+                            low + i * kLanes, high + i * kLanes);
           }
         }
-        for (int64_t h = 0; h < share; ++h) {
-          float* to = sums + static_cast<size_t>(head * share + h) * sums_stride + row;
+        for (int64_t h = 0; h < heads; ++h) {
+          float* to = sums + static_cast<size_t>(head + h) * sums_stride + row;
           for (int64_t i = 0; i < rows; i += kLanes) {
-            const auto some = sum_lanes(received.data() + (h * kBlockRows + i) * kLanes);
-            for (int64_t j = 0; j < std::min(kLanes, rows - i); ++j) to[i + j] += some[j];
+            Lanes of_rows[kLanes];
+            for (int64_t j = 0; j < kLanes; ++j)
+              of_rows[j] = load<Lanes>(received.data() + (h * kBlockRows + i + j) * kLanes);
+            const Lanes some = join_lanes<most>(of_rows);
+            for (int64_t j = 0; j < std::min(kLanes, rows - i); ++j)
+              to[i + j] = most ? std::max(to[i + j], some[j]) : to[i + j] + some[j];
           }
         }
       }
@@ -252,22 +259,25 @@ INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const Log
 #define ATTEND_PARAMETERS                                                                       \
   const CausalQueries &queries, const HostRows &k, const HostRows &v, const CausalRange &range, \
       const CausalResults &to, int ith, int nth
-#define SUMS_PARAMETERS                                                                                   \
-  const CausalQueries &queries, const HostRows &k, const LogSums &known, float *sums, size_t sums_stride, \
-      int ith, int nth
-#define VARIANT(name, Products, ...)                                     \
-  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                    \
-    attend_body<Products>(queries, k, v, range, to, ith, nth);           \
-  }                                                                      \
-  __VA_ARGS__ void sums_##name(SUMS_PARAMETERS) {                        \
-    sums_body<Products>(queries, k, known, sums, sums_stride, ith, nth); \
+#define SUMS_PARAMETERS                                                                                      \
+  const CausalQueries &queries, const HostRows &k, const LogSums &known, bool most, bool begun, float *sums, \
+      size_t sums_stride, int ith, int nth
+#define VARIANT(name, Products, ...)                                                     \
+  __VA_ARGS__ void attend_##name(ATTEND_PARAMETERS) {                                    \
+    attend_body<Products>(queries, k, v, range, to, ith, nth);                           \
+  }                                                                                      \
+  __VA_ARGS__ void sums_##name(SUMS_PARAMETERS) {                                        \
+    if (most)                                                                            \
+      sums_body<Products, true>(queries, k, known, begun, sums, sums_stride, ith, nth);  \
+    else                                                                                 \
+      sums_body<Products, false>(queries, k, known, begun, sums, sums_stride, ith, nth); \
   }
 
 #ifdef __x86_64__
-#define AVX512 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]]
-VARIANT(avx2, FloatProducts<false>, [[gnu::target("avx2,fma,f16c")]])
+VARIANT(avx2, FloatProducts<false>, AVX2)
+VARIANT(avx2_words, WordProducts<false>, AVX2)
 VARIANT(avx512, FloatProducts<true>, AVX512)
-VARIANT(vnni, WordProducts, AVX512)
+VARIANT(vnni_words, WordProducts<true>, AVX512)
 #else
 VARIANT(any, FloatProducts<false>)
 #endif
@@ -281,11 +291,13 @@ Variant best_variant(bool rounded) {
 #ifdef __x86_64__
   switch (vectors_of_processor()) {
     case Vectors::kVnni:
-      if (rounded) return {attend_vnni, sums_vnni};
+      if (rounded) return {attend_vnni_words, sums_vnni_words};
       [[fallthrough]];
     case Vectors::kAvx512:
+      // Without VNNI products of whole numbers take as many instructions of 512 bits as those of floats.
       return {attend_avx512, sums_avx512};
     case Vectors::kAvx2:
+      if (rounded) return {attend_avx2_words, sums_avx2_words};
       return {attend_avx2, sums_avx2};
     case Vectors::kBaseline:
       break;
@@ -311,8 +323,15 @@ void attend_causal(ATTEND_PARAMETERS) {
   variant(queries.rounded).attend(queries, k, v, range, to, ith, nth);
 }
 
-void add_causal_sums(SUMS_PARAMETERS) {
-  variant(queries.rounded).sums(queries, k, known, sums, sums_stride, ith, nth);
+void add_causal_sums(const CausalQueries& queries, const HostRows& k, const LogSums& known, float* sums,
+                     size_t sums_stride, int ith, int nth) {
+  variant(queries.rounded)
+      .sums(queries, k, known, /*most=*/false, /*begun=*/true, sums, sums_stride, ith, nth);
+}
+
+void observe_causally(const CausalQueries& queries, const HostRows& k, bool most, float* out,
+                      size_t out_stride, int ith, int nth) {
+  variant(queries.rounded).sums(queries, k, {}, most, /*begun=*/false, out, out_stride, ith, nth);
 }
 
 }  // namespace windowkv

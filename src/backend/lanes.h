@@ -28,10 +28,12 @@ struct BitsOfLanes;
 template <>
 struct BitsOfLanes<Lanes> {
   using Type = uint32_t __attribute__((vector_size(sizeof(Lanes))));
+  using Whole = int32_t __attribute__((vector_size(sizeof(Lanes))));
 };
 template <>
 struct BitsOfLanes<WideLanes> {
   using Type = uint32_t __attribute__((vector_size(sizeof(WideLanes))));
+  using Whole = int32_t __attribute__((vector_size(sizeof(WideLanes))));
 };
 
 template <bool wide>
@@ -44,6 +46,28 @@ INLINE Lanes folded(Lanes x) {
 INLINE Lanes folded(WideLanes x) {
   return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
          __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+/// The sum of two, or the higher of each pair of lanes.
+template <bool most, typename Vector>
+INLINE Vector joined(Vector a, Vector b) {
+  if (most) return a > b ? a : b;
+  return a + b;
+}
+
+/// Of each of eight vectors the sum of its lanes, or the highest of them.
+template <bool most>
+INLINE Lanes join_lanes(const Lanes* a) {
+  Lanes b[4];
+  Lanes c[2];
+  for (int64_t i = 0; i < 4; ++i)
+    b[i] = joined<most>(__builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14),
+                        __builtin_shufflevector(a[2 * i], a[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15));
+  for (int64_t i = 0; i < 2; ++i)
+    c[i] = joined<most>(__builtin_shufflevector(b[2 * i], b[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13),
+                        __builtin_shufflevector(b[2 * i], b[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15));
+  return joined<most>(__builtin_shufflevector(c[0], c[1], 0, 1, 2, 3, 8, 9, 10, 11),
+                      __builtin_shufflevector(c[0], c[1], 4, 5, 6, 7, 12, 13, 14, 15));
 }
 
 /// A half-precision number by its bits; infinities and NaN, which caches do not hold, become large numbers.

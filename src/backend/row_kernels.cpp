@@ -7,9 +7,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "backend/byte_scores.h"
 #include "backend/lanes.h"
 #include "backend/processor.h"
+#include "backend/q8_scores.h"
+#include "backend/targets.h"
 
 namespace windowkv {
 
@@ -43,21 +44,6 @@ INLINE int64_t widen_tile(const HostRows& rows, int64_t head, const RowRange& ra
   return count;
 }
 
-/// The sum of each of eight vectors' elements.
-INLINE void add_lanes(const Lanes* a, float* out) {
-  Lanes b[4];
-  Lanes c[2];
-  for (int64_t i = 0; i < 4; ++i)
-    b[i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
-           __builtin_shufflevector(a[2 * i], a[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
-  for (int64_t i = 0; i < 2; ++i)
-    c[i] = __builtin_shufflevector(b[2 * i], b[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
-           __builtin_shufflevector(b[2 * i], b[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
-  const Lanes sums = __builtin_shufflevector(c[0], c[1], 0, 1, 2, 3, 8, 9, 10, 11) +
-                     __builtin_shufflevector(c[0], c[1], 4, 5, 6, 7, 12, 13, 14, 15);
-  std::memcpy(out, &sums, sizeof sums);
-}
-
 /// Each of x[kTile] becomes cap · tanh(x / cap).
 INLINE void cap_tile(float* x, float cap) {
   for (int64_t i = 0; i < kTile; i += kLanes) {
@@ -84,7 +70,8 @@ INLINE void multiply_rows(const float* q, const float* rows, int64_t d, float* o
   }
   Lanes lanes[kLanes];
   for (int64_t r = 0; r < kLanes; ++r) lanes[r] = folded(sums[r]);
-  add_lanes(lanes, out);
+  const Lanes each = join_lanes<false>(lanes);
+  std::memcpy(out, &each, sizeof each);
 }
 
 /// scores[i] = the logit of q and row i of the tile.
@@ -236,29 +223,31 @@ INLINE float exp_scores_body(float* scores, int64_t n) {
 
 VARIANT(any, false)
 #ifdef __x86_64__
-VARIANT(avx2, false, [[gnu::target("avx2,fma,f16c")]])
-VARIANT(avx512, true, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]])
+VARIANT(avx2, false, AVX2)
+VARIANT(avx512, true, AVX512)
 #endif
 
 struct Variant {
   void (*attend)(ATTEND_PARAMETERS);
   void (*score)(SCORE_PARAMETERS);
   float (*exp_scores)(float* scores, int64_t n);
+  void (*score_q8)(Q8_SCORE_PARAMETERS);  // null: by `score`
 };
 
 Variant best_variant() {
 #ifdef __x86_64__
   switch (vectors_of_processor()) {
     case Vectors::kVnni:
+      return {attend_avx512, score_avx512, exp_scores_avx512, score_q8_by_bytes};
     case Vectors::kAvx512:
-      return {attend_avx512, score_avx512, exp_scores_avx512};
+      return {attend_avx512, score_avx512, exp_scores_avx512, score_q8_by_words};
     case Vectors::kAvx2:
-      return {attend_avx2, score_avx2, exp_scores_avx2};
+      return {attend_avx2, score_avx2, exp_scores_avx2, score_q8_by_words};
     case Vectors::kBaseline:
       break;
   }
 #endif
-  return {attend_any, score_any, exp_scores_any};
+  return {attend_any, score_any, exp_scores_any, nullptr};
 }
 
 const Variant& variant() {
@@ -279,12 +268,12 @@ void attend_rows(ATTEND_PARAMETERS) {
 }
 
 void score_rows(SCORE_PARAMETERS) {
-  static const ScoreBytes by_bytes = byte_scores();
-  if (by_bytes != nullptr && k.type == GGML_TYPE_Q8_0 && range.numbers == nullptr && logits.softcap == 0)
-    by_bytes(k.at(range.first, head), k.row_stride, range.count, q, columns, d_head, logits.scale, out,
-             stride);
+  const auto& best = variant();
+  if (best.score_q8 != nullptr && k.type == GGML_TYPE_Q8_0 && range.numbers == nullptr && logits.softcap == 0)
+    best.score_q8(k.at(range.first, head), k.row_stride, range.count, q, columns, d_head, logits.scale, out,
+                  stride);
   else
-    variant().score(k, head, range, q, columns, d_head, logits, out, stride);
+    best.score(k, head, range, q, columns, d_head, logits, out, stride);
 }
 
 float exp_scores(float* scores, int64_t n) {

@@ -1,30 +1,63 @@
 #pragma once
 
-// Products of 16-bit whole numbers, two at once in each lane, by AVX-512 VNNI: twice as many an instruction
-// as in float32. Each query, each row of K, each column of a block of V and each query's weights of a block
-// are scaled so that their norm is below 2¹⁵·⁵. By the inequality of Cauchy and Schwarz no sum of products
-// then exceeds 2³¹, however many there are, and rounding changes a score by 10⁻⁵ of the product of the norms,
-// about what rounding K to F16 has changed before.
+// Products of 16-bit whole numbers, two at once in each lane: twice as many an instruction as in float32, by
+// AVX-512 VNNI, or by AVX2 with another instruction that sums them up. Each query, each row of K, each column
+// of a block of V and each query's weights of a block are scaled so that their norm is below 2¹⁵·⁵. By the
+// inequality of Cauchy and Schwarz no sum of products then exceeds 2³¹, however many there are, and rounding
+// changes a score by 10⁻⁵ of the product of the norms, about what rounding K to F16 has changed before.
 
 #include <algorithm>
 #include <cstdint>
 
 #include "backend/panels.h"
 #include "backend/row_kernels.h"
+#include "backend/word_tile.h"
 
 namespace windowkv {
 
-/// What FloatProducts says of its parts holds here too. On x86 alone.
-struct WordProducts {
-  using Vector = WideLanes;
-  static constexpr int64_t kWidth = 16;
-  static constexpr int64_t kPanel = 2 * kWidth;
-  static constexpr int64_t kRows = 8;
+/// Rows of a KV head, a block at a time: pairs of whole numbers, and scales.
+class WordBlock {
+ public:
+  int64_t d() const { return d_; }
+  const int32_t* pairs() const { return pairs_.data(); }
+  const float* scales() const { return scales_.data(); }
 
-  /// More than in float32: a block takes longer to read, and processors with these instructions have 1 MiB
-  /// and more.
+ protected:
+  /// `widened`: rows in float32 at once.
+  WordBlock(int64_t d, int64_t widened, int64_t scales)
+      : d_(d), wide_(widened * d), pairs_(kBlockRows / 2 * d), scales_(scales) {}
+
+  int64_t d_;
+  Floats wide_;
+  Aligned<int32_t> pairs_;
+  Floats scales_;
+};
+
+/// [rows, d/2] pairs of elements, and a scale for each row.
+class WordKeys : public WordBlock {
+ public:
+  explicit WordKeys(int64_t d) : WordBlock(d, kLanes, kBlockRows) {}
+  void read(const HostRows& rows, int64_t head, int64_t first, int64_t count);
+};
+
+/// [rows/2, d] pairs of rows, and a scale for each column.
+class WordValues : public WordBlock {
+ public:
+  explicit WordValues(int64_t d) : WordBlock(d, kBlockRows, d) {}
+  void read(const HostRows& rows, int64_t head, int64_t first, int64_t count);
+};
+
+/// What FloatProducts says of its parts holds here too. On x86 alone; `wide` by AVX-512 VNNI, else by AVX2.
+template <bool wide>
+struct WordProducts {
+  using Vector = Widest<wide>;
+  static constexpr int64_t kWidth = WordTile<wide>::kWidth;
+  static constexpr int64_t kPanel = WordTile<wide>::kPanel;
+
+  /// More than in float32, as a block takes longer to read: processors with VNNI have caches of 1 MiB and
+  /// more, most with AVX2 of 512 KiB.
   static int64_t most_queries(int64_t d) {
-    constexpr int64_t kMost = 512, kBytes = int64_t{512} << 10;
+    constexpr int64_t kMost = 512, kBytes = int64_t{wide ? 512 : 384} << 10;
     return std::min(kMost, kBytes / (d * static_cast<int64_t>(sizeof(int16_t) + sizeof(float))));
   }
 
@@ -44,37 +77,8 @@ struct WordProducts {
     Aligned<int32_t> row_;
   };
 
-  /// Rows of a KV head, a block at a time: pairs, and scales.
-  class Block {
-   public:
-    int64_t d() const { return d_; }
-    const int32_t* pairs() const { return pairs_.data(); }
-    const float* scales() const { return scales_.data(); }
-
-   protected:
-    /// `widened`: rows in float32 at once.
-    Block(int64_t d, int64_t widened, int64_t scales)
-        : d_(d), wide_(widened * d), pairs_(kBlockRows / 2 * d), scales_(scales) {}
-
-    int64_t d_;
-    Floats wide_;
-    Aligned<int32_t> pairs_;
-    Floats scales_;
-  };
-
-  /// [rows, d/2] pairs of elements, and a scale for each row.
-  class Keys : public Block {
-   public:
-    explicit Keys(int64_t d) : Block(d, 1, kBlockRows) {}
-    void read(const HostRows& rows, int64_t head, int64_t first, int64_t count);
-  };
-
-  /// [rows/2, d] pairs of rows, and a scale for each column.
-  class Values : public Block {
-   public:
-    explicit Values(int64_t d) : Block(d, kBlockRows, d) {}
-    void read(const HostRows& rows, int64_t head, int64_t first, int64_t count);
-  };
+  using Keys = WordKeys;
+  using Values = WordValues;
 
   static void score(const Queries& queries, int64_t panel, const Keys& keys, int64_t count, float* scores);
 

@@ -5,10 +5,14 @@
 #include <algorithm>
 
 #include "policy/observed_attention.h"
+#include "policy/observed_end.h"
+#include "policy/observed_in_place.h"
 
 namespace windowkv {
 
 ggml_tensor* build_observed_by_head(ggml_context* ctx, const LayerView& view, int64_t keys, Rows rows) {
+  if (reads_in_place(view)) return build_observed_in_place(ctx, view, keys, rows);
+  if (observes_end(view)) return build_observed_end(ctx, view, keys, rows);
   ggml_tensor* scores = nullptr;
   for (const auto& heads : heads_at_once(view)) {
     auto* part = build_observed_attention(ctx, view, heads, keys, rows);

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "backend/graph.h"
-#include "policy/observed_in_place.h"
 #include "windowkv/head_scores.h"
 
 namespace windowkv {
@@ -88,7 +87,6 @@ int64_t most_at_once(int64_t keys, int64_t d_head, int64_t n_head_kv, int64_t co
 
 std::vector<KvHeads> heads_at_once(const LayerView& view) {
   const int64_t n_head_kv = view.k->ne[2];
-  if (reads_in_place(view)) return {{0, n_head_kv}};
   const int64_t most =
       most_at_once(view.k->ne[1], view.k->ne[0], n_head_kv, view.q->ne[1] * view.q->ne[2] / n_head_kv);
   std::vector<KvHeads> all;
@@ -141,7 +139,6 @@ ggml_tensor* over_queries(ggml_context* ctx, ggml_tensor* a, int64_t keys, Rows 
 ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
                                       Rows rows) {
   const int64_t n = view.k->ne[1];
-  if (reads_in_place(view)) return build_observed_in_place(ctx, view, heads, keys, rows);
   return over_queries(
       ctx,
       build_attention(ctx, view.q, view.k, heads, n - (view.q->ne[1] - view.after_prompt), logits_of(view)),

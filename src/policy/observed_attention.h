@@ -24,12 +24,9 @@ std::vector<KvHeads> heads_at_once(const LayerView& view);
 /// Bytes that the attention of the observation window takes at once. `columns`: queries of one KV head.
 int64_t observed_attention_bytes(int64_t keys, int64_t d_head, int64_t n_head_kv, int64_t columns);
 
-/// Adds the attention of the observation window to the graph, for the query heads of some KV heads: softmax
-/// over all keys in float32, causal inside the window, summed over its rows, or the most that one row gave.
-/// Returns [keys, count · n_head / n_head_kv] F32: what each of the prompt's first `keys` tokens received
-/// from each query head.
+/// build_observed_by_head for the query heads of some KV heads, by ggml's operations.
 ggml_tensor* build_observed_attention(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
-                                      Rows rows = Rows::kSum);
+                                      Rows rows);
 
 /// Softmax attention [keys, t, count · share] F32 of the queries q [d_head, t, n_head] over k [d_head, keys,
 /// n_head_kv], for the query heads of some KV heads. Query i sees keys 0 to `past` + `stride`·i.

@@ -105,24 +105,19 @@ void mean_of_rows(ggml_tensor* dst, int ith, int nth, void*) {
   }
 }
 
-/// Scores [keys, t · share, heads.count] of all keys.
-ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view, KvHeads heads) {
-  const int64_t share = view.q->ne[2] / view.k->ne[2];
-  auto some = [&](ggml_tensor* t, int64_t first, int64_t count) {
-    return ggml_view_3d(ctx, t, t->ne[0], t->ne[1], count, t->nb[1], t->nb[2],
-                        static_cast<size_t>(first) * t->nb[2]);
-  };
+/// Scores [keys, t · share, n_head_kv] of all keys.
+ggml_tensor* build_scores(ggml_context* ctx, const LayerView& view) {
+  const int64_t n_head_kv = view.k->ne[2];
   int64_t n = view.k->ne[1];
-  std::vector<ggml_tensor*> args = {some(view.q, heads.first * share, heads.count * share),
-                                    some(view.k, heads.first, heads.count)};
+  std::vector<ggml_tensor*> args = {view.q, view.k};
   if (view.k_after != nullptr) {
-    args.push_back(some(view.k_after, heads.first, heads.count));
+    args.push_back(view.k_after);
     n += view.k_after->ne[1];
   }
   auto number = [&](float x) { return ggml_arange(ctx, x, x + 1, 2); };
   args.push_back(ggml_concat(ctx, number(view.scale), number(view.softcap), 0));
-  return ggml_custom_4d(ctx, GGML_TYPE_F32, n, view.q->ne[1] * share, heads.count, 1, args.data(),
-                        static_cast<int>(args.size()), score_keys, GGML_N_TASKS_MAX, nullptr);
+  return ggml_custom_4d(ctx, GGML_TYPE_F32, n, view.q->ne[1] * (view.q->ne[2] / n_head_kv), n_head_kv, 1,
+                        args.data(), static_cast<int>(args.size()), score_keys, GGML_N_TASKS_MAX, nullptr);
 }
 
 }  // namespace
@@ -132,11 +127,10 @@ bool reads_in_place(const LayerView& view) {
          (view.k_after == nullptr || row_kernels_take(view.k_after->type, view.k_after->ne[0]));
 }
 
-ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
-                                     Rows rows) {
-  auto* scores = build_scores(ctx, view, heads);
-  return ggml_custom_4d(ctx, GGML_TYPE_F32, keys, view.q->ne[2] / view.k->ne[2] * heads.count, 1, 1, &scores,
-                        1, rows == Rows::kSum ? sum_over_rows : most_over_rows, GGML_N_TASKS_MAX, nullptr);
+ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, int64_t keys, Rows rows) {
+  auto* scores = build_scores(ctx, view);
+  return ggml_custom_4d(ctx, GGML_TYPE_F32, keys, view.q->ne[2], 1, 1, &scores, 1,
+                        rows == Rows::kSum ? sum_over_rows : most_over_rows, GGML_N_TASKS_MAX, nullptr);
 }
 
 bool means_in_place(const LayerView& view) {
@@ -145,7 +139,7 @@ bool means_in_place(const LayerView& view) {
 
 ggml_tensor* build_mean_in_place(ggml_context* ctx, const LayerView& view, int64_t first, int64_t count) {
   const int64_t n_head_kv = view.k->ne[2];
-  auto* scores = build_scores(ctx, view, {0, n_head_kv});
+  auto* scores = build_scores(ctx, view);
   auto* factors = ggml_custom_4d(ctx, GGML_TYPE_F32, view.q->ne[2], 1, 1, 1, &scores, 1, exp_rows,
                                  GGML_N_TASKS_MAX, nullptr);
   const auto skipped = static_cast<float>(first);

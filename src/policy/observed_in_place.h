@@ -1,6 +1,6 @@
 #pragma once
 
-#include "policy/observed_attention.h"
+#include "windowkv/policy.h"
 
 namespace windowkv {
 
@@ -8,9 +8,8 @@ namespace windowkv {
 /// CPU computes it. A few queries and many keys are a poor matrix product.
 bool reads_in_place(const LayerView& view);
 
-/// build_observed_attention of such a view. LayerView::k_after counts among the keys.
-ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, KvHeads heads, int64_t keys,
-                                     Rows rows);
+/// build_observed_by_head of such a view. LayerView::k_after counts among the keys.
+ggml_tensor* build_observed_in_place(ggml_context* ctx, const LayerView& view, int64_t keys, Rows rows);
 
 /// Whether the view has one query, so that means of its attention need not be made of each query head's.
 bool means_in_place(const LayerView& view);

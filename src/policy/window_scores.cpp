@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "policy/observed_attention.h"
 #include "windowkv/head_scores.h"
 
 namespace windowkv {
@@ -36,15 +35,11 @@ ggml_tensor* build_window_scores(ggml_context* ctx, const LayerView& view, const
   const int64_t whole = review / c.omega;
   const int64_t rest = review % c.omega;
 
-  ggml_tensor* scores = nullptr;
-  for (const auto& heads : heads_at_once(view)) {
-    auto* t = build_observed_attention(ctx, view, heads, review, c.rows);
-    ggml_tensor* part = whole > 0 ? pool_windows(ctx, t, 0, whole, c.omega, c.p) : nullptr;
-    if (rest > 0) {
-      auto* last = pool_windows(ctx, t, whole * c.omega, 1, rest, c.p);
-      part = part != nullptr ? ggml_concat(ctx, part, last, 0) : last;
-    }
-    scores = scores != nullptr ? ggml_concat(ctx, scores, part, 1) : part;
+  auto* t = build_observed_by_head(ctx, view, review, c.rows);
+  ggml_tensor* scores = whole > 0 ? pool_windows(ctx, t, 0, whole, c.omega, c.p) : nullptr;
+  if (rest > 0) {
+    auto* last = pool_windows(ctx, t, whole * c.omega, 1, rest, c.p);
+    scores = scores != nullptr ? ggml_concat(ctx, scores, last, 0) : last;
   }
   scores = build_combined_heads(ctx, scores, view.k->ne[2], c.heads, view.on_cpu);
   return ggml_reshape_1d(ctx, scores, ggml_nelements(scores));

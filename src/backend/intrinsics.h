@@ -1,6 +1,8 @@
 #pragma once
 
-// For the files of functions that are written in intrinsics, AVX-512 VNNI's among them.
+// For the files of functions that are written in x86's intrinsics.
+
+#include "backend/targets.h"
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -11,5 +13,3 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
-
-#define VNNI [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]]

@@ -215,7 +215,8 @@ TEST_P(PrefillAttentionOf, ObservesLikePlainLoops) {
         for (int ith = 0; ith < nth; ++ith)
           observe_causally(queries, rows, most, received.data(), static_cast<size_t>(c_.keys), ith, nth);
         for (size_t i = 0; i < received.size(); ++i)
-          ASSERT_NEAR(received[i], expected[i], (words(rounded) ? 2e-4 : 1e-5) * expected[i])
+          // 10⁻⁵ of the product of the norms, which is up to 80 here, in the exponent of a single weight.
+          ASSERT_NEAR(received[i], expected[i], (words(rounded) ? 8e-4 : 1e-5) * expected[i])
               << "most: " << most << ", " << nth << " threads, at " << i;
       }
   }

@@ -72,5 +72,38 @@ TEST(Child, WhatWaitsForEverIsRefused) {
             "the work waits for ever, in each of 10 copies of the process");
 }
 
+/// What a shell's command writes, or how it is refused.
+std::string output(const std::string& command, const std::string& input = "",
+                   const ChildLimits& limits = {}) {
+  try {
+    return run_program("the program", {find_program("sh"), "-c", command}, input, limits, size_t{1} << 20);
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
+TEST(Program, ReadsAndWrites) {
+  EXPECT_EQ(output("cat", "some text"), "some text");
+  EXPECT_EQ(output("wc -c", std::string(size_t{3} << 20, 'x')), "3145728\n");  // more than a pipe holds
+  EXPECT_EQ(output("true", std::string(size_t{3} << 20, 'x')), "");            // read or not
+}
+
+TEST(Program, SaysHowItEnds) {
+  EXPECT_EQ(output("echo text; exit 3"), "the program fails");
+  EXPECT_EQ(output("kill -SEGV $$"), "the program crashes (Segmentation fault)");
+  EXPECT_EQ(output("while true; do :; done", "", {.seconds = 0.25}), "the program is not done after 0.25 s");
+  EXPECT_EQ(output("sleep 60", "", {.seconds = 0.05}), "the program is not done after 0.05 s");
+  EXPECT_EQ(output("cat /dev/zero"), "the program gives more than 1 MiB");
+  EXPECT_THROW(run_program("the program", {"/nowhere"}, "", {}, 1), Error);
+  EXPECT_EQ(find_program("no-such-program"), "");
+}
+
+TEST(Program, SeesNothingElseThatIsOpen) {
+  const int open = dup(STDOUT_FILENO);
+  // Its own folder is what ls itself has open.
+  EXPECT_EQ(output("ls /proc/self/fd | wc -l"), "4\n");
+  close(open);
+}
+
 }  // namespace
 }  // namespace windowkv

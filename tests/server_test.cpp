@@ -768,6 +768,40 @@ TEST_F(HttpServers, ShowsKeysTheirOwnSlots) {
   asking.join();
 }
 
+TEST_F(HttpServers, ReadsPdfFilesWherePdftotextIs) {
+  Http http;
+  auto client = http.client();
+  const auto read = [&](const std::string& file, int status) {
+    const auto response = client.Post("/pdf-text", file, "application/pdf");
+    EXPECT_TRUE(response);
+    EXPECT_EQ(response->status, status) << response->body;
+    return Json::parse(response->body);
+  };
+  const std::string text = "BT /F1 12 Tf 72 720 Td (Words of a page) Tj ET";
+  const auto pdf = [](const std::string& page) {
+    return "%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+           "2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+           "3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R"
+           "/Resources<</Font<</F1 5 0 R>>>>>>endobj\n"
+           "4 0 obj<</Length " +
+           std::to_string(page.size()) + ">>stream\n" + page +
+           "\nendstream endobj\n5 0 obj<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>endobj\n"
+           "trailer<</Root 1 0 R>>\n%%EOF\n";
+  };
+  const bool reads = Json::parse(client.Get("/props")->body)["reads_pdf"].get<bool>();
+  if (!reads) {
+    EXPECT_NE(read(pdf(text), 501)["error"]["message"].get<std::string>().find("pdftotext"),
+              std::string::npos);
+    GTEST_SKIP() << "no pdftotext here";
+  }
+  EXPECT_EQ(read(pdf(text), 200)["text"].get<std::string>().substr(0, 15), "Words of a page");
+  EXPECT_EQ(read("no PDF", 400)["error"]["message"], "the body is not a PDF file");
+  EXPECT_EQ(read("", 400)["error"]["message"], "the body is not a PDF file");
+  EXPECT_EQ(read("%PDF-1.4 and then nothing", 400)["error"]["message"],
+            "reading the PDF file fails (is it damaged, or does it need a password?)");
+  EXPECT_EQ(read(pdf(""), 400)["error"]["message"], "the PDF file has no text: its pages are pictures");
+}
+
 TEST_F(HttpServers, KeepsTextOfUsersText) {
   Http http;
   const auto ids = post(http.client(), "/tokenize", {{"content", "a b"}, {"with_pieces", true}})["tokens"];

@@ -34,7 +34,7 @@ window.sent = [];
 window.bad = [];
 const real = window.fetch;
 window.fetch = async (path, options) => {
-  if (options?.body) window.sent.push(JSON.parse(options.body));
+  if (typeof options?.body === 'string') window.sent.push(JSON.parse(options.body));
   const bad = path.includes('completions') && window.bad.shift();
   if (bad === 'down') throw new TypeError('Failed to fetch');
   if (bad === 'slow') await new Promise((_, reject) => options.signal.addEventListener('abort', () => reject(options.signal.reason)));
@@ -149,6 +149,14 @@ def write(name, text):
     return str(path)
 
 
+def pdf(text):
+    page = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
+    return ("%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+            "3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R"
+            f"/Resources<</Font<</F1 5 0 R>>>>>>endobj\n4 0 obj<</Length {len(page)}>>stream\n{page}\nendstream endobj\n"
+            "5 0 obj<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n")
+
+
 def upload(name, text):
     at("#files").send_keys(write(name, text))
     until(lambda: name in at("#documents").text, "document")
@@ -173,7 +181,7 @@ class Page(unittest.TestCase):
         script("""window.lengths = new Set();
                   new MutationObserver(() => window.lengths.add(document.querySelector('.answer')?.textContent.length))
                     .observe(document.getElementById('log'), {subtree: true, childList: true, characterData: true});""")
-        ask("Tell me a story")
+        ask("Tell me a story about a ship that sails along a coast in winter and what its crew finds there")
         answer = at(".answer").text
         self.assertGreater(len(answer), 0)
         self.assertGreater(script("return window.lengths.size"), 2, "it came at once")
@@ -243,12 +251,20 @@ class Page(unittest.TestCase):
         at("#kept-text").send_keys(Keys.ESCAPE)
         until(lambda: not at("#kept-dialog").is_displayed(), "closed dialog")
 
+    @unittest.skipUnless(shutil.which("pdftotext"), "no pdftotext here")
+    def test_pdf_documents(self):
+        upload("paper.pdf", pdf("Words of a page"))
+        at("#files").send_keys(write("broken.pdf", "%PDF-1.4 and then nothing"))
+        until(lambda: "broken.pdf: reading the PDF file fails" in at("#notice").text, "refusal")
+        ask("What does it say?")
+        self.assertIn("Words of a page", last_sent()["messages"][0]["content"])
+
     def test_documents(self):
         upload("report.txt", DOCUMENT)
         upload("page.html", "<style>p {}</style><h1>Title</h1><p>One &amp; two</p><script>var hidden = 1</script>")
         self.assertRegex(at("#documents").text, r"report\.txt \d\.\d KiB, about \d+ tokens")
         at("#files").send_keys(write("picture.png", "no"))
-        until(lambda: "picture.png is not a .txt, .md or .html file" in at("#notice").text, "refusal")
+        until(lambda: "picture.png is not a .txt, .md, .html or .pdf file" in at("#notice").text, "refusal")
         ask("What does it say?")
         content = last_sent()["messages"][0]["content"]
         self.assertIn("Line 0 of the report", content)

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "server/openapi.h"
+#include "server/pdf_text.h"
 #include "server/random_id.h"
 #include "server/responses_format.h"
 #include "server/responses_request.h"
@@ -181,7 +182,8 @@ void props(Service& service, const httplib::Request&, httplib::Response& respons
               {"kv_memory", options.batcher.kv_memory},
               {"store_memory", options.prefixes.memory},
               {"store_dir", options.prefixes.folder.empty() ? Json() : Json(options.prefixes.folder)},
-              {"device", service.model().device_name()}});
+              {"device", service.model().device_name()},
+              {"reads_pdf", reads_pdf()}});
 }
 
 }  // namespace
@@ -424,6 +426,9 @@ void HttpServer::add_routes() {
   post("/tokenize", tokenize);
   post("/detokenize", detokenize);
   post("/apply-template", apply_template);
+  post("/pdf-text", [](Service&, const httplib::Request& request, httplib::Response& response) {
+    answer(response, Json{{"text", pdf_text(request.body)}});
+  });
 }
 
 void HttpServer::add_prefix_routes() {

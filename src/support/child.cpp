@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,10 +17,12 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <optional>
 
+#include "support/descriptor.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
@@ -68,7 +72,7 @@ void set_timer(__itimer_which which, double seconds) {
   setitimer(which, &timer, nullptr);
 }
 
-/// Nothing of the parent's ways to end, and the limits.
+/// Nothing of the parent's ways to end, and the limits. `space`: bytes of address space; 0: any number.
 void become_child(const ChildLimits& limits, size_t space) {
   for (const int number : {SIGALRM, SIGPROF, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTERM, SIGPIPE})
     std::signal(number, SIG_DFL);
@@ -80,7 +84,7 @@ void become_child(const ChildLimits& limits, size_t space) {
   sigprocmask(SIG_UNBLOCK, &alarms, nullptr);
   if (const int nowhere = open("/dev/null", O_WRONLY); nowhere >= 0) dup2(nowhere, STDERR_FILENO);
   set_limit(RLIMIT_CORE, 0);
-  if (space > 0) set_limit(RLIMIT_AS, space + limits.memory);
+  if (space > 0) set_limit(RLIMIT_AS, space);
   // Of the processor: on a busy machine work waits. The clock ends what waits for ever.
   set_timer(ITIMER_PROF, limits.seconds);
   set_timer(ITIMER_REAL, 12 * limits.seconds);
@@ -169,7 +173,7 @@ std::optional<Result> result_of(const std::string& what, const std::function<std
   const pid_t child = fork();
   if (child == 0) {
     close(ends[0]);
-    become_child(limits, space);
+    become_child(limits, space > 0 ? space + limits.memory : 0);
     be_child(ends[1], work);
   }
   const int failure = errno;
@@ -193,7 +197,83 @@ std::optional<Result> result_of(const std::string& what, const std::function<std
   return result;
 }
 
+[[noreturn]] void fail_to_run(const std::string& what) {
+  throw Error(fmt::format("{} cannot be run: {}", what, std::strerror(errno)));
+}
+
+/// Writes the file, which is then read from its beginning.
+void fill(const std::string& what, int file, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(file, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) fail_to_run(what);
+    text.remove_prefix(static_cast<size_t>(written));
+  }
+  lseek(file, 0, SEEK_SET);
+}
+
+constexpr int kNotStarted = 127;  // as shells have it
+
+/// In the copy of a process that may have threads: nothing here takes a lock.
+[[noreturn]] void become_program(int input, int output, char* const* arguments, const ChildLimits& limits) {
+  become_child(limits, limits.memory);
+  dup2(input, STDIN_FILENO);
+  dup2(output, STDOUT_FILENO);
+  syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0U);
+  execv(arguments[0], arguments);
+  _exit(kNotStarted);
+}
+
 }  // namespace
+
+std::string find_program(const std::string& name) {
+  const char* given = std::getenv("PATH");
+  std::string_view path = given != nullptr ? given : "";
+  while (!path.empty()) {
+    const auto end = std::min(path.find(':'), path.size());
+    const auto folder = path.substr(0, end);
+    path.remove_prefix(std::min(end + 1, path.size()));
+    auto file = fmt::format("{}/{}", folder, name);
+    if (folder.starts_with('/') && access(file.c_str(), X_OK) == 0) return file;
+  }
+  return "";
+}
+
+std::string run_program(const std::string& what, const std::vector<std::string>& command,
+                        std::string_view input, const ChildLimits& limits, size_t most) {
+  std::vector<char*> arguments;
+  for (const auto& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
+  arguments.push_back(nullptr);
+  // In memory: whoever feeds a pipe and reads another at once needs a thread.
+  const Descriptor file(memfd_create("input", MFD_CLOEXEC));
+  if (file.get() < 0) fail_to_run(what);
+  fill(what, file.get(), input);
+  std::array<int, 2> ends{};
+  if (pipe2(ends.data(), O_CLOEXEC) != 0) fail_to_run(what);
+  const Descriptor reading(ends[0]);
+  Descriptor writing(ends[1]);
+  const pid_t child = fork();
+  if (child == 0) become_program(file.get(), writing.get(), arguments.data(), limits);
+  if (child < 0) fail_to_run(what);
+  writing.close();
+  std::string text;
+  std::array<char, size_t{64} << 10> part;
+  ssize_t got = 0;
+  while (text.size() <= most && (got = ::read(reading.get(), part.data(), part.size())) != 0) {
+    if (got > 0) text.append(part.data(), static_cast<size_t>(got));
+    if (got < 0 && errno != EINTR) break;
+  }
+  if (text.size() > most) kill(child, SIGKILL);
+  const int status = wait_for(child);
+  const int ended_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  if (text.size() > most) throw Error(fmt::format("{} gives more than {} MiB", what, most >> 20));
+  if (ended_by == SIGPROF || ended_by == SIGALRM)
+    throw Error(fmt::format("{} is not done after {:g} s", what, limits.seconds));
+  if (ended_by > 0) throw Error(fmt::format("{} crashes ({})", what, strsignal(ended_by)));
+  if (WEXITSTATUS(status) == kNotStarted) throw Error(fmt::format("{} cannot be run", what));
+  if (WEXITSTATUS(status) != 0) throw Error(fmt::format("{} fails", what));
+  return text;
+}
 
 std::string run_in_child(const std::string& what, const std::function<std::string()>& work,
                          const ChildLimits& limits) {

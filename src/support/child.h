@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <functional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace windowkv {
 
@@ -19,5 +21,15 @@ struct ChildLimits {
 /// ends the copy, exceeds the limits or waits in ten copies.
 std::string run_in_child(const std::string& what, const std::function<std::string()>& work,
                          const ChildLimits& limits = {});
+
+/// Where PATH has a program of that name; empty: nowhere.
+std::string find_program(const std::string& name);
+
+/// What a program writes to its standard output, up to `most` bytes, given `input` on its standard input.
+/// `command`: its path, and arguments. It gets nothing else that this process has open; what it writes to
+/// stderr is dropped. ChildLimits::memory is all it may have. Throws Error, beginning with `what`, where it
+/// cannot be started, fails, writes more or exceeds the limits.
+std::string run_program(const std::string& what, const std::vector<std::string>& command,
+                        std::string_view input, const ChildLimits& limits, size_t most);
 
 }  // namespace windowkv

@@ -11,26 +11,12 @@
 #include <cstring>
 #include <utility>
 
+#include "support/descriptor.h"
 #include "windowkv/error.h"
 
 namespace windowkv {
 
 namespace {
-
-/// A descriptor that is closed in the end: mappings outlive it.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 /// A new file that no name leads to; −1 with errno where that fails.
 int make_nameless(const std::string& folder) {

@@ -158,7 +158,7 @@ noted "Jinja" --no-jinja
 [[ $(run -p "Once upon a time" -no-cnv -n 8 -q) == "$plain" ]] || fail "-no-cnv"
 first=${plain%% *}
 [[ $(run -p "Once upon a time" --no-chat -n 8 -q -r "${plain: -3}") != "$plain" ]] || fail "-r stops nothing of \"$first\""
-for case in "-ngl 12|--device CUDA0,cpu" "-i|answers one prompt" "--lora x|llama-export-lora" "-j {}|--grammar-file" \
+for case in "-ngl 12|--device CUDA0,cpu" "-i|answers one prompt" "--lora x|llama-export-lora" \
   "--rope-freq-base 1|as the model file says" "-mli|answers one prompt" "--in-prefix x|--no-chat" "--mirostat 2|--top-k" \
   "-md x|speculative" "-sm row|--tensor-split" "-mg 1|--device CUDA0" "--keep 4|--sinks" "-nkvo|--device cpu" "--log-file x|2>FILE"; do
   misused "${case#*|}" run -m "$model" -p x ${case%%|*}
@@ -231,6 +231,14 @@ echo 'root ::= [0-9] [0-9] "-" [a-c]+ "."' >dates.gbnf
 for seed in 1 2 3; do
   [[ $(run -p "Give the date." -n 40 -q --temp 2 -s $seed --grammar-file dates.gbnf) =~ ^[0-9][0-9]-[a-c]+\.?$ ]] ||
     fail "--grammar-file with seed $seed"
+done
+run -p "Is it?" -n 40 -q -j '{"type": "object", "required": ["yes"], "properties": {"yes": {"type": "boolean"}}}' |
+  grep -Eqx '\{ ?"yes": ?(true|false) ?\}' || fail "--json-schema"
+echo '{"enum": ["yes", "no"]}' >schema.json
+run -p "Is it?" -n 8 -q -jf schema.json | grep -Eqx '"(yes|no)"' || fail "--json-schema-file"
+for schema in '{"type": "object"' '{"type": "spoon"}'; do
+  "$windowkv" run -m missing.gguf -p x -j "$schema" >out 2>err </dev/null
+  [[ $? -eq 1 && $(wc -l <err) -eq 1 ]] && grep -q "^windowkv: --json-schema: " err || fail "a bad schema: $(cat err)"
 done
 "$windowkv" run -m missing.gguf -p x --grammar 'root ::= (' >out 2>err </dev/null
 [[ $? -eq 1 && $(wc -l <err) -eq 1 ]] && grep -q "the grammar cannot be read: expecting ')'" err || fail "a bad grammar: $(cat err)"

@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "cli/grammar.h"
 #include "cli/help.h"
 #include "cli/interrupt.h"
 #include "cli/prompt_flags.h"
+#include "server/json_grammar.h"
+#include "support/bounded_json.h"
 #include "support/file.h"
 #include "windowkv/error.h"
 
@@ -68,16 +71,41 @@ void GenerateFlags::add_to(CLI::App& app) {
                        "constrain the answer with a grammar in llama.cpp's GBNF, with a rule root")
           ->type_name("TEXT")
           ->excludes(ignore);
-  generation->add_option("--grammar-file", grammar_file, "read the grammar from a file")
+  auto* in_file = generation->add_option("--grammar-file", grammar_file, "read the grammar from a file")
+                      ->type_name("FILE")
+                      ->excludes(grammar, ignore);
+  auto* schema = generation
+                     ->add_option("-j,--json-schema", json_schema,
+                                  "make the answer JSON that follows this JSON Schema; {} is any object")
+                     ->type_name("JSON")
+                     ->excludes(grammar, in_file, ignore);
+  generation->add_option("--json-schema-file", json_schema_file, "read the schema from a file")
       ->type_name("FILE")
-      ->excludes(grammar, ignore);
+      ->excludes(grammar, in_file, schema, ignore);
   show_in_short_help(*generation, {"--predict", "--temp"});
 }
+
+namespace {
+
+/// `what`: where the schema is from.
+std::string grammar_of(const std::string& what, const std::string& text) {
+  try {
+    const auto schema = parse_bounded_json(text);
+    return schema == server::Json::object() ? server::json_grammar() : server::schema_grammar(schema);
+  } catch (const Error& e) {
+    throw Error(fmt::format("{}: {}", what, e.what()));
+  }
+}
+
+}  // namespace
 
 GenerateOptions GenerateFlags::options(bool escape) const {
   auto options = plain;
   options.sampling.seed = static_cast<uint32_t>(seed);  // -1 is the random one
   if (!grammar_file.empty()) options.sampling.grammar = read_text_file(grammar_file);
+  if (!json_schema.empty()) options.sampling.grammar = grammar_of("--json-schema", json_schema);
+  if (!json_schema_file.empty())
+    options.sampling.grammar = grammar_of(json_schema_file, read_text_file(json_schema_file));
   options.sampling.validate();
   if (!options.sampling.grammar.empty()) check_grammar(options.sampling.grammar, nullptr);
   if (escape)

@@ -146,8 +146,7 @@ constexpr LlamaFlag kFlags[] = {
     {"--reasoning*", kValue, kRefused, "reasoning is switched with --reasoning on, off or auto"},
     // The answer
     {"-r, --reverse-prompt", kValue, kOurs, "--stop"},
-    {"-j, --json-schema, -jf, --json-schema-file", kValue, kRefused,
-     "give a grammar with --grammar-file; llama.cpp's json_schema_to_grammar.py makes one from a schema"},
+    {"-jf", kValue, kOurs, "--json-schema-file"},
     {"--samplers, --sampler-seq, --sampling-seq, --top-nsigma, --top-n-sigma, --xtc-*, --typical*, --dry-*, "
      "--adaptive-*, --dynatemp-*, --mirostat*, -l, --logit-bias",
      kValue, kRefused, kSamplers},

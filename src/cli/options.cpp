@@ -321,12 +321,25 @@ void check_budgets(std::span<const std::string> budgets) {
     if (budget != "full") Budget::parse(budget);
 }
 
+CLI::Validator with_message(const CLI::Validator& validator, const std::string& advice) {
+  return CLI::Validator(
+      [=](std::string& given) {
+        const auto before = given;
+        try {
+          if (validator(given).empty()) return std::string();
+        } catch (const CLI::ValidationError&) {  // units have their own way
+        }
+        return fmt::format("\"{}\": {}", before, advice);
+      },
+      "");
+}
+
 void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& lengths,
                  const std::string& help) {
-  CLI::Validator thousands = CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"k", 1024}});
+  const CLI::AsNumberWithUnit thousands(std::map<std::string, int64_t>{{"k", 1024}});
   auto* option = app.add_option(name, lengths, help)
                      ->delimiter(',')
-                     ->transform(thousands.description(""))
+                     ->transform(with_message(thousands, "give a number of tokens, as in 4096 or 16k"))
                      ->check(CLI::Range(int64_t{1}, int64_t{1} << 28).description(""))
                      ->type_name("N,...");
   if (!lengths.empty()) option->capture_default_str();

@@ -132,6 +132,9 @@ CLI::Option* add_limit(CLI::App& app, int64_t& limit, const std::string& help);
 /// --max-length of evaluations that cut the middle out of prompts.
 void add_max_length(CLI::App& app, int64_t& length);
 
+/// The validator with advice in place of its own words, which list all units in any order.
+CLI::Validator with_message(const CLI::Validator& validator, const std::string& advice);
+
 /// A list of prompt lengths with k for 1,024.
 void add_lengths(CLI::App& app, const std::string& name, std::vector<int64_t>& lengths,
                  const std::string& help);

@@ -67,7 +67,7 @@ struct ServeFlags {
 CLI::Option* add_bytes(CLI::App& group, const std::string& name, int64_t& bytes, const std::string& help) {
   const CLI::AsSizeValue units(/*kb_is_1000=*/false);
   return group.add_option(name, bytes, help)
-      ->transform(CLI::Validator(units).description(""))
+      ->transform(with_message(units, "give a number of bytes, as in 1000000, 512M or 8G"))
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 60).description(""))
       ->type_name("BYTES");
 }

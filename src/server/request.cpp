@@ -83,50 +83,61 @@ void read_logprobs(const Fields& fields, CompletionRequest& request) {
   }
 }
 
+/// A schema that the answer must follow, and the field that it was asked for with.
+struct FormatSchema {
+  const char* field;
+  Json schema;
+};
+
 /// A schema asked for by another name than OpenAI's: llama-server's, and vLLM's older and newer one.
-std::optional<Json> bare_schema(const Fields& fields) {
-  const auto* schema = fields.find("json_schema");
-  if (schema == nullptr) schema = fields.find("guided_json");
-  if (const auto* structured = fields.find("structured_outputs"); structured != nullptr) {
+std::optional<FormatSchema> bare_schema(const Fields& fields) {
+  const auto schema_of = [](const char* field, const Json& schema) {
+    return FormatSchema{field,
+                        schema.is_string() ? parse_body(schema.get_ref<const std::string&>()) : schema};
+  };
+  constexpr const char* kStructured = "structured_outputs";
+  if (const auto* structured = fields.find(kStructured); structured != nullptr) {
     if (!structured->is_object() || structured->size() != 1 || !structured->contains("json"))
-      fields.refuse("structured_outputs", "is supported with a schema in \"json\" alone");
-    schema = &structured->at("json");
+      fields.refuse(kStructured, "is supported with a schema in \"json\" alone");
+    return schema_of(kStructured, structured->at("json"));
   }
-  if (schema == nullptr) return std::nullopt;
-  return schema->is_string() ? parse_body(schema->get_ref<const std::string&>()) : *schema;
+  for (const char* field : {"json_schema", "guided_json"})
+    if (const auto* schema = fields.find(field); schema != nullptr) return schema_of(field, *schema);
+  return std::nullopt;
 }
 
-/// What response_format asks for, or a field that means the same, as a JSON schema; nullopt for any text.
-std::optional<Json> format_schema(const Fields& fields) {
-  const auto* format = fields.find("response_format");
+/// What response_format asks for, or a field that means the same; nullopt for any text.
+std::optional<FormatSchema> format_schema(const Fields& fields) {
+  constexpr const char* kField = "response_format";
+  const auto* format = fields.find(kField);
   if (format == nullptr) return bare_schema(fields);
   const auto type = format->is_object() ? format->value("type", Json()) : Json();
   if (type == "text") return std::nullopt;
-  if (type == "json_object") return format->value("schema", Json{{"type", "object"}});  // llama-server's
-  if (type != "json_schema")
-    fields.refuse("response_format", "has a type that is not text, json_object or json_schema");
+  if (type == "json_object")  // llama-server's may have a schema
+    return FormatSchema{kField, format->value("schema", Json{{"type", "object"}})};
+  if (type != "json_schema") fields.refuse(kField, "has a type that is not text, json_object or json_schema");
   // OpenAI's clients wrap the schema once more; llama-server takes both.
   const auto wrapped = format->value("json_schema", Json::object());
-  const auto schema =
-      wrapped.is_object() && wrapped.contains("schema") ? wrapped["schema"] : format->value("schema", Json());
-  return schema;
+  return FormatSchema{kField, wrapped.is_object() && wrapped.contains("schema")
+                                  ? wrapped["schema"]
+                                  : format->value("schema", Json())};
 }
 
 /// Constrains the answer to what response_format and tool_choice ask for.
 void read_constraints(const Fields& fields, const CallFormat& calls, CompletionRequest& request) {
   auto& grammar = request.generate.sampling.grammar;
   const bool required = request.tools.choice == ToolRequest::Choice::kRequired;
-  const auto schema = format_schema(fields);
-  if (!schema && !required) return;
+  const auto format = format_schema(fields);
+  if (!format && !required) return;
   if (!grammar.empty())
-    fields.refuse(required ? "tool_choice" : "response_format", "cannot be had together with grammar");
+    fields.refuse(required ? "tool_choice" : format->field, "cannot be had together with grammar");
   try {
-    if (schema) grammar = schema_grammar(*schema);
+    if (format) grammar = schema_grammar(format->schema);
   } catch (const Error& e) {
-    fields.refuse("response_format", fmt::format("has a schema that is not supported: {}", e.what()));
+    fields.refuse(format->field, fmt::format("has a schema that is not supported: {}", e.what()));
   }
   if (request.tools.active())
-    grammar = calls_grammar(calls, request.tools, required || !schema ? nullptr : &*schema);
+    grammar = calls_grammar(calls, request.tools, required || !format ? nullptr : &format->schema);
 }
 
 /// Fields that would change the answer in ways that are not there.

@@ -233,9 +233,9 @@ for seed in 1 2 3; do
     fail "--grammar-file with seed $seed"
 done
 run -p "Is it?" -n 40 -q -j '{"type": "object", "required": ["yes"], "properties": {"yes": {"type": "boolean"}}}' |
-  grep -Eqx '\{ ?"yes": ?(true|false) ?\}' || fail "--json-schema"
+  python3 -c 'import json, sys; assert json.load(sys.stdin)["yes"] in (True, False)' || fail "--json-schema"
 echo '{"enum": ["yes", "no"]}' >schema.json
-run -p "Is it?" -n 8 -q -jf schema.json | grep -Eqx '"(yes|no)"' || fail "--json-schema-file"
+run -p "Is it?" -n 8 -q -jf schema.json | grep -q '"yes"\|"no"' || fail "--json-schema-file"
 for schema in '{"type": "object"' '{"type": "spoon"}'; do
   "$windowkv" run -m missing.gguf -p x -j "$schema" >out 2>err </dev/null
   [[ $? -eq 1 && $(wc -l <err) -eq 1 ]] && grep -q "^windowkv: --json-schema: " err || fail "a bad schema: $(cat err)"

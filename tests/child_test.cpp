@@ -98,11 +98,14 @@ TEST(Program, SaysHowItEnds) {
   EXPECT_EQ(find_program("no-such-program"), "");
 }
 
-TEST(Program, SeesNothingElseThatIsOpen) {
+TEST(Program, SeesNothingOfItsParent) {
   const int open = dup(STDOUT_FILENO);
   // Its own folder is what ls itself has open.
   EXPECT_EQ(output("ls /proc/self/fd | wc -l"), "4\n");
   close(open);
+  setenv("WINDOWKV_TEST_SECRET", "s", 1);
+  EXPECT_EQ(output("echo $WINDOWKV_TEST_SECRET"), "\n");
+  unsetenv("WINDOWKV_TEST_SECRET");
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdint>
@@ -22,6 +23,7 @@
 #include <new>
 #include <optional>
 
+#include "support/clock.h"
 #include "support/descriptor.h"
 #include "windowkv/error.h"
 
@@ -72,6 +74,9 @@ void set_timer(__itimer_which which, double seconds) {
   setitimer(which, &timer, nullptr);
 }
 
+/// What a limit on the processor's time is multiplied with for the clock.
+constexpr double kClockFactor = 12;
+
 /// Nothing of the parent's ways to end, and the limits. `space`: bytes of address space; 0: any number.
 void become_child(const ChildLimits& limits, size_t space) {
   for (const int number : {SIGALRM, SIGPROF, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTERM, SIGPIPE})
@@ -87,7 +92,7 @@ void become_child(const ChildLimits& limits, size_t space) {
   if (space > 0) set_limit(RLIMIT_AS, space);
   // Of the processor: on a busy machine work waits. The clock ends what waits for ever.
   set_timer(ITIMER_PROF, limits.seconds);
-  set_timer(ITIMER_REAL, 12 * limits.seconds);
+  set_timer(ITIMER_REAL, kClockFactor * limits.seconds);
 }
 
 [[noreturn]] void be_child(int pipe, const std::function<std::string()>& work) {
@@ -216,12 +221,22 @@ constexpr int kNotStarted = 127;  // as shells have it
 
 /// In the copy of a process that may have threads: nothing here takes a lock.
 [[noreturn]] void become_program(int input, int output, char* const* arguments, const ChildLimits& limits) {
+  setpgid(0, 0);  // with what it starts itself
   become_child(limits, limits.memory);
   dup2(input, STDIN_FILENO);
   dup2(output, STDOUT_FILENO);
   syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0U);
-  execv(arguments[0], arguments);
+  const char* environment[] = {"PATH=/usr/bin:/bin", "LANG=C.UTF-8", nullptr};  // the parent's may have keys
+  execve(arguments[0], arguments, const_cast<char* const*>(environment));
   _exit(kNotStarted);
+}
+
+/// What is there to be read; false at the end.
+bool append_part(int pipe, std::string& text) {
+  std::array<char, size_t{64} << 10> part;
+  const ssize_t got = ::read(pipe, part.data(), part.size());
+  if (got > 0) text.append(part.data(), static_cast<size_t>(got));
+  return got > 0 || (got < 0 && errno == EINTR);
 }
 
 }  // namespace
@@ -242,6 +257,7 @@ std::string find_program(const std::string& name) {
 std::string run_program(const std::string& what, const std::vector<std::string>& command,
                         std::string_view input, const ChildLimits& limits, size_t most) {
   std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
   for (const auto& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   // In memory: whoever feeds a pipe and reads another at once needs a thread.
@@ -256,18 +272,23 @@ std::string run_program(const std::string& what, const std::vector<std::string>&
   if (child == 0) become_program(file.get(), writing.get(), arguments.data(), limits);
   if (child < 0) fail_to_run(what);
   writing.close();
+  // A program that it started may outlive it and keep the pipe open.
+  const auto deadline = Clock::now() + std::chrono::duration<double>(kClockFactor * limits.seconds);
   std::string text;
-  std::array<char, size_t{64} << 10> part;
-  ssize_t got = 0;
-  while (text.size() <= most && (got = ::read(reading.get(), part.data(), part.size())) != 0) {
-    if (got > 0) text.append(part.data(), static_cast<size_t>(got));
-    if (got < 0 && errno != EINTR) break;
+  bool in_time = true;
+  for (bool open = true; open && text.size() <= most;) {
+    const double left = 1000 * std::chrono::duration<double>(deadline - Clock::now()).count();
+    pollfd readable{reading.get(), POLLIN, 0};
+    in_time = left > 0;
+    if (!in_time) break;
+    if (poll(&readable, 1, static_cast<int>(std::min(left, 1e6)) + 1) > 0)
+      open = append_part(reading.get(), text);
   }
-  if (text.size() > most) kill(child, SIGKILL);
+  if (!in_time || text.size() > most) kill(-child, SIGKILL);
   const int status = wait_for(child);
   const int ended_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   if (text.size() > most) throw Error(fmt::format("{} gives more than {} MiB", what, most >> 20));
-  if (ended_by == SIGPROF || ended_by == SIGALRM)
+  if (!in_time || ended_by == SIGPROF || ended_by == SIGALRM)
     throw Error(fmt::format("{} is not done after {:g} s", what, limits.seconds));
   if (ended_by > 0) throw Error(fmt::format("{} crashes ({})", what, strsignal(ended_by)));
   if (WEXITSTATUS(status) == kNotStarted) throw Error(fmt::format("{} cannot be run", what));

@@ -26,9 +26,9 @@ std::string run_in_child(const std::string& what, const std::function<std::strin
 std::string find_program(const std::string& name);
 
 /// What a program writes to its standard output, up to `most` bytes, given `input` on its standard input.
-/// `command`: its path, and arguments. It gets nothing else that this process has open; what it writes to
-/// stderr is dropped. ChildLimits::memory is all it may have. Throws Error, beginning with `what`, where it
-/// cannot be started, fails, writes more or exceeds the limits.
+/// `command`: its path, and arguments. It gets nothing else that this process has open, and none of its
+/// environment; what it writes to stderr is dropped. ChildLimits::memory is all it may have. Throws Error,
+/// beginning with `what`, where it cannot be started, fails, writes more or exceeds the limits.
 std::string run_program(const std::string& what, const std::vector<std::string>& command,
                         std::string_view input, const ChildLimits& limits, size_t most);
 

@@ -3,7 +3,7 @@
 #include <ggml.h>
 
 #include "backend/causal_attention.h"
-#include "policy/observed_attention.h"
+#include "backend/row_kernels.h"
 
 namespace windowkv {
 

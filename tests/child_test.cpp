@@ -94,7 +94,10 @@ TEST(Program, SaysHowItEnds) {
   EXPECT_EQ(output("while true; do :; done", "", {.seconds = 0.25}), "the program is not done after 0.25 s");
   EXPECT_EQ(output("sleep 60", "", {.seconds = 0.05}), "the program is not done after 0.05 s");
   EXPECT_EQ(output("cat /dev/zero"), "the program gives more than 1 MiB");
-  EXPECT_THROW(run_program("the program", {"/nowhere"}, "", {}, 1), Error);
+  EXPECT_THROW(run_program("the program", {"/nowhere"}, "", {}, 1), CannotRun);
+  EXPECT_THROW(
+      run_program("the program", {find_program("sh"), "-c", "sleep 60"}, "", {}, 1, [] { return true; }),
+      Cancelled);
   EXPECT_EQ(find_program("no-such-program"), "");
 }
 

@@ -197,6 +197,14 @@ TEST_P(PrefillAttentionOf, ObservesLikePlainLoops) {
                         .n_head_kv = c_.n_head_kv,
                         .d_head = c_.d_head,
                         .logits = {kScale, c_.softcap}};
+  std::vector<float> of_queries;
+  for (int64_t i = 0; i < c_.t; ++i)
+    for (int64_t h = 0; h < c_.n_head; ++h) {
+      double sum = 0;
+      for (int64_t j = 0; j <= c_.keys - c_.t + i; ++j) sum += std::exp(score(i, h, j));
+      of_queries.push_back(static_cast<float>(std::log(sum)));
+    }
+  const LogSums log_sums{of_queries.data(), static_cast<size_t>(c_.n_head)};
   std::vector<float> received(static_cast<size_t>(c_.keys * c_.n_head));
   for (const bool most : {false, true}) {
     std::vector<double> expected(received.size(), 0.0);
@@ -208,16 +216,17 @@ TEST_P(PrefillAttentionOf, ObservesLikePlainLoops) {
           x = most ? std::max(x, w[static_cast<size_t>(j)]) : x + w[static_cast<size_t>(j)];
         }
       }
-    for (const bool rounded : {false, true})
+    for (const auto& [rounded, known] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}})
       for (const int nth : {1, 3, 16}) {
         queries.rounded = rounded;
         std::ranges::fill(received, -1.0f);
         for (int ith = 0; ith < nth; ++ith)
-          observe_causally(queries, rows, most, received.data(), static_cast<size_t>(c_.keys), ith, nth);
+          observe_causally(queries, rows, known ? log_sums : LogSums{}, most, received.data(),
+                           static_cast<size_t>(c_.keys), ith, nth);
         for (size_t i = 0; i < received.size(); ++i)
           // 10⁻⁵ of the product of the norms, which is up to 80 here, in the exponent of a single weight.
           ASSERT_NEAR(received[i], expected[i], (words(rounded) ? 8e-4 : 1e-5) * expected[i])
-              << "most: " << most << ", " << nth << " threads, at " << i;
+              << "most: " << most << ", known: " << known << ", " << nth << " threads, at " << i;
       }
   }
 }

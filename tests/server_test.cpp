@@ -225,6 +225,18 @@ TEST(JsonGrammars, TakeWhatTheSchemaAllows) {
   for (const char* bad : {R"({"type": "text"})", R"({"pattern": "a"})", R"({"$ref": "#/nowhere"})",
                           R"({"$ref": "#"})", R"({"required": ["x"], "properties": {}})", "3"})
     EXPECT_THROW(schema_grammar(Json::parse(bad)), Error) << bad;
+  for (const char* beside :
+       {R"({"type": "object", "properties": {}, "anyOf": [{"required": ["a"]}]})",
+        R"({"type": "array", "anyOf": [{"minItems": 1}]})", R"({"enum": ["abc"], "maxLength": 1})",
+        R"({"const": 1, "enum": [2]})", R"({"type": "integer", "const": 1.5})",
+        R"({"type": "string", "enum": [1]})",
+        R"({"$ref": "#/$defs/a", "type": "string", "$defs": {"a": {"type": "integer"}}})",
+        R"({"type": "object", "required": 5})", R"({"type": "object", "required": ["a"], "properties": {}})",
+        R"({"anyOf": [{"$ref": "#"}, {"type": "null"}]})"})
+    EXPECT_THROW(schema_grammar(Json::parse(beside)), Error) << beside;
+  const auto strings = schema_grammar(Json::parse(R"({"type": "string", "enum": ["a", 1, "b"]})"));
+  EXPECT_TRUE(takes(strings, R"("b")"));
+  EXPECT_FALSE(takes(strings, "1"));
 }
 
 TEST(Batches, AnswerEachPromptAsIfItWereAlone) {

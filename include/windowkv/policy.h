@@ -59,6 +59,9 @@ struct LayerView {
   /// [d_head, observation(), n_head] F32, RoPE applied: the last queries of the prompt; behind it the newest
   /// ones, at most as many.
   ggml_tensor* q = nullptr;
+  /// [n_head, observation()] F32: log Σ exp(score) of each of these over the keys that it sees, or null where
+  /// they are not known.
+  ggml_tensor* log_sums = nullptr;
   ggml_tensor* k = nullptr;   ///< [d_head, n, n_head_kv], RoPE applied: F16 or F32, a view of the scratch
                               ///< cache; behind the prompt also quantized, a view of a prefix store
   ggml_tensor* v = nullptr;   ///< [d_head, n, n_head_kv], as k

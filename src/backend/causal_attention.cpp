@@ -202,9 +202,12 @@ INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const Log
     const bool by_rows = known.of != nullptr;
     const int64_t head = kv_head * share + (by_rows ? 0 : part * share / parts);
     const int64_t heads = by_rows ? share : kv_head * share + (part + 1) * share / parts - head;
-    for (int64_t h = head; !begun && h < head + heads; ++h)
-      std::fill_n(sums + static_cast<size_t>(h) * sums_stride,
-                  queries.first + (queries.tokens - 1) * queries.stride + 1, 0.0f);
+    const int64_t skipped = by_rows ? part : 0;
+    const int64_t every = by_rows ? parts : 1;
+    const int64_t end = queries.first + (queries.tokens - 1) * queries.stride + 1;
+    for (int64_t row = skipped * kBlockRows; !begun && row < end; row += every * kBlockRows)
+      for (int64_t h = head; h < head + heads; ++h)
+        std::fill_n(sums + static_cast<size_t>(h) * sums_stride + row, std::min(kBlockRows, end - row), 0.0f);
     for (int64_t first = 0; first < queries.tokens; first += step) {
       const int64_t count = std::min(step, queries.tokens - first);
       const int64_t lanes = rounded_up(count, kLanes);  // of a query head
@@ -219,8 +222,6 @@ INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const Log
           log_sums.data()[i] =
               known.of[static_cast<size_t>(first + token) * known.stride + static_cast<size_t>(query_head)];
       }
-      const int64_t skipped = by_rows ? part : 0;
-      const int64_t every = by_rows ? parts : 1;
       for (int64_t row = skipped * kBlockRows; row < tile.end(); row += every * kBlockRows) {
         const int64_t rows = std::min(kBlockRows, tile.end() - row);
         keys.read(k, kv_head, row, rows);
@@ -329,9 +330,9 @@ void add_causal_sums(const CausalQueries& queries, const HostRows& k, const LogS
       .sums(queries, k, known, /*most=*/false, /*begun=*/true, sums, sums_stride, ith, nth);
 }
 
-void observe_causally(const CausalQueries& queries, const HostRows& k, bool most, float* out,
-                      size_t out_stride, int ith, int nth) {
-  variant(queries.rounded).sums(queries, k, {}, most, /*begun=*/false, out, out_stride, ith, nth);
+void observe_causally(const CausalQueries& queries, const HostRows& k, const LogSums& known, bool most,
+                      float* out, size_t out_stride, int ith, int nth) {
+  variant(queries.rounded).sums(queries, k, known, most, /*begun=*/false, out, out_stride, ith, nth);
 }
 
 }  // namespace windowkv

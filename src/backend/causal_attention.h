@@ -61,8 +61,8 @@ void add_causal_sums(const CausalQueries& queries, const HostRows& k, const LogS
 
 /// The part `ith` of `nth` of what rows receive from a few queries: out[head · out_stride + row] becomes the
 /// sum over the head's queries, or the `most` that one of them gives, for rows from 0 to the last query's
-/// own. The products are computed twice.
-void observe_causally(const CausalQueries& queries, const HostRows& k, bool most, float* out,
-                      size_t out_stride, int ith, int nth);
+/// own. With known log sums the products are computed once, else twice.
+void observe_causally(const CausalQueries& queries, const HostRows& k, const LogSums& known, bool most,
+                      float* out, size_t out_stride, int ith, int nth);
 
 }  // namespace windowkv

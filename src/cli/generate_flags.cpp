@@ -103,7 +103,7 @@ GenerateOptions GenerateFlags::options(bool escape) const {
   auto options = plain;
   options.sampling.seed = static_cast<uint32_t>(seed);  // -1 is the random one
   if (!grammar_file.empty()) options.sampling.grammar = read_text_file(grammar_file);
-  if (!json_schema.empty()) options.sampling.grammar = grammar_of("--json-schema", json_schema);
+  if (json_schema) options.sampling.grammar = grammar_of("--json-schema", *json_schema);
   if (!json_schema_file.empty())
     options.sampling.grammar = grammar_of(json_schema_file, read_text_file(json_schema_file));
   options.sampling.validate();

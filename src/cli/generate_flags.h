@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 
 #include "windowkv/generate.h"
@@ -11,7 +12,8 @@ namespace windowkv::cli {
 struct GenerateFlags {
   GenerateOptions plain;  ///< as the flags have it, before options()
   int64_t seed = -1;
-  std::string grammar_file, json_schema, json_schema_file;
+  std::string grammar_file, json_schema_file;
+  std::optional<std::string> json_schema;
   int64_t context = -1;  ///< of prompt and answer; 0: the trained one; below: any
 
   void add_to(CLI::App& app);

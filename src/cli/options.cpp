@@ -326,7 +326,9 @@ CLI::Validator with_message(const CLI::Validator& validator, const std::string& 
       [=](std::string& given) {
         const auto before = given;
         try {
-          if (validator(given).empty()) return std::string();
+          // A unit alone would be one of it.
+          const bool number = before.find_first_of("0123456789") != std::string::npos;
+          if (number && validator(given).empty()) return std::string();
         } catch (const CLI::ValidationError&) {  // units have their own way
         }
         return fmt::format("\"{}\": {}", before, advice);

@@ -67,6 +67,10 @@ class ChunkPass {
   /// add_received() of prefill_attention.h. `attended`: what attend() made of it without `begins`, or null.
   void add_received(Graph& graph, int layer, ggml_tensor* q, const KvRows& rows, int64_t first,
                     const ReceivedSum& received, ggml_tensor* attended) const;
+  /// PrefillAttention::log_sums() of what attend() made; null where it was made otherwise.
+  ggml_tensor* log_sums(int layer, ggml_tensor* attended) const {
+    return attention_ ? PrefillAttention::log_sums(m_.attention(layer), attended) : nullptr;
+  }
   /// Whether KV heads may begin at different rows.
   static bool takes_begins(const LoadedModel& m) { return PrefillAttention::takes(*m.backends, m.hp); }
 

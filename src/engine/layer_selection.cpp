@@ -39,6 +39,8 @@ std::vector<int32_t> score(LoadedModel& m, Scheduler& scheduler, const Pack& pac
       auto* q = pack.observed(ctx, target.prompt, layer, computed - count, count);
       q = ggml_reshape_3d(ctx, q, m.hp.d_head, m.hp.n_head, count);
       view.q = ggml_cont(ctx, ggml_permute(ctx, q, 0, 2, 1, 3));
+      if (pack.has_log_sums(layer))
+        view.log_sums = pack.log_sums(ctx, target.prompt, layer, computed - count, count);
     }
     view.k = KvRows::by_head(ctx, rows_of(layer).k(), m.hp.d_head, target.past + computed);
     view.v = KvRows::by_head(ctx, rows_of(layer).v(), m.hp.d_head, target.past + computed);

@@ -96,6 +96,7 @@ class Pack {
         strides_(std::move(strides)),
         has_moments_(moments),
         position_(position),
+        with_log_sums_(static_cast<size_t>(in_flight), -1),
         behind_(std::move(behind)),
         parts_(backends.device_count()) {
     enter(backends.device_of(0));
@@ -190,12 +191,14 @@ class Pack {
   /// Where `layer`'s queries of a prompt's tokens [first, first + count) are kept aside, which are some of
   /// the last observation(): [d_head·n_head, count]. Layers share places in turn.
   ggml_tensor* observed(ggml_context* ctx, size_t prompt, int layer, int64_t first, int64_t count) const {
-    auto* rows = parts_[backends_.device_of(layer)]->observed;
-    const auto prompts = static_cast<int64_t>(lengths_.size());
-    const int64_t place = hp_.row_layer(layer) % in_flight_ * prompts + static_cast<int64_t>(prompt);
-    const int64_t row = (place + 1) * observation_ - (lengths_[prompt] - first);
-    return ggml_view_2d(ctx, rows, rows->ne[0], count, rows->nb[1], static_cast<size_t>(row) * rows->nb[1]);
+    return observed_of(ctx, parts_[backends_.device_of(layer)]->observed, prompt, layer, first, count);
   }
+  /// Where the log sums of their scores are kept aside, [n_head, count], if they are: note_log_sums().
+  ggml_tensor* log_sums(ggml_context* ctx, size_t prompt, int layer, int64_t first, int64_t count) const {
+    return observed_of(ctx, parts_[backends_.device_of(layer)]->log_sums, prompt, layer, first, count);
+  }
+  void note_log_sums(int layer) { with_log_sums_[place_in_flight(layer)] = layer; }
+  bool has_log_sums(int layer) const { return with_log_sums_[place_in_flight(layer)] == layer; }
   const std::vector<int64_t>& strides() const { return strides_; }
   /// What each token of a prompt received in `layer` from the queries of every stride-th one, so far:
   /// [tokens, n_head] F32, those before the pack included. Layers share places in turn.
@@ -251,7 +254,7 @@ class Pack {
   struct Part {
     Part(const Backends& backends, size_t device, size_t strides)
         : hidden_storage(std::make_unique<Storage>(backends, "the hidden states", 1, device)),
-          storage(backends, "the observed queries", 5 + strides, device) {}
+          storage(backends, "the observed queries", 6 + strides, device) {}
 
     std::unique_ptr<Storage> hidden_storage;
     Storage storage;
@@ -259,11 +262,23 @@ class Pack {
     ggml_tensor* ids = nullptr;  ///< of the tokens; null where no layer asks for them
     /// [d_head·n_head, observation · prompts · layers in flight] F32: queries of the last tokens
     ggml_tensor* observed = nullptr;
+    ggml_tensor* log_sums = nullptr;  ///< [n_head, as many] F32: of their scores
     ggml_tensor* moments = nullptr;  ///< [d_head, moment_columns · n_head · prompts · layers in flight] F32
     std::vector<ggml_tensor*>
         received;                     ///< by stride: [tokens of all prompts, n_head · layers in flight] F32
     ggml_tensor* replayed = nullptr;  ///< [tokens of all prompts, n_head_kv · layers in flight] F32
   };
+
+  size_t place_in_flight(int layer) const { return static_cast<size_t>(hp_.row_layer(layer) % in_flight_); }
+
+  /// Of columns for each observed query, those of a prompt's tokens [first, first + count) in `layer`.
+  ggml_tensor* observed_of(ggml_context* ctx, ggml_tensor* columns, size_t prompt, int layer, int64_t first,
+                           int64_t count) const {
+    const size_t place = place_in_flight(layer) * lengths_.size() + prompt;
+    const int64_t column = static_cast<int64_t>(place + 1) * observation_ - (lengths_[prompt] - first);
+    return ggml_view_2d(ctx, columns, columns->ne[0], count, columns->nb[1],
+                        static_cast<size_t>(column) * columns->nb[1]);
+  }
 
   /// Where the layer's values are among [tokens of all prompts, columns · layers in flight].
   size_t place_of(int layer, const ggml_tensor* values, int64_t columns) const {
@@ -289,9 +304,11 @@ class Pack {
     p.hidden_storage->allocate(/*clear=*/false);
     p.positions = p.storage.add(GGML_TYPE_I32, columns, 1);
     if (hp_.n_embd_layer > 0) p.ids = p.storage.add(GGML_TYPE_I32, columns, 1);
-    if (observation_ > 0)
-      p.observed = p.storage.add(GGML_TYPE_F32, int64_t{hp_.d_head} * hp_.n_head,
-                                 observation_ * in_flight_ * static_cast<int64_t>(lengths_.size()));
+    if (observation_ > 0) {
+      const int64_t queries = observation_ * in_flight_ * static_cast<int64_t>(lengths_.size());
+      p.observed = p.storage.add(GGML_TYPE_F32, int64_t{hp_.d_head} * hp_.n_head, queries);
+      p.log_sums = p.storage.add(GGML_TYPE_F32, hp_.n_head, queries);
+    }
     const int64_t all = n_ + position_ * static_cast<int64_t>(lengths_.size());
     for (size_t i = 0; i < strides_.size(); ++i)
       p.received.push_back(p.storage.add(GGML_TYPE_F32, all, hp_.n_head * in_flight_));
@@ -327,6 +344,7 @@ class Pack {
   std::vector<int64_t> strides_;
   bool has_moments_;
   int64_t position_;
+  std::vector<int> with_log_sums_;  ///< the layer, for each in flight; -1: none
   std::vector<TokenRange> behind_;
   std::vector<Token> ids_;  ///< of all tokens; none where no layer asks for them
   size_t device_ = 0;

@@ -302,6 +302,7 @@ class Prefill {
       if (parts.output)
         attention.push_back(attended =
                                 pass_.attend(graph, layer, part.q, rows, past_ + run.first, run.row - first));
+      if (parts.queries && attended != nullptr) keep_log_sums(graph, layer, run, attended);
       for (const auto& s : sums_of(ctx, run.prompt, layer))
         pass_.add_received(graph, layer, part.q, rows, past_ + run.first, s, attended);
     }
@@ -472,6 +473,19 @@ class Prefill {
       q = token_columns(ctx, q, skipped, count);
     auto* place = pack_.observed(ctx, run.prompt, layer, first, count);
     graph.add(ggml_cpy(ctx, ggml_reshape_2d(ctx, q, place->ne[0], count), place));
+  }
+
+  /// Log sums of the scores of those queries, where attention has found them.
+  void keep_log_sums(Graph& graph, int layer, const Pack::Run& run, ggml_tensor* attended) {
+    auto* ctx = graph.ctx();
+    const int64_t first = std::max(run.first, pack_.lengths()[run.prompt] - pack_.observation());
+    const int64_t count = run.first + run.count - first;
+    auto* sums = count > 0 ? pass_.log_sums(layer, attended) : nullptr;
+    if (sums == nullptr) return;
+    graph.add(attended);  // which fills them
+    graph.add(ggml_cpy(ctx, token_columns(ctx, sums, first - run.first, count),
+                       pack_.log_sums(ctx, run.prompt, layer, first, count)));
+    pack_.note_log_sums(layer);
   }
 
   /// Copies the queries of the target's last tokens to where those of generated ones follow them.

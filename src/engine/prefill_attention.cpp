@@ -127,6 +127,10 @@ ggml_tensor* PrefillAttention::build(Graph& graph, const LayerAttention& layer, 
                              GGML_N_TASKS_MAX, how);
 }
 
+ggml_tensor* PrefillAttention::log_sums(const LayerAttention& layer, ggml_tensor* attended) {
+  return layer.sinks == nullptr && layer.window == 0 ? attended->src[4] : nullptr;
+}
+
 int64_t PrefillAttention::bytes(const HParams& hp, int64_t chunk) {
   return 4 * chunk * (most_query_elements(hp) + hp.most_heads().n_head);
 }

@@ -46,6 +46,10 @@ class PrefillAttention {
   void add_received(Graph& graph, const LayerAttention& layer, ggml_tensor* q, const KvRows& rows,
                     int64_t end, const ReceivedSum& received, ggml_tensor* attended) const;
 
+  /// Log sums of the scores that build() made `attended` of, [1, n_head, t], once that is computed; null
+  /// where sinks or a window are in them.
+  static ggml_tensor* log_sums(const LayerAttention& layer, ggml_tensor* attended);
+
   /// Bytes of a chunk's results.
   static int64_t bytes(const HParams& hp, int64_t chunk);
 

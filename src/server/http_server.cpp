@@ -31,6 +31,7 @@ namespace windowkv::server {
 namespace {
 
 constexpr const char* kBodyTooLarge = "the body is larger than the server takes";
+constexpr const char* kPdfText = "/pdf-text";
 constexpr const char* kRequestId = "X-Request-Id";
 /// A request is handled by one thread from its headers to the end of its response.
 thread_local Clock::time_point arrived;
@@ -310,9 +311,10 @@ void HttpServer::remove(const std::string& path, Handler handler) {
 
 void HttpServer::post(const std::string& path, Handler handler) {
   // The body is read here, as httplib itself takes 8 KiB at most of what curl -d sends as a form.
-  server_->Post(add("POST", path), [this, handler = std::move(handler)](const httplib::Request& request,
-                                                                        httplib::Response& response,
-                                                                        const httplib::ContentReader& read) {
+  const char* expected = path == kPdfText ? "the file itself" : "JSON";
+  server_->Post(add("POST", path), [this, expected, handler = std::move(handler)](
+                                       const httplib::Request& request, httplib::Response& response,
+                                       const httplib::ContentReader& read) {
     auto whole = request;
     // httplib has no reader of such a body as it is: it stays where it is, and the connection ends.
     const bool parts = request.is_multipart_form_data();
@@ -322,7 +324,7 @@ void HttpServer::post(const std::string& path, Handler handler) {
       return true;
     });
     const auto body_then = [&](Service& service, const httplib::Request&, httplib::Response& out) {
-      if (parts) throw ApiError(415, "the body must be JSON, not a form");
+      if (parts) throw ApiError(415, fmt::format("the body must be {}, not a form", expected));
       if (!got)
         throw ApiError(response.status == 413 ? 413 : 400,
                        response.status == 413 ? kBodyTooLarge : "the body did not arrive");
@@ -426,8 +428,9 @@ void HttpServer::add_routes() {
   post("/tokenize", tokenize);
   post("/detokenize", detokenize);
   post("/apply-template", apply_template);
-  post("/pdf-text", [](Service&, const httplib::Request& request, httplib::Response& response) {
-    answer(response, Json{{"text", pdf_text(request.body)}});
+  post(kPdfText, [](Service& service, const httplib::Request& request, httplib::Response& response) {
+    const auto cancelled = [&] { return request.is_connection_closed() || service.batcher().draining(); };
+    answer(response, Json{{"text", pdf_text(request.body, cancelled)}});
   });
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "windowkv/error.h"
@@ -55,13 +56,15 @@ class Converter {
     if (schema.is_boolean() && schema.get<bool>()) return "value";
     if (!schema.is_object()) throw Error("a schema must be an object");
     check_keywords(schema);
-    if (const auto it = schema.find("$ref"); it != schema.end()) return reference(*it);
-    if (const auto it = schema.find("const"); it != schema.end()) return grammar_literal(it->dump());
-    if (const auto it = schema.find("enum"); it != schema.end()) return one_of_values(*it);
-    for (const char* name : {"anyOf", "oneOf"})
-      if (const auto it = schema.find(name); it != schema.end()) return one_of_schemas(*it);
+    for (const char* name : {"$ref", "const", "enum", "anyOf", "oneOf"})
+      if (const auto it = schema.find(name); it != schema.end()) {
+        check_alone(schema, name);
+        if (it.key() == "$ref") return reference(*it);
+        if (it.key() == "const") return one_of_values(schema, Json::array({*it}));
+        return it.key() == "enum" ? one_of_values(schema, *it) : one_of_schemas(*it);
+      }
     const auto type = schema.find("type");
-    if (type == schema.end()) return schema.contains("properties") ? object_of(schema) : "value";
+    if (type == schema.end()) return describes_object(schema) ? object_of(schema) : "value";
     if (type->is_array()) {
       std::vector<std::string> options;
       for (const auto& one : *type) options.push_back(typed(schema, one));
@@ -71,14 +74,36 @@ class Converter {
   }
 
   std::string typed(const Json& schema, const Json& type) {
-    if (type == "object")
-      return schema.contains("properties") || schema.contains("additionalProperties") ? object_of(schema)
-                                                                                      : "object";
+    if (type == "object") return describes_object(schema) ? object_of(schema) : "object";
     if (type == "array") return array_of(schema);
     if (type == "string") return string_of(schema);
     for (const char* name : {"integer", "number", "boolean", "null"})
       if (type == name) return name;
     throw Error(fmt::format("type {} is not known", type.dump()));
+  }
+
+  static bool describes_object(const Json& schema) {
+    return schema.contains("properties") || schema.contains("additionalProperties") ||
+           schema.contains("required");
+  }
+
+  /// What says all by itself would hide what stands beside it. A type may: it sorts out values.
+  static void check_alone(const Json& schema, const std::string& name) {
+    static const std::set<std::string> kOthers = {"$ref",       "const",    "enum",
+                                                  "anyOf",      "oneOf",    "type",
+                                                  "properties", "required", "additionalProperties",
+                                                  "items",      "minItems", "maxItems",
+                                                  "minLength",  "maxLength"};
+    const bool values = name == "const" || name == "enum";
+    for (const auto& [other, value] : schema.items())
+      if (other != name && kOthers.contains(other) && !(values && other == "type"))
+        throw Error(fmt::format("{} beside {} is not understood", other, name));
+  }
+
+  static bool is_of(const Json& value, const Json& type) {
+    if (type == "integer") return value.is_number_integer();
+    if (type == "number") return value.is_number();
+    return type == value.type_name();
   }
 
   static void check_keywords(const Json& schema) {
@@ -110,10 +135,15 @@ class Converter {
     return fmt::format("{}", fmt::join(options, " | "));
   }
 
-  std::string one_of_values(const Json& values) {
+  /// Those of the schema's type, where it has one.
+  std::string one_of_values(const Json& schema, const Json& values) {
     if (!values.is_array()) throw Error("enum must be an array");
+    auto types = schema.value("type", Json::array());
+    if (!types.is_array()) types = Json::array({types});
     std::vector<std::string> options;
-    for (const auto& value : values) options.push_back(grammar_literal(value.dump()));
+    for (const auto& value : values)
+      if (types.empty() || std::ranges::any_of(types, [&](const auto& type) { return is_of(value, type); }))
+        options.push_back(grammar_literal(value.dump()));
     return add(alternatives(options));
   }
 
@@ -128,6 +158,7 @@ class Converter {
   std::string reference(const Json& ref) {
     const auto place = ref.is_string() ? ref.get<std::string>() : "";
     if (!place.starts_with('#')) throw Error("$ref must lead to a place in the schema");
+    if (open_.contains(place)) throw Error(fmt::format("$ref {} leads to itself", place));
     if (const auto it = references_.find(place); it != references_.end()) return it->second;
     auto name = fmt::format("ref{}", ++referred_);
     references_[place] = name;
@@ -137,9 +168,9 @@ class Converter {
     } catch (const Json::exception&) {
       throw Error(fmt::format("$ref {} leads nowhere", place));
     }
-    const auto body = rule_of(*target);
-    if (body == name) throw Error(fmt::format("$ref {} leads to itself", place));
-    put(name, body);
+    open_.insert(place);
+    put(name, rule_of(*target));
+    open_.erase(place);
     return name;
   }
 
@@ -167,8 +198,16 @@ class Converter {
     return add(fmt::format(R"("\"" char{} "\"")", repeats(low, high)));
   }
 
+  /// An expression for what is within an array or an object, where references may lead out again.
+  std::string inner_rule_of(const Json& schema) {
+    auto open = std::exchange(open_, {});
+    auto rule = rule_of(schema);
+    open_ = std::move(open);
+    return rule;
+  }
+
   std::string array_of(const Json& schema) {
-    const auto item = schema.contains("items") ? rule_of(schema["items"]) : "value";
+    const auto item = schema.contains("items") ? inner_rule_of(schema["items"]) : "value";
     const auto [low, high] = bounds(schema, "minItems", "maxItems");
     if (high == 0) return add(R"("[" space "]")");
     const auto more = high == 1
@@ -181,16 +220,20 @@ class Converter {
 
   std::string object_of(const Json& schema) {
     std::set<std::string> required;
-    if (const auto it = schema.find("required"); it != schema.end())
-      for (const auto& name : *it)
-        if (name.is_string()) required.insert(name.get<std::string>());
+    if (const auto it = schema.find("required"); it != schema.end()) {
+      if (!it->is_array()) throw Error("required must be an array of names");
+      for (const auto& name : *it) {
+        if (!name.is_string()) throw Error("required must be an array of names");
+        required.insert(name.get<std::string>());
+      }
+    }
     std::vector<std::string> needed, optional;
     const auto properties = schema.find("properties");
     if (properties != schema.end()) {
       if (!properties->is_object()) throw Error("properties must be an object");
       for (const auto& [name, property] : properties->items()) {
         const auto one = fmt::format(R"({} space ":" space {} space)", grammar_literal(Json(name).dump()),
-                                     rule_of(property));
+                                     inner_rule_of(property));
         (required.erase(name) > 0 ? needed : optional).push_back(add(one));
       }
     }
@@ -198,7 +241,7 @@ class Converter {
     // Whatever else an object may have: where the schema lists its properties, nothing, as its writer
     // expects.
     if (const auto it = schema.find("additionalProperties"); it != schema.end() && *it != false) {
-      const auto value = *it == true ? "value" : rule_of(*it);
+      const auto value = *it == true ? "value" : inner_rule_of(*it);
       const auto extra = add(fmt::format(R"(string space ":" space {} space)", value));
       optional.push_back(add(fmt::format(R"({} ("," space {})*)", extra, extra)));
     }
@@ -225,6 +268,7 @@ class Converter {
   const Json* root_ = nullptr;  ///< to which references lead
   std::map<std::string, std::string> rules_;
   std::map<std::string, std::string> references_;
+  std::set<std::string> open_;  ///< references on the way here, since the last array or object
   int referred_ = 0;
 };
 

@@ -14,7 +14,8 @@ std::string json_grammar();
 /// structured outputs have, and some more: type, properties, required, additionalProperties, items, minItems,
 /// maxItems, enum, const, anyOf, oneOf, minLength, maxLength, $ref to a place in the schema, and annotations.
 /// Properties come in the order in which the schema has them, the required ones first. Throws Error for a
-/// keyword that is not understood, as ignoring it would allow what the schema does not.
+/// keyword that is not understood, by itself or beside another, as ignoring it would allow what the schema
+/// does not.
 std::string schema_grammar(const Json& schema);
 
 /// A grammar whose `root` is that expression, in which schema0, schema1 and so on stand for the values that

@@ -37,7 +37,7 @@ bool reads_pdf() {
   return !program().empty();
 }
 
-std::string pdf_text(const std::string& file) {
+std::string pdf_text(const std::string& file, const std::function<bool()>& cancelled) {
   if (!reads_pdf())
     throw ApiError(501, "PDF files need pdftotext, which this machine does not have (Debian: poppler-utils)");
   // Readers take what comes before it, if it is not much.
@@ -47,9 +47,15 @@ std::string pdf_text(const std::string& file) {
   std::string text;
   try {
     text = run_program("reading the PDF file", {program(), "-enc", "UTF-8", "-nopgbrk", "-q", "-", "-"}, file,
-                       kLimits, kMostText);
+                       kLimits, kMostText, cancelled);
+  } catch (const CannotRun& e) {
+    throw ApiError(500, e.what());
+  } catch (const Cancelled&) {
+    throw ApiError(503, "the server is shutting down");  // or nobody hears it
   } catch (const Error& e) {
-    throw ApiError(400, std::string(e.what()) + " (is it damaged, or does it need a password?)");
+    const std::string reason = e.what();
+    throw ApiError(
+        400, reason.ends_with(" fails") ? reason + " (is it damaged, or does it need a password?)" : reason);
   }
   if (std::ranges::all_of(text, [](unsigned char c) { return c <= ' '; }))
     throw ApiError(400, "the PDF file has no text: its pages are pictures");

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -174,7 +176,7 @@ std::optional<Result> result_of(const std::string& what, const std::function<std
   std::array<int, 2> ends{};
   const size_t space = address_space();
   if (pipe2(ends.data(), O_CLOEXEC) != 0)
-    throw Error(fmt::format("{} cannot be run: {}", what, std::strerror(errno)));
+    throw CannotRun(fmt::format("{} cannot be run: {}", what, std::strerror(errno)));
   const pid_t child = fork();
   if (child == 0) {
     close(ends[0]);
@@ -185,7 +187,7 @@ std::optional<Result> result_of(const std::string& what, const std::function<std
   close(ends[1]);
   if (child < 0) {
     close(ends[0]);
-    throw Error(fmt::format("{} cannot be run: {}", what, std::strerror(failure)));
+    throw CannotRun(fmt::format("{} cannot be run: {}", what, std::strerror(failure)));
   }
   Result result;
   const bool awake = await_first_bytes(ends[0], child);
@@ -203,7 +205,7 @@ std::optional<Result> result_of(const std::string& what, const std::function<std
 }
 
 [[noreturn]] void fail_to_run(const std::string& what) {
-  throw Error(fmt::format("{} cannot be run: {}", what, std::strerror(errno)));
+  throw CannotRun(fmt::format("{} cannot be run: {}", what, std::strerror(errno)));
 }
 
 /// Writes the file, which is then read from its beginning.
@@ -222,6 +224,7 @@ constexpr int kNotStarted = 127;  // as shells have it
 /// In the copy of a process that may have threads: nothing here takes a lock.
 [[noreturn]] void become_program(int input, int output, char* const* arguments, const ChildLimits& limits) {
   setpgid(0, 0);  // with what it starts itself
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   become_child(limits, limits.memory);
   dup2(input, STDIN_FILENO);
   dup2(output, STDOUT_FILENO);
@@ -249,13 +252,17 @@ std::string find_program(const std::string& name) {
     const auto folder = path.substr(0, end);
     path.remove_prefix(std::min(end + 1, path.size()));
     auto file = fmt::format("{}/{}", folder, name);
-    if (folder.starts_with('/') && access(file.c_str(), X_OK) == 0) return file;
+    struct stat about {};
+    if (folder.starts_with('/') && stat(file.c_str(), &about) == 0 && S_ISREG(about.st_mode) &&
+        access(file.c_str(), X_OK) == 0)
+      return file;
   }
   return "";
 }
 
 std::string run_program(const std::string& what, const std::vector<std::string>& command,
-                        std::string_view input, const ChildLimits& limits, size_t most) {
+                        std::string_view input, const ChildLimits& limits, size_t most,
+                        const std::function<bool()>& cancelled) {
   std::vector<char*> arguments;
   arguments.reserve(command.size() + 1);
   for (const auto& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
@@ -275,23 +282,23 @@ std::string run_program(const std::string& what, const std::vector<std::string>&
   // A program that it started may outlive it and keep the pipe open.
   const auto deadline = Clock::now() + std::chrono::duration<double>(kClockFactor * limits.seconds);
   std::string text;
-  bool in_time = true;
-  for (bool open = true; open && text.size() <= most;) {
-    const double left = 1000 * std::chrono::duration<double>(deadline - Clock::now()).count();
+  bool in_time = true, wanted = true;
+  for (bool open = true; open && in_time && wanted && text.size() <= most;) {
+    constexpr int kMilliseconds = 100;
     pollfd readable{reading.get(), POLLIN, 0};
-    in_time = left > 0;
-    if (!in_time) break;
-    if (poll(&readable, 1, static_cast<int>(std::min(left, 1e6)) + 1) > 0)
-      open = append_part(reading.get(), text);
+    if (poll(&readable, 1, kMilliseconds) > 0) open = append_part(reading.get(), text);
+    in_time = Clock::now() < deadline;
+    wanted = !cancelled || !cancelled();
   }
-  if (!in_time || text.size() > most) kill(-child, SIGKILL);
+  if (!in_time || !wanted || text.size() > most) kill(-child, SIGKILL);
   const int status = wait_for(child);
   const int ended_by = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  if (!wanted) throw Cancelled();
   if (text.size() > most) throw Error(fmt::format("{} gives more than {} MiB", what, most >> 20));
   if (!in_time || ended_by == SIGPROF || ended_by == SIGALRM)
     throw Error(fmt::format("{} is not done after {:g} s", what, limits.seconds));
   if (ended_by > 0) throw Error(fmt::format("{} crashes ({})", what, strsignal(ended_by)));
-  if (WEXITSTATUS(status) == kNotStarted) throw Error(fmt::format("{} cannot be run", what));
+  if (WEXITSTATUS(status) == kNotStarted) throw CannotRun(fmt::format("{} cannot be run", what));
   if (WEXITSTATUS(status) != 0) throw Error(fmt::format("{} fails", what));
   return text;
 }

@@ -131,7 +131,7 @@ TEST(CompletionRequests, TellWhichFieldIsWrong) {
   EXPECT_EQ(with("mirostat", 0), "accepted");
   EXPECT_EQ(with("guided_regex", "a+"), "guided_regex");
   EXPECT_EQ(with("structured_outputs", {{"regex", "a+"}}), "structured_outputs");
-  EXPECT_EQ(with("json_schema", {{"type", "text"}}), "response_format");
+  EXPECT_EQ(with("json_schema", {{"type", "text"}}), "json_schema");
   EXPECT_EQ(with("n", 0), "n");
   EXPECT_EQ(with("n", 100000), "n");
   EXPECT_EQ(with("stop", 3), "stop");

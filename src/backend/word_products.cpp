@@ -97,8 +97,7 @@ INLINE void add_body(const WordValues& values, const PanelWeights& weights, int6
 
 /// What a whole number of each query's weights counts, [kLanes] of them: the largest is 1, or none is seen.
 AVX2 inline void find_steps(const float* squares, float* steps) {
-  const __m256 norms = _mm256_mul_ps(_mm256_sqrt_ps(_mm256_load_ps(squares)), _mm256_set1_ps(1 / kNorm));
-  _mm256_store_ps(steps, _mm256_max_ps(_mm256_set1_ps(1 / kMostWhole), norms));
+  _mm256_store_ps(steps, steps_of(_mm256_load_ps(squares), _mm256_set1_ps(1)));
 }
 
 /// Numbers up to 2¹⁵, rounded: in the lowest bits.

@@ -89,14 +89,9 @@ class Converter {
 
   /// What says all by itself would hide what stands beside it. A type may: it sorts out values.
   static void check_alone(const Json& schema, const std::string& name) {
-    static const std::set<std::string> kOthers = {"$ref",       "const",    "enum",
-                                                  "anyOf",      "oneOf",    "type",
-                                                  "properties", "required", "additionalProperties",
-                                                  "items",      "minItems", "maxItems",
-                                                  "minLength",  "maxLength"};
     const bool values = name == "const" || name == "enum";
     for (const auto& [other, value] : schema.items())
-      if (other != name && kOthers.contains(other) && !(values && other == "type"))
+      if (other != name && constraints().contains(other) && !(values && other == "type"))
         throw Error(fmt::format("{} beside {} is not understood", other, name));
   }
 
@@ -106,17 +101,22 @@ class Converter {
     return type == value.type_name();
   }
 
+  static const std::set<std::string>& constraints() {
+    static const std::set<std::string> kConstraints = {
+        "type",      "properties", "required", "additionalProperties",
+        "items",     "minItems",   "maxItems", "enum",
+        "const",     "anyOf",      "oneOf",    "$ref",
+        "minLength", "maxLength"};
+    return kConstraints;
+  }
+
   static void check_keywords(const Json& schema) {
-    static const std::set<std::string> kKnown = {
-        "type",     "properties",  "required",  "additionalProperties",
-        "items",    "minItems",    "maxItems",  "enum",
-        "const",    "anyOf",       "oneOf",     "$ref",
-        "$defs",    "definitions", "minLength", "maxLength",
-        "title",    "description", "default",   "examples",
-        "$schema",  "$id",         "$comment",  "deprecated",
-        "readOnly", "writeOnly"};
+    static const std::set<std::string> kOthers = {"$defs",    "definitions", "title",    "description",
+                                                  "default",  "examples",    "$schema",  "$id",
+                                                  "$comment", "deprecated",  "readOnly", "writeOnly"};
     for (const auto& [name, value] : schema.items())
-      if (!kKnown.contains(name)) throw Error(fmt::format("the keyword {} is not understood", name));
+      if (!constraints().contains(name) && !kOthers.contains(name))
+        throw Error(fmt::format("the keyword {} is not understood", name));
   }
 
   std::string add(const std::string& body) {

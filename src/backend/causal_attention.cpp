@@ -247,7 +247,8 @@ INLINE void sums_body(const CausalQueries& queries, const HostRows& k, const Log
             Lanes of_rows[kLanes];
             for (int64_t j = 0; j < kLanes; ++j)
               of_rows[j] = load<Lanes>(received.data() + (h * kBlockRows + i + j) * kLanes);
-            const Lanes some = join_lanes<most>(of_rows);
+            Lanes some;
+            join_lanes<most>(of_rows, &some);
             for (int64_t j = 0; j < std::min(kLanes, rows - i); ++j)
               to[i + j] = most ? std::max(to[i + j], some[j]) : to[i + j] + some[j];
           }

@@ -55,9 +55,10 @@ INLINE Vector joined(Vector a, Vector b) {
   return a + b;
 }
 
-/// Of each of eight vectors the sum of its lanes, or the highest of them.
+/// Of each of eight vectors the sum of its lanes, or the highest of them. Not returned: Clang refuses vectors
+/// that pass between functions for different processors.
 template <bool most>
-INLINE Lanes join_lanes(const Lanes* a) {
+INLINE void join_lanes(const Lanes* a, Lanes* each) {
   Lanes b[4];
   Lanes c[2];
   for (int64_t i = 0; i < 4; ++i)
@@ -66,8 +67,8 @@ INLINE Lanes join_lanes(const Lanes* a) {
   for (int64_t i = 0; i < 2; ++i)
     c[i] = joined<most>(__builtin_shufflevector(b[2 * i], b[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13),
                         __builtin_shufflevector(b[2 * i], b[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15));
-  return joined<most>(__builtin_shufflevector(c[0], c[1], 0, 1, 2, 3, 8, 9, 10, 11),
-                      __builtin_shufflevector(c[0], c[1], 4, 5, 6, 7, 12, 13, 14, 15));
+  *each = joined<most>(__builtin_shufflevector(c[0], c[1], 0, 1, 2, 3, 8, 9, 10, 11),
+                       __builtin_shufflevector(c[0], c[1], 4, 5, 6, 7, 12, 13, 14, 15));
 }
 
 /// A half-precision number by its bits; infinities and NaN, which caches do not hold, become large numbers.

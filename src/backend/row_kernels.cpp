@@ -70,7 +70,8 @@ INLINE void multiply_rows(const float* q, const float* rows, int64_t d, float* o
   }
   Lanes lanes[kLanes];
   for (int64_t r = 0; r < kLanes; ++r) lanes[r] = folded(sums[r]);
-  const Lanes each = join_lanes<false>(lanes);
+  Lanes each;
+  join_lanes<false>(lanes, &each);
   std::memcpy(out, &each, sizeof each);
 }
 

@@ -56,7 +56,10 @@ AVX2 inline void find_row_steps(const float* x, int64_t d, int64_t rows, float* 
     squares[i] = square;
     mosts[i] = most;
   }
-  _mm256_store_ps(steps, steps_of(join_lanes<false>(squares), join_lanes<true>(mosts)));
+  Lanes sums, most_of_rows;
+  join_lanes<false>(squares, &sums);
+  join_lanes<true>(mosts, &most_of_rows);
+  _mm256_store_ps(steps, steps_of(sums, most_of_rows));
 }
 
 /// A row alone; returns what a whole number counts.

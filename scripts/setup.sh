@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what windowkv builds on, on Debian 12 (bookworm), 13 (trixie), forky and later.
 # Quick and silent when nothing is missing. Needs root (or sudo) only when something is.
-#   scripts/setup.sh [--dev|--vulkan]   --dev adds clang and its tools, for `make format`, `make lint` and `make fuzz`, and Google Benchmark;
+#   scripts/setup.sh [--dev|--vulkan]   --dev adds clang and its tools, for `make format`, `make lint`, `make asan` and `make fuzz`, and Google Benchmark;
 #                                       --vulkan ggml's Vulkan backend and Mesa's drivers, for `make test-vulkan`
 set -euo pipefail
 
@@ -9,7 +9,7 @@ set -euo pipefail
 # toolchain is pulled up to a newer release with ggml. poppler's pdftotext is what the server reads PDF files with.
 base=(g++ cmake ninja-build pkg-config make git ca-certificates python3 python3-pip python3-pexpect
       libcli11-dev nlohmann-json3-dev libfmt-dev libicu-dev libgtest-dev libopenblas0-openmp nettle-dev libxxhash-dev libedit-dev libspdlog-dev poppler-utils)
-[[ ${1:-} == --dev ]] && base+=(clang clang-format clang-tidy libclang-rt-dev libbenchmark-dev)
+[[ ${1:-} == --dev ]] && base+=(clang clang-format clang-tidy libclang-rt-dev llvm libbenchmark-dev)
 # From forky: ggml, its BLAS backend (over the OpenBLAS above, whose threads are OpenMP's like ggml's) and its RPC backend,
 # libllama, minja, llama.cpp's tools, which the benchmarks stand beside, and cpp-httplib, which older releases have in
 # versions that do not tell a handler that its client has left.

@@ -71,13 +71,17 @@ class PrefillAttentionOf : public testing::TestWithParam<Case> {
     return x;
   }
 
+  /// The part of a row of K or V that a query head reads.
+  const float* row_of(const std::vector<float>& rows, int64_t key, int64_t head) const {
+    return rows.data() + key * hp_.kv_row() + head / (c_.n_head / c_.n_head_kv) * c_.d_head;
+  }
+
   double score(int64_t query, int64_t head, int64_t key) const {
     const int64_t d = c_.d_head;
-    const int64_t kv = head / (c_.n_head / c_.n_head_kv);
+    const float* q = q_.data() + (query * c_.n_head + head) * d;
+    const float* k = row_of(k_, key, head);
     double x = 0;
-    for (int64_t i = 0; i < d; ++i)
-      x += static_cast<double>(q_[static_cast<size_t>((query * c_.n_head + head) * d + i)]) *
-           static_cast<double>(k_[static_cast<size_t>(key * hp_.kv_row() + kv * d + i)]);
+    for (int64_t i = 0; i < d; ++i) x += static_cast<double>(q[i]) * static_cast<double>(k[i]);
     x *= static_cast<double>(kScale);
     const auto cap = static_cast<double>(c_.softcap);
     return cap > 0 ? cap * std::tanh(x / cap) : x;
@@ -149,16 +153,17 @@ void PrefillAttentionOf::expect_plain_loops(bool rounded) {
   for (int64_t i = 0; i < c_.t; ++i)
     for (int64_t h = 0; h < c_.n_head; ++h) {
       const auto w = weights(i, h, false);
-      const int64_t kv = h / (c_.n_head / c_.n_head_kv);
-      for (int64_t x = 0; x < c_.d_head; ++x) {
-        double expected = 0;
-        for (int64_t j = 0; j < c_.keys; ++j)
-          expected += w[static_cast<size_t>(j)] *
-                      static_cast<double>(v_[static_cast<size_t>(j * hp_.kv_row() + kv * c_.d_head + x)]);
-        ASSERT_NEAR(result[static_cast<size_t>((i * c_.n_head + h) * c_.d_head + x)], expected,
-                    words(rounded) ? 2e-4 : 2e-6)
-            << "query " << i << " head " << h;
+      std::vector<double> expected(static_cast<size_t>(c_.d_head));
+      for (int64_t j = 0; j < c_.keys; ++j) {
+        const double weight = w[static_cast<size_t>(j)];
+        const float* v = row_of(v_, j, h);
+        double* sum = expected.data();
+        for (int64_t x = 0; x < c_.d_head && weight > 0; ++x) sum[x] += weight * static_cast<double>(v[x]);
       }
+      for (int64_t x = 0; x < c_.d_head; ++x)
+        ASSERT_NEAR(result[static_cast<size_t>((i * c_.n_head + h) * c_.d_head + x)],
+                    expected[static_cast<size_t>(x)], words(rounded) ? 2e-4 : 2e-6)
+            << "query " << i << " head " << h;
     }
   for (const auto& s : sums) {
     std::vector<double> expected(received.size(), 1.0);

@@ -36,9 +36,8 @@ tsan: build
 
 # libFuzzer on what reads files and requests (docs/reliability.md), FUZZ_SECONDS each. FUZZ_OPTIMIZE=-O0 builds in half of the
 # time what then runs slower.
-FUZZ_OPTIMIZE := -O1
 fuzz: setup-dev
-	@cmake --preset fuzz --log-level=WARNING -DCMAKE_CXX_FLAGS_SANITIZED="$(FUZZ_OPTIMIZE) -g1"
+	@cmake --preset fuzz --log-level=WARNING $(if $(FUZZ_OPTIMIZE),-DCMAKE_CXX_FLAGS_SANITIZED="$(FUZZ_OPTIMIZE) -g1")
 	@cmake --build --preset fuzz
 	@scripts/fuzz.sh
 

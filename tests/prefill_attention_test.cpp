@@ -157,8 +157,7 @@ void PrefillAttentionOf::expect_plain_loops(bool rounded) {
       for (int64_t j = 0; j < c_.keys; ++j) {
         const double weight = w[static_cast<size_t>(j)];
         const float* v = row_of(v_, j, h);
-        double* sum = expected.data();
-        for (int64_t x = 0; x < c_.d_head && weight > 0; ++x) sum[x] += weight * static_cast<double>(v[x]);
+        for (auto& sum : expected) sum += weight * static_cast<double>(*v++);
       }
       for (int64_t x = 0; x < c_.d_head; ++x)
         ASSERT_NEAR(result[static_cast<size_t>((i * c_.n_head + h) * c_.d_head + x)],

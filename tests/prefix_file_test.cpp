@@ -173,13 +173,19 @@ TEST(PrefixFile, TellsOfItself) {
   EXPECT_TRUE(std::ranges::equal(info.tokens, store.tokens()));
 }
 
+#if defined(__has_feature)
+constexpr bool kAddressSanitizer = __has_feature(address_sanitizer);
+#else
+constexpr bool kAddressSanitizer = false;
+#endif
+
 TEST(PrefixFile, TruncatedAnywhere) {
   const auto path = save(filled(model()), "truncated.prefix");
   const auto whole = fs::file_size(path);
   const auto data_at = static_cast<uintmax_t>(PrefixHeader::decode(read_bytes(path), "").data_at);
-  // Everywhere before K and V, and behind every thirteenth byte of those.
-  for (auto size = whole; size > 0;) {
-    size -= size > data_at ? std::min<uintmax_t>(size == whole ? 1 : 13, size - data_at) : 1;
+  for (auto size = whole; size-- > 0;) {
+    // All sizes take minutes there, and those that end in K and V differ in nothing.
+    if (kAddressSanitizer && size > data_at && size % 13 != 0) continue;
     fs::resize_file(path, size);
     const auto error = load_error(path);
     const bool told = error.find(size < 8 ? "not a saved prefix" : "truncated: ") != std::string::npos;
